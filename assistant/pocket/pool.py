@@ -1,0 +1,148 @@
+"""Everything mode of the pocket preset: several kinds of candidates, judged by one IoU head.
+
+A grid of clicks finds what stands out, the boxes of what it found are asked again (a box is answered
+better than a click), and Felzenszwalb regions at three scales (scikit-image) bring in what clicks miss:
+large flat things. All work happens on 128 x 128 logits; pictures are drawn later, for the survivors.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from skimage.segmentation import felzenszwalb
+from torch import Tensor
+from torch.nn import functional as F
+
+from assistant.pocket.sam import IMAGE_SIZE
+
+CELL = 4  # px of the 512 square that a cell of the logits covers
+
+
+class Pool(NamedTuple):
+    """N candidates over the padded square, best first."""
+
+    logits: Tensor  # (N, 128, 128) float
+    iou: Tensor  # (N,) predicted IoU
+    stability: Tensor  # (N,)
+
+
+def stability(logits: Tensor, offset: float = 1.0) -> Tensor:
+    """|logit > offset| / |logit > -offset| of (..., h, w) -> (...), 0 where both are empty (Kirillov et al. 2023)."""
+    return (logits > offset).sum((-1, -2)) / (logits > -offset).sum((-1, -2)).clamp(min=1)
+
+
+def mask_iou(a: Tensor, b: Tensor) -> Tensor:
+    """(N, h, w) bool, (M, h, w) bool -> (N, M)."""
+    a, b = a.flatten(1).float(), b.flatten(1).float()
+    inter = a @ b.T
+    return inter / (a.sum(1)[:, None] + b.sum(1)[None] - inter).clamp(min=1)
+
+
+def suppress(masks: Tensor, score: Tensor, threshold: float) -> Tensor:
+    """Indices kept by non-maximum suppression on mask IoU, best score first."""
+    order = torch.argsort(score, descending=True, stable=True)
+    table = mask_iou(masks[order], masks[order]) > threshold
+    alive = torch.ones(len(order), dtype=torch.bool)
+    for k in range(len(order)):
+        if alive[k]:
+            alive[k + 1 :] &= ~table[k, k + 1 :]
+    return order[alive]
+
+
+def boxes_of(masks: Tensor) -> Tensor:
+    """(N, h, w) bool, none empty -> (N, 4) xyxy in px of the 512 square."""
+    xs, ys = masks.any(1), masks.any(2)
+    first = lambda line: line.float().argmax(1)
+    last = lambda line: line.shape[1] - line.flip(1).float().argmax(1)
+    return torch.stack([first(xs), first(ys), last(xs), last(ys)], 1).float() * CELL
+
+
+class Prompter:
+    """The decoder over one embedding, for any number of prompts."""
+
+    def __init__(self, sam, embedding: Tensor, batch: int = 64):
+        self.sam, self.embedding, self.batch = sam, embedding, batch
+        self.pe = sam.prompt_encoder.get_dense_pe()
+
+    def ask(self, points: Tensor, labels: Tensor, masks: Tensor | None, tokens: slice) -> tuple[Tensor, Tensor]:
+        """points (B, N, 2) px, labels (B, N), masks (B, 128, 128) logits -> logits (B, M, 128, 128), iou (B, M)."""
+        logits, iou = [], []
+        for part in torch.arange(len(points)).split(self.batch):
+            mask = None if masks is None else masks[part][:, None]
+            sparse, dense = self.sam.prompt_encoder.encode(points[part], labels[part], mask)
+            decoded = self.sam.mask_decoder.decode(self.embedding, self.pe, sparse, dense)
+            logits.append(self.sam.mask_decoder.draw(decoded, self.embedding, tokens))
+            iou.append(decoded.iou[:, tokens].float())
+        return torch.cat(logits), torch.cat(iou)
+
+    def boxes(self, boxes: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """boxes (B, 4) xyxy px, masks (B, 128, 128) logits -> logits (B, 128, 128), iou (B,)."""
+        labels = torch.tensor([[2, 3]]).expand(len(boxes), 2)
+        logits, iou = self.ask(boxes.view(-1, 2, 2) - 0.5, labels, masks, slice(0, 1))
+        return logits[:, 0], iou[:, 0]
+
+
+def superpixels(image: np.ndarray, scales=(60, 200, 500), smallest: float = 0.002) -> Tensor:
+    """Felzenszwalb regions (Felzenszwalb and Huttenlocher 2004) of an (h, w, 3) uint8 picture -> (N, 128, 128) bool."""
+    h, w = image.shape[:2]
+    half = image[::2, ::2]
+    found = []
+    for scale in scales:
+        index = felzenszwalb(half, scale=scale, sigma=0.8, min_size=60)
+        square = np.full((IMAGE_SIZE // 2, IMAGE_SIZE // 2), -1, np.int64)
+        square[: index.shape[0], : index.shape[1]] = index
+        cells = square[::2, ::2]
+        values, counts = np.unique(cells, return_counts=True)
+        values = values[(values >= 0) & (counts >= smallest * (h // CELL) * (w // CELL))]
+        found.append(cells[None] == values[:, None, None])
+    return torch.from_numpy(np.concatenate(found))
+
+
+@torch.inference_mode()
+def candidates(sam, embedding: Tensor, image: np.ndarray, points_per_side: int = 22, limit: int = 60,
+               regions: bool = True) -> Pool:
+    """image: (h, w, 3) uint8 with its longest side 512, `embedding` its encoding -> at most `limit` candidates."""
+    h, w = image.shape[:2]
+    step = max(h, w) / points_per_side
+    ys, xs = (torch.arange(max(1, round(side / step))) + 0.5 for side in (h, w))
+    ys, xs = ys * h / len(ys), xs * w / len(xs)
+    grid = torch.stack(torch.meshgrid(xs, ys, indexing="ij"), -1).reshape(-1, 1, 2)
+    ask = Prompter(sam, embedding)
+    inside = torch.zeros(128, 128, dtype=torch.bool)
+    inside[: -(-h // CELL), : -(-w // CELL)] = True
+
+    def tidy(logits, iou):
+        """Nothing outside the picture, nothing empty."""
+        logits = logits.masked_fill(~inside, -20)
+        keep = (logits > 0).sum((1, 2)) >= 4
+        return logits[keep], iou[keep]
+
+    logits, iou = ask.ask(grid, torch.ones(len(grid), 1, dtype=torch.long), None, slice(1, None))
+    logits, iou = tidy(logits.flatten(0, 1), iou.flatten())
+    best = torch.argsort(iou * stability(logits), descending=True)[:600]
+    logits, iou = logits[best], iou[best]
+    keep = suppress(logits > 0, iou * stability(logits), 0.8)
+    logits, iou = logits[keep], iou[keep]
+    seeds = logits[:96]
+    again, again_iou = ask.boxes(boxes_of(seeds > 0), seeds)
+    pools = [tidy(torch.cat([logits, again]), torch.cat([iou, again_iou]))]
+    if regions:
+        raw = superpixels(image)
+        drawn, drawn_iou = ask.boxes(boxes_of(raw), torch.where(raw, 6.0, -6.0))
+        agreement = mask_iou(drawn > 0, raw).diagonal()
+        pools.append(tidy(torch.where(raw, 8.0, -8.0), agreement * drawn_iou))
+        pools[0] = tidy(torch.cat([pools[0][0], drawn]), torch.cat([pools[0][1], drawn_iou]))
+    kept = []
+    for pool_logits, pool_iou in pools:
+        order = suppress(pool_logits > 0, pool_iou * stability(pool_logits), 0.75)
+        kept.append((pool_logits[order], pool_iou[order]))
+    logits, iou = alternate(kept, (2, 1))
+    first = suppress(logits > 0, -torch.arange(len(logits)).float(), 0.75)[:limit]
+    return Pool(logits[first], iou[first], stability(logits[first]))
+
+
+def alternate(pools: list[tuple[Tensor, Tensor]], pattern: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Interleave ranked pools, `pattern[i]` at a time from pool i."""
+    place = torch.cat([torch.arange(len(l)) // n + k / 10 for k, ((l, _), n) in enumerate(zip(pools, pattern))])
+    order = torch.argsort(place, stable=True)
+    return torch.cat([l for l, _ in pools])[order], torch.cat([i for _, i in pools])[order]

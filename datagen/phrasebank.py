@@ -1,0 +1,171 @@
+"""The phrase bank: what everyday things are for, where they are and how they look, without their names.
+
+    from datagen.phrasebank import load
+    bank = load("coco")                       # {"umbrella": Entry(...), ...}
+    bank["umbrella"].split("train")           # phrases that training may use; "held": the last two, kept aside
+
+    for question, category in phrase_examples("train", random.Random(0)): ...   # endless; needs no photos
+
+The banks are the TOML files in `datagen/phrases/`; the head of `coco.toml` says how to add to them. A phrase comes in
+one of two shapes, a relative clause ("that keeps the rain off") or a noun phrase with an indefinite article ("a canopy
+on a stick"); `as_what`, `as_a` and `as_the` turn either into what a question needs.
+"""
+
+import functools
+import random
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from assistant.errors import BadInput
+
+FOLDER = Path(__file__).parent / "phrases"
+HELD = 2  # the last so many phrases of each entry are kept out of training
+
+
+@dataclass(frozen=True)
+class Phrase:
+    id: str                  # "umbrella/3": the entry's key and the number in its list
+    text: str                # without the bar and what follows it
+    category: str            # key of the entry
+    also: tuple[str, ...]    # keys of entries of which it is just as true
+    held: bool               # kept out of training
+
+    @property
+    def clause(self) -> bool:
+        """True for "that keeps the rain off", False for "a canopy on a stick"."""
+        return self.text.startswith("that ")
+
+
+@dataclass(frozen=True)
+class Entry:
+    key: str                 # the data set's own name
+    name: str                # what a reply calls it
+    plural: str
+    number: str              # "count", "plural" (scissors) or "mass" (broccoli)
+    synonyms: tuple[str, ...]
+    avoid: tuple[str, ...]
+    group: str
+    confused: tuple[str, ...]
+    beside: tuple[str, ...]
+    phrases: tuple[Phrase, ...]
+
+    def split(self, split: str) -> list[Phrase]:
+        """The phrases of "train" or of "held"."""
+        if split not in ("train", "held"):
+            raise BadInput(f"the split is 'train' or 'held', not {split!r}")
+        return [phrase for phrase in self.phrases if phrase.held == (split == "held")]
+
+    def forbidden(self) -> list[str]:
+        """Every word that would give the name away, plurals included."""
+        names = [self.key, self.name, self.plural, *self.synonyms, *self.avoid]
+        return sorted({word.lower() for name in names for word in (name, pluralise(name))})
+
+    def gives_away(self, text: str) -> str | None:
+        """The first forbidden word in `text`, or None."""
+        pattern = r"(?<![a-z])(%s)(?![a-z])" % "|".join(re.escape(word) for word in self.forbidden())
+        found = re.search(pattern, text.lower())
+        return found[0] if found else None
+
+    def mention(self, count: int = 1) -> str:
+        """What a reply calls so many of it: "cup", "cups", "scissors"."""
+        return self.plural if count > 1 or self.number == "plural" else self.name
+
+
+@functools.cache
+def load(name: str = "coco") -> dict[str, Entry]:
+    """The bank `datagen/phrases/<name>.toml`, or any file of that shape when `name` is a path; key -> Entry."""
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"there is no phrase bank {path}; name a .toml file of the shape of coco.toml") from None
+    except tomllib.TOMLDecodeError as problem:
+        raise BadInput(f"{path} is not valid TOML: {problem}") from None
+    confused = {key: set(table.get("confused", ())) for key, table in tables.items()}
+    for key in tables:
+        for other in tables[key].get("confused", ()):
+            confused.setdefault(other, set()).add(key)
+    return {key: _entry(path, key, table, confused[key]) for key, table in tables.items()}
+
+
+def _entry(path: Path, key: str, table: dict, confused: set[str]) -> Entry:
+    missing = [field for field in ("name", "plural", "group", "phrases") if field not in table]
+    if missing:
+        raise BadInput(f"{path}: [{key}] lacks {', '.join(missing)}")
+    phrases = []
+    for number, line in enumerate(table["phrases"]):
+        text, _, also = line.partition("|")
+        also = tuple(word.strip() for word in also.split(",") if word.strip())
+        held = number >= len(table["phrases"]) - HELD
+        phrases.append(Phrase(f"{key}/{number}", text.strip(), key, also, held))
+    return Entry(key, table["name"], table["plural"], table.get("number", "count"), tuple(table.get("synonyms", ())),
+                 tuple(table.get("avoid", ())), table["group"], tuple(sorted(confused)),
+                 tuple(table.get("beside", ())), tuple(phrases))
+
+
+def pluralise(word: str) -> str:
+    """A regular English plural: "bus" -> "buses", "cherry" -> "cherries"; irregular ones stand in the file."""
+    if re.search(r"(s|x|z|ch|sh)$", word):
+        return word + "es"
+    if re.search(r"[^aeiou]y$", word):
+        return word[:-1] + "ies"
+    return word + "s"
+
+
+def article(noun: str) -> str:
+    """`noun` with its indefinite article: "a cup", "an oven", "a uniform"."""
+    vowel = re.match(r"[aeiou]", noun.lower()) and not re.match(r"(uni|use|eu|one|ukulele)", noun.lower())
+    return ("an " if vowel else "a ") + noun
+
+
+def as_what(phrase: Phrase) -> str:
+    """A clause as the heart of a question: "what keeps the rain off", "who can tell a story"."""
+    return ("who" if phrase.category == "person" else "what") + phrase.text.removeprefix("that")
+
+
+def as_a(phrase: Phrase) -> str:
+    """An indefinite description: "something that keeps the rain off", "a canopy on a stick"."""
+    if not phrase.clause:
+        return phrase.text
+    return "someone who" + phrase.text.removeprefix("that") if phrase.category == "person" else f"something {phrase.text}"
+
+
+def as_the(phrase: Phrase) -> str:
+    """A definite description where English allows one: "the thing that keeps the rain off", "the canopy on a stick"."""
+    if phrase.clause:
+        return "the one who" + phrase.text.removeprefix("that") if phrase.category == "person" else f"the thing {phrase.text}"
+    if found := re.match(r"something (?=you |that |to |with |on |for |in |from |people |a |an |the )", phrase.text):
+        return "the thing " + phrase.text[found.end():]
+    if found := re.match(r"(a|an|some) ", phrase.text):
+        return "the " + phrase.text[found.end():]
+    return phrase.text
+
+
+def wrong_phrases(entry: Entry, bank: dict[str, Entry]) -> list[str]:
+    """What is wrong with an entry, one line a fault; an empty list for a good one. Shown by the tests."""
+    faults = []
+    for phrase in entry.phrases:
+        if given := entry.gives_away(phrase.text):
+            faults.append(f"{phrase.id}: '{phrase.text}' names it ({given})")
+        if not re.match(r"(that|an?|something|some|someone|somebody|somewhere) ?", phrase.text):
+            faults.append(f"{phrase.id}: '{phrase.text}' is neither 'that ...' nor an indefinite noun phrase")
+        if phrase.text != phrase.text.strip(" .?!,") or "  " in phrase.text:
+            faults.append(f"{phrase.id}: '{phrase.text}' has stray punctuation or spaces")
+        faults += [f"{phrase.id}: no entry {other!r}" for other in phrase.also if other not in bank]
+    for other in (*entry.beside, *entry.confused):
+        if other not in bank or other == entry.key:
+            faults.append(f"{entry.key}: no other entry {other!r}")
+    return faults
+
+
+def phrase_examples(split: str, rng: random.Random, bank: str = "coco") -> Iterator[tuple[str, str]]:
+    """Endless (question, category key) pairs from phrases alone, categories and phrases evenly; "train" or "held"."""
+    from datagen.questions import implicit_question
+
+    entries = load(bank)
+    while True:
+        for key in rng.sample(sorted(entries), len(entries)):
+            yield implicit_question(rng.choice(entries[key].split(split)), split, rng), key

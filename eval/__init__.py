@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m eval --help`. Every IoU is counted in `eval.metrics`."""

@@ -1,0 +1,144 @@
+"""Benchmarks over the free-running assistant and its parts, each with a version.
+
+    python -m eval records --root records.jsonl --out runs/eval/records
+    python -m eval interactive --root ../shared/data/coco/dev --out runs/eval/interactive
+    python -m eval proposals --root ../shared/data/coco/dev --out runs/eval/proposals
+    python -m eval speed
+
+Each writes result.json, samples.jsonl and report.html; the same command again resumes.
+"""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from assistant.errors import BadInput
+
+BENCHMARKS = {
+    "records": "questions from a records file, answered freely: gIoU, cIoU, N_acc, T_acc, the proposals' oracle",
+    "interactive": "SAM's task on a COCO-format folder: a box, a click, click by click",
+    "proposals": "everything mode on a COCO-format folder: what the best choice of proposals could score",
+}
+SPEED = "our everything mode against its peers, and the cost of a question"
+
+
+def open_assistant(args: argparse.Namespace):
+    """The assistant that the options name."""
+    from assistant import Assistant
+
+    given = {k: getattr(args, k) for k in ("mllm", "sam", "adapter") if getattr(args, k) is not None}
+    return Assistant.from_preset(args.preset, device=args.device, **given)
+
+
+def open_segmenter(args: argparse.Namespace):
+    """(segmenter, {part: sha256}); `--sam FILE.safetensors` is a pocket SAM with those trained weights."""
+    if args.sam is None or args.sam.suffix != ".safetensors":
+        assistant = open_assistant(args)
+        return assistant.segmenter, assistant.weights
+    import hashlib
+
+    from safetensors.torch import load_file
+
+    from assistant.pocket.sam import build_pocket_sam, load_backbone
+    from assistant.segmenter import Segmenter
+    from assistant.weights import backbone_state
+
+    if not args.sam.is_file():
+        raise BadInput(f"--sam {args.sam} does not exist")
+    try:
+        trained = load_file(args.sam)
+        sam = build_pocket_sam()
+        load_backbone(sam.image_encoder, backbone_state())
+        unknown = sam.load_state_dict(trained, strict=False).unexpected_keys
+    except Exception as error:  # safetensors and torch raise their own kinds for a cut or foreign file
+        raise BadInput(f"--sam {args.sam} cannot be read: {str(error).splitlines()[0]}") from None
+    if unknown:
+        raise BadInput(f"--sam {args.sam} does not hold a pocket SAM: unknown tensor {unknown[0]}")
+    return Segmenter.pocket(sam.to(args.device)), {"sam": hashlib.sha256(args.sam.read_bytes()).hexdigest()}
+
+
+def open_proposals(args: argparse.Namespace):
+    """(function from an image to its Proposals, {part: sha256}): the preset's own everything mode, or, with any
+    `--setting` or a `--sam` file, `assistant.proposals.everything` with those settings."""
+    settings = everything_settings(args.setting)
+    if not settings and (args.sam is None or args.sam.suffix != ".safetensors"):
+        assistant = open_assistant(args)
+        return lambda image: assistant.open(image).proposals, assistant.weights
+    from assistant.proposals import everything
+
+    segmenter, weights = open_segmenter(args)
+    return lambda image: everything(segmenter, segmenter.encode(image), image=image, **settings), weights
+
+
+def everything_settings(words: list[str]) -> dict:
+    """["pred_iou_thresh=.7", "fast=true"] -> keyword arguments of `everything`; BadInput for what it does not take."""
+    if not words:
+        return {}
+    import inspect
+    import json
+
+    from assistant.proposals import everything
+
+    known = {k for k, p in inspect.signature(everything).parameters.items() if p.kind is p.KEYWORD_ONLY} - {"image"}
+    settings = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        try:
+            settings[name] = json.loads(value if not value.startswith(".") else "0" + value)
+        except ValueError:
+            raise BadInput(f"--setting {word}: write NAME=VALUE with a number, true or false") from None
+        if name not in known:
+            raise BadInput(f"--setting {word}: everything mode has no such setting; it has {', '.join(sorted(known))}")
+    return settings
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m eval", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+    words = sys.argv[1:] if words is None else words
+    for name, about in (BENCHMARKS | {"speed": SPEED}).items():
+        one = benchmarks.add_parser(name, help=about, description=about)
+        if name != "speed":
+            add_common(one)
+        if name in words[:1]:  # only the benchmark that is asked for is imported
+            importlib.import_module(f"eval.{name}").add_arguments(one)
+    return parser.parse_args(words)
+
+
+def add_common(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--root", type=Path, required=True, help="the data: a folder (records: or the file)")
+    one.add_argument("--out", type=Path, required=True, help="folder for result.json, samples.jsonl, report.html")
+    one.add_argument("--limit", type=_positive, help="use the first N pictures (records: rows) only")
+    one.add_argument("--preset", default="pocket")
+    one.add_argument("--mllm", help="another language model than the preset's")
+    one.add_argument("--sam", type=Path, help="another SAM than the preset's; a .safetensors file is a pocket SAM's")
+    one.add_argument("--adapter", type=Path, help="folder of a trained adapter")
+    one.add_argument("--device", default="cpu")
+    one.add_argument("--seed", type=int, default=0, help="of sampling and of the bootstrap interval")
+    one.add_argument("--strict", action="store_true", help="stop at the first input that cannot be used")
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(text)
+
+
+def main(words: list[str] | None = None) -> int:
+    args = parse(words)
+    args.open_assistant, args.open_segmenter, args.open_proposals = open_assistant, open_segmenter, open_proposals
+    try:
+        importlib.import_module(f"eval.{args.benchmark}").main(args)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command again goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""eval.metrics against a loop over pixels, eval.oracle against every subset."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from assistant.errors import BadInput
+from eval import metrics
+from eval.oracle import Atoms, oracle
+
+
+def count_by_loop(prediction, target, ignore, protocol):
+    """Written from the protocols' words, sharing nothing with eval.metrics."""
+    intersection = union = 0
+    for y in range(len(target)):
+        for x in range(len(target[y])):
+            p, t, skip = prediction[y][x], target[y][x], ignore is not None and ignore[y][x]
+            if skip and protocol == "lisa":
+                continue
+            t = t or skip
+            intersection += 1 if p and t else 0
+            union += 1 if p or t else 0
+    return intersection, union
+
+
+@pytest.mark.parametrize("protocol", metrics.PROTOCOLS)
+def test_counts_agree_with_a_loop_over_2000_random_cases(protocol):
+    rng = np.random.default_rng(7)
+    for _ in range(2000):
+        h, w = rng.integers(1, 13, 2)
+        prediction, target, ignore = rng.random((3, h, w)) < rng.choice([0, 0.1, 0.5, 1], (3, 1, 1))
+        ignore = None if rng.random() < 0.3 else ignore
+        lists = [None if m is None else m.tolist() for m in (prediction, target, ignore)]
+        expected = count_by_loop(*lists, protocol)
+        assert metrics.counts(prediction, target, ignore, protocol) == expected
+        quotient = expected[0] / expected[1] if expected[1] else (1.0 if protocol == "lisa" else 0.0)
+        assert metrics.iou(*expected, protocol) == quotient
+
+
+def one_pixel(shape=(4, 6)):
+    mask = np.zeros(shape, bool)
+    mask[2, 3] = True
+    return mask
+
+
+EMPTY, FULL = np.zeros((4, 6), bool), np.ones((4, 6), bool)
+
+
+@pytest.mark.parametrize("prediction, target, ignore, lisa, seg_zero", [
+    (EMPTY, EMPTY, None, 1.0, 0.0),
+    (one_pixel(), EMPTY, None, 0.0, 0.0),  # false positive on an empty target
+    (EMPTY, one_pixel(), None, 0.0, 0.0),
+    (one_pixel(), one_pixel(), None, 1.0, 1.0),
+    (FULL, one_pixel(), None, 1 / 24, 1 / 24),
+    (EMPTY, EMPTY, FULL, 1.0, 0.0),  # everything ignored
+    (FULL, FULL, FULL, 1.0, 1.0),
+    (one_pixel(), EMPTY, FULL, 1.0, 1 / 24),
+    (FULL, one_pixel(), ~one_pixel(), 1.0, 1.0),
+])
+def test_corners(prediction, target, ignore, lisa, seg_zero):
+    for protocol, expected in (("lisa", lisa), ("seg-zero", seg_zero)):
+        assert metrics.g_iou([metrics.counts(prediction, target, ignore, protocol)], protocol) == expected
+
+
+def test_the_two_protocols_on_an_ignored_strip():
+    """field.md D.2: perfect on the target and leaving an ignore strip alone is 1 under LISA, .667 under Seg-Zero."""
+    target, ignore = np.zeros((10, 10), bool), np.zeros((10, 10), bool)
+    target[2:6, 2:7], ignore[6:8, 2:7] = True, True
+    assert metrics.iou(*metrics.counts(target, target, ignore, "lisa")) == 1
+    assert metrics.iou(*metrics.counts(target, target, ignore, "seg-zero"), "seg-zero") == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("shapes", [((4, 6), (6, 4), None), ((4, 6), (4, 6), (4, 5)), ((24,), (24,), None),
+                                    ((4, 6, 1), (4, 6), None)])
+def test_sizes_that_differ_are_refused(shapes):
+    masks = [None if s is None else np.ones(s, bool) for s in shapes]
+    for count in (metrics.counts, metrics.normal_counts):
+        with pytest.raises(BadInput, match="one size"):
+            count(*masks)
+
+
+def test_an_unknown_protocol_is_refused():
+    with pytest.raises(BadInput, match="lisa, seg-zero"):
+        metrics.counts(EMPTY, EMPTY, protocol="mean")
+
+
+def test_labels_of_255_count_as_foreground_not_as_255():
+    assert metrics.counts(FULL.astype(np.uint8) * 255, FULL.astype(int)) == (24, 24)
+
+
+def test_g_iou_weighs_samples_and_c_iou_pixels():
+    pairs = [(1, 2), (900, 1000), (0, 0)]
+    assert metrics.g_iou(pairs) == pytest.approx((0.5 + 0.9 + 1) / 3)
+    assert metrics.g_iou(pairs, "seg-zero") == pytest.approx((0.5 + 0.9) / 3)
+    assert metrics.c_iou(pairs) == 901 / 1002
+    assert metrics.g_iou([]) is None and metrics.c_iou([]) is None
+    assert metrics.c_iou([(0, 0)]) == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 1500), st.integers(1, 40), st.integers(0, 2**31))
+def test_nc_counts_are_those_of_the_resized_square(h, w, seed):
+    prediction, target = np.random.default_rng(seed).random((2, h, w)) < 0.5
+    rows = [k * h // 1024 for k in range(1024)]
+    columns = [k * w // 1024 for k in range(1024)]
+    assert metrics.normal_counts(prediction, target) == (
+        int((prediction & target)[rows][:, columns].sum()), int((prediction | target)[rows][:, columns].sum()))
+
+
+def test_nc_iou_gives_pictures_equal_weight():
+    small, large = np.zeros((2, 2), bool), np.ones((100, 100), bool)
+    small[0, 0] = True
+    pairs = [metrics.normal_counts(small, np.ones((2, 2), bool)), metrics.normal_counts(large, large)]
+    assert metrics.c_iou(pairs) == (1 / 4 + 1) / 2
+
+
+def test_presence_is_counted_on_both_sides():
+    said, there = [True, False, False, True, True], [True, True, False, False, True]
+    assert metrics.n_acc(said, there) == 1 / 2
+    assert metrics.t_acc(said, there) == 2 / 3
+    assert metrics.n_acc([True], [True]) is None and metrics.t_acc([True], [False]) is None
+    curve = metrics.presence_curve([0.9, 0.2, 0.1], [True, True, False], [0, 0.15, 0.5, 1])
+    assert [p["N_acc"] for p in curve] == [0, 1, 1, 1]
+    assert [p["T_acc"] for p in curve] == [1, 1, 0.5, 0]
+
+
+def test_the_bootstrap_interval_covers_the_mean_and_repeats():
+    values = np.random.default_rng(0).normal(0.4, 0.2, 400)
+    low, high = metrics.bootstrap_interval(values, seed=3)
+    half = 1.96 * values.std() / 20  # the normal approximation
+    assert [low, high] == pytest.approx([values.mean() - half, values.mean() + half], abs=0.003)
+    assert metrics.bootstrap_interval(values, seed=3) == [low, high]
+    assert metrics.bootstrap_interval(values, seed=4) != [low, high]
+    assert metrics.bootstrap_interval([]) is None and metrics.bootstrap_interval([0.5]) == [0.5, 0.5]
+
+
+def best_subset(proposals, target):
+    best = 0.0 if target.any() else 1.0
+    for n in range(1, len(proposals) + 1):
+        for chosen in itertools.combinations(range(len(proposals)), n):
+            union = proposals[list(chosen)].any(0)
+            if (union | target).any():
+                best = max(best, (union & target).sum() / (union | target).sum())
+    return best
+
+
+def test_the_oracle_is_exact_in_count_and_near_the_best_subset():
+    rng = np.random.default_rng(1)
+    gaps = []
+    for _ in range(200):
+        n, (h, w) = rng.integers(0, 7), rng.integers(1, 12, 2)
+        proposals = rng.random((n, h, w)) < rng.random((n, 1, 1))
+        target = rng.random((h, w)) < rng.random()
+        found = oracle(Atoms.of(proposals, [target]), 0)
+        union = proposals[found.chosen].any(0) if found.chosen else np.zeros((h, w), bool)
+        assert (found.intersection, found.union) == metrics.counts(union, target)
+        best = best_subset(proposals, target)
+        assert found.iou <= best + 1e-12
+        gaps.append(best - found.iou)
+        if n and target.any():
+            assert found.single == max(metrics.iou(*metrics.counts(p, target)) for p in proposals)
+    assert np.mean(gaps) < 0.002 and np.mean(np.array(gaps) > 1e-9) < 0.05
+
+
+def test_the_oracle_is_optimal_for_disjoint_proposals():
+    rng = np.random.default_rng(2)
+    for _ in range(100):
+        labels = rng.integers(0, 7, (9, 9))
+        proposals = np.stack([labels == k for k in range(7)])
+        target = rng.random((9, 9)) < rng.random((9, 9))
+        assert oracle(Atoms.of(proposals, [target]), 0).iou == pytest.approx(best_subset(proposals, target))
+
+
+def test_the_oracle_takes_rles_and_the_first_k():
+    proposals = np.zeros((3, 8, 5), bool)
+    proposals[0, :2], proposals[1, 2:4], proposals[2, 4:] = True, True, True
+    target = proposals[1] | proposals[2]
+    rles = [coco_mask.encode(np.asfortranarray(p, np.uint8)) for p in proposals]
+    atoms = Atoms.of(rles, [target, proposals[0]])
+    assert atoms.size.sum() == 40
+    assert oracle(atoms, 0, 1).iou == 0 and oracle(atoms, 0, 1).chosen == []
+    assert oracle(atoms, 0, 2).iou == 10 / 30
+    every = oracle(atoms, 0)
+    assert every.iou == 1 and sorted(every.chosen) == [1, 2] and every.single == 20 / 30
+    assert oracle(atoms, 1, 2).chosen == [0]
+
+
+def test_the_oracle_without_proposals_and_of_other_sizes():
+    assert oracle(Atoms.of([], [EMPTY]), 0).iou == 1
+    assert oracle(Atoms.of([], [FULL]), 0).iou == 0
+    with pytest.raises(BadInput, match="sizes"):
+        Atoms.of([FULL], [FULL.T])
