@@ -163,7 +163,7 @@ def wrong_phrases(entry: Entry, bank: dict[str, Entry]) -> list[str]:
 
 def phrase_examples(split: str, rng: random.Random, bank: str = "coco") -> Iterator[tuple[str, str]]:
     """Endless (question, category key) pairs from phrases alone, categories and phrases evenly; "train" or "held"."""
-    from datagen.questions import implicit_question
+    from datagen.wording import implicit_question
 
     entries = load(bank)
     while True:

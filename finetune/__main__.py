@@ -1,11 +1,36 @@
-"""python -m finetune sam|... : see each stage's --help."""
-import argparse
+"""Train the parts of a preset. Each stage resumes when the same command is given again.
 
-from finetune import sam
+    python -m finetune sam --help        the pocket SAM: neck, prompt encoder, mask decoder
+    python -m finetune records --help    region encoder, LoRA, token rows and selector, from records
+    python -m finetune publish --help    copy what was trained into the package, with checksums
+"""
+
+import argparse
+import importlib
+import sys
+
+from assistant.errors import BadInput
+
+STAGES = ("sam", "records", "publish")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m finetune", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=STAGES)
+    if len(sys.argv) < 2 or sys.argv[1] not in STAGES:
+        parser.parse_args()
+    stage = importlib.import_module(f"finetune.{sys.argv[1]}")
+    parser = argparse.ArgumentParser(prog=f"python -m finetune {sys.argv[1]}", description=stage.__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    stage.add_arguments(parser)
+    try:
+        stage.main(parser.parse_args(sys.argv[2:]))
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m finetune", description=__doc__)
-    stages = parser.add_subparsers(dest="stage", required=True)
-    sam.add_arguments(stages.add_parser("sam"))
-    args = parser.parse_args()
-    sam.main(args)
+    sys.exit(main())

@@ -19,10 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from assistant.pocket.sam import build_pocket_sam
-from assistant.weights import backbone_state
+from assistant.pocket.sam import build_pocket_sam, load_backbone
 from assistant.files import replace_whole
-from assistant.pocket.sam import load_backbone
+from assistant.weights import backbone_state
 from finetune.sam_data import PromptData
 
 

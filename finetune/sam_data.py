@@ -173,7 +173,7 @@ class PromptData(torch.utils.data.Dataset):
 
     def prompt(self, folder: str, image: np.ndarray, masks: np.ndarray, inside: tuple, rng) -> Sample:
         """Draw the prompts: boxes, single clicks, several clicks, and clicks on nothing outlined."""
-        weights = masks.sum((1, 2)) ** 0.3
+        weights = masks.sum((1, 2)) ** 0.2
         which = rng.choice(len(masks), self.prompts, p=weights / weights.sum())
         points = np.zeros((self.prompts, POINTS, 2), np.float32)
         labels = np.full((self.prompts, POINTS), -1)

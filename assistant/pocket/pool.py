@@ -82,8 +82,9 @@ class Prompter:
         return logits[:, 0], iou[:, 0]
 
 
-def superpixels(image: np.ndarray, scales=(60, 200, 500), smallest: float = 0.002) -> Tensor:
-    """Felzenszwalb regions (Felzenszwalb and Huttenlocher 2004) of an (h, w, 3) uint8 picture -> (N, 128, 128) bool."""
+def superpixels(image: np.ndarray, scales=(60, 200, 500), smallest: float = 0.003, most: int = 80) -> Tensor:
+    """Felzenszwalb regions (Felzenszwalb and Huttenlocher 2004) of an (h, w, 3) uint8 picture, largest first, those
+    that several scales find once -> (N, 128, 128) bool, N <= `most`."""
     h, w = image.shape[:2]
     half = image[::2, ::2]
     found = []
@@ -95,7 +96,8 @@ def superpixels(image: np.ndarray, scales=(60, 200, 500), smallest: float = 0.00
         values, counts = np.unique(cells, return_counts=True)
         values = values[(values >= 0) & (counts >= smallest * (h // CELL) * (w // CELL))]
         found.append(cells[None] == values[:, None, None])
-    return torch.from_numpy(np.concatenate(found))
+    found = torch.from_numpy(np.concatenate(found))
+    return found[suppress(found, found.sum((1, 2)).float(), 0.8)[:most]]
 
 
 @torch.inference_mode()

@@ -5,7 +5,6 @@ embeddings of the LLM, trained to lie where the names of their things lie. The L
 compact form of the reply grammar, `umbrella [SEG], bench [ABS].`; one state per token goes to the selector.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,10 +13,11 @@ from torch.nn import functional as F
 
 from assistant.grammar import ABS, SEG, Turn, neutralise
 from assistant.pocket.vision import GEOMETRY, REGION
+from assistant.reasoner import Reply
 
 WORDS = 16  # regions shown to the LLM
 EMBEDDING = 256  # size of a region's embedding
-SYSTEM = "You point at things in a picture. Name each thing that is meant, then [SEG], or [ABS] if it is not there."
+SYSTEM = "Name each thing asked for, then [SEG] if it is in the picture, else [ABS]."
 
 
 class RegionEncoder(nn.Module):
@@ -61,17 +61,6 @@ def spread(regions: Tensor, thing: Tensor, count: int = WORDS) -> Tensor:
         alike = torch.maximum(alike, (unit @ unit[k]).clamp(min=0))
         alike[k] = 1
     return torch.tensor(chosen)
-
-
-@dataclass
-class Reply:
-    """text with its tokens; one entry per [SEG] or [ABS] in the rest."""
-
-    text: str
-    tokens: int
-    markers: list[bool]  # True for [SEG]
-    states: Tensor  # (n, 576) the hidden state that predicts the token
-    margins: Tensor  # (n,) log p([SEG]) - log p([ABS]) there
 
 
 class PocketReasoner:
@@ -119,11 +108,16 @@ class PocketReasoner:
         return F.normalize(words, dim=-1) * length
 
     @torch.inference_mode()
-    def reply(self, turns: list[Turn], regions: Tensor, *, max_new_tokens: int = 64, temperature: float = 0.0,
-              seed: int | None = None, stream=None) -> Reply:
-        """Answer the last turn; greedy at temperature 0. `stream` receives each piece of text as it is decoded."""
-        if seed is not None:
-            torch.manual_seed(seed)
+    def reply(self, turns: list[Turn], regions: Tensor, *, decide=None, max_new_tokens: int = 64,
+              temperature: float = 0.0, seed: int | None = None, stream=None) -> Reply:
+        """Answer the last turn; greedy at temperature 0, otherwise sampled.
+
+        regions: (N, EMBEDDING). decide: called with a marker's state (576,) and margin, says whether the thing is
+        there; what it says is what the LLM then reads back (None: the LLM's own choice). stream: receives each
+        piece of text as it is decoded.
+        """
+        generator = torch.Generator()
+        generator.manual_seed(seed) if seed is not None else generator.seed()
         x = self.prompt(turns, self.words(regions))[None]
         cache, ids, states, margins, shown = None, [], [], [], ""
         for _ in range(max_new_tokens):
@@ -131,7 +125,7 @@ class PocketReasoner:
             cache, state = out.past_key_values, out.last_hidden_state[0, -1]
             logits = self.llm.lm_head(state).float()
             if temperature > 0:
-                token = int(torch.multinomial((logits / temperature).softmax(-1), 1))
+                token = int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))
             else:
                 token = int(logits.argmax())
             if token == self.end:
@@ -139,15 +133,18 @@ class PocketReasoner:
             if token in (self.seg, self.abs):
                 states.append(state.float())
                 margins.append(logits[self.seg] - logits[self.abs])
+                if decide is not None:
+                    token = self.seg if decide(states[-1], margins[-1]) else self.abs
             ids.append(token)
             text = self.tokenizer.decode(ids)
             if stream is not None and not text.endswith("\ufffd"):
                 stream(text[len(shown):])
                 shown = text
-            x = self.embed([token])[None]
-        kept = [t == self.seg for t in ids if t in (self.seg, self.abs)]
+            x = self.embed([token]).to(self.llm.dtype)[None]
+        markers = [t == self.seg for t in ids if t in (self.seg, self.abs)]
         width = self.llm.config.hidden_size
-        return Reply(self.tokenizer.decode(ids), len(ids), kept, torch.stack(states) if states else torch.zeros(0, width),
+        return Reply(self.tokenizer.decode(ids), len(ids), markers,
+                     torch.stack(states) if states else torch.zeros(0, width),
                      torch.stack(margins) if margins else torch.zeros(0))
 
 

@@ -1,0 +1,37 @@
+# Needs Python 3.11 or newer, pip and make; everything else is installed into .venv by the first command.
+
+VENV_PYTHON := .venv/bin/python
+STAMP := .venv/maskpick-installed
+USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+
+.PHONY: help chat test .venv
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make chat    install what is missing and open the chat in the browser (pocket preset, no GPU, no hub)"
+	@echo "make test    install what is missing and run the tests"
+	@echo "make .venv   only install, into .venv"
+
+chat: .venv
+	$(VENV_PYTHON) app.py --preset pocket
+
+test: .venv
+	$(VENV_PYTHON) -m pytest -q
+
+.venv: $(STAMP)
+
+# The stamp is written last: an installation cut short is taken up again by the next make, not taken for done.
+$(STAMP): pyproject.toml
+	@set -e; \
+	if ! $(VENV_PYTHON) -c '$(USABLE)' 2>/dev/null || ! $(VENV_PYTHON) -m pip --version >/dev/null 2>&1; then \
+		found=; for python in python3.11 python3.12 python3; do \
+			if $$python -c '$(USABLE)' 2>/dev/null; then found=$$python; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "error: Python 3.11 or newer with its venv module is needed; install python3 and python3-venv" >&2; exit 2; \
+		fi; \
+		echo "$$found -m venv .venv"; \
+		$$found -m venv --clear .venv; \
+	fi
+	$(VENV_PYTHON) -m pip install -e '.[test]'
+	@touch $(STAMP)

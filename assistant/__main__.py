@@ -1,0 +1,69 @@
+"""Ask a picture, or list everything in it, from the command line."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from assistant.errors import BadInput
+
+
+def ask(args: argparse.Namespace) -> None:
+    from assistant.scene import Assistant
+
+    scene = Assistant.from_preset(args.preset, args.adapter, args.device).open(args.image)
+    answer = scene.ask(args.question)
+    if args.out:
+        answer.save(args.out)
+    if args.json:
+        print(json.dumps(answer.to_json()))
+        return
+    print(answer.text)
+    for target in answer.targets:
+        where = f"{int(target.mask.sum()):,} px" if target.present else "not in the picture"
+        print(f"  {target.phrase}: {where} (confidence {target.confidence:.2f})")
+    if args.out:
+        print(f"masks, overlay, COCO and LabelMe files: {args.out}")
+
+
+def everything(args: argparse.Namespace) -> None:
+    from assistant.answer import Answer, Target
+    from assistant.scene import Assistant
+
+    scene = Assistant.from_preset(args.preset, args.adapter, args.device).open(args.image)
+    found = scene.proposals
+    order = sorted(range(len(found)), key=lambda i: -found.areas[i])[: args.most]
+    targets = [Target(f"region {i}", True, float(found.predicted_iou[i].clip(0, 1)), found.mask(i), [i]) for i in order]
+    Answer(f"{len(order)} regions", targets, scene.size, scene.image).save(args.out)
+    print(f"{len(order)} masks in {args.out}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m assistant", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("ask", help="find what a question means")
+    one.add_argument("image", type=Path)
+    one.add_argument("question")
+    one.add_argument("--out", type=Path, help="folder for masks, overlay, COCO and LabelMe files")
+    one.add_argument("--json", action="store_true", help="print the answer as JSON, masks as RLE")
+    one.set_defaults(run=ask)
+    every = commands.add_parser("everything", help="all the masks of a picture")
+    every.add_argument("image", type=Path)
+    every.add_argument("--out", type=Path, required=True)
+    every.add_argument("--most", type=int, default=60, help="masks at most, largest first")
+    every.set_defaults(run=everything)
+    for command in (one, every):
+        command.add_argument("--preset", default="pocket")
+        command.add_argument("--adapter", type=Path, help="a folder that finetune wrote")
+        command.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    try:
+        args.run(args)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""The pocket preset's parts, and how they open a picture.
+
+    pocket = load_pocket()                      # committed weights over the two wheels
+    view = pocket.eyes.open(image)              # everything that is computed once per picture
+    spoken, scored = pocket.ask(turns, view)    # the reply, and each of its targets against the proposals
+"""
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from assistant.errors import BadInput
+from assistant.pocket.pool import CELL, Pool, boxes_of, candidates
+from assistant.pocket.reasoner import EMBEDDING, PocketReasoner, RegionEncoder, shape_features
+from assistant.reasoner import Reply
+from assistant.pocket.sam import IMAGE_SIZE, build_pocket_sam, load_backbone
+from assistant.pocket.vision import GEOMETRY, REGION, region_features
+from assistant.proposals import Proposals
+from assistant.segmenter import Embedding, Segmenter
+from assistant.selector import Selector, choose
+from assistant.upsampling import Resizer, encode_rle
+from assistant.weights import POCKET, backbone_state, cache, pocket_file, sha256_of, smollm2_folder
+
+
+
+def fast_math():
+    """bfloat16 where the CPU computes in it (three times faster there, scores change by .003), else nothing."""
+    if torch.cpu._is_avx512_bf16_supported():
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+@dataclass
+class View:
+    """A picture, opened."""
+
+    embedding: Embedding
+    proposals: Proposals
+    features: Tensor  # (N, REGION) float
+
+
+def shrink(image: np.ndarray) -> np.ndarray:
+    """The picture with its longest side at IMAGE_SIZE, as the segmenter sees it."""
+    h, w = image.shape[:2]
+    scale = IMAGE_SIZE / max(h, w)
+    size = max(1, int(w * scale + 0.5)), max(1, int(h * scale + 0.5))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+def as_proposals(pool: Pool, segmenter: Segmenter, embedding: Embedding) -> Proposals:
+    """The pool's low-resolution logits as masks of the whole picture, RLE-encoded one at a time."""
+    resizer = Resizer(*segmenter.resizing(embedding))
+    h, w = embedding.size
+    kept, rles, boxes, areas = [], [], [], []
+    for i, logits in enumerate(pool.logits.float().numpy()):
+        ys, xs = (np.flatnonzero((logits > 0).any(axis)) for axis in (1, 0))
+        reach = [max(0, ys[0] - 1), max(0, xs[0] - 1), ys[-1] + 2, xs[-1] + 2]
+        outer = resizer.outer(reach)
+        patch = np.ascontiguousarray(logits[reach[0] : reach[2] + 1, reach[1] : reach[3] + 1])
+        found = resizer.mask(patch, (reach[0], reach[1]), outer)
+        if found is None:
+            continue
+        mask, box, _ = found
+        rles.append(encode_rle(mask, (int(box[1]), int(box[0])), (h, w)))
+        boxes.append(box)
+        areas.append(int(mask.sum()))
+        kept.append(i)
+    points = np.array(boxes, np.float32).reshape(-1, 2, 2).mean(1)
+    return Proposals(rles, np.array(boxes, np.float32).reshape(-1, 4), pool.iou.float().numpy()[kept],
+                     pool.stability.float().numpy()[kept], np.array(areas, np.int64), points,
+                     pool.logits.float().numpy()[kept], (h, w))
+
+
+class Eyes:
+    """SAM and what is known of regions; shared by the assistant and by training."""
+
+    def __init__(self, segmenter: Segmenter, limit: int = 60, points_per_side: int = 22):
+        self.segmenter, self.limit, self.points_per_side = segmenter, limit, points_per_side
+
+    def open(self, image: np.ndarray) -> View:
+        small = shrink(image)
+        with fast_math():
+            embedding = self.segmenter.encode(image)
+            pool = candidates(self.segmenter.model, embedding.features, small, self.points_per_side, self.limit)
+            proposals = as_proposals(pool, self.segmenter, embedding)
+            features = self.features(small, torch.from_numpy(proposals.low))
+        return View(embedding, proposals, features)
+
+    def features(self, small: np.ndarray, low: Tensor) -> Tensor:
+        """low: (N, 128, 128) mask logits -> (N, REGION)."""
+        masks = low > 0
+        if not len(masks):
+            return torch.zeros(0, REGION)
+        return region_features(self.segmenter.model.image_encoder, small, masks.float(), boxes_of(masks),
+                               masks.sum((1, 2)) * CELL**2).float()
+
+
+def load_eyes(sam_file: Path) -> Eyes:
+    from safetensors.torch import load_file
+
+    sam = build_pocket_sam()
+    load_backbone(sam.image_encoder, backbone_state())
+    found = sam.load_state_dict(load_file(sam_file), strict=False)
+    if found.unexpected_keys or any(not k.startswith("image_encoder.backbone.") for k in found.missing_keys):
+        raise BadInput(f"{sam_file} does not hold the pocket SAM of this version")
+    return Eyes(Segmenter.pocket(sam))
+
+
+@dataclass
+class Found:
+    """One target of a reply: how sure the selector is that it is there, and the proposals that make it up."""
+
+    confidence: float
+    proposals: list[int]
+
+
+class Pocket:
+    def __init__(self, eyes: Eyes, reasoner: PocketReasoner, selector: Selector):
+        self.eyes, self.reasoner, self.selector = eyes, reasoner, selector
+
+    @torch.inference_mode()
+    def ask(self, turns: list, view: View, threshold: float, **options) -> tuple[Reply, list[Found]]:
+        """The reply to the last turn and its targets; `threshold` on confidence decides between [SEG] and [ABS]."""
+        regions, shapes = self.reasoner.encoder(view.features), shape_features(view.features)
+        found: list[Found] = []
+
+        def decide(state: Tensor, margin: Tensor) -> bool:
+            if not len(regions):
+                found.append(Found(0.0, []))
+                return False
+            scores = self.selector(state[None], regions, shapes, margin[None])
+            found.append(Found(float(scores.presence[0].sigmoid()), choose(scores, 0)))
+            return found[-1].confidence >= threshold
+
+        return self.reasoner.reply(turns, regions, decide=decide, **options), found
+
+
+def load_pocket(adapter: Path | None = None) -> tuple[Pocket, dict[str, str]]:
+    """The pocket preset's parts and the checksums of its weights; `adapter`: a folder that `finetune records` wrote."""
+    from safetensors import safe_open
+
+    sam_file = pocket_file("sam.safetensors")
+    heads_file = pocket_file("heads.safetensors") if adapter is None else Path(adapter) / "heads.safetensors"
+    lora = Path(adapter) / "lora" if adapter else POCKET / "lora"
+    if adapter is None:
+        pocket_file("lora/adapter_model.safetensors")
+    for needed in (heads_file, lora / "adapter_model.safetensors"):
+        if not needed.is_file():
+            raise BadInput(f"no {needed.name} in {needed.parent}; give --adapter a folder that finetune wrote")
+    try:
+        with safe_open(heads_file, "pt") as file:
+            heads = {k: file.get_tensor(k).float() for k in file.keys()}
+            shape = json.loads(file.metadata()["selector"])
+    except Exception as error:
+        raise BadInput(f"cannot read {heads_file}: {str(error).splitlines()[0]}; fetch it again")
+    folder = smollm2_folder()
+    part = lambda name: {k.removeprefix(name): v for k, v in heads.items() if k.startswith(name)}
+    selector = Selector(**shape)
+    selector.load_state_dict(part("selector."))
+    encoder = RegionEncoder(shape["state_dim"])
+    encoder.load_state_dict(part("encoder."))
+    reasoner = PocketReasoner.load(folder, lora, encoder)
+    weights = {"sam": sha256_of(sam_file), "heads": sha256_of(heads_file), "lora": sha256_of(lora / "adapter_model.safetensors"),
+               "llm": sha256_of(folder / "model.safetensors"),
+               "backbone": sha256_of(cache() / "efficientnet-lite2.safetensors")}
+    return Pocket(load_eyes(sam_file), reasoner, selector.eval()), weights

@@ -1,0 +1,217 @@
+"""Records: questions about pictures with their answers and masks, one JSON object a line.
+
+    for record in stream_records("questions.jsonl"): ...
+    troubles = check_records("questions.jsonl", image_root="photos")     # [] when all is well
+    write_records("questions.jsonl", records)
+    datasets.load_dataset("json", data_files="questions.jsonl")          # needs nothing from here
+
+{"image": "path", "width": int, "height": int, "question": str, "answer": "... [SEG] ... [ABS]",
+ "targets": [{"phrase": str, "rle": {"size": [h, w], "counts": str} | null}], "source": {...}}
+
+One target per token of the answer, in the same order; null = absent. Image paths are relative to the file's folder.
+For `datasets`, keep the keys and types of `source` the same in all lines of a file.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from assistant.errors import BadInput
+from assistant.files import replace_whole
+from assistant.grammar import parse
+
+
+@dataclass
+class RecordTarget:
+    """A thing that is asked about; rle is COCO's compressed form with str counts, None where it is absent."""
+
+    phrase: str
+    rle: dict | None
+
+
+@dataclass
+class Record:
+    """A question and its answer. image: path from the records file's folder; width, height: px, as it is shown."""
+
+    image: str
+    width: int
+    height: int
+    question: str
+    answer: str
+    targets: list[RecordTarget]
+    source: dict = field(default_factory=dict)
+
+
+def to_rle(mask: np.ndarray) -> dict:
+    """(H, W) mask, nonzero = inside -> {"size": [h, w], "counts": str}."""
+    from pycocotools import mask as coco_mask
+
+    rle = coco_mask.encode(np.asfortranarray(np.asarray(mask) != 0, dtype=np.uint8))
+    return {"size": [int(side) for side in mask.shape], "counts": rle["counts"].decode()}
+
+
+def from_rle(rle: dict) -> np.ndarray:
+    """RLE -> (H, W) bool. counts: COCO's string, or its list of run lengths.
+
+    Decoded here because pycocotools leaves what the runs do not cover uninitialised. Raises BadInput where the runs
+    are not those of a mask of this size. The string is base 32, least digit first, bit 5 = more digits follow, the
+    last digit's bit 4 = sign; from the fourth run on it holds differences to the run two before.
+    """
+    try:
+        height, width = (int(side) for side in rle["size"])
+        counts = rle["counts"]
+        runs = np.array(counts, dtype=np.int64) if isinstance(counts, list) else _runs(counts)
+    except (TypeError, KeyError, ValueError, OverflowError, UnicodeEncodeError):
+        raise BadInput("a mask must be an RLE {'size': [h, w], 'counts': str}") from None
+    if min(height, width) < 0 or runs.ndim != 1 or (runs < 0).any() or int(runs.sum()) != height * width:
+        raise BadInput(f"the RLE's runs do not fill its size of {width}x{height}")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+
+
+def _runs(counts: str | bytes) -> np.ndarray:
+    code = np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
+    if len(code) == 0:
+        return np.zeros(0, np.int64)
+    ends = np.flatnonzero(code & 0x20 == 0)
+    if code.min() < 0 or code.max() > 63 or len(ends) == 0 or ends[-1] != len(code) - 1:
+        raise ValueError
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    digits = np.arange(len(code)) - np.repeat(starts, ends - starts + 1)
+    if digits.max() > 11:
+        raise ValueError
+    values = np.add.reduceat((code & 0x1F) << (5 * digits), starts)
+    values -= np.where(code[ends] & 0x10, 1 << (5 * (ends - starts + 1)), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def record_masks(record: Record) -> list[np.ndarray | None]:
+    """(height, width) bool per target, None for an absent one. Raises BadInput where a mask has another size."""
+    masks = []
+    for target in record.targets:
+        mask = None if target.rle is None else from_rle(target.rle)
+        if mask is not None and mask.shape != (record.height, record.width):
+            raise BadInput(f"the mask of {target.phrase!r} is {mask.shape[1]}x{mask.shape[0]}, the record says "
+                           f"{record.width}x{record.height}")
+        masks.append(mask)
+    return masks
+
+
+def from_dict(row: dict) -> Record:
+    """A record from its JSON object; BadInput names the field that is missing or of the wrong kind."""
+    if not isinstance(row, dict):
+        raise BadInput("a record is a JSON object")
+    kinds = {"image": str, "width": int, "height": int, "question": str, "answer": str, "targets": list}
+    for name, kind in kinds.items():
+        value = row.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value <= 0):
+            raise BadInput(f"{name!r} is missing or not a {'positive ' if kind is int else ''}{kind.__name__}")
+    source = row.get("source", {})
+    if not isinstance(source, dict):
+        raise BadInput("'source' is not an object")
+    targets = []
+    for k, target in enumerate(row["targets"]):
+        if not isinstance(target, dict) or not isinstance(target.get("phrase"), str) or "rle" not in target:
+            raise BadInput(f"target {k + 1} must be {{'phrase': str, 'rle': object or null}}")
+        if not isinstance(target["rle"], dict | None):
+            raise BadInput(f"target {k + 1}: 'rle' is neither an object nor null")
+        targets.append(RecordTarget(target["phrase"], target["rle"]))
+    return Record(*(row[name] for name in kinds if name != "targets"), targets, source)
+
+
+def to_dict(record: Record) -> dict:
+    """The record's JSON object."""
+    return dataclasses.asdict(record)
+
+
+def _lines(path: str | Path) -> Iterator[tuple[int, dict | Record | BadInput]]:
+    """(line number, Record or what is wrong with it) of every line that is not blank."""
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"no records file at {path}")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield number, from_dict(json.loads(line.decode("utf-8-sig")))
+            except BadInput as error:
+                yield number, BadInput(f"{path}:{number}: {error}")
+            except (ValueError, RecursionError) as error:
+                reason = " ".join(str(error).split())[:80]
+                yield number, BadInput(f"{path}:{number}: not a line of JSON in UTF-8 ({reason})")
+
+
+def stream_records(path: str | Path) -> Iterator[Record]:
+    """Records one by one, of a file of any length. Raises BadInput with file:line at the first bad line."""
+    for _, record in _lines(path):
+        if isinstance(record, BadInput):
+            raise record
+        yield record
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """All records of a JSON lines file. Raises BadInput with file:line at the first bad line."""
+    return list(stream_records(path))
+
+
+def write_records(path: str | Path, records: Iterable[Record]) -> int:
+    """Write records to a JSON lines file, whole or not at all; returns how many."""
+    count = 0
+    with replace_whole(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for count, record in enumerate(records, 1):
+            file.write(json.dumps(to_dict(record), ensure_ascii=False) + "\n")
+    return count
+
+
+def check(record: Record) -> list[str]:
+    """What is wrong with a record in itself, one line each: masks, and the answer's tokens against the targets."""
+    troubles = []
+    for k, target in enumerate(record.targets):
+        try:
+            record_masks(dataclasses.replace(record, targets=[target]))
+        except BadInput as error:
+            troubles.append(f"target {k + 1}: {error}")
+    mentions = parse(record.answer)
+    if len(mentions) != len(record.targets):
+        troubles.append(f"the answer has {len(mentions)} tokens for {len(record.targets)} targets")
+    for k, (mention, target) in enumerate(zip(mentions, record.targets)):
+        if mention.present != (target.rle is not None):
+            said, is_ = ("[SEG]", "null") if mention.present else ("[ABS]", "a mask")
+            troubles.append(f"target {k + 1}: the answer says {said} of {target.phrase!r}, its rle is {is_}")
+    if not record.question.strip():
+        troubles.append("the question is empty")
+    return troubles
+
+
+def check_records(path: str | Path, image_root: str | Path | None = None) -> list[str]:
+    """Everything that is wrong with a records file, a "file:line: trouble" each; pictures are looked up in image_root.
+
+    image_root: the file's own folder when None. Raises BadInput only where there is no file.
+    """
+    from assistant.images import picture_size
+
+    path = Path(path)
+    root = path.parent if image_root is None else Path(image_root)
+    troubles, sizes = [], {}
+    for number, record in _lines(path):
+        if isinstance(record, BadInput):
+            troubles.append(str(record))
+            continue
+        if record.image not in sizes:
+            try:
+                sizes[record.image] = picture_size(root / record.image)
+            except BadInput as error:
+                sizes[record.image] = str(error)
+        size, found = sizes[record.image], check(record)
+        if isinstance(size, str):
+            found.append(size)
+        elif size != (record.height, record.width):
+            found.append(f"the picture is {size[1]}x{size[0]}, the record says {record.width}x{record.height}")
+        troubles += [f"{path}:{number}: {trouble}" for trouble in found]
+    return troubles

@@ -1,0 +1,129 @@
+"""Questions in words: the templates of `templates.toml` filled with phrases and names.
+
+    implicit_question(phrase, "train", rng)            # "Where is the thing that keeps the rain off?"
+    named_question(entry, 3, "train", rng)             # "segment every cup"
+
+Every function draws from the `random.Random` it is given, so a seed fixes the wording. `split` is "train" or "held":
+the held templates are kept aside together with the held phrases.
+"""
+
+import functools
+import random
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from datagen.phrasebank import Entry, Phrase, article, as_a, as_the, as_what, pluralise
+
+TEMPLATES = Path(__file__).parent / "templates.toml"
+EXISTS = 0.3  # share of the questions about a thing that ask whether it is there at all
+
+
+@functools.cache
+def templates() -> dict[str, dict[str, list[str]]]:
+    """kind -> {"train": [...], "held": [...]}; "places" -> {"left": [...], "left_two": [...], ...}."""
+    return tomllib.loads(TEMPLATES.read_text(encoding="utf-8"))
+
+
+def dress(text: str, rng: random.Random) -> str:
+    """As people type: mostly a proper sentence, at times without a capital or an end mark."""
+    style = rng.random()
+    if style < 0.67:
+        text = text[0].upper() + text[1:]
+    return text.rstrip(".?") if 0.55 <= style < 0.87 else text
+
+
+def listed(parts: Sequence[str]) -> str:
+    """"a", "a and b", "a, b and c"."""
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def _fitting(pool: Sequence[str], slots: dict[str, str]) -> list[str]:
+    every = ("what", "a", "the", "that", "is", "every", "plural", "name", "whats", "as", "thes", "pos", "one", "list")
+    missing = ["{%s}" % slot for slot in every if slot not in slots]
+    return [template for template in pool if not any(slot in template for slot in missing)]
+
+
+def _say(pool: Sequence[str], slots: dict[str, str], rng: random.Random) -> str:
+    return dress(rng.choice(_fitting(pool, slots)).format(**slots), rng)
+
+
+def phrase_slots(phrase: Phrase) -> dict[str, str]:
+    """What a template may use of a phrase: {a}, {the} and, for a clause, {what}."""
+    slots = {"a": as_a(phrase), "the": as_the(phrase)}
+    return slots | {"what": as_what(phrase)} if phrase.clause else slots
+
+
+def name_slots(entry: Entry, count: int, name: str | None = None) -> dict[str, str]:
+    """What a template may use of a name, for `count` things; `name` is a synonym to use instead of the entry's own."""
+    plural = entry.plural if name in (None, entry.name) else pluralise(name)
+    name = name or entry.name
+    if entry.number == "mass":
+        return {"a": f"some {name}", "the": f"the {name}", "is": "is", "every": f"all the {name}", "plural": name}
+    many = count > 1 or entry.number == "plural"
+    single = f"a pair of {plural}" if entry.number == "plural" else article(name)
+    return {"a": plural if count > 1 else single, "the": f"the {plural if many else name}", "is": "are" if many else "is",
+            "every": f"all the {plural}" if entry.number == "plural" else f"every {name}", "plural": plural}
+
+
+def any_name(entry: Entry, rng: random.Random) -> str:
+    """The entry's own name, or one of its synonyms one time in four."""
+    return rng.choice(entry.synonyms) if entry.synonyms and rng.random() < 0.25 else entry.name
+
+
+def implicit_question(phrase: Phrase, split: str, rng: random.Random, exists: float = EXISTS) -> str:
+    """One question about the thing that a phrase describes."""
+    slots = phrase_slots(phrase)
+    if rng.random() < exists:
+        return _say(templates()["exists"][split], slots, rng)
+    pool = _fitting(templates()["implicit"][split], slots)
+    if "what" in slots and rng.random() < 0.4:  # a clause sounds best as "what ...", which has few of the templates
+        pool = [template for template in pool if "{what}" in template]
+    return _say(pool, slots, rng)
+
+
+def named_question(entry: Entry, count: int, split: str, rng: random.Random, exists: float = EXISTS) -> str:
+    """One question about `count` things by their name."""
+    kind = "exists" if rng.random() < exists else "named"
+    return _say(templates()[kind][split], name_slots(entry, count, any_name(entry, rng)), rng)
+
+
+def multi_question(things: Sequence[tuple[Entry, int, Phrase | None]], split: str, rng: random.Random) -> str:
+    """One question about several things; each is (entry, how many, phrase or None to use its name)."""
+    parts = [phrase_slots(phrase) if phrase else name_slots(entry, count, any_name(entry, rng))
+             for entry, count, phrase in things]
+    slots = {"as": listed([part["a"] for part in parts]), "thes": listed([part["the"] for part in parts])}
+    if all("what" in part for part in parts):
+        slots["whats"] = ", ".join(part["what"] for part in parts[:-1]) + ", and " + parts[-1]["what"]
+    return _say(templates()["multi"][split], slots, rng)
+
+
+def position_phrase(place: str, name: str) -> str:
+    """How a reply says it: "cup on the left", "biggest cup"."""
+    return templates()["places"][place][0].format(name=name)
+
+
+def position_question(entry: Entry, place: str, count: int, phrase: Phrase | None, split: str, rng: random.Random) -> str:
+    """One question about the `place` one ("left", "biggest", ...) of `count`, by name or by a phrase."""
+    places = templates()["places"]
+    ways = places[place] + (places.get(f"{place}_two", []) * 2 if count == 2 else [])
+    way = rng.choice(ways)
+    one = "the " + way.format(name="one")
+    if phrase is None:
+        name = any_name(entry, rng)
+        slots = name_slots(entry, count, name) | {"pos": "the " + way.format(name=name), "one": one, "name": name}
+        del slots["a"]  # "several things here are ..." is for descriptions
+    else:
+        slots = {"one": one} | ({"that": phrase.text} if phrase.clause else {"a": phrase.text})
+    return _say(templates()["position"][split], slots, rng)
+
+
+def position_takes(phrase: Phrase, split: str) -> bool:
+    """Whether some template of the split can ask for one of several things by this phrase."""
+    slots = {"one": ""} | ({"that": ""} if phrase.clause else {"a": ""})
+    return phrase.category != "person" and bool(_fitting(templates()["position"][split], slots))
+
+
+def class_question(names: Sequence[str], split: str, rng: random.Random) -> str:
+    """One question that lists class names."""
+    return _say(templates()["class"][split], {"list": ", ".join(names)}, rng)

@@ -1,0 +1,39 @@
+"""Copy trained weights into the package as half-precision safetensors, and write their checksums.
+
+    python -m finetune publish --sam runs/sam/sam.safetensors --reasoner runs/reasoner
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from assistant.files import replace_whole
+from assistant.weights import POCKET, sha256_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sam", type=Path, help="sam.safetensors of the sam stage")
+    parser.add_argument("--reasoner", type=Path, help="folder of the records stage")
+
+
+def main(args: argparse.Namespace) -> None:
+    from safetensors.torch import load_file, save_file
+
+    half = lambda state: {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
+    if args.sam:
+        with replace_whole(POCKET / "sam.safetensors") as path:
+            save_file(half(load_file(args.sam)), path)
+    if args.reasoner:
+        shutil.copy(args.reasoner / "heads.safetensors", POCKET / "heads.safetensors")
+        (POCKET / "lora").mkdir(exist_ok=True)
+        config = json.loads((args.reasoner / "lora/adapter_config.json").read_text())
+        config["base_model_name_or_path"] = "SmolLM2-135M-Instruct"  # not a path of the machine that trained it
+        (POCKET / "lora/adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        with replace_whole(POCKET / "lora/adapter_model.safetensors") as path:
+            save_file(half(load_file(args.reasoner / "lora/adapter_model.safetensors")), path, {"format": "pt"})
+    files = sorted(POCKET.rglob("*.safetensors"))
+    table = {str(f.relative_to(POCKET)): sha256_of(f) for f in files}
+    (POCKET / "checksums.json").write_text(json.dumps(table, indent=2) + "\n")
+    total = sum(f.stat().st_size for f in files) / 1e6
+    print(f"{len(files)} files, {total:.1f} MB in {POCKET}")

@@ -1,0 +1,142 @@
+"""Multimodal LLMs with random weights, of about 100,000 parameters, saved in the layout of the real ones.
+
+    folder = tiny_qwen3_vl(tmp_path)       # also tiny_smolvlm, tiny_llava; for AutoModelForImageTextToText
+
+They differ in what matters to the code above them: Qwen3-VL gives a picture as many tokens as its size asks for and
+has tied or untied embeddings; SmolVLM cuts a picture into tiles; LLaVA has a SentencePiece-like tokenizer with a <bos>,
+spare rows, no place for a system prompt, and no mark at the end of an answer.
+"""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+TEXTS = [
+    "You look at a picture and point at what the user means. Name each thing that is meant, in a sentence or two.",
+    "What keeps the rain off, and is there anything to sit on? The umbrella does; there is no bench here.",
+    "the cup on the left, a red car, two people and their dogs, something to drink from: a glass of water",
+]
+
+
+def _byte_level(specials: list[str], vocabulary: int = 320):
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+QWEN_TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
+{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c.text }}\
+{% endif %}{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def tiny_qwen3_vl(folder, tied: bool = False, seed: int = 0) -> Path:
+    from transformers import (Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor,
+                              Qwen3VLVideoProcessor)
+
+    tokenizer = _byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
+                             "<|image_pad|>", "<|video_pad|>"])
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
+    tokenizer.add_tokens(["<think>", "</think>"])  # live, but not "special", as in Qwen's own
+    token = tokenizer.convert_tokens_to_ids
+    processor = Qwen3VLProcessor(
+        Qwen2VLImageProcessor(patch_size=16, merge_size=2, temporal_patch_size=2, min_pixels=32 * 32,
+                              max_pixels=96 * 96),
+        tokenizer, Qwen3VLVideoProcessor(patch_size=16, merge_size=2, temporal_patch_size=2),
+        chat_template=QWEN_TEMPLATE)
+    config = Qwen3VLConfig(
+        text_config=dict(
+            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, head_dim=16,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=tied,
+            initializer_range=0.1,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2],
+                             "mrope_interleaved": True}),
+        vision_config=dict(
+            depth=2, hidden_size=32, intermediate_size=48, num_heads=2, patch_size=16, spatial_merge_size=2,
+            temporal_patch_size=2, out_hidden_size=64, num_position_embeddings=64, deepstack_visual_indexes=[0],
+            initializer_range=0.1),
+        image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=tied)
+    return _save(folder, Qwen3VLForConditionalGeneration, config, processor, seed)
+
+
+SMOLVLM_TEMPLATE = """<|im_start|>{% for m in messages %}{{ m.role | capitalize }}:{% for c in m.content %}\
+{% if c.type == 'image' %}<image>{% else %} {{ c.text }}{% endif %}{% endfor %}<end_of_utterance>
+{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
+
+
+def tiny_smolvlm(folder, seed: int = 0) -> Path:
+    from transformers import (SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMImageProcessor, SmolVLMProcessor,
+                              SmolVLMVideoProcessor)
+
+    tiles = [f"<row_{i}_col_{j}>" for i in range(1, 4) for j in range(1, 4)]
+    tokenizer = _byte_level(["<|endoftext|>", "<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>",
+                             "<global-img>", "<image>", "<video>", *tiles], vocabulary=330)
+    tokenizer.add_special_tokens({"bos_token": "<|im_start|>", "eos_token": "<end_of_utterance>",
+                                  "pad_token": "<|endoftext|>"})
+    size = {"longest_edge": 64}
+    processor = SmolVLMProcessor(
+        SmolVLMImageProcessor(size=size, max_image_size={"longest_edge": 32}), tokenizer,
+        SmolVLMVideoProcessor(size=size, max_image_size={"longest_edge": 32}), image_seq_len=4,
+        chat_template=SMOLVLM_TEMPLATE)
+    config = SmolVLMConfig(
+        text_config=dict(
+            model_type="llama", vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.1,
+            pad_token_id=0),
+        vision_config=dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+                           image_size=32, patch_size=8),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"), scale_factor=2, pad_token_id=0,
+        tie_word_embeddings=False)
+    return _save(folder, SmolVLMForConditionalGeneration, config, processor, seed)
+
+
+LLAVA_TEMPLATE = """{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}\
+{% endif %}{{ m.role | upper }}: {% for c in m.content %}{% if c.type == 'image' %}<image>
+{% else %}{{ c.text | trim }} {% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"""
+
+
+def tiny_llava(folder, seed: int = 0) -> Path:
+    from transformers import (CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor,
+                              PreTrainedTokenizerFast)
+
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    backend.decoder = decoders.Metaspace(prepend_scheme="first", split=False)
+    letters = sorted(set("".join(TEXTS) + "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ()[]<>:\n▁"))
+    backend.train_from_iterator(TEXTS, trainers.BpeTrainer(
+        vocab_size=200, special_tokens=["<unk>", "<s>", "</s>", "<image>"], initial_alphabet=letters,
+        show_progress=False))
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    processor = LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}), tokenizer, patch_size=8,
+        vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=LLAVA_TEMPLATE)
+    config = LlavaConfig(
+        text_config=dict(
+            model_type="llama", vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=2048, initializer_range=0.1),
+        vision_config=dict(model_type="clip_vision_model", hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+                           num_attention_heads=2, image_size=32, patch_size=8, projection_dim=32),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-2,
+        vision_feature_select_strategy="default")
+    return _save(folder, LlavaForConditionalGeneration, config, processor, seed)
+
+
+def _save(folder, model_class, config, processor, seed: int) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = model_class(config)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return Path(folder)
