@@ -7,8 +7,9 @@
     for question, category in phrase_examples("train", random.Random(0)): ...   # endless; needs no photos
 
 The banks are the TOML files in `datagen/phrases/`; the head of `coco.toml` says how to add to them. A phrase comes in
-one of two shapes, a relative clause ("that keeps the rain off") or a noun phrase with an indefinite article ("a canopy
-on a stick"); `as_what`, `as_a` and `as_the` turn either into what a question needs.
+one of three shapes: a clause whose subject is the thing ("that keeps the rain off"), one whose object it is ("which you
+open when it pours"), or a noun phrase with an indefinite article ("a canopy on a stick"); `as_that`, `as_what`, `as_a`
+and `as_the` turn them into what a question needs.
 """
 
 import functools
@@ -34,9 +35,9 @@ class Phrase:
     held: bool               # kept out of training
 
     @property
-    def clause(self) -> bool:
-        """True for "that keeps the rain off", False for "a canopy on a stick"."""
-        return self.text.startswith("that ")
+    def shape(self) -> str:
+        """"that", "which" or "noun"."""
+        return next((shape for shape in ("that", "which") if self.text.startswith(shape + " ")), "noun")
 
 
 @dataclass(frozen=True)
@@ -121,22 +122,29 @@ def article(noun: str) -> str:
     return ("an " if vowel else "a ") + noun
 
 
+def as_that(phrase: Phrase) -> str:
+    """A clause after a noun: "that keeps the rain off", "that you open when it pours", "who can tell a story"."""
+    link = "who" if phrase.category == "person" else "that"
+    return link + phrase.text.removeprefix(phrase.shape)
+
+
 def as_what(phrase: Phrase) -> str:
-    """A clause as the heart of a question: "what keeps the rain off", "who can tell a story"."""
-    return ("who" if phrase.category == "person" else "what") + phrase.text.removeprefix("that")
+    """A clause that stands for the thing: "what keeps the rain off", "who can tell a story"."""
+    link = "who" if phrase.category == "person" else "what"
+    return link + phrase.text.removeprefix(phrase.shape)
 
 
 def as_a(phrase: Phrase) -> str:
     """An indefinite description: "something that keeps the rain off", "a canopy on a stick"."""
-    if not phrase.clause:
+    if phrase.shape == "noun":
         return phrase.text
-    return "someone who" + phrase.text.removeprefix("that") if phrase.category == "person" else f"something {phrase.text}"
+    return f"{'someone' if phrase.category == 'person' else 'something'} {as_that(phrase)}"
 
 
 def as_the(phrase: Phrase) -> str:
     """A definite description where English allows one: "the thing that keeps the rain off", "the canopy on a stick"."""
-    if phrase.clause:
-        return "the one who" + phrase.text.removeprefix("that") if phrase.category == "person" else f"the thing {phrase.text}"
+    if phrase.shape != "noun":
+        return f"{'the one' if phrase.category == 'person' else 'the thing'} {as_that(phrase)}"
     if found := re.match(r"something (?=you |that |to |with |on |for |in |from |people |a |an |the )", phrase.text):
         return "the thing " + phrase.text[found.end():]
     if found := re.match(r"(a|an|some) ", phrase.text):
@@ -150,8 +158,8 @@ def wrong_phrases(entry: Entry, bank: dict[str, Entry]) -> list[str]:
     for phrase in entry.phrases:
         if given := entry.gives_away(phrase.text):
             faults.append(f"{phrase.id}: '{phrase.text}' names it ({given})")
-        if not re.match(r"(that|an?|something|some|someone|somebody|somewhere) ?", phrase.text):
-            faults.append(f"{phrase.id}: '{phrase.text}' is neither 'that ...' nor an indefinite noun phrase")
+        if not re.match(r"(that|which|an?|something|some|someone|somebody|somewhere) ?", phrase.text):
+            faults.append(f"{phrase.id}: '{phrase.text}' begins with neither that, which nor an indefinite article")
         if phrase.text != phrase.text.strip(" .?!,") or "  " in phrase.text:
             faults.append(f"{phrase.id}: '{phrase.text}' has stray punctuation or spaces")
         faults += [f"{phrase.id}: no entry {other!r}" for other in phrase.also if other not in bank]

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from datagen.phrasebank import Entry, Phrase, article, as_a, as_the, as_what, pluralise
+from datagen.phrasebank import Entry, Phrase, article, as_a, as_that, as_the, as_what, pluralise
 
 TEMPLATES = Path(__file__).parent / "templates.toml"
 EXISTS = 0.3  # share of the questions about a thing that ask whether it is there at all
@@ -39,7 +39,7 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def _fitting(pool: Sequence[str], slots: dict[str, str]) -> list[str]:
-    every = ("what", "a", "the", "that", "is", "every", "plural", "name", "whats", "as", "thes", "pos", "one", "list")
+    every = ("what", "whatever", "a", "the", "that", "is", "every", "plural", "name", "whats", "whatevers", "as", "thes", "pos", "one", "list")
     missing = ["{%s}" % slot for slot in every if slot not in slots]
     return [template for template in pool if not any(slot in template for slot in missing)]
 
@@ -49,9 +49,15 @@ def _say(pool: Sequence[str], slots: dict[str, str], rng: random.Random) -> str:
 
 
 def phrase_slots(phrase: Phrase) -> dict[str, str]:
-    """What a template may use of a phrase: {a}, {the} and, for a clause, {what}."""
+    """What a template may use of a phrase: {a}, {the} and, for clauses, {whatever}, {that}, {what}."""
     slots = {"a": as_a(phrase), "the": as_the(phrase)}
-    return slots | {"what": as_what(phrase)} if phrase.clause else slots
+    if phrase.shape != "noun":
+        slots["whatever"] = as_what(phrase)
+    if phrase.shape != "noun" and phrase.category != "person":  # "what is it who ..." is no English
+        slots["that"] = as_that(phrase)
+    if phrase.shape == "that":
+        slots["what"] = as_what(phrase)
+    return slots
 
 
 def name_slots(entry: Entry, count: int, name: str | None = None) -> dict[str, str]:
@@ -77,8 +83,8 @@ def implicit_question(phrase: Phrase, split: str, rng: random.Random, exists: fl
     if rng.random() < exists:
         return _say(templates()["exists"][split], slots, rng)
     pool = _fitting(templates()["implicit"][split], slots)
-    if "what" in slots and rng.random() < 0.4:  # a clause sounds best as "what ...", which has few of the templates
-        pool = [template for template in pool if "{what}" in template]
+    if phrase.shape != "noun" and rng.random() < 0.5:  # a clause sounds best unwrapped, but few templates are for that
+        pool = [template for template in pool if "{what" in template or "{that}" in template]
     return _say(pool, slots, rng)
 
 
@@ -93,8 +99,9 @@ def multi_question(things: Sequence[tuple[Entry, int, Phrase | None]], split: st
     parts = [phrase_slots(phrase) if phrase else name_slots(entry, count, any_name(entry, rng))
              for entry, count, phrase in things]
     slots = {"as": listed([part["a"] for part in parts]), "thes": listed([part["the"] for part in parts])}
-    if all("what" in part for part in parts):
-        slots["whats"] = ", ".join(part["what"] for part in parts[:-1]) + ", and " + parts[-1]["what"]
+    for slot in ("what", "whatever"):
+        if all(slot in part for part in parts):
+            slots[slot + "s"] = ", ".join(part[slot] for part in parts[:-1]) + ", and " + parts[-1][slot]
     return _say(templates()["multi"][split], slots, rng)
 
 
@@ -114,13 +121,13 @@ def position_question(entry: Entry, place: str, count: int, phrase: Phrase | Non
         slots = name_slots(entry, count, name) | {"pos": "the " + way.format(name=name), "one": one, "name": name}
         del slots["a"]  # "several things here are ..." is for descriptions
     else:
-        slots = {"one": one} | ({"that": phrase.text} if phrase.clause else {"a": phrase.text})
+        slots = {"one": one} | ({"a": phrase.text} if phrase.shape == "noun" else {"that": as_that(phrase)})
     return _say(templates()["position"][split], slots, rng)
 
 
 def position_takes(phrase: Phrase, split: str) -> bool:
     """Whether some template of the split can ask for one of several things by this phrase."""
-    slots = {"one": ""} | ({"that": ""} if phrase.clause else {"a": ""})
+    slots = {"one": ""} | ({"a": ""} if phrase.shape == "noun" else {"that": ""})
     return phrase.category != "person" and bool(_fitting(templates()["position"][split], slots))
 
 

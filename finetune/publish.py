@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from assistant.files import replace_whole
-from assistant.weights import POCKET, sha256_of
+from assistant.weights import POCKET, write_checksums
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,6 @@ def main(args: argparse.Namespace) -> None:
         with replace_whole(POCKET / "lora/adapter_model.safetensors") as path:
             save_file(half(load_file(args.reasoner / "lora/adapter_model.safetensors")), path, {"format": "pt"})
     files = sorted(POCKET.rglob("*.safetensors"))
-    table = {str(f.relative_to(POCKET)): sha256_of(f) for f in files}
-    (POCKET / "checksums.json").write_text(json.dumps(table, indent=2) + "\n")
+    write_checksums()
     total = sum(f.stat().st_size for f in files) / 1e6
     print(f"{len(files)} files, {total:.1f} MB in {POCKET}")

@@ -211,8 +211,8 @@ def build(vocabulary: list[str], features: Tensor, rank: int) -> tuple[PocketRea
         table = llm.get_input_embeddings().weight
         for row, word in zip(rows, (" here", " missing")):
             table[row] = table[tokenizer(word, add_special_tokens=False).input_ids[0]]
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.05, task_type="CAUSAL_LM",
-                        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, task_type="CAUSAL_LM",
+                        target_modules=["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
                         layers_to_transform=list(range(FIRST_TUNED, llm.config.num_hidden_layers)),
                         trainable_token_indices=rows)
     names = name_embeddings(llm, tokenizer, vocabulary)

@@ -1,6 +1,9 @@
 """The chat page, driven by a program (gradio_client) and by a person's hands (headless Chromium)."""
 
+import html
+import io
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -24,7 +27,7 @@ from fake_assistant import PAINT, FakeAssistant, picture  # noqa: E402
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync"]
-PATIENCE = 20_000  # milliseconds
+PATIENCE = 60_000  # milliseconds
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +70,6 @@ def test_every_thing_typed_stays_text():
     hostile = "<img src=x onerror=alert(1)> **bold** `code` $$x$$ [a](javascript:b) &lt; <b>"
     coded = app.literal(hostile)
     assert not set("<>*`$[]()_\"'") & set(coded)
-    import html
-
     assert html.unescape(coded) == hostile
     assert app.literal("one\ntwo\r\x00\u202e") == "one<br>two   "
     assert html.unescape(app.literal("\U0001f469\u200d\U0001f680 à 你")) == "\U0001f469\u200d\U0001f680 à 你"
@@ -101,10 +102,10 @@ def test_panel_shows_what_is_there_in_its_colour():
 
 
 def test_help_is_instant():
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run([sys.executable, app.__file__, "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--preset" in done.stdout and "--share" in done.stdout
-    assert time.perf_counter() - start < 3
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1
     listed = subprocess.run([sys.executable, "-c", "import app, sys; print([m for m in ('gradio', 'torch', 'numpy') "
                              "if m in sys.modules])"], cwd=Path(app.__file__).parent, capture_output=True, text=True)
     assert listed.stdout.strip() == "[]"
@@ -179,15 +180,17 @@ def test_api_errors_are_messages(client, photo, no_photo):
 
 
 def test_api_reads_uploads_only(client, photo):
-    outside = str(photo)  # a good picture, but not uploaded
-    for image in (outside, {"path": outside}, {"path": outside, "meta": {"_type": "gradio.FileData"}},
-                  {"path": f"{client.src}/../ball.png"}):
-        with pytest.raises(Exception):
-            ask(client, image, "red")
     import httpx
 
+    root = f"{client.src.rstrip('/')}/gradio_api"
+    outside = str(photo)  # a good picture, but not one that was uploaded
+    for image in (outside, {"path": outside}, {"path": outside, "meta": {"_type": "gradio.FileData"}},
+                  {"path": str(photo.parent / "uploads" / ".." / photo.name)}, {"path": 5}, {}, 5):
+        event = httpx.post(f"{root}/call/ask", json={"data": [image, "red"]}).json()["event_id"]
+        stream = httpx.get(f"{root}/call/ask/{event}", timeout=60).text
+        assert "event: error" in stream and "red ball" not in stream
     for path in (outside, app.__file__):
-        assert httpx.get(f"{client.src.rstrip('/')}/gradio_api/file={path}").status_code in (403, 404)
+        assert httpx.get(f"{root}/file={path}").status_code in (403, 404)
 
 
 def test_one_at_a_time(page, photo):
@@ -268,7 +271,7 @@ class Visitor:
         self.page.wait_for_timeout(500)
         image = self.page.locator("#picture img.base-image")
         image.scroll_into_view_if_needed()
-        shot = Image.open(__import__("io").BytesIO(image.screenshot())).convert("RGB")
+        shot = Image.open(io.BytesIO(image.screenshot())).convert("RGB")
         return np.array(shot.getpixel((int(shot.width * x), int(shot.height * y))), int)
 
 
@@ -353,7 +356,7 @@ def test_two_visitors_keep_apart(browser, page, photo, folder):
     assert "(turn 4)" in one.ask("green")
 
 
-@pytest.mark.parametrize("width,height,theme", [(390, 844, "dark"), (390, 844, "light"), (1400, 900, "dark")])
+@pytest.mark.parametrize("width,height,theme", [(390, 844, "light"), (1400, 900, "dark")])
 def test_fits_the_screen(browser, page, photo, folder, width, height, theme):
     visitor = Visitor(browser, f"{page[0]}?__theme={theme}", width, height)
     visitor.page.screenshot(path=folder / f"empty-{width}-{theme}.png")

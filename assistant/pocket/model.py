@@ -25,7 +25,7 @@ from assistant.proposals import Proposals
 from assistant.segmenter import Embedding, Segmenter
 from assistant.selector import Selector, choose
 from assistant.upsampling import Resizer, encode_rle
-from assistant.weights import POCKET, backbone_state, cache, pocket_file, sha256_of, smollm2_folder
+from assistant.weights import POCKET, BACKBONE, SMOLLM2, backbone_state, pocket_file, sha256_of, smollm2_folder
 
 
 
@@ -167,6 +167,5 @@ def load_pocket(adapter: Path | None = None) -> tuple[Pocket, dict[str, str]]:
     encoder.load_state_dict(part("encoder."))
     reasoner = PocketReasoner.load(folder, lora, encoder)
     weights = {"sam": sha256_of(sam_file), "heads": sha256_of(heads_file), "lora": sha256_of(lora / "adapter_model.safetensors"),
-               "llm": sha256_of(folder / "model.safetensors"),
-               "backbone": sha256_of(cache() / "efficientnet-lite2.safetensors")}
+               "llm": SMOLLM2[2], "backbone": BACKBONE[2]}
     return Pocket(load_eyes(sam_file), reasoner, selector.eval()), weights
