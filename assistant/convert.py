@@ -14,6 +14,7 @@ import io
 import json
 import pickle
 import random
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def _json(path: Path):
 def _one_target(image: str, question: str, phrase: str, mask: np.ndarray, source: dict) -> Record:
     """A record of one thing; an empty mask means that it is absent."""
     present = bool(mask.any())
-    answer = reply_for([(phrase, present)])
+    answer = reply_for([(re.sub(r"^\s*(the|an?)\s+", "", phrase, flags=re.I), present)])  # the reply has its own
     name = parse(answer)[0].phrase
     return Record(image, mask.shape[1], mask.shape[0], question, answer,
                   [RecordTarget(name, to_rle(mask) if present else None)], source)

@@ -44,6 +44,8 @@ def _write(draw, font, name, rgb, box, taken, size) -> None:
     pad = max(2, round(font.size / 6))
     ascent, descent = font.getmetrics()
     high = ascent + descent + pad
+    if len(name) > 60:
+        name = name[:59].rstrip() + "…"
     while font.getlength(name) + 2 * pad > size[0] and len(name) > 2:
         name = name[:-2].rstrip() + "…"
     wide = font.getlength(name) + 2 * pad

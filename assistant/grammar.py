@@ -8,6 +8,7 @@ phrase right before it. A phrase that holds a clause boundary of its own is quot
 Boundary words are English; phrases may be of any script.
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -142,9 +143,8 @@ def neutralise(text: str, special: Sequence[str] = ()) -> str:
     newline are removed. Applying it twice changes nothing more.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = "".join(c for c in text if c in "\t\n" or unicodedata.category(c) not in ("Cc", "Cs"))
-    seen = [(k, f) for k, c in enumerate(text) if unicodedata.category(c) not in INVISIBLE
-            for f in unicodedata.normalize("NFKC", c).casefold() if not f.isspace()]
+    text = re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "", text)
+    seen = [(k, f) for k, c in enumerate(text) for f in _seen(c)]
     for found in re.finditer(r"\[(seg|abs)\]", "".join(f for _, f in seen)):
         first, last = seen[found.start()][0], seen[found.end() - 1][0]
         text = f"{text[:first]}({text[first + 1:last]}){text[last + 1:]}"  # the length, and so every index, stays
@@ -154,6 +154,14 @@ def neutralise(text: str, special: Sequence[str] = ()) -> str:
         while pattern.search(text):
             text = pattern.sub(lambda m: _defuse(m[0]), text)
     return text
+
+
+@functools.cache
+def _seen(character: str) -> str:
+    """The character as a reader takes it, whatever its case or width; "" for spaces and invisible ones."""
+    if unicodedata.category(character) in INVISIBLE:
+        return ""
+    return "".join(unicodedata.normalize("NFKC", character).casefold().split())
 
 
 DEFUSED = str.maketrans("<>[]|{}", "‹›()¦()")
@@ -225,7 +233,8 @@ def reply_for(targets: list[tuple[str, bool]], style_rng=None) -> str:
         own = "" if present else "nothing like "  # before "it", which takes no article
         items = [f"{own if name == 'it' else article}{name} {SEG if present else ABS}" for name in names]
         listed = " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
-        clauses.append((template.format(listed), not template.startswith("{") or bool(article)))
+        own_start = not template.startswith("{") or (article != "" and not listed.startswith("it "))
+        clauses.append((template.format(listed), own_start))
     if not clauses:
         return "There is nothing to point at."
     link, reply = pick(("; ", ", and ", ". ")), ""

@@ -47,6 +47,7 @@ def photo(tmp_path):
     return tmp_path
 
 
+@settings(max_examples=60, deadline=None)
 @given(MASKS)
 def test_rle_round_trip_agrees_with_pycocotools(mask):
     rle = to_rle(mask)
@@ -65,7 +66,7 @@ def test_rle_of_a_large_mask():
     assert np.array_equal(from_rle(to_rle(mask)), mask)
 
 
-@settings(max_examples=200)
+@settings(max_examples=80, deadline=None)
 @given(MASKS, st.integers(-2, 50), st.integers(-2, 50))
 def test_rle_of_another_size_is_refused(mask, height, width):
     rle = to_rle(mask) | {"size": [height, width]}
@@ -76,7 +77,7 @@ def test_rle_of_another_size_is_refused(mask, height, width):
             from_rle(rle)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150, deadline=None)
 @given(st.one_of(st.text(max_size=30), st.text(alphabet=st.characters(min_codepoint=48, max_codepoint=111), max_size=30)))
 def test_any_counts_string_is_refused_or_a_whole_mask(counts):
     try:
@@ -264,7 +265,7 @@ def test_refer(tmp_path, form):
     (tmp_path / "instances.json").write_text(json.dumps(INSTANCES))
     records = list(from_refer(refs, tmp_path / "instances.json", split="val", prefix="train2014/"))
     assert [r.question for r in records] == ["left cup", "the cup", "both, left and right", "dog"]
-    assert [r.targets[0].phrase for r in records] == ["left cup", "the cup", "both, left and right", "dog"]
+    assert [r.targets[0].phrase for r in records] == ["left cup", "cup", "both, left and right", "dog"]
     assert all(check(r) == [] and r.image == "train2014/c.jpg" for r in records)
     assert all(parse(r.answer)[0].phrase == r.targets[0].phrase for r in records)
     assert np.array_equal(record_masks(records[0])[0], CUP)
