@@ -1,11 +1,11 @@
 """The chat page: drop a photo, ask in everyday words, see what is meant outlined, named, or said to be absent.
 
-    python app.py                                   # the pocket preset on http://127.0.0.1:7860
-    python app.py --preset small --adapter runs/lora --device cuda
-    python app.py --host 0.0.0.0 --port 8080        # let other machines on the network in
+    python app.py                               # the pocket preset on http://127.0.0.1:7860
+    python app.py --adapter DIR                 # with what finetune has written into DIR
+    python app.py --host 0.0.0.0 --port 8080    # let other machines on the network in
 
 The page is thin: opening a photo and answering a question are one call each into `assistant`. A program can call
-the same thing through gradio_client; see `ask_about` in `build_app`.
+the same thing through gradio_client; see `ask` in `build_app`.
 """
 
 import argparse
@@ -25,6 +25,7 @@ VIEW_SIDE = 1280  # pixels: the page shows the picture at most this large; expor
 QUOTED = 600  # characters of a question that its bubble repeats
 UPLOADS_KEPT = (3600, 24 * 3600)  # seconds: look for old uploads every hour, delete those older than a day
 SESSION_KEPT = 3600  # seconds after the last action
+SESSIONS = 50  # with open photos in memory; the one idle longest makes room
 EXAMPLES = (  # pictures that scikit-image's wheel ships
     ("astronaut", "Who is going to fly into orbit?", "A smiling astronaut in an orange suit"),
     ("chelsea", "Which animal is purring, and is there a dog?", "A tabby cat looking at the camera"),
@@ -263,7 +264,7 @@ def build_app(assistant, examples=()):
             epoch, scene, (text, place) = state.epoch, state.scene, state.waiting.pop(0)
             try:
                 if scene is None:
-                    raise BadInput("there is no photo yet: drop one first, then ask")
+                    raise BadInput("no photo is open: drop one first, then ask")
                 reply = scene.ask(text)
                 view, bubble, note = panel(scene, reply), reply_bubble(reply), summary(reply)
             except Exception as error:
@@ -280,6 +281,8 @@ def build_app(assistant, examples=()):
                     export: gr.Button(visible=any(target.present for target in reply.targets))}
 
         def pack(state):
+            if state.answer is None:
+                raise gr.Error("there is nothing to save: ask again", print_exception=False)
             with tempfile.TemporaryDirectory() as folder:
                 inside = Path(folder) / "maskpick"
                 inside.mkdir()
@@ -312,7 +315,7 @@ def build_app(assistant, examples=()):
         question.submit(put, [session, question], every, **instant).then(answer, session, every, **asking)
         again.click(start_over, session, every, **worker)
         gr.on([fresh.click, photo.clear], new_photo, session, every, **instant)
-        export.click(pack, session, download, **worker).then(
+        export.click(pack, session, download, **worker).success(
             None, js="() => document.querySelector('#download').click()", api_visibility="private")
 
         def ask(image: gr.FileData, question: str) -> dict:
@@ -347,7 +350,7 @@ def serve(page, host="127.0.0.1", port=7860, share=False, block=True):
         return page.launch(
             server_name=host, server_port=port, share=share, prevent_thread_lock=not block, theme=theme, css=CSS,
             max_file_size=LARGEST_FILE, footer_links=["api"], ssr_mode=False, show_error=False,
-            strict_cors=True, pwa=False, mcp_server=False, quiet=not block)
+            state_session_capacity=SESSIONS, quiet=not block)
     except OSError as error:
         raise BadInput(f"cannot listen on {host}:{port} ({error.strerror or 'it is in use'}); "
                        "choose another with --port") from None

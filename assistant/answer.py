@@ -8,7 +8,7 @@
 import contextlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ class Target:
     phrase: str
     present: bool
     confidence: float
-    mask: np.ndarray | None
+    mask: np.ndarray | None = field(repr=False)
     proposals: list[int]
 
 
@@ -48,7 +48,7 @@ class Answer:
     text: str
     targets: list[Target]
     size: tuple[int, int]
-    image: np.ndarray | None
+    image: np.ndarray | None = field(repr=False)
     question: str = ""
     tokens: int | None = None
 

@@ -71,8 +71,10 @@ class Entry:
         return found[0] if found else None
 
     def mention(self, count: int = 1) -> str:
-        """What a reply calls so many of it: "cup", "cups", "scissors"."""
-        return self.plural if count > 1 or self.number == "plural" else self.name
+        """What a reply calls so many of it: "cup", "cups", "pair of scissors"."""
+        if count > 1:
+            return self.plural
+        return f"pair of {self.plural}" if self.number == "plural" else self.name
 
 
 @functools.cache

@@ -9,6 +9,7 @@ the held templates are kept aside together with the held phrases.
 
 import functools
 import random
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,10 +39,20 @@ def listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
+@functools.cache
+def _slots_of(template: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\{(\w+)\}", template))
+
+
 def _fitting(pool: Sequence[str], slots: dict[str, str]) -> list[str]:
-    every = ("what", "whatever", "a", "the", "that", "is", "every", "plural", "name", "whats", "whatevers", "as", "thes", "pos", "one", "list")
-    missing = ["{%s}" % slot for slot in every if slot not in slots]
-    return [template for template in pool if not any(slot in template for slot in missing)]
+    return [template for template in pool if _slots_of(template) <= slots.keys()]
+
+
+def _unhurried(pool: Sequence[str], phrase: Phrase) -> list[str]:
+    """Without the templates that go on after a long phrase: "would you find {a} in this image?" reads badly then."""
+    if len(phrase.text.split()) <= 6:
+        return list(pool)
+    return [template for template in pool if re.search(r"\}($|[?.,!])", template)]
 
 
 def _say(pool: Sequence[str], slots: dict[str, str], rng: random.Random) -> str:
@@ -81,8 +92,8 @@ def implicit_question(phrase: Phrase, split: str, rng: random.Random, exists: fl
     """One question about the thing that a phrase describes."""
     slots = phrase_slots(phrase)
     if rng.random() < exists:
-        return _say(templates()["exists"][split], slots, rng)
-    pool = _fitting(templates()["implicit"][split], slots)
+        return _say(_unhurried(templates()["exists"][split], phrase), slots, rng)
+    pool = _unhurried(_fitting(templates()["implicit"][split], slots), phrase)
     if phrase.shape != "noun" and rng.random() < 0.5:  # a clause sounds best unwrapped, but few templates are for that
         pool = [template for template in pool if "{what" in template or "{that}" in template]
     return _say(pool, slots, rng)
@@ -90,8 +101,9 @@ def implicit_question(phrase: Phrase, split: str, rng: random.Random, exists: fl
 
 def named_question(entry: Entry, count: int, split: str, rng: random.Random, exists: float = EXISTS) -> str:
     """One question about `count` things by their name."""
-    kind = "exists" if rng.random() < exists else "named"
-    return _say(templates()[kind][split], name_slots(entry, count, any_name(entry, rng)), rng)
+    if rng.random() < exists:  # "is there a cup?" is asked of one cup and of ten
+        return _say(templates()["exists"][split], name_slots(entry, 1, any_name(entry, rng)), rng)
+    return _say(templates()["named"][split], name_slots(entry, count, any_name(entry, rng)), rng)
 
 
 def multi_question(things: Sequence[tuple[Entry, int, Phrase | None]], split: str, rng: random.Random) -> str:

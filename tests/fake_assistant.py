@@ -1,6 +1,6 @@
 """A stand-in for the assistant, for tests of the page: it finds colours by their names.
 
-`python -m tests.fake_assistant` opens the page on it, to look at.
+    python -m tests.fake_assistant      # the page on this stand-in, to look at
 """
 
 import re
@@ -73,3 +73,13 @@ class FakeAssistant:
             raise BadInput("this file is no picture that can be read: use a JPEG, PNG or WebP file") from None
         self.scenes.append(FakeScene(pixels, self.seconds))
         return self.scenes[-1]
+
+
+if __name__ == "__main__":
+    import tempfile
+    from pathlib import Path
+
+    import app
+
+    with tempfile.TemporaryDirectory() as folder:
+        app.serve(app.build_app(FakeAssistant(seconds=1.0), app.save_examples(Path(folder))))

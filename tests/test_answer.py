@@ -158,8 +158,8 @@ def test_save(tmp_path):
     folder = tmp_path / "deep" / "out"
     names = {p.name for p in paths}
     assert names == {p.name for p in folder.iterdir()} == {
-        "mask.png", "overlay.png", "image.png", "1_cup.png", "2_spoon-left.png", "4_cup.png", "answer.json", "coco.json",
-        "labelme.json"}
+        "mask.png", "overlay.png", "image.png", "1_cup.png", "2_spoon-left.png", "4_cup.png", "answer.json",
+        "coco.json", "labelme.json"}
     whole = np.asarray(Image.open(folder / "mask.png"))
     assert whole.dtype == np.uint8 and np.array_equal(whole, (RING | SPOON) * np.uint8(255))
     assert np.array_equal(np.asarray(Image.open(folder / "2_spoon-left.png")) > 0, SPOON)

@@ -20,7 +20,6 @@ from assistant.answer import COLOURS, Answer, Target
 from assistant.errors import BadInput
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed")
-sys.path.insert(0, str(Path(__file__).parent))
 import app  # noqa: E402
 from fake_assistant import PAINT, FakeAssistant, picture  # noqa: E402
 
@@ -259,7 +258,8 @@ class Visitor:
         self.page.keyboard.press("Enter")
         self.page.wait_for_function(
             "n => { const b = document.querySelectorAll('#chat [data-testid=bot]');"
-            " return b.length > n && !document.querySelector('#chat .busy') }", arg=before)
+            " return b.length > n && !document.querySelector('#chat .busy')"
+            " && [...document.querySelectorAll('#picture img')].every(i => i.complete) }", arg=before)
         return bubbles.nth(before).inner_text()
 
     def masks(self):
@@ -320,7 +320,7 @@ def test_a_visit(browser, page, photo, folder):
 
 def test_what_goes_wrong_is_said(browser, page, photo, no_photo):
     visitor = Visitor(browser, page[0])
-    assert "There is no photo yet" in visitor.ask("red?")
+    assert "No photo is open" in visitor.ask("red?")
     visitor.drop(no_photo)
     visitor.page.wait_for_selector("text=I could not open this photo")
     said = visitor.page.inner_text("#chat")

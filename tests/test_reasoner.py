@@ -20,8 +20,8 @@ LESSON = "The cup [SEG] is there; I see no bench [ABS]."
 CONVERSATIONS = {
     "no picture": [Turn("What is it?")],
     "one picture": [Turn("What keeps the rain off?", images=[TALL])],
-    "pictures in two turns": [Turn("Which of them?", "The red car [SEG].", [WIDE, TALL]), Turn("And here?", images=[WIDE])],
-    "a picture that comes later": [Turn("Are you there?", "Yes, but I see no picture [ABS]."), Turn("Now?", images=[TALL])],
+    "pictures in two turns": [Turn("Which?", "The red car [SEG].", [WIDE, TALL]), Turn("And here?", images=[WIDE])],
+    "a picture that comes later": [Turn("Are you there?", "I see no picture [ABS]."), Turn("Now?", images=[TALL])],
 }
 
 
@@ -30,9 +30,20 @@ def folders(tmp_path_factory):
     return {name: build(tmp_path_factory.mktemp(name.replace(" ", "-"))) for name, build in MODELS.items()}
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(scope="module", params=MODELS)
 def folder(folders, request):
     return folders[request.param]
+
+
+@pytest.fixture(scope="module")
+def reasoner(folder):
+    """Loaded, with output rows so long for the two tokens that the random model says one of them every few words."""
+    reasoner = Reasoner.load(folder)
+    with torch.no_grad():
+        rows = reasoner.model.get_output_embeddings().weight
+        rows[reasoner.seg] = torch.randn(rows.shape[1], generator=torch.manual_seed(3))
+        rows[reasoner.abs] = -rows[reasoner.seg]
+    return reasoner
 
 
 @contextmanager
@@ -46,21 +57,14 @@ def watch(reasoner):
         return out
 
     reasoner.model.generate = watched
-    yield seen
-    del reasoner.model.generate
-
-
-def make_talkative(reasoner):
-    """Give the tokens output rows so long that a random model says them every few words."""
-    with torch.no_grad():
-        rows = reasoner.model.get_output_embeddings().weight
-        rows[[reasoner.seg, reasoner.abs]] = torch.randn(2, rows.shape[1], generator=torch.manual_seed(3)) * 0.3
+    try:
+        yield seen
+    finally:
+        del reasoner.model.generate
 
 
 @pytest.mark.parametrize("turns", CONVERSATIONS.values(), ids=CONVERSATIONS)
-def test_states_and_margins_are_those_of_one_teacher_forced_pass(folder, turns):
-    reasoner = Reasoner.load(folder)
-    make_talkative(reasoner)
+def test_states_and_margins_are_those_of_one_teacher_forced_pass(reasoner, turns):
     with watch(reasoner) as seen:
         reply = reasoner.reply(turns, temperature=0.8, seed=1, max_new_tokens=40)
     (inputs, sequence), = seen
@@ -90,8 +94,7 @@ def test_a_reply_without_tokens_has_empty_states(folders):
 
 
 @pytest.mark.parametrize("turns", CONVERSATIONS.values(), ids=CONVERSATIONS)
-def test_a_lesson_is_the_prompt_of_reply_and_then_the_answer(folder, turns):
-    reasoner = Reasoner.load(folder)
+def test_a_lesson_is_the_prompt_of_reply_and_then_the_answer(reasoner, turns):
     with watch(reasoner) as seen:
         reasoner.reply(turns, max_new_tokens=1)
     prompt = seen[0][0]["input_ids"][0]
@@ -145,8 +148,7 @@ def test_an_adapter_learns_is_saved_and_gives_the_same_reply_when_loaded(folder,
     torch.testing.assert_close(reply.states, states, atol=5e-3, rtol=1e-2)
 
 
-def test_typed_tokens_have_no_power(folder):
-    reasoner = Reasoner.load(folder)
+def test_typed_tokens_have_no_power(reasoner):
     live = {i for i, t in reasoner.tokenizer.added_tokens_decoder.items()}
 
     def count(question):
@@ -177,11 +179,9 @@ def test_greedy_ignores_the_checkpoints_own_sampling_defaults(folders, tmp_path)
     assert Reasoner.load(tmp_path).reply(CONVERSATIONS["one picture"], max_new_tokens=30).text == plain
 
 
-def test_stream_brings_the_text_in_pieces(folder):
-    reasoner = Reasoner.load(folder)
-    make_talkative(reasoner)
+def test_stream_brings_the_text_in_pieces(reasoner):
     pieces = []
-    reply = reasoner.reply(CONVERSATIONS["one picture"], temperature=1.0, seed=0, max_new_tokens=20, stream=pieces.append)
+    reply = reasoner.reply([Turn("What?")], temperature=1.0, seed=0, max_new_tokens=20, stream=pieces.append)
     assert "".join(pieces).strip() == reply.text and 5 < len(pieces) <= 20 and all(pieces)
 
 
@@ -203,7 +203,8 @@ def test_token_rows_are_new_once_then_kept(folders, tmp_path):
         weight = reasoner.model.get_input_embeddings().weight
         assert len(weight) == rows
         torch.testing.assert_close(weight[reasoner.abs], weight[: reasoner.seg].mean(0))
-        make_talkative(reasoner)
+        with torch.no_grad():
+            reasoner.model.get_output_embeddings().weight[reasoner.seg] = 3.0
         reasoner.model.save_pretrained(tmp_path / name)
         reasoner.processor.save_pretrained(tmp_path / name)
         again = Reasoner.load(tmp_path / name)

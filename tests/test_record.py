@@ -78,7 +78,7 @@ def test_rle_of_another_size_is_refused(mask, height, width):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.one_of(st.text(max_size=30), st.text(alphabet=st.characters(min_codepoint=48, max_codepoint=111), max_size=30)))
+@given(st.one_of(st.text(max_size=30), st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=30)))
 def test_any_counts_string_is_refused_or_a_whole_mask(counts):
     try:
         mask = from_rle({"size": [4, 3], "counts": counts})
@@ -89,8 +89,8 @@ def test_any_counts_string_is_refused_or_a_whole_mask(counts):
 
 
 @pytest.mark.parametrize("rle", [
-    {}, {"size": [2, 2]}, {"size": [2], "counts": "0"}, {"size": "ab", "counts": "04"}, {"size": [2, 2], "counts": None},
-    {"size": [2, 2], "counts": [5]}, {"size": [2, 2], "counts": [-1, 5]}, {"size": [2, 2], "counts": [[4]]},
+    {}, {"size": [2, 2]}, {"size": [2], "counts": "0"}, {"size": "ab", "counts": "04"},
+    {"size": [2, 2], "counts": None}, {"size": [2, 2], "counts": [5]}, {"size": [2, 2], "counts": [-1, 5]}, {"size": [2, 2], "counts": [[4]]},
     {"size": [2, 2], "counts": "o" * 40}, {"size": [10**9, 10**9], "counts": "4"}, {"size": [2, 2], "counts": ["x"]}])
 def test_broken_rle(rle):
     with pytest.raises(BadInput):
@@ -123,7 +123,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_datasets_reads_it(tmp_path):
     datasets = pytest.importorskip("datasets", reason="the datasets package is not installed")
     write_records(tmp_path / "r.jsonl", [a_record(), a_record(targets=[RecordTarget("bear", None)], answer="no [ABS]")])
-    table = datasets.load_dataset("json", data_files=str(tmp_path / "r.jsonl"), split="train", cache_dir=str(tmp_path / "c"))
+    table = datasets.load_dataset("json", data_files=str(tmp_path / "r.jsonl"), split="train",
+                                  cache_dir=str(tmp_path / "cache"))
     assert len(table) == 2 and table[0]["question"] == a_record().question
     assert np.array_equal(from_rle(table[0]["targets"][0]["rle"]), CUP)
     assert table[1]["targets"][0]["rle"] is None
@@ -173,7 +174,8 @@ def test_check_records_collects_all_of_them(photo):
     path.write_bytes(path.read_bytes() + b"{broken\n\xff\xfe\n")
     troubles = check_records(path)
     assert [int(t.split(":")[1]) for t in troubles] == [2, 3, 4, 5, 6, 7]
-    for trouble, word in zip(troubles, ("no picture", "1 tokens for 2", "the picture is 150x100", "RLE", "JSON", "JSON")):
+    words = ("no picture", "1 tokens for 2", "the picture is 150x100", "RLE", "JSON", "JSON")
+    for trouble, word in zip(troubles, words, strict=True):
         assert word in trouble
     assert check_records(path, image_root=photo / "elsewhere")[0].startswith(f"{path}:1: no picture")
 
@@ -225,7 +227,8 @@ def test_reasonseg(tmp_path):
     shapes = [square("target", 10, 10, 20, 20), square("Ignore_zone", 5, 5, 40, 40), square("target", 0, 0, 60, 60),
               square("FLAG", 0, 0, 90, 90), {"label": "target", "points": [[100, 50]]}]
     item = {"text": ["the caf\u00e9\u2019s chair", "other"], "is_sentence": False, "shapes": shapes}
-    for name, row, code in (("b", item, "cp1252"), ("a", item | {"is_sentence": True, "shapes": shapes[1:2]}, "utf-8")):
+    sentence = item | {"is_sentence": True, "shapes": shapes[1:2]}
+    for name, row, code in (("b", item, "cp1252"), ("a", sentence, "utf-8")):
         Image.fromarray(COFFEE).save(tmp_path / f"{name}.jpg")
         (tmp_path / f"{name}.json").write_bytes(json.dumps(row, ensure_ascii=False).encode(code))
     empty, full = from_reasonseg(tmp_path, prefix="val/")
@@ -249,7 +252,8 @@ def test_bad_reasonseg(tmp_path):
         list(from_reasonseg(tmp_path))
 
 
-REFS = [{"ref_id": 1, "ann_id": 7, "image_id": 3, "split": "val", "sentences": [{"sent": "left cup"}, {"sent": "the cup"}]},
+REFS = [{"ref_id": 1, "ann_id": 7, "image_id": 3, "split": "val",
+         "sentences": [{"sent": "left cup"}, {"sent": "the cup"}]},
         {"ref_id": 2, "ann_id": [7, 8], "image_id": 3, "split": "val", "sentences": [{"sent": "both, left and right"}]},
         {"ref_id": 3, "ann_id": [-1], "image_id": 3, "split": "val", "sentences": [{"sent": "dog"}]},
         {"ref_id": 4, "ann_id": 8, "image_id": 3, "split": "train", "sentences": [{"sent": "right"}]}]

@@ -1,0 +1,99 @@
+"""Questions with masks from photos with masks.
+
+    python -m datagen --images photos --annotations instances.json --format coco --writer phrasebank \\
+        --split train --per-image 24 --seed 0 --out questions
+
+Writes DIR/records.jsonl (the project's records), DIR/llmseg40k.json (LLM-Seg40K's form) and DIR/statistics.json.
+The same command gives the same files.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, or 2 for input that cannot be used."""
+    parser = argparse.ArgumentParser("python -m datagen", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--images", required=True, help="folder with the photos")
+    parser.add_argument("--annotations", required=True, help="their masks and names")
+    parser.add_argument("--format", default="coco", choices=["coco"], help="what the annotations are (default: coco)")
+    parser.add_argument("--writer", default="phrasebank", choices=["phrasebank"], help="who words the questions")
+    parser.add_argument("--bank", default="coco", help="phrase bank: a name in datagen/phrases, or a .toml file")
+    parser.add_argument("--split", default="train", choices=["train", "held"],
+                        help="train: phrases to learn from; held: the two of each category that are kept aside")
+    parser.add_argument("--per-image", type=int, default=24, help="questions per photo, at most (default: 24)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other questions (default: 0)")
+    parser.add_argument("--out", required=True, help="folder to write to")
+    options = parser.parse_args(arguments)
+
+    from assistant.errors import BadInput
+
+    try:
+        print(run(options))
+    except BadInput as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(options: argparse.Namespace) -> str:
+    """Compose and write; returns the summary."""
+    from tqdm import tqdm
+
+    from assistant.convert import to_llmseg40k
+    from assistant.errors import BadInput
+    from assistant.files import replace_whole
+    from assistant.record import write_records
+    from datagen.phrasebank import load
+    from datagen.photos import read_coco
+    from datagen.questions import compose
+
+    if options.per_image < 1:
+        raise BadInput("--per-image must be at least 1")
+    bank, drops = load(options.bank), Counter()
+    photos = read_coco(options.annotations, options.images, bank, drops)
+    out = Path(options.out)
+    records = []
+    for photo in tqdm(photos, unit="photo", desc=options.split):
+        for record in compose(photo, bank, options.split, options.per_image, options.seed, drops):
+            # Relative, so that the photos and the questions may be moved together.
+            record.image = Path(os.path.relpath(Path(record.image).resolve(), out.resolve())).as_posix()
+            records.append(record)
+    if not records:
+        raise BadInput("no question could be made of these photos")
+    write_records(out / "records.jsonl", records)
+    figures = statistics(records) | {"photos": len(photos), "drops": dict(drops.most_common())}
+    for name, content in (("llmseg40k.json", to_llmseg40k(records)), ("statistics.json", figures)):
+        with replace_whole(out / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=1 if name == "statistics.json" else None, ensure_ascii=False))
+    kinds = ", ".join(f"{kind} {count}" for kind, count in figures["by_kind"].items())
+    lines = [f"{len(records)} questions about {len(photos)} photos in {out}: {kinds}",
+             f"targets: {figures['targets_present']} present, {figures['targets_absent']} absent"]
+    return "\n".join(lines + [f"given up {count} times: {reason}" for reason, count in drops.most_common()])
+
+
+def statistics(records: list) -> dict:
+    """Counts by kind, category and size, and how long the questions are."""
+    targets = [(target, share) for record in records for target, share in zip(record.targets, record.source["area_share"])]
+    shares = [share for target, share in targets if target.rle]
+    return {
+        "questions": len(records),
+        "by_kind": dict(Counter(record.source["kind"] for record in records).most_common()),
+        "targets_present": len(shares),
+        "targets_absent": len(targets) - len(shares),
+        "targets_by_area_share": {"below 0.001": sum(share < 0.001 for share in shares),
+                                  "0.001 to 0.01": sum(0.001 <= share < 0.01 for share in shares),
+                                  "0.01 to 0.1": sum(0.01 <= share < 0.1 for share in shares),
+                                  "0.1 and more": sum(share >= 0.1 for share in shares)},
+        "by_category": dict(Counter(key for record in records for key in record.source["categories"]).most_common()),
+        "phrases_used": len({phrase for record in records for phrase in record.source["phrase_ids"] if phrase}),
+        "words_per_question": round(sum(len(record.question.split()) for record in records) / len(records), 2),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
