@@ -11,6 +11,7 @@ the same thing through gradio_client; see `ask` in `build_app`.
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -302,8 +303,7 @@ def build_app(assistant, examples=()):
             state.clear()
             hidden = gr.Button(visible=False)
             return {session: state, chat: [], photo: gr.Image(visible=True, value=None), status: "", again: hidden,
-                    picture: gr.AnnotatedImage(visible=False), fresh: hidden,
-                    export: hidden}
+                    picture: gr.AnnotatedImage(visible=False), fresh: hidden, export: hidden}
 
         every = [session, chat, question, photo, picture, status, export, again, fresh]
         opening = {**worker, "show_progress": "minimal", "show_progress_on": [photo]}
@@ -367,6 +367,7 @@ def main(argv=None) -> int:
     parser.add_argument("--share", action="store_true", help="ask Gradio for a public link as well")
     args = parser.parse_args(argv)
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the visitors' files go with the process
     with tempfile.TemporaryDirectory(prefix="maskpick-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # the one folder that the page reads and serves
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -23,6 +23,11 @@ COLOURS = ["#e69f00", "#0072b2", "#e6194b", "#009e73", "#f0e442", "#cc79a7", "#5
 PICTURE = "image.png"  # the name of the picture beside the exports
 
 
+def colour_of(index: int) -> str:
+    """The "#rrggbb" of an answer's target, counted from 0; after the last colour the first comes again."""
+    return COLOURS[index % len(COLOURS)]
+
+
 @dataclass
 class Target:
     """One thing that was asked about.
@@ -128,7 +133,7 @@ class Answer:
         from assistant.drawing import draw_targets
 
         image = np.full((*self.size, 3), 128, np.uint8) if self.image is None else self.image
-        return draw_targets(image, [(k + 1, COLOURS[k % len(COLOURS)], target.phrase, target.mask)
+        return draw_targets(image, [(k + 1, colour_of(k), target.phrase, target.mask)
                                     for k, target in enumerate(self.targets) if target.present])
 
     def save(self, folder) -> list[Path]:

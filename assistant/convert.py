@@ -114,6 +114,8 @@ def from_reasonseg(folder, prefix: str = "") -> Iterator[Record]:
         row = _json(file)
         try:
             text, sentence = row["text"][0], bool(row["is_sentence"])
+            if not isinstance(row["text"], list) or not isinstance(text, str):
+                raise TypeError
             shapes = [(str(s["label"]).lower(), np.asarray(s["points"], float).reshape(-1, 2)) for s in row["shapes"]]
         except (KeyError, IndexError, TypeError, ValueError):
             raise BadInput(f"{file} is not as in ReasonSeg: text, is_sentence, shapes with label and points") from None
@@ -240,8 +242,9 @@ def from_label_maps(folder, names: dict[int, str], prefix: str = "", per_questio
     if not files:
         raise BadInput(f"no labels/*.png in {folder}")
     known = sorted(set(names.values()))
+    images = {image.stem: image for image in sorted((folder / "images").glob("*"), reverse=True)}
     for file in files:
-        image = next(iter(sorted((folder / "images").glob(f"{file.stem.replace('[', '[[]')}.*"))), None)
+        image = images.get(file.stem)
         if image is None:
             raise BadInput(f"no picture in {folder / 'images'} for {file.name}")
         try:

@@ -23,6 +23,7 @@ import numpy as np
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.grammar import parse
+from assistant.images import MAX_PIXELS, picture_size
 
 
 @dataclass
@@ -58,7 +59,7 @@ def from_rle(rle: dict) -> np.ndarray:
     """RLE -> (H, W) bool. counts: COCO's string, or its list of run lengths.
 
     Decoded here because pycocotools leaves what the runs do not cover uninitialised. Raises BadInput where the runs
-    are not those of a mask of this size. The string is base 32, least digit first, bit 5 = more digits follow, the
+    are not those of a mask of this size, or it has more than 64 million pixels. The string is base 32, least digit first, bit 5 = more digits follow, the
     last digit's bit 4 = sign; from the fourth run on it holds differences to the run two before.
     """
     try:
@@ -67,7 +68,11 @@ def from_rle(rle: dict) -> np.ndarray:
         runs = np.array(counts, dtype=np.int64) if isinstance(counts, list) else _runs(counts)
     except (TypeError, KeyError, ValueError, OverflowError, UnicodeEncodeError):
         raise BadInput("a mask must be an RLE {'size': [h, w], 'counts': str}") from None
-    if min(height, width) < 0 or runs.ndim != 1 or (runs < 0).any() or int(runs.sum()) != height * width:
+    area = height * width
+    if area > MAX_PIXELS:
+        raise BadInput(f"the mask is {width}x{height}, more than the limit of {MAX_PIXELS:,} pixels")
+    # each run by itself first: a sum of runs that long may overflow back into the area
+    if min(height, width) < 0 or runs.ndim != 1 or ((runs < 0) | (runs > area)).any() or int(runs.sum()) != area:
         raise BadInput(f"the RLE's runs do not fill its size of {width}x{height}")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
@@ -100,6 +105,11 @@ def record_masks(record: Record) -> list[np.ndarray | None]:
                            f"{record.width}x{record.height}")
         masks.append(mask)
     return masks
+
+
+def image_path(record: Record, records_file: str | Path) -> Path:
+    """Where the record's picture is: its path from the records file's folder, or as it stands when absolute."""
+    return Path(records_file).parent / record.image
 
 
 def from_dict(row: dict) -> Record:
@@ -194,8 +204,6 @@ def check_records(path: str | Path, image_root: str | Path | None = None) -> lis
 
     image_root: the file's own folder when None. Raises BadInput only where there is no file.
     """
-    from assistant.images import picture_size
-
     path = Path(path)
     root = path.parent if image_root is None else Path(image_root)
     troubles, sizes = [], {}

@@ -144,8 +144,8 @@ def _multi(given: _Given) -> Record | str:
         keys.append(gone)
     rng.shuffle(keys)
 
-    def clear(phrase: Phrase) -> bool:  # no comma and no other asked thing that it fits: the list must stay readable
-        return "," not in phrase.text and len(phrase.text.split()) <= 9 and not set(phrase.also) & set(keys)
+    def clear(phrase: Phrase) -> bool:  # readable in a list, and not as true of another thing asked about
+        return not re.search(r",| and ", phrase.text) and len(phrase.text.split()) <= 9 and not set(phrase.also) & set(keys)
 
     style = rng.random()  # all by phrase, all by name, or mixed
     things = [given.thing(key, style < 0.4 or (style > 0.65 and rng.random() < 0.5), clear) for key in keys]
@@ -210,8 +210,9 @@ def _class(given: _Given) -> Record | str:
     keys = there + gone
     rng.shuffle(keys)
     things = [given.thing(key, by_phrase=False) for key in keys]
-    names = [entry.mention() for entry, _, _ in things]
-    return given.record("class", wording.class_question(names, given.split, rng), list(zip(names, things)))
+    names = [entry.plural if entry.number == "plural" else entry.name for entry, _, _ in things]
+    return given.record("class", wording.class_question(names, given.split, rng),
+                        [(thing[0].mention(), thing) for thing in things])
 
 
 def compose(photo: Photo, bank: dict[str, Entry], split: str, per_image: int, seed: int,

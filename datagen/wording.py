@@ -48,9 +48,9 @@ def _fitting(pool: Sequence[str], slots: dict[str, str]) -> list[str]:
     return [template for template in pool if _slots_of(template) <= slots.keys()]
 
 
-def _unhurried(pool: Sequence[str], phrase: Phrase) -> list[str]:
+def _unhurried(pool: Sequence[str], *phrases: Phrase) -> list[str]:
     """Without the templates that go on after a long phrase: "would you find {a} in this image?" reads badly then."""
-    if len(phrase.text.split()) <= 6:
+    if all(len(phrase.text.split()) <= 6 for phrase in phrases):
         return list(pool)
     return [template for template in pool if re.search(r"\}($|[?.,!])", template)]
 
@@ -114,7 +114,7 @@ def multi_question(things: Sequence[tuple[Entry, int, Phrase | None]], split: st
     for slot in ("what", "whatever"):
         if all(slot in part for part in parts):
             slots[slot + "s"] = ", ".join(part[slot] for part in parts[:-1]) + ", and " + parts[-1][slot]
-    return _say(templates()["multi"][split], slots, rng)
+    return _say(_unhurried(templates()["multi"][split], *(phrase for *_, phrase in things if phrase)), slots, rng)
 
 
 def position_phrase(place: str, name: str) -> str:

@@ -31,7 +31,9 @@ def main(args: argparse.Namespace) -> None:
         config["base_model_name_or_path"] = "SmolLM2-135M-Instruct"  # not a path of the machine that trained it
         (POCKET / "lora/adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
         with replace_whole(POCKET / "lora/adapter_model.safetensors") as path:
-            save_file(half(load_file(args.reasoner / "lora/adapter_model.safetensors")), path, {"format": "pt"})
+            adapter = load_file(args.reasoner / "lora/adapter_model.safetensors")
+            adapter = {k: v for k, v in adapter.items() if not k.endswith("base_layer.weight")}  # SmolLM2's own
+            save_file(half(adapter), path, {"format": "pt"})
     files = sorted(POCKET.rglob("*.safetensors"))
     write_checksums()
     total = sum(f.stat().st_size for f in files) / 1e6

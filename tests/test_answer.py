@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
 from skimage import data
 
-from assistant.answer import COLOURS, Answer, Target
+from assistant.answer import COLOURS, Answer, Target, colour_of
 from assistant.drawing import outlines
 from assistant.errors import BadInput
 from assistant.record import from_rle
@@ -136,6 +136,13 @@ def test_overlay_colours_the_masks_only():
     rows = np.flatnonzero(label.any(1))
     assert label.sum() > 200 and rows.max() < 60  # the name, above the mask
     assert (Answer("", [], (H, W), None).overlay().getpixel((5, 5))) == (128, 128, 128)
+
+
+def test_colours_are_told_apart():
+    assert len(set(COLOURS)) == len(COLOURS) == 12 and colour_of(12) == colour_of(0) != colour_of(11)
+    rgb = np.array([[int(c[k:k + 2], 16) for k in (1, 3, 5)] for c in COLOURS], float)
+    distances = np.linalg.norm(rgb[:, None] - rgb[None], axis=2)[~np.eye(12, dtype=bool)]
+    assert distances.min() > 40
 
 
 def test_overlay_labels_do_not_cover_each_other():

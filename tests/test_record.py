@@ -21,6 +21,7 @@ from assistant.record import (
     check,
     check_records,
     from_rle,
+    image_path,
     read_records,
     record_masks,
     stream_records,
@@ -90,8 +91,10 @@ def test_any_counts_string_is_refused_or_a_whole_mask(counts):
 
 @pytest.mark.parametrize("rle", [
     {}, {"size": [2, 2]}, {"size": [2], "counts": "0"}, {"size": "ab", "counts": "04"},
-    {"size": [2, 2], "counts": None}, {"size": [2, 2], "counts": [5]}, {"size": [2, 2], "counts": [-1, 5]}, {"size": [2, 2], "counts": [[4]]},
-    {"size": [2, 2], "counts": "o" * 40}, {"size": [10**9, 10**9], "counts": "4"}, {"size": [2, 2], "counts": ["x"]}])
+    {"size": [2, 2], "counts": None}, {"size": [2, 2], "counts": [5]}, {"size": [2, 2], "counts": [-1, 5]},
+    {"size": [2, 2], "counts": [[4]]},
+    {"size": [2, 2], "counts": "o" * 40}, {"size": [10**9, 10**9], "counts": "4"}, {"size": [2, 2], "counts": ["x"]},
+    {"size": [2, 2], "counts": [2**62] * 4 + [4]}, {"size": [10**6, 10**6], "counts": [10**12]}])
 def test_broken_rle(rle):
     with pytest.raises(BadInput):
         from_rle(rle)
@@ -146,6 +149,12 @@ def test_bad_lines_are_named(tmp_path, line, word):
     with pytest.raises(BadInput, match=r"r\.jsonl:3: ") as caught:
         next(stream)
     assert word in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_image_path(photo):
+    record, elsewhere = a_record(), a_record(image=str(photo / "a.jpg"))
+    assert image_path(record, photo / "r.jsonl") == photo / "coffee.png" and image_path(record, "r.jsonl").name
+    assert image_path(elsewhere, "data/r.jsonl") == photo / "a.jpg"
 
 
 def test_no_file(tmp_path):
@@ -212,7 +221,8 @@ def test_any_record_to_llmseg40k():
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 3}', '{"a": {"from_dataset": "coco", "qa_pairs": [{}]}}',
                                      json.dumps({"a": {"from_dataset": "coco", "qa_pairs": [
-                                         {"question": "", "answer": "", "rle_seg": {"size": [2, 2], "counts": "1"}}]}})])
+                                         {"question": "", "answer": "",
+                                          "rle_seg": {"size": [2, 2], "counts": "1"}}]}})])
 def test_bad_llmseg40k(tmp_path, content):
     (tmp_path / "t.json").write_text(content)
     with pytest.raises(BadInput, match="t.json"):
@@ -246,6 +256,9 @@ def test_bad_reasonseg(tmp_path):
         list(from_reasonseg(tmp_path))
     (tmp_path / "a.json").write_text('{"text": []}')
     with pytest.raises(BadInput, match="a.json"):
+        list(from_reasonseg(tmp_path))
+    (tmp_path / "a.json").write_text('{"text": "one string", "is_sentence": true, "shapes": []}')
+    with pytest.raises(BadInput, match="as in ReasonSeg"):
         list(from_reasonseg(tmp_path))
     (tmp_path / "a.json").write_text('{"text": ["x"], "is_sentence": true, "shapes": []}')
     with pytest.raises(BadInput, match="no picture at"):
@@ -306,6 +319,7 @@ def test_label_maps(tmp_path, palette):
     labels = np.zeros((100, 150), np.uint8)
     labels[CUP], labels[80:, :], labels[:10, :] = 3, 7, 200
     Image.fromarray(COFFEE).save(tmp_path / "images" / "x[1].jpg")
+    Image.fromarray(COFFEE).save(tmp_path / "images" / "x[1].a.jpg")  # another picture, without labels
     stored = Image.fromarray(labels)
     if palette:
         stored.putpalette(list(np.random.default_rng(0).integers(0, 255, 768)))

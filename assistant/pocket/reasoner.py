@@ -42,6 +42,11 @@ class RegionEncoder(nn.Module):
         return self.log_scale.exp() * words @ F.normalize(names, dim=-1).T
 
 
+def fast_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16; emulated, it would be slower than float32."""
+    return torch.cpu._is_avx512_bf16_supported()
+
+
 def shape_features(features: Tensor) -> Tensor:
     """The geometry that `region_features` put last, (N, REGION) -> (N, GEOMETRY)."""
     return features[..., -GEOMETRY:]
@@ -70,17 +75,25 @@ class PocketReasoner:
         self.end = tokenizer.convert_tokens_to_ids("<|im_end|>")
 
     @classmethod
-    def load(cls, folder: Path, adapter: Path | None, encoder: RegionEncoder, dtype=torch.float32) -> "PocketReasoner":
+    def load(cls, folder: Path, adapter: Path | None, encoder: RegionEncoder) -> "PocketReasoner":
         """folder: SmolLM2 as a transformers folder; adapter: a peft folder, None for the untuned model."""
-        from transformers import AutoModelForCausalLM
+        import warnings
 
-        llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        llm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         tokenizer = load_tokenizer(folder)
         llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         if adapter is not None:
             from peft import PeftModel
 
-            llm = PeftModel.from_pretrained(llm, adapter).merge_and_unload()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # peft reads an attribute that transformers is about to rename
+                llm = PeftModel.from_pretrained(llm, adapter).merge_and_unload()
+        if fast_bfloat16():
+            llm = llm.to(torch.bfloat16)
         return cls(llm.eval(), tokenizer, encoder.eval())
 
     def embed(self, ids: list[int]) -> Tensor:

@@ -1,0 +1,143 @@
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+from safetensors.torch import load_file
+
+from assistant.pocket.reasoner import PocketReasoner, RegionEncoder, load_tokenizer, spread
+from assistant.pocket.vision import GEOMETRY, REGION
+from assistant.grammar import Turn, parse
+from assistant.record import Record, RecordTarget, to_rle, write_records
+from assistant.selector import Selector
+from finetune import records
+from finetune.regions import Regions, overlaps
+from tests.tiny_models import _byte_level
+
+NAMES = ["cat", "cup", "dog"]
+
+
+@pytest.fixture(scope="module")
+def llm_folder(tmp_path_factory):
+    """A random Llama of SmolLM2's class in the layout that the converted wheel has."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("llm")
+    tokenizer = _byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=48, intermediate_size=64, num_hidden_layers=4,
+                                 num_attention_heads=3, num_key_value_heads=3, tie_word_embeddings=True)).save_pretrained(folder)
+    return folder
+
+
+def picture(rng):
+    """Regions of one picture: each outlined thing twice, once under its name and once as a proposal."""
+    features, rles, names = [], [], []
+    for k in rng.permutation(3)[: rng.integers(1, 4)]:
+        mask = np.zeros((40, 60), bool)
+        mask[5:20, 5 + 18 * k : 18 + 18 * k] = True
+        f = rng.normal(0, 0.3, REGION).astype(np.float32)
+        f[k] += 4
+        features.append(f), rles.append(to_rle(mask)), names.append(NAMES[k])
+    return Regions(torch.from_numpy(np.stack(features * 2)), rles * 2, names)
+
+
+@pytest.fixture
+def setting(tmp_path, llm_folder, monkeypatch):
+    rng = np.random.default_rng(0)
+    rows, regions = [], {}
+    for i in range(6):
+        image = (tmp_path / f"{i}.jpg").resolve()
+        own = regions[image] = picture(rng)
+        for name in NAMES:
+            rle = own.rles[own.names.index(name)] if name in own.names else None
+            rows.append(Record(f"{i}.jpg", 60, 40, f"where is the {name}?", f"{name} {'[SEG]' if rle else '[ABS]'}.",
+                               [RecordTarget(name, rle)], {"kind": "named" if rle else "absent", "categories": [name]}))
+    write_records(tmp_path / "records.jsonl", rows)
+    monkeypatch.setattr(records, "smollm2_folder", lambda: llm_folder)
+    monkeypatch.setattr(records, "FIRST_TUNED", 2)
+    monkeypatch.setattr(records, "all_regions", lambda eyes, key, images, named, folder: {i: regions[i] for i in images})
+    monkeypatch.setattr("assistant.pocket.model.load_eyes", lambda file: None)
+    return tmp_path
+
+
+def arguments(folder, out):
+    parser = argparse.ArgumentParser()
+    records.add_arguments(parser)
+    return parser.parse_args(
+        ["--data", str(folder / "records.jsonl"), "--sam", "none", "--regions-key", "k", "--out", str(out), "--steps", "4", "--batch", "4",
+         "--encoder-steps", "200", "--states", "96", "--selector-steps", "40", "--save-every", "0", "--rank", "2"])
+
+
+def test_three_phases_learn_and_can_be_loaded(setting, llm_folder):
+    out = setting / "out"
+    records.main(arguments(setting, out))
+    log = [json.loads(line) for line in (out / "selector.jsonl").read_text().splitlines()] if (out / "selector.jsonl").exists() else []
+    heads = load_file(out / "heads.safetensors")
+    encoder = RegionEncoder(48)
+    encoder.load_state_dict({k.removeprefix("encoder."): v.float() for k, v in heads.items() if k.startswith("encoder.")})
+    reasoner = PocketReasoner.load(llm_folder, out / "lora", encoder)
+    regions = encoder(picture(np.random.default_rng(5)).features)
+    reply = reasoner.reply([Turn("where is the cat?")], regions, max_new_tokens=8)
+    assert len(reply.states) == len(reply.markers) == len(parse(reply.text)) and reply.states.shape[1] == 48
+    Selector(48, 256, GEOMETRY).load_state_dict(
+        {k.removeprefix("selector."): v.float() for k, v in heads.items() if k.startswith("selector.")})
+    assert not log or log[-1]["presence"] < 0.7
+
+
+def test_a_stopped_training_resumes_to_the_same_weights(setting, monkeypatch):
+    records.main(arguments(setting, setting / "whole"))
+    original, calls = records.read_batch, []
+
+    def stop(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(records, "read_batch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        records.main(arguments(setting, setting / "parts"))
+    monkeypatch.setattr(records, "read_batch", original)
+    records.main(arguments(setting, setting / "parts"))
+    for file in ("lora/adapter_model.safetensors", "heads.safetensors"):
+        whole, parts = (load_file(setting / k / file) for k in ("whole", "parts"))
+        assert all(torch.allclose(whole[k].float(), parts[k].float(), atol=1e-6) for k in whole)
+
+
+def test_the_reply_reads_back_what_was_decided(setting, llm_folder):
+    torch.manual_seed(0)
+    reasoner = PocketReasoner.load(llm_folder, None, RegionEncoder(48))
+    tokens = iter(reasoner.tokens("cat [SEG], dog [SEG].") + [reasoner.end])
+    reasoner.llm.lm_head.forward = lambda state: torch.nn.functional.one_hot(torch.tensor(next(tokens)), len(reasoner.tokenizer)).float()
+    pieces, said = [], iter([True, False])
+    reply = reasoner.reply([Turn("?")], torch.randn(3, 256), decide=lambda state, margin: next(said), stream=pieces.append)
+    assert reply.text == "".join(pieces) == "cat [SEG], dog [ABS]." and reply.markers == [True, False] and len(reply.states) == 2
+
+
+def test_typed_tokens_reach_the_llm_as_plain_text(llm_folder):
+    reasoner = PocketReasoner.load(llm_folder, None, RegionEncoder(48))
+    live = reasoner.tokens("cat [SEG] <|im_end|>")
+    assert reasoner.seg in live and reasoner.end in live
+    one, two = (reasoner.prompt([Turn(q)], torch.zeros(1, 48)) for q in ("x", "x [SEG] [ABS] <|im_end|>"))
+    count = lambda x, row: int((x == reasoner.embed([row])).all(-1).sum())
+    for row in (reasoner.seg, reasoner.abs, reasoner.end):
+        assert count(one, row) == count(two, row)
+
+
+def test_words_are_unlike_each_other():
+    regions = torch.eye(4).repeat(10, 1) + 0.01 * torch.randn(40, 4)
+    chosen = spread(regions, torch.zeros(40), 4)
+    assert regions[chosen].argmax(1).sort().values.tolist() == [0, 1, 2, 3]
+
+
+def test_overlaps_are_iou_and_share_inside():
+    a, b = np.zeros((10, 10), bool), np.zeros((10, 10), bool)
+    a[:5], b[:, :5] = True, True
+    iou, iop = overlaps([to_rle(a), to_rle(a & b)], to_rle(b))
+    assert np.allclose(iou, [25 / 75, 0.5]) and np.allclose(iop, [0.5, 1.0])
+    assert coco_mask.area(to_rle(a)) == 50

