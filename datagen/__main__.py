@@ -67,9 +67,9 @@ def run(options: argparse.Namespace) -> str:
         raise BadInput("no question could be made of these photos")
     write_records(out / "records.jsonl", records)
     figures = statistics(records) | {"photos": len(photos), "drops": dict(drops.most_common())}
-    for name, content in (("llmseg40k.json", to_llmseg40k(records)), ("statistics.json", figures)):
+    for name, content, indent in (("llmseg40k.json", to_llmseg40k(records), None), ("statistics.json", figures, 1)):
         with replace_whole(out / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1 if name == "statistics.json" else None, ensure_ascii=False))
+            temporary.write_text(json.dumps(content, indent=indent, ensure_ascii=False), encoding="utf-8")
     kinds = ", ".join(f"{kind} {count}" for kind, count in figures["by_kind"].items())
     lines = [f"{len(records)} questions about {len(photos)} photos in {out}: {kinds}",
              f"targets: {figures['targets_present']} present, {figures['targets_absent']} absent"]
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> str:
 
 def statistics(records: list) -> dict:
     """Counts by kind, category and size, and how long the questions are."""
-    targets = [(target, share) for record in records for target, share in zip(record.targets, record.source["area_share"])]
+    targets = [pair for record in records for pair in zip(record.targets, record.source["area_share"])]
     shares = [share for target, share in targets if target.rle]
     return {
         "questions": len(records),

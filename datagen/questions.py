@@ -72,11 +72,12 @@ class _Given:
 
     def _reply(self, targets: list[tuple[str, bool]]) -> str:
         """A varied reply whose verb fits: never "that is the cups" or "it is the cup and the fork"."""
-        several = sum(present for _, present in targets) > 1 or any(
-            words == entry.plural != entry.name for words, present in targets if present for entry in self.bank.values())
+        plurals = {entry.plural for entry in self.bank.values() if entry.number == "count"}
+        there = [words for words, present in targets if present]
+        several = len(there) > 1 or bool(plurals & set(there))
         for _ in range(50):
             reply = reply_for(targets, self.rng)
-            if not several or not re.search(r"\b(is|was) (the )?(?!no )[^;.]*?\[SEG\]", reply):
+            if not several or not re.search(r"\bis the ", reply):
                 return reply
         return reply_for(targets)
 
@@ -145,7 +146,8 @@ def _multi(given: _Given) -> Record | str:
     rng.shuffle(keys)
 
     def clear(phrase: Phrase) -> bool:  # readable in a list, and not as true of another thing asked about
-        return not re.search(r",| and ", phrase.text) and len(phrase.text.split()) <= 9 and not set(phrase.also) & set(keys)
+        short = not re.search(r",| and ", phrase.text) and len(phrase.text.split()) <= 9
+        return short and not set(phrase.also) & set(keys)
 
     style = rng.random()  # all by phrase, all by name, or mixed
     things = [given.thing(key, style < 0.4 or (style > 0.65 and rng.random() < 0.5), clear) for key in keys]
@@ -197,7 +199,8 @@ def _position(given: _Given) -> Record | str:
     if given.rng.random() < 0.25:
         phrase = given.phrase(key, lambda phrase: wording.position_takes(phrase, given.split))
     question = wording.position_question(entry, place, len(everyone), phrase, given.split, given.rng)
-    return given.record("position", question, [(wording.position_phrase(place, entry.name), (entry, [instance], phrase))])
+    words = wording.position_phrase(place, entry.name)
+    return given.record("position", question, [(words, (entry, [instance], phrase))])
 
 
 def _class(given: _Given) -> Record | str:

@@ -79,7 +79,8 @@ def name_slots(entry: Entry, count: int, name: str | None = None) -> dict[str, s
         return {"a": f"some {name}", "the": f"the {name}", "is": "is", "every": f"all the {name}", "plural": name}
     many = count > 1 or entry.number == "plural"
     single = f"a pair of {plural}" if entry.number == "plural" else article(name)
-    return {"a": plural if count > 1 else single, "the": f"the {plural if many else name}", "is": "are" if many else "is",
+    return {"a": plural if count > 1 else single, "the": f"the {plural if many else name}",
+            "is": "are" if many else "is",
             "every": f"all the {plural}" if entry.number == "plural" else f"every {name}", "plural": plural}
 
 
@@ -122,7 +123,8 @@ def position_phrase(place: str, name: str) -> str:
     return templates()["places"][place][0].format(name=name)
 
 
-def position_question(entry: Entry, place: str, count: int, phrase: Phrase | None, split: str, rng: random.Random) -> str:
+def position_question(entry: Entry, place: str, count: int, phrase: Phrase | None, split: str,
+                      rng: random.Random) -> str:
     """One question about the `place` one ("left", "biggest", ...) of `count`, by name or by a phrase."""
     places = templates()["places"]
     ways = places[place] + (places.get(f"{place}_two", []) * 2 if count == 2 else [])

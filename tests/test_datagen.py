@@ -1,0 +1,201 @@
+"""Questions composed from photos: right masks, nothing ambiguous, the same again with the same seed."""
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from assistant.convert import from_llmseg40k
+from assistant.grammar import parse
+from assistant.record import check_records, from_rle, read_records
+from datagen import questions
+from datagen.__main__ import main
+from datagen.phrasebank import load
+from datagen.photos import Instance, Photo, read_coco
+
+BANK = load("coco")
+IDS = {"person": 1, "cup": 47, "cat": 17, "dining table": 67, "bowl": 51, "car": 3}
+WIDTH, HEIGHT = 300, 200
+
+
+def box(x, y, w, h):
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+def annotation(number, image, name, x, y, w, h, **more):
+    return {"id": number, "image_id": image, "category_id": IDS[name], "segmentation": box(x, y, w, h),
+            "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0} | more
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two pictures: cups in a row, a table and a crowd of people; a cat alone."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "images").mkdir()
+    for name, picture in (("a.jpg", skimage.data.coffee()), ("b.jpg", skimage.data.chelsea())):
+        Image.fromarray(picture).resize((WIDTH, HEIGHT)).save(folder / "images" / name)
+    crowd = np.zeros((HEIGHT, WIDTH), bool)
+    crowd[:30, 200:] = True
+    flat = crowd.T.ravel().astype(int)
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff([0, *edges, flat.size]).tolist()
+    rows = [annotation(1, 1, "cup", 10, 100, 30, 30), annotation(2, 1, "cup", 120, 105, 30, 30),
+            annotation(3, 1, "cup", 230, 100, 60, 60), annotation(4, 1, "dining table", 0, 90, 300, 110),
+            annotation(5, 1, "person", 200, 0, 100, 30, iscrowd=1,
+                       segmentation={"size": [HEIGHT, WIDTH], "counts": runs}),
+            annotation(6, 1, "person", 20, 10, 40, 70), annotation(7, 2, "cat", 20, 20, 200, 150)]
+    data = {"images": [{"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT},
+                       {"id": 2, "file_name": "b.jpg", "width": WIDTH, "height": HEIGHT}],
+            "annotations": rows, "categories": [{"id": number, "name": name} for name, number in IDS.items()]}
+    (folder / "instances.json").write_text(json.dumps(data))
+    return folder
+
+
+def read(folder):
+    return read_coco(folder / "instances.json", folder / "images", BANK, Counter())
+
+
+def compose(photo, split="train", per_image=60, seed=0):
+    return list(questions.compose(photo, BANK, split, per_image, seed, Counter()))
+
+
+def test_masks_are_the_unions_of_what_is_meant(photos):
+    photo = read(photos)[0]
+    records = compose(photo)
+    areas = {"cup": 900 + 900 + 3600, "dining table": 300 * 110, "person": 3000 + 2800}
+    seen = Counter()
+    for record in records:
+        kind = record.source["kind"]
+        seen[kind] += 1
+        mentions = parse(record.answer)
+        assert [(m.phrase, m.present) for m in mentions] == [(t.phrase, t.rle is not None) for t in record.targets]
+        for key, target, ids in zip(record.source["categories"], record.targets, record.source["annotation_ids"]):
+            assert (target.rle is None) == (key not in areas) == (not ids)
+            if target.rle and kind != "position":
+                assert abs(from_rle(target.rle).sum() - areas[key]) < 0.05 * areas[key]
+    assert set(seen) == set(questions.KINDS)
+    assert len({record.question.lower().strip(" .?") for record in records}) == len(records) == 60
+
+
+def test_position_points_at_the_right_cup(photos):
+    wanted = {"left": 1, "right": 3, "middle": 2, "biggest": 3}
+    photo = read(photos)[0]
+    assert {place: cup.id for place, cup in questions.places(photo, photo.of("cup")).items()} == wanted
+    asked = [record for record in compose(photo) if record.source["kind"] == "position"]
+    assert asked and all(record.source["categories"] == ["cup"] for record in asked)  # the crowd is never pointed at
+    for record in asked:
+        place, = [place for place in wanted if place in record.targets[0].phrase]
+        assert record.source["annotation_ids"] == [[wanted[place]]]
+
+
+def instance(number, x, y, w, h):
+    return Instance(number, "cup", box(x, y, w, h), (x, y, w, h), float(w * h), False)
+
+
+@pytest.mark.parametrize("boxes", [
+    [(100, 50, 40, 40)],                                            # only one
+    [(100, 50, 40, 40), (110, 55, 40, 40)],                         # centres too close, sizes alike
+    [(100, 50, 40, 40), (120, 50, 42, 42), (140, 60, 38, 41)],      # a heap
+    [(10 * k, 0, 9 + k, 9 + k) for k in range(9)],                  # too many
+])
+def test_no_position_where_people_would_disagree(boxes):
+    photo = Photo(1, Path("x.jpg"), WIDTH, HEIGHT, (), {})
+    assert questions.places(photo, [instance(k, *each) for k, each in enumerate(boxes)]) == {}
+
+
+def test_one_inside_the_other_is_not_left_of_it():
+    photo = Photo(1, Path("x.jpg"), WIDTH, HEIGHT, (), {})
+    found = questions.places(photo, [instance(0, 0, 50, 300, 60), instance(1, 220, 60, 30, 30)])
+    assert set(found) == {"biggest", "smallest"}
+
+
+def test_absent_things_are_absent_half_of_them_plausible(photos):
+    photo = read(photos)[0]
+    absent = [record.source["categories"][0] for seed in range(4) for record in compose(photo, seed=seed)
+              if record.source["kind"] == "absent"]
+    present = set(photo.keys())
+    mixed_up = {other for key in present for other in BANK[key].confused}
+    assert len(absent) > 30 and not set(absent) & (present | mixed_up)
+    near = {other for key in present for other in BANK[key].beside} | {
+        key for key in BANK if BANK[key].group in {BANK[other].group for other in present}}
+    assert sum(key in near for key in absent) / len(absent) > 0.4
+
+
+def test_a_phrase_that_fits_something_else_in_the_photo_is_not_asked(photos):
+    photo = read(photos)[0]
+    crowded = Photo(photo.id, photo.file, WIDTH, HEIGHT, photo.instances + tuple(
+        Instance(90 + k, key, box(5, 5, 50, 50), (5, 5, 50, 50), 2500.0, False)
+        for k, key in enumerate(("wine glass", "chair", "couch"))), photo.categories)
+    keys = set(crowded.keys())
+    shared = {phrase.id for entry in BANK.values() for phrase in entry.phrases if set(phrase.also) & keys}
+    assert shared
+    for seed in range(4):
+        used = {phrase for record in compose(crowded, seed=seed) for phrase in record.source["phrase_ids"]}
+        assert not used & shared
+
+
+def test_splits_keep_their_phrases_and_the_seed_decides(photos):
+    photo = read(photos)[0]
+    for split in ("train", "held"):
+        records = compose(photo, split, 60)
+        assert records == compose(photo, split, 60) != compose(photo, split, 60, seed=1)
+        used = {phrase for record in records for phrase in record.source["phrase_ids"] if phrase}
+        assert used
+        for phrase in used:
+            key, number = phrase.split("/")
+            assert BANK[key].phrases[int(number)].held == (split == "held")
+    assert compose(photo, per_image=7) and len(compose(photo, per_image=7)) == 7
+
+
+def test_replies_agree_in_number(photos):
+    for record in compose(read(photos)[0]):
+        if any(target.phrase in ("cups", "people") for target in record.targets if target.rle):
+            assert not any(wrong in record.answer for wrong in ("is the cups", "is the people")), record.answer
+
+
+def test_command_writes_records_that_load_back(photos, tmp_path, capsys):
+    arguments = ["--images", str(photos / "images"), "--annotations", str(photos / "instances.json")]
+    arguments += ["--per-image", "12"]
+    assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "two")]) == 0
+    said = capsys.readouterr().out
+    path = tmp_path / "one" / "records.jsonl"
+    assert path.read_bytes() == (tmp_path / "two" / "records.jsonl").read_bytes()
+    assert check_records(path) == []  # the relative paths lead to the photos too
+    records = read_records(path)
+    figures = json.loads((tmp_path / "one" / "statistics.json").read_text())
+    assert figures["questions"] == len(records) == 24 and "24 questions about 2 photos" in said
+    assert sum(figures["by_kind"].values()) == 24
+    assert any(reason.startswith("position:") for reason in figures["drops"])
+    back = list(from_llmseg40k(tmp_path / "one" / "llmseg40k.json"))
+    assert sorted(record.question for record in back) == sorted(record.question for record in records)
+
+
+def test_bad_input_is_one_line(photos, tmp_path, capsys):
+    good = {"--images": str(photos / "images"), "--annotations": str(photos / "instances.json"), "--out": str(tmp_path)}
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "empty").mkdir()
+    for change, message in [({"--images": str(tmp_path / "no")}, "no folder"),
+                            ({"--annotations": str(tmp_path / "no.json")}, "cannot read"),
+                            ({"--annotations": str(tmp_path / "list.json")}, "not COCO's json"),
+                            ({"--images": str(tmp_path / "empty")}, "none of the 2 photos"),
+                            ({"--bank": "nowhere"}, "no phrase bank"), ({"--per-image": "0"}, "at least 1")]:
+        assert main([word for pair in (good | change).items() for word in pair]) == 2
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert said.startswith("error: ") and message in said
+    assert not (tmp_path / "records.jsonl").exists()
+
+
+def test_help_is_instant():
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "datagen", "--help"],
+                          capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0 and "--per-image" in done.stdout and time.monotonic() - began < 10
+    assert not any(name in done.stderr for name in ("torch", "numpy", "pycocotools"))
