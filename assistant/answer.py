@@ -18,8 +18,8 @@ from assistant.files import replace_whole
 from assistant.record import to_rle
 
 # Told apart on photos and by most colour-blind eyes first (after Okabe & Ito 2008), then more hues.
-COLOURS = ["#e69f00", "#0072b2", "#e6194b", "#009e73", "#f0e442", "#cc79a7", "#56b4e9", "#911eb4", "#bfef45", "#d55e00",
-           "#42d4f4", "#f032e6"]
+COLOURS = ["#e69f00", "#0072b2", "#e6194b", "#009e73", "#f0e442", "#cc79a7", "#56b4e9", "#911eb4", "#aaffc3", "#d55e00",
+           "#9a6324", "#f032e6"]
 PICTURE = "image.png"  # the name of the picture beside the exports
 
 

@@ -35,6 +35,7 @@ def draw_targets(image: np.ndarray, targets: list[tuple[int, str, str, np.ndarra
     font = ImageFont.load_default(size=min(max(min(height, width) / 24, 12), 48))
     taken: list[tuple] = []
     for number, name, rgb, box in places:
+        name = " ".join(name.split())  # the font has no glyph for the wider spaces and line ends
         _write(draw, font, name if _writable(font, name) else str(number), rgb, box, taken, (width, height))
     return picture
 

