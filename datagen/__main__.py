@@ -48,18 +48,18 @@ def run(options: argparse.Namespace) -> str:
     from assistant.errors import BadInput
     from assistant.files import replace_whole
     from assistant.record import write_records
-    from datagen.phrasebank import load
+    from datagen.phrasebank import load, load_groups
     from datagen.photos import read_coco
     from datagen.questions import compose
 
     if options.per_image < 1:
         raise BadInput("--per-image must be at least 1")
-    bank, drops = load(options.bank), Counter()
+    bank, groups, drops = load(options.bank), load_groups(options.bank), Counter()
     photos = read_coco(options.annotations, options.images, bank, drops)
     out = Path(options.out)
     records = []
     for photo in tqdm(photos, unit="photo", desc=options.split):
-        for record in compose(photo, bank, options.split, options.per_image, options.seed, drops):
+        for record in compose(photo, bank, options.split, options.per_image, options.seed, drops, groups):
             # Relative, so that the photos and the questions may be moved together.
             record.image = Path(os.path.relpath(Path(record.image).resolve(), out.resolve())).as_posix()
             records.append(record)

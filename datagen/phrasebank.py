@@ -6,7 +6,8 @@
 
     for question, category in phrase_examples("train", random.Random(0)): ...   # endless; needs no photos
 
-The banks are the TOML files in `datagen/phrases/`; the head of `coco.toml` says how to add to them. A phrase comes in
+The banks are the TOML files in `datagen/phrases/`; the head of each says how to add to them. `coco.groups.toml` holds
+questions that several categories answer ("what could I sit on?"). A phrase comes in
 one of three shapes: a clause whose subject is the thing ("that keeps the rain off"), one whose object it is ("which you
 open when it pours"), or a noun phrase with an indefinite article ("a canopy on a stick"); `as_that`, `as_what`, `as_a`
 and `as_the` turn them into what a question needs.
@@ -75,6 +76,34 @@ class Entry:
         if count > 1:
             return self.plural
         return f"pair of {self.plural}" if self.number == "plural" else self.name
+
+
+@dataclass(frozen=True)
+class Group:
+    key: str                    # "seat"
+    categories: tuple[str, ...]  # what is meant: every one that is there
+    maybe: tuple[str, ...]      # categories that some would count and some would not
+    questions: tuple[Phrase, ...]  # whole questions, as phrases without a category of their own
+
+    def split(self, split: str) -> list[Phrase]:
+        """The questions of "train" or of "held"."""
+        return [question for question in self.questions if question.held == (split == "held")]
+
+
+@functools.cache
+def load_groups(name: str = "coco") -> tuple[Group, ...]:
+    """The groups `datagen/phrases/<name>.groups.toml` that go with a bank; none where a bank has no such file."""
+    path = Path(name).with_suffix(".groups.toml") if name.endswith(".toml") else FOLDER / f"{name}.groups.toml"
+    if not path.exists():
+        return ()
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tuple(
+            Group(key, tuple(table["categories"]), tuple(table.get("maybe", ())), tuple(
+                Phrase(f"{key}/{number}", text, key, (), number >= len(table["questions"]) - HELD)
+                for number, text in enumerate(table["questions"]))) for key, table in tables.items())
+    except (tomllib.TOMLDecodeError, KeyError, TypeError) as problem:
+        raise BadInput(f"{path} is not a file of groups like coco.groups.toml: {problem}") from None
 
 
 @functools.cache

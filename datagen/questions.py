@@ -16,13 +16,14 @@ from collections.abc import Iterator, Sequence
 from assistant.grammar import reply_for
 from assistant.record import Record, RecordTarget
 from datagen import wording
-from datagen.phrasebank import Entry, Phrase
+from datagen.phrasebank import Entry, Group, Phrase
 from datagen.photos import Instance, Photo, seed_for
 
 KINDS = {"implicit": 7, "named": 4, "multi": 4, "position": 3, "absent": 4, "class": 2}  # how often each is tried
 APART = 0.12    # of the picture's side: how far the outermost centre must be from the next
 LARGER = 1.5    # times the next area, for "the biggest"
 TOO_MANY = 8    # instances: beyond that nobody searches for "the smallest"
+GROUPED = 0.3   # share of implicit questions that several categories may answer
 TRIES = 12      # per question wanted, before the photo is left with fewer
 
 # A thing asked about: its entry, its instances (none = absent), the phrase that describes it (None = by its name).
@@ -32,8 +33,9 @@ Thing = tuple[Entry, Sequence[Instance], Phrase | None]
 class _Given:
     """What is known while one photo's questions are made: the photo, the bank, the dice, and what was used already."""
 
-    def __init__(self, photo: Photo, bank: dict[str, Entry], split: str, seed: int):
+    def __init__(self, photo: Photo, bank: dict[str, Entry], groups: Sequence[Group], split: str, seed: int):
         self.photo, self.bank, self.split = photo, bank, split
+        self.groups = [group for group in groups if set(group.categories) <= set(bank)]
         self.rng = random.Random(seed_for(photo, split, seed))
         self.present = photo.keys()
         self.used: Counter = Counter()      # phrases and categories asked about so far
@@ -55,6 +57,21 @@ class _Given:
         choice = self.rng.choice([option for option in options if self.used[name(option)] == least])
         self.used[name(choice)] += 1
         return choice
+
+    def group(self, present: bool) -> tuple[Group, Phrase] | None:
+        """A question that several categories answer, of which at least one, or none, is in the photo."""
+        shown = set(self.present)
+        mixed_up = shown | {other for key in shown for other in self.bank[key].confused}
+        fitting = {}
+        for group in self.groups:
+            there = shown & set(group.categories)
+            unclear = set(group.maybe) & shown or (set(group.categories) - shown) & mixed_up
+            if bool(there) == present and not unclear:
+                fitting[group.key] = group
+        chosen = self._fresh(sorted(fitting), lambda key: f"group {key}")
+        if chosen is None:
+            return None
+        return fitting[chosen], self._fresh(fitting[chosen].split(self.split), lambda phrase: phrase.id)
 
     def missing(self) -> str | None:
         """A category that is not there: half the time one that would belong in the scene, else any."""
@@ -106,7 +123,20 @@ def _mention(thing: Thing) -> str:
     return thing[0].mention(_count(thing[1]))
 
 
+def _of_group(given: _Given, present: bool) -> Record | str:
+    found = given.group(present)
+    if found is None:
+        return "no question about a group of things is clear here"
+    group, question = found
+    keys = [key for key in group.categories if key in given.present] if present else group.categories[:1]
+    things = [(given.bank[key], given.photo.of(key), question) for key in keys]
+    kind = "absent" if not present else "implicit" if len(keys) == 1 else "multi"
+    return given.record(kind, wording.dress(question.text, given.rng), [(_mention(thing), thing) for thing in things])
+
+
 def _implicit(given: _Given) -> Record | str:
+    if given.groups and given.rng.random() < GROUPED:
+        return _of_group(given, present=True)
     thing = given.thing(given.category(given.present), by_phrase=True)
     if thing[2] is None:
         return "every phrase fits something else in the photo too"
@@ -121,6 +151,8 @@ def _named(given: _Given) -> Record | str:
 
 
 def _absent(given: _Given) -> Record | str:
+    if given.groups and given.rng.random() < GROUPED / 2:
+        return _of_group(given, present=False)
     key = given.missing()
     if key is None:
         return "nothing is missing from the photo"
@@ -219,11 +251,12 @@ def _class(given: _Given) -> Record | str:
 
 
 def compose(photo: Photo, bank: dict[str, Entry], split: str, per_image: int, seed: int,
-            drops: Counter) -> Iterator[Record]:
-    """Up to `per_image` different questions about a photo; `image` is the photo's path as it was read."""
+            drops: Counter, groups: Sequence[Group] = ()) -> Iterator[Record]:
+    """Up to `per_image` different questions about a photo; `image` is the photo's path as it was read.
+    groups: questions that several of the bank's categories answer."""
     makers = {"implicit": _implicit, "named": _named, "multi": _multi, "position": _position, "absent": _absent,
               "class": _class}
-    given = _Given(photo, bank, split, seed)
+    given = _Given(photo, bank, groups, split, seed)
     asked: set[str] = set()
     for _ in range(per_image * TRIES):
         if len(asked) == per_image:

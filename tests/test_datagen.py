@@ -17,7 +17,7 @@ from assistant.grammar import parse
 from assistant.record import check_records, from_rle, read_records
 from datagen import questions
 from datagen.__main__ import main
-from datagen.phrasebank import load
+from datagen.phrasebank import load, load_groups
 from datagen.photos import Instance, Photo, read_coco
 
 BANK = load("coco")
@@ -139,6 +139,27 @@ def test_a_phrase_that_fits_something_else_in_the_photo_is_not_asked(photos):
     for seed in range(4):
         used = {phrase for record in compose(crowded, seed=seed) for phrase in record.source["phrase_ids"]}
         assert not used & shared
+
+
+def test_a_group_means_all_of_it_that_is_there(photos):
+    photo, groups = read(photos)[0], {group.key: group for group in load_groups("coco")}
+    crowded = Photo(photo.id, photo.file, WIDTH, HEIGHT, photo.instances + (
+        Instance(90, "dog", box(5, 5, 50, 50), (5, 5, 50, 50), 2500.0, False),
+        Instance(91, "cat", box(65, 5, 50, 50), (65, 5, 50, 50), 2500.0, False),
+        Instance(92, "bowl", box(5, 65, 50, 50), (5, 65, 50, 50), 2500.0, False)), photo.categories)
+    seen = Counter()
+    for seed in range(6):
+        for record in questions.compose(crowded, BANK, "train", 60, seed, Counter(), tuple(groups.values())):
+            group = groups.get(str(record.source["phrase_ids"][0]).split("/")[0])
+            if group is None or group.key in BANK:
+                continue
+            seen[group.key, record.source["kind"]] += 1
+            meant = [key for key in group.categories if key in crowded.keys()]
+            assert record.source["categories"] == (meant or [group.categories[0]])
+            assert not set(group.maybe) & set(crowded.keys())
+            assert record.source["kind"] == ("absent" if not meant else "multi" if len(meant) > 1 else "implicit")
+    assert {("people", "implicit"), ("pets", "multi"), ("screens", "absent")} <= set(seen)
+    assert not any(key == "drink" for key, _ in seen)  # a bowl is there: is it to drink from?
 
 
 def test_splits_keep_their_phrases_and_the_seed_decides(photos):

@@ -8,7 +8,7 @@ import pytest
 
 from assistant.errors import BadInput
 from datagen import phrasebank, wording
-from datagen.phrasebank import Phrase, load, phrase_examples
+from datagen.phrasebank import Phrase, load, load_groups, phrase_examples
 
 BANK = load("coco")
 SMALL = set("a an the that which of in on with to you your and or for is it its by at from has something some".split())
@@ -114,3 +114,25 @@ def test_bad_banks_and_splits_say_what_is_wrong(tmp_path):
         load(str(lacking))
     with pytest.raises(BadInput, match="train.*held"):
         BANK["cup"].split("test")
+
+
+@pytest.mark.parametrize("group", load_groups("coco"), ids=lambda group: group.key)
+def test_groups_ask_without_naming(group):
+    members = [*group.categories, *group.maybe]
+    assert group.categories and set(members) <= set(BANK) and len(set(members)) == len(members)
+    assert len(group.split("train")) >= 2 and len(group.split("held")) == 2
+    for question in group.questions:
+        for key in group.categories:  # words for the whole group ("seat") are what such a question is made of
+            names = {BANK[key].key, BANK[key].name, BANK[key].plural, *BANK[key].synonyms}
+            assert not re.search(rf"\b({'|'.join(names)})s?\b", question.text), (key, question.text)
+        assert not re.search(r"  |[^?a-z]$", question.text.lower()), question.text
+
+
+def test_groups_are_distinct_and_missing_files_are_none(tmp_path):
+    groups = load_groups("coco")
+    texts = [question.text for group in groups for question in group.questions]
+    assert len(groups) >= 30 and len(set(texts)) == len(texts)
+    assert load_groups(str(tmp_path / "mine.toml")) == ()
+    (tmp_path / "bad.groups.toml").write_text("[seat]\ncategories = ['chair']\n")
+    with pytest.raises(BadInput, match="questions"):
+        load_groups(str(tmp_path / "bad.toml"))
