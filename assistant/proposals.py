@@ -9,7 +9,7 @@ With fast=False the masks are those of segment-anything's SamAutomaticMaskGenera
 2304.02643, appendix B) for the same weights, grid and thresholds; only the order of the work differs:
 
 1. predicted IoU is known before a mask is drawn, so hopeless prompts are never drawn;
-2. stability on the low-resolution logits removes what is clearly unstable, with a margin for the resolution;
+2. the most that stability can be, given the low-resolution logits, removes what is unstable;
 3. non-maximum suppression runs from the best mask down and looks at full resolution only at masks that their
    low-resolution box does not already rule out; stability and box are exact for all that it keeps;
 4. a mask is upsampled within its own box, by two small matrix products, and kept as RLE.
@@ -197,15 +197,14 @@ def filter_low(low, good, iou, prompts, resizer, stability_thresh, granularity):
     """Drawn masks (R, 3, h, w) of R clicks, of which `good` (R, 3) are wanted -> Candidates, and the cells (h, w)
     that they explain: those of each click's smallest reading."""
     threshold, offset = resizer.threshold, resizer.offset
-    wide = (low > threshold - offset).sum((2, 3))
-    tight = (low > threshold + offset).sum((2, 3))
-    # Counted on cells instead of pixels, stability is off by some share of the area and of the outline.
-    slack = 0.05 * wide + 2 * wide.sqrt()
-    good = good & (wide > 0) & (tight + slack >= stability_thresh * wide)
+    tight, wide = resizer.most(low > threshold + offset), resizer.least(low > threshold - offset)
+    good = good & (tight > 0 if stability_thresh <= 0 else tight >= stability_thresh * wide)
     inside = low > threshold
     areas = inside.sum((2, 3))
-    smallest = torch.where(good, areas, areas.max() + 1).argmin(1)
-    explained = inside[torch.arange(len(low)), smallest][good.any(1)].any(0)
+    stability = (low > threshold + offset).sum((2, 3)) / (low > threshold - offset).sum((2, 3)).clamp(min=1)
+    stable = good & (stability >= stability_thresh)  # an estimate, on cells: good enough for where to click next
+    smallest = torch.where(stable, areas, areas.max() + 1).argmin(1)
+    explained = inside[torch.arange(len(low)), smallest][stable.any(1)].any(0)
     score = iou
     if granularity is not None:
         good = good & readings(good, areas, granularity)

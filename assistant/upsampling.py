@@ -27,6 +27,9 @@ class Resizer:
         self.y, self.x = reach(self.rows), reach(self.columns)  # first and last cell that each line is made of
         self.cells = int(self.y[1].max()) + 1, int(self.x[1].max()) + 1  # the part of the square that is picture
         self.span = int(max((last - first).max() for first, last in (self.y, self.x))) + 1
+        # Pixels by the block of span x span cells that they are made of, along each side.
+        self.lines = tuple(torch.from_numpy(np.bincount(np.minimum(first, n - self.span), minlength=n - self.span + 1)).float()
+                           for (first, _), n in zip((self.y, self.x), self.cells))
 
     def outer(self, cells) -> list[int]:
         """Cells (y0, x0, y1, x1), ends excluded -> pixels (x0, y0, x1, y1), ends excluded, made of any of them."""
@@ -41,6 +44,18 @@ class Resizer:
             (np.searchsorted(first, a), np.searchsorted(last, b))
             for (first, last), a, b in ((self.y, cells[0], cells[2]), (self.x, cells[1], cells[3])))
         return [int(v) for v in (x0, y0, x1, y1)]
+
+    def most(self, cells: Tensor) -> Tensor:
+        """Cells (..., h, w) bool above some logit -> (...) float, how many pixels can be above it at most."""
+        return self._count(~solid(~cells.flatten(0, -3), self.span)).view(cells.shape[:-2])
+
+    def least(self, cells: Tensor) -> Tensor:
+        """As `most`: how many pixels must be above it."""
+        return self._count(solid(cells.flatten(0, -3), self.span)).view(cells.shape[:-2])
+
+    def _count(self, blocks: Tensor) -> Tensor:
+        rows, columns = (line.to(blocks.device) for line in self.lines)
+        return blocks.float() @ columns @ rows
 
     def mask(self, logits: np.ndarray, corner: tuple[int, int], outer: list[int]):
         """Upsample a patch of logits (h, w) whose first value is cell `corner`, over the pixels `outer`.

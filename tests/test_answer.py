@@ -101,7 +101,7 @@ def test_labelme_polygons():
     assert np.abs(np.array([xs.min(), xs.max(), ys.min(), ys.max()]) - (241, W, 93, 108)).max() <= 0.5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14))))
 def test_outlines_cover_any_mask(mask):
     from scipy import ndimage

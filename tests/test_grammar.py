@@ -121,7 +121,7 @@ def folded(text):
     return "".join(c for c in letters if not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
 @example("[S[S[SEG]EG]EG]")
 @example("[[A[ABS]BS]")
@@ -191,7 +191,7 @@ WORDS = ["cup", "the", "a", "no", "is", "that", "who", "and", "or", "can", "see"
 PHRASE = st.one_of(st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join), st.text(max_size=12))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(PHRASE, st.booleans()), max_size=5), st.one_of(st.none(), st.integers(0, 10_000)))
 def test_parse_gives_back_what_reply_for_was_given(targets, seed):
     reply = reply_for(targets, None if seed is None else random.Random(seed))

@@ -154,7 +154,7 @@ def test_a_truncated_file_is_refused(tmp_path, suffix):
         refused(cut, f"cut.{suffix}")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(min_size=1, max_size=8), st.integers(0, 400))
 def test_damaged_bytes_never_raise_anything_else(tmp_path_factory, noise, place):
     path = tmp_path_factory.getbasetemp() / "noise.png"

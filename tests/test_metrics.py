@@ -101,7 +101,7 @@ def test_g_iou_weighs_samples_and_c_iou_pixels():
     assert metrics.c_iou([(0, 0)]) == 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 1500), st.integers(1, 40), st.integers(0, 2**31))
 def test_nc_counts_are_those_of_the_resized_square(h, w, seed):
     prediction, target = np.random.default_rng(seed).random((2, h, w)) < 0.5

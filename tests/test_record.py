@@ -48,7 +48,7 @@ def photo(tmp_path):
     return tmp_path
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(MASKS)
 def test_rle_round_trip_agrees_with_pycocotools(mask):
     rle = to_rle(mask)
@@ -67,7 +67,7 @@ def test_rle_of_a_large_mask():
     assert np.array_equal(from_rle(to_rle(mask)), mask)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(MASKS, st.integers(-2, 50), st.integers(-2, 50))
 def test_rle_of_another_size_is_refused(mask, height, width):
     rle = to_rle(mask) | {"size": [height, width]}
@@ -78,7 +78,7 @@ def test_rle_of_another_size_is_refused(mask, height, width):
             from_rle(rle)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(st.text(max_size=30), st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=30)))
 def test_any_counts_string_is_refused_or_a_whole_mask(counts):
     try:
