@@ -7,7 +7,7 @@ import torch
 from pycocotools import mask as coco_mask
 from safetensors.torch import load_file
 
-from assistant.pocket.reasoner import PocketReasoner, RegionEncoder, load_tokenizer, spread
+from assistant.pocket.reasoner import SHAPE, PocketReasoner, RegionEncoder, Seen, spread
 from assistant.pocket.vision import GEOMETRY, REGION
 from assistant.grammar import Turn, parse
 from assistant.record import Record, RecordTarget, to_rle, write_records
@@ -41,7 +41,7 @@ def picture(rng):
         mask = np.zeros((40, 60), bool)
         mask[5:20, 5 + 18 * k : 18 + 18 * k] = True
         f = rng.normal(0, 0.3, REGION).astype(np.float32)
-        f[k] += 4
+        f[300 * k : 300 * k + 300] += 1
         features.append(f), rles.append(to_rle(mask)), names.append(NAMES[k])
     return Regions(torch.from_numpy(np.stack(features * 2)), rles * 2, names)
 
@@ -50,7 +50,7 @@ def picture(rng):
 def setting(tmp_path, llm_folder, monkeypatch):
     rng = np.random.default_rng(0)
     rows, regions = [], {}
-    for i in range(6):
+    for i in range(12):
         image = (tmp_path / f"{i}.jpg").resolve()
         own = regions[image] = picture(rng)
         for name in NAMES:
@@ -60,6 +60,7 @@ def setting(tmp_path, llm_folder, monkeypatch):
     write_records(tmp_path / "records.jsonl", rows)
     monkeypatch.setattr(records, "smollm2_folder", lambda: llm_folder)
     monkeypatch.setattr(records, "FIRST_TUNED", 2)
+    monkeypatch.setattr(records, "named_regions", lambda file: {})
     monkeypatch.setattr(records, "all_regions", lambda eyes, key, images, named, folder: {i: regions[i] for i in images})
     monkeypatch.setattr("assistant.pocket.model.load_eyes", lambda file: None)
     return tmp_path
@@ -69,24 +70,28 @@ def arguments(folder, out):
     parser = argparse.ArgumentParser()
     records.add_arguments(parser)
     return parser.parse_args(
-        ["--data", str(folder / "records.jsonl"), "--sam", "none", "--regions-key", "k", "--out", str(out), "--steps", "4", "--batch", "4",
-         "--encoder-steps", "200", "--states", "96", "--selector-steps", "40", "--save-every", "0", "--rank", "2"])
+        ["--data", str(folder / "records.jsonl"), "--named", "none", "--sam", str(folder / "records.jsonl"), "--out", str(out),
+         "--steps", "4", "--batch", "4", "--encoder-steps", "150", "--states", "40", "--selector-steps", "60",
+         "--save-every", "0", "--rank", "2"])
 
 
-def test_three_phases_learn_and_can_be_loaded(setting, llm_folder):
+def test_three_phases_learn_and_can_be_loaded(setting, llm_folder, capsys):
     out = setting / "out"
     records.main(arguments(setting, out))
-    log = [json.loads(line) for line in (out / "selector.jsonl").read_text().splitlines()] if (out / "selector.jsonl").exists() else []
+    said = capsys.readouterr().out
+    named = float(said.split("not trained on: ")[1].split()[0])
+    assert named > 0.9  # the encoder names what it has not seen
+    aside = json.loads((out / "aside.json").read_text())
+    assert aside["targets"] and aside["iou"] > 0.5  # and the selector picks by name: the LLM is random
     heads = load_file(out / "heads.safetensors")
-    encoder = RegionEncoder(48)
-    encoder.load_state_dict({k.removeprefix("encoder."): v.float() for k, v in heads.items() if k.startswith("encoder.")})
+    part = lambda name: {k.removeprefix(name): v.float() for k, v in heads.items() if k.startswith(name)}
+    encoder = RegionEncoder(48, 3)
+    encoder.load_state_dict(part("encoder."))
     reasoner = PocketReasoner.load(llm_folder, out / "lora", encoder)
-    regions = encoder(picture(np.random.default_rng(5)).features)
-    reply = reasoner.reply([Turn("where is the cat?")], regions, max_new_tokens=8)
+    seen = encoder(picture(np.random.default_rng(5)).features)
+    reply = reasoner.reply([Turn("where is the cat?")], seen, max_new_tokens=8)
     assert len(reply.states) == len(reply.markers) == len(parse(reply.text)) and reply.states.shape[1] == 48
-    Selector(48, 256, GEOMETRY).load_state_dict(
-        {k.removeprefix("selector."): v.float() for k, v in heads.items() if k.startswith("selector.")})
-    assert not log or log[-1]["presence"] < 0.7
+    Selector(48, 48, SHAPE).load_state_dict(part("selector."))
 
 
 def test_a_stopped_training_resumes_to_the_same_weights(setting, monkeypatch):
@@ -112,10 +117,14 @@ def test_a_stopped_training_resumes_to_the_same_weights(setting, monkeypatch):
 def test_the_reply_reads_back_what_was_decided(setting, llm_folder):
     torch.manual_seed(0)
     reasoner = PocketReasoner.load(llm_folder, None, RegionEncoder(48))
+    seen = Seen(torch.randn(3, 48), torch.zeros(3, SHAPE))
     tokens = iter(reasoner.tokens("cat [SEG], dog [SEG].") + [reasoner.end])
     reasoner.llm.lm_head.forward = lambda state: torch.nn.functional.one_hot(torch.tensor(next(tokens)), len(reasoner.tokenizer)).float()
     pieces, said = [], iter([True, False])
-    reply = reasoner.reply([Turn("?")], torch.randn(3, 256), decide=lambda state, margin: next(said), stream=pieces.append)
+    names = []
+    decide = lambda state, margin, phrase: names.append(phrase) or next(said)
+    reply = reasoner.reply([Turn("?")], seen, decide=decide, stream=pieces.append)
+    assert names == ["cat", "dog"]
     assert reply.text == "".join(pieces) == "cat [SEG], dog [ABS]." and reply.markers == [True, False] and len(reply.states) == 2
 
 
@@ -141,3 +150,32 @@ def test_overlaps_are_iou_and_share_inside():
     iou, iop = overlaps([to_rle(a), to_rle(a & b)], to_rle(b))
     assert np.allclose(iou, [25 / 75, 0.5]) and np.allclose(iop, [0.5, 1.0])
     assert coco_mask.area(to_rle(a)) == 50
+
+
+def test_a_training_sequence_reads_as_the_prompt_does(setting, llm_folder):
+    """A chat is what `prompt` makes of its turns; questions for themselves do not see each other."""
+    torch.manual_seed(0)
+    reasoner = PocketReasoner.load(llm_folder, None, RegionEncoder(48))
+    reasoner.llm = reasoner.llm.float()
+    seen = Seen(torch.nn.functional.normalize(torch.randn(5, 48), dim=-1), torch.zeros(5, SHAPE))
+    none = np.zeros((1, 5), np.float32)
+    asked = [records.Asked(f"where is the {n}?", f"{n} [SEG].", [n], [True], none, none) for n in NAMES]
+
+    def state(turns):
+        x = torch.cat([reasoner.prompt(turns, reasoner.words(seen)), reasoner.embed(reasoner.tokens("dog [SEG]")[:-1])])
+        return reasoner.llm.model(inputs_embeds=x[None]).last_hidden_state[0, -1]
+
+    with torch.no_grad():
+        chat, alone = (records.read_batch(reasoner, [records.Example(seen, asked, c)])[2][2] for c in (True, False))
+        history = [Turn(a.question, a.answer) for a in asked[:2]]
+        torch.testing.assert_close(chat, state([*history, Turn(asked[2].question)]), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(alone, state([Turn(asked[2].question)]), atol=1e-4, rtol=1e-3)
+
+
+def test_a_phrase_is_known_by_the_taught_name_in_it(llm_folder):
+    encoder = RegionEncoder(48, 2)
+    encoder.names.copy_(torch.randn(2, 48))
+    reasoner = PocketReasoner.load(llm_folder, None, encoder, {"dog": 0, "dogs": 0, "hot dog": 1})
+    assert torch.equal(reasoner.name("biggest Dog on the left"), encoder.names[0])
+    assert torch.equal(reasoner.name("hot dog"), encoder.names[1])
+    assert not torch.equal(reasoner.name("hotdogs"), encoder.names[0])

@@ -65,7 +65,7 @@ def test_the_losses_are_smallest_for_the_truth():
     ignored, present = torch.zeros(2, 3, dtype=torch.bool), torch.tensor([True, False])
     from assistant.selector import Scores
 
-    right = Scores(truth * 2 - 1, truth * 16 - 8, torch.tensor([6.0, -6.0]))
-    wrong = Scores(-right.similarity, -right.iop, -right.presence)
+    right = Scores(truth * 2 - 1, truth * 16 - 8, torch.tensor([6.0, -6.0]), truth * 0)
+    wrong = Scores(-right.similarity, -right.iop, -right.presence, truth * 0)
     good, bad = (selection_losses(s, truth, truth, present, ignored) for s in (right, wrong))
     assert all(good[k] < bad[k] for k in good) and sum(good.values()) < 0.01

@@ -17,16 +17,15 @@ from torch import Tensor
 
 from assistant.errors import BadInput
 from assistant.pocket.pool import CELL, Pool, boxes_of, candidates
-from assistant.pocket.reasoner import EMBEDDING, PocketReasoner, RegionEncoder, fast_bfloat16, shape_features
+from assistant.pocket.reasoner import PocketReasoner, RegionEncoder, fast_bfloat16
 from assistant.reasoner import Reply
 from assistant.pocket.sam import IMAGE_SIZE, build_pocket_sam, load_backbone
-from assistant.pocket.vision import GEOMETRY, REGION, region_features
+from assistant.pocket.vision import REGION, region_features
 from assistant.proposals import Proposals
 from assistant.segmenter import Embedding, Segmenter
 from assistant.selector import Selector, choose
 from assistant.upsampling import Resizer, encode_rle
 from assistant.weights import POCKET, BACKBONE, SMOLLM2, backbone_state, pocket_file, sha256_of, smollm2_folder
-
 
 
 def fast_math():
@@ -87,6 +86,7 @@ class Eyes:
         small = shrink(image)
         with fast_math():
             embedding = self.segmenter.encode(image)
+            embedding.features = embedding.features.float()  # prompts by hand run outside of fast_math
             pool = candidates(self.segmenter.model, embedding.features, small, self.points_per_side, self.limit)
             proposals = as_proposals(pool, self.segmenter, embedding)
             features = self.features(small, torch.from_numpy(proposals.low))
@@ -127,18 +127,19 @@ class Pocket:
     @torch.inference_mode()
     def ask(self, turns: list, view: View, threshold: float, **options) -> tuple[Reply, list[Found]]:
         """The reply to the last turn and its targets; `threshold` on confidence decides between [SEG] and [ABS]."""
-        regions, shapes = self.reasoner.encoder(view.features), shape_features(view.features)
+        seen = self.reasoner.encoder(view.features)
         found: list[Found] = []
 
-        def decide(state: Tensor, margin: Tensor) -> bool:
-            if not len(regions):
+        def decide(state: Tensor, margin: Tensor, phrase: str) -> bool:
+            if not len(view.features):
                 found.append(Found(0.0, []))
                 return False
-            scores = self.selector(state[None], regions, shapes, margin[None])
+            named = self.reasoner.encoder.match(seen.words, self.reasoner.name(phrase)[None])
+            scores = self.selector(state[None], seen.words, seen.shape, named, margin[None], quality=seen.thing)
             found.append(Found(float(scores.presence[0].sigmoid()), choose(scores, 0)))
             return found[-1].confidence >= threshold
 
-        return self.reasoner.reply(turns, regions, decide=decide, **options), found
+        return self.reasoner.reply(turns, seen, decide=decide, **options), found
 
 
 def load_pocket(adapter: Path | None = None) -> tuple[Pocket, dict[str, str]]:
@@ -156,16 +157,16 @@ def load_pocket(adapter: Path | None = None) -> tuple[Pocket, dict[str, str]]:
     try:
         with safe_open(heads_file, "pt") as file:
             heads = {k: file.get_tensor(k).float() for k in file.keys()}
-            shape = json.loads(file.metadata()["selector"])
+            shape, forms = (json.loads(file.metadata()[k]) for k in ("selector", "forms"))
     except Exception as error:
         raise BadInput(f"cannot read {heads_file}: {str(error).splitlines()[0]}; fetch it again")
     folder = smollm2_folder()
     part = lambda name: {k.removeprefix(name): v for k, v in heads.items() if k.startswith(name)}
     selector = Selector(**shape)
     selector.load_state_dict(part("selector."))
-    encoder = RegionEncoder(shape["state_dim"])
+    encoder = RegionEncoder(shape["state_dim"], len(heads["encoder.names"]))
     encoder.load_state_dict(part("encoder."))
-    reasoner = PocketReasoner.load(folder, lora, encoder)
+    reasoner = PocketReasoner.load(folder, lora, encoder, forms)
     weights = {"sam": sha256_of(sam_file), "heads": sha256_of(heads_file), "lora": sha256_of(lora / "adapter_model.safetensors"),
                "llm": SMOLLM2[2], "backbone": BACKBONE[2]}
     return Pocket(load_eyes(sam_file), reasoner, selector.eval()), weights
