@@ -28,9 +28,9 @@ UPLOADS_KEPT = (3600, 24 * 3600)  # seconds: look for old uploads every hour, de
 SESSION_KEPT = 3600  # seconds after the last action
 SESSIONS = 50  # with open photos in memory; the one idle longest makes room
 EXAMPLES = (  # pictures that scikit-image's wheel ships
-    ("astronaut", "Who is going to fly into orbit?", "A smiling astronaut in an orange suit"),
+    ("astronaut", "Who is going to fly into orbit, and is there a bear?", "A smiling astronaut in an orange suit"),
     ("chelsea", "Which animal is purring, and is there a dog?", "A tabby cat looking at the camera"),
-    ("coffee", "What could I drink from, and what would I stir with?", "A cup of coffee with a spoon on a table"),
+    ("coffee", "What could I drink from, and is there a dog?", "A cup of coffee with a spoon on a table"),
 )
 WELCOME = "### What are you looking for?\nDrop a photo, then ask for things in your own words."
 
