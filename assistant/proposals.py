@@ -26,6 +26,7 @@ from assistant.upsampling import (Resizer, area, box_iou, decode_rle, encode_rle
                                   solid)
 
 FAR = -10.0  # logit given to the cells that a proposal does not keep; SAM's background lies about there
+AGREED = 0.9  # IoU from which two clicks mean the same thing (fast)
 EDGE = 20  # px: a mask whose box comes so near to the edge of a crop was cut off by it (SamAutomaticMaskGenerator's)
 
 
@@ -105,7 +106,7 @@ def everything(segmenter, embedding, *, image=None, points_per_side: int = 32, p
 
     The thresholds and crop settings are SamAutomaticMaskGenerator's. image: (H, W, 3) uint8, needed for crops only.
     points_per_batch: most prompts decoded at once (fewer where the segmenter finds that faster).
-    fast: a coarse grid first, then only the points that no confident mask explains yet.
+    fast: a coarse grid first, then only the points outside of masks that two clicks have agreed on.
     granularity: 0 = parts, 1 = whole objects, .5 or None = no preference. It decides which of a click's readings
     stay (at 0 its smallest, at 1 its largest, between them those whose rank among the click's readings is near) and
     adds (granularity - .5) * sqrt(area share) to the predicted IoU that orders suppression and the cut.
@@ -162,7 +163,7 @@ def propose(segmenter, embedding, resizer, n, batch, iou_thresh, stability_thres
     points = unit * embedding.size[::-1]
     inside = resizer.cells  # (h, w) cells of the low-resolution square that show the picture
     levels = coarse_to_fine(n) if fast else [np.arange(n * n)]
-    explained = np.zeros(inside, bool)
+    explained, seen = np.zeros(inside, bool), None
     batch = min(batch, segmenter.chunk)
     candidates, visited = [], 0
     for level in levels:
@@ -184,7 +185,8 @@ def propose(segmenter, embedding, resizer, n, batch, iou_thresh, stability_thres
                 new, covers = filter_low(low, good, iou, prompts, resizer, stability_thresh, granularity)
                 candidates += new
                 if fast:
-                    explained |= covers
+                    agreed, seen = agreement(covers, seen)
+                    explained |= agreed
             visited += len(take)
             if progress:
                 progress(visited)
@@ -194,8 +196,8 @@ def propose(segmenter, embedding, resizer, n, batch, iou_thresh, stability_thres
 
 
 def filter_low(low, good, iou, prompts, resizer, stability_thresh, granularity):
-    """Drawn masks (R, 3, h, w) of R clicks, of which `good` (R, 3) are wanted -> Candidates, and the cells (h, w)
-    that they explain: those of each click's smallest reading."""
+    """Drawn masks (R, 3, h, w) of R clicks, of which `good` (R, 3) are wanted -> Candidates, and each click's smallest
+    stable reading (K, h, w) bool."""
     threshold, offset = resizer.threshold, resizer.offset
     tight, wide = resizer.most(low > threshold + offset), resizer.least(low > threshold - offset)
     good = good & (tight > 0 if stability_thresh <= 0 else tight >= stability_thresh * wide)
@@ -204,7 +206,7 @@ def filter_low(low, good, iou, prompts, resizer, stability_thresh, granularity):
     stability = (low > threshold + offset).sum((2, 3)) / (low > threshold - offset).sum((2, 3)).clamp(min=1)
     stable = good & (stability >= stability_thresh)  # an estimate, on cells: good enough for where to click next
     smallest = torch.where(stable, areas, areas.max() + 1).argmin(1)
-    explained = inside[torch.arange(len(low)), smallest][stable.any(1)].any(0)
+    covers = inside[torch.arange(len(low)), smallest][stable.any(1)]
     score = iou
     if granularity is not None:
         good = good & readings(good, areas, granularity)
@@ -218,7 +220,18 @@ def filter_low(low, good, iou, prompts, resizer, stability_thresh, granularity):
         y, x = max(0, y0 - resizer.span), max(0, x0 - resizer.span)  # pixels at the rim are made of those cells too
         patch = drawn[i, y : y1 + resizer.span, x : x1 + resizer.span].cpu().numpy().copy()
         out.append(Candidate(s, q, prompts[row], (y, x), patch, resizer.outer(reach[i]), resizer.inner(block[i])))
-    return out, explained.cpu().numpy()
+    return out, covers
+
+
+def agreement(covers: Tensor, seen: Tensor | None) -> tuple[np.ndarray, Tensor]:
+    """The cells (h, w) bool of those masks (K, h, w) that two clicks gave alike, IoU above AGREED, among themselves and
+    what was `seen` before (S, n) float; and what is seen now."""
+    flat = covers[:, ::2, ::2].flatten(1).float()
+    every = flat if seen is None else torch.cat([seen, flat])
+    inter = flat @ every.T
+    iou = inter / (flat.sum(1)[:, None] + every.sum(1)[None] - inter).clamp(min=1)
+    again = (iou > AGREED).sum(1) > 1  # itself is one
+    return covers[again].any(0).cpu().numpy(), every
 
 
 def readings(good: Tensor, areas: Tensor, granularity: float) -> Tensor:

@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from pycocotools import mask as coco_mask
 
 from assistant.errors import BadInput
-from assistant.proposals import coarse_to_fine, crop_boxes, everything, readings
+from assistant.proposals import agreement, coarse_to_fine, crop_boxes, everything, readings
 from assistant.segmenter import Segmenter
 from assistant.upsampling import Resizer, encode_rle, fill_and_drop
 from eval.speed import overlaps, random_sam, reference, teach, thresholds
@@ -50,18 +50,27 @@ def test_equals_segment_anything(sam, coffee, opened, more):
     same(reference(sam, coffee, chosen | more), ours.rles)
 
 
-def test_fast_asks_only_what_no_mask_explains(opened, monkeypatch):
+def test_fast_asks_each_point_at_most_once(opened, monkeypatch):
     """How much of the result it keeps is measured by `python -m eval speed`, not here: these masks are noise."""
     segmenter, embedding, chosen = opened
     asked = []
     decode = segmenter.decode
     monkeypatch.setattr(segmenter, "decode", lambda e, points, *a, **k: asked.append(len(points)) or decode(e, points, *a, **k))
     fast = everything(segmenter, embedding, fast=True, **chosen)
-    assert 0 < sum(asked) < CLICKS**2 and len(fast)
+    assert 0 < sum(asked) <= CLICKS**2 and len(fast)
     assert (fast.predicted_iou > chosen["pred_iou_thresh"]).all() and (fast.stability >= chosen["stability_score_thresh"]).all()
     asked.clear()
     nothing = everything(segmenter, embedding, fast=True, **(chosen | {"pred_iou_thresh": 9.0}))
     assert sum(asked) == CLICKS**2 and not len(nothing)
+
+
+def test_fast_leaves_out_what_two_clicks_agreed_on():
+    masks = torch.zeros(3, 16, 16, dtype=torch.bool)
+    masks[0, :8], masks[1, :8], masks[2, 10:] = True, True, True
+    agreed, seen = agreement(masks[:1], None)
+    assert not agreed.any()
+    agreed, seen = agreement(masks[1:], seen)
+    assert np.array_equal(agreed, masks[0].numpy()) and len(seen) == 3
 
 
 def test_what_is_returned_fits_together(opened):
