@@ -19,7 +19,7 @@ import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from assistant.errors import BadInput
+from assistant.errors import BadInput, exit_code
 
 LARGEST_FILE = "50mb"
 VIEW_SIDE = 1280  # pixels: the page shows the picture at most this large; exports keep its full size
@@ -69,13 +69,13 @@ def literal(text: str) -> str:
 
 def shown(answer) -> list[tuple]:
     """[(target, its name with a number if another has the same, its confidence as text, colour)] as in the exports."""
-    from assistant.answer import COLOURS
+    from assistant.answer import colour_of
 
     rows, seen = [], {}
     for k, target in enumerate(answer.targets):
         seen[target.phrase] = seen.get(target.phrase, 0) + 1
         name = target.phrase if seen[target.phrase] == 1 else f"{target.phrase} ({seen[target.phrase]})"
-        rows.append((target, name, f"{target.confidence:.0%}", COLOURS[k % len(COLOURS)]))
+        rows.append((target, name, f"{target.confidence:.0%}", colour_of(k)))
     return rows
 
 
@@ -371,18 +371,17 @@ def main(argv=None) -> int:
     with tempfile.TemporaryDirectory(prefix="maskpick-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # the one folder that the page reads and serves
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        try:
-            print(f"Loading the {args.preset} preset...", flush=True)
-            start = time.perf_counter()
-            from assistant import Assistant
+        return exit_code(lambda: run(args, Path(folder)))
 
-            assistant = Assistant.from_preset(args.preset, adapter=args.adapter, device=args.device)
-            print(f"Loaded in {time.perf_counter() - start:.0f} s.", flush=True)
-            serve(build_app(assistant, save_examples(Path(folder))), args.host, args.port, args.share)
-        except BadInput as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-    return 0
+
+def run(args: argparse.Namespace, folder: Path) -> None:
+    from assistant import Assistant
+
+    print(f"Loading the {args.preset} preset...", flush=True)
+    start = time.perf_counter()
+    assistant = Assistant.from_preset(args.preset, adapter=args.adapter, device=args.device)
+    print(f"Loaded in {time.perf_counter() - start:.0f} s.", flush=True)
+    serve(build_app(assistant, save_examples(folder)), args.host, args.port, args.share)
 
 
 CSS = """

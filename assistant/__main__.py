@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from assistant.errors import BadInput
+from assistant.errors import exit_code
 
 
 def ask(args: argparse.Namespace) -> None:
@@ -57,12 +57,7 @@ def main() -> int:
         command.add_argument("--adapter", type=Path, help="a folder that finetune wrote")
         command.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    try:
-        args.run(args)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: args.run(args))
 
 
 if __name__ == "__main__":

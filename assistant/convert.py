@@ -23,7 +23,7 @@ import numpy as np
 from assistant.errors import BadInput
 from assistant.grammar import parse, plain, reply_for
 from assistant.images import picture_size
-from assistant.record import Record, RecordTarget, from_rle, record_masks, to_rle
+from assistant.record import Record, RecordTarget, coco_rle, from_rle, record_masks, to_rle
 
 LLMSEG_FOLDERS = {"coco": "coco/train2017/", "ego_objects": "ego_objects/images/"}
 NAME_WORDS = 5  # an answer of at most so many words is taken for a name
@@ -213,17 +213,12 @@ def from_refer(refs_path, instances_path, split: str | None = None, prefix: str 
 
 def segmentation_mask(segmentation, size: tuple[int, int]) -> np.ndarray:
     """COCO's segmentation, polygons [[x, y, ...], ...] or an RLE, -> (h, w) bool."""
-    from pycocotools import mask as coco_mask
-
     if isinstance(segmentation, dict):
         mask = from_rle(segmentation)
         if mask.shape != tuple(size):
             raise BadInput(f"a mask of {mask.shape[1]}x{mask.shape[0]} in a picture of {size[1]}x{size[0]}")
         return mask
-    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-    if not polygons:
-        return np.zeros(size, bool)
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *size))).astype(bool)
+    return from_rle(coco_rle(segmentation, *size))
 
 
 # Label maps: images/NAME.jpg and labels/NAME.png, whose pixels are class numbers

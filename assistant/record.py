@@ -55,6 +55,26 @@ def to_rle(mask: np.ndarray) -> dict:
     return {"size": [int(side) for side in mask.shape], "counts": rle["counts"].decode()}
 
 
+def coco_rle(segmentation: list | dict, height: int, width: int) -> dict:
+    """COCO's segmentation, polygons [[x, y, ...], ...] in px or an RLE of either form -> {"size": [h, w], "counts": str}.
+
+    Polygons of fewer than three corners are left out.
+    """
+    from pycocotools import mask as coco_mask
+
+    if isinstance(segmentation, dict):
+        rle = segmentation
+        if isinstance(rle["counts"], list):
+            rle = coco_mask.frPyObjects(rle, height, width)
+    else:
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if not polygons:
+            return to_rle(np.zeros((height, width), bool))
+        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    counts = rle["counts"]
+    return {"size": list(rle["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
+
+
 def from_rle(rle: dict) -> np.ndarray:
     """RLE -> (H, W) bool. counts: COCO's string, or its list of run lengths.
 

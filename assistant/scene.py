@@ -10,8 +10,7 @@
 import numpy as np
 
 from assistant.answer import Answer, Target
-from assistant.errors import BadInput
-from assistant.grammar import Turn, check_question, parse, reply_for
+from assistant.grammar import Turn, check_question, parse, plain, reply_for
 from assistant.images import open_image
 
 THRESHOLD = 0.5  # confidence from which a target counts as present; [ABS] and anything below both mean absent
@@ -73,8 +72,6 @@ class Scene:
         text = reply_for([(t.phrase, t.present) for t in targets])
         if remember:
             self.turns.append(Turn(question, reply.text))
-        from assistant.grammar import plain
-
         return Answer(plain(text), targets, self.size, self.image, question, reply.tokens)
 
     def _target(self, phrase: str, present: bool, found) -> Target:

@@ -30,14 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, help="folder to write to")
     options = parser.parse_args(arguments)
 
-    from assistant.errors import BadInput
+    from assistant.errors import exit_code
 
-    try:
-        print(run(options))
-    except BadInput as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: print(run(options)))
 
 
 def run(options: argparse.Namespace) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from assistant.errors import BadInput
+from assistant.record import coco_rle
 from datagen.phrasebank import Entry
 
 
@@ -50,14 +51,7 @@ class Photo:
         """The union of the instances' masks: {"size": [h, w], "counts": str}."""
         from pycocotools import mask as coco
 
-        parts = []
-        for instance in instances:
-            shape = instance.segmentation
-            if isinstance(shape, list):
-                parts += coco.frPyObjects(shape, self.height, self.width)
-            else:
-                parts.append(coco.frPyObjects(shape, *shape["size"]) if isinstance(shape["counts"], list) else shape)
-        union = coco.merge(parts)
+        union = coco.merge([coco_rle(each.segmentation, self.height, self.width) for each in instances])
         return {"size": [self.height, self.width], "counts": union["counts"].decode()}
 
     def area_share(self, rle: dict) -> float:

@@ -13,7 +13,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from assistant.errors import BadInput
+from assistant.errors import BadInput, exit_code
 
 BENCHMARKS = {
     "records": "questions from a records file, answered freely: gIoU, cIoU, N_acc, T_acc, the proposals' oracle",
@@ -129,15 +129,7 @@ def _positive(text: str) -> int:
 def main(words: list[str] | None = None) -> int:
     args = parse(words)
     args.open_assistant, args.open_segmenter, args.open_proposals = open_assistant, open_segmenter, open_proposals
-    try:
-        importlib.import_module(f"eval.{args.benchmark}").main(args)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command again goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: importlib.import_module(f"eval.{args.benchmark}").main(args))
 
 
 if __name__ == "__main__":

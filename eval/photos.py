@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from assistant.errors import BadInput
+from assistant.record import coco_rle
 
 SIZES = ("small", "medium", "large")  # COCO's: areas below 32x32, below 96x96, the rest
 
@@ -60,8 +61,6 @@ def read_photos(root: str | Path, limit: int | None = None) -> list[Photo]:
 
     Raises BadInput where the json is missing, unreadable or not COCO's; the pictures are not opened.
     """
-    from pycocotools import mask as coco_mask
-
     root = Path(root)
     file = root / "instances.json"
     if not file.exists():
@@ -74,12 +73,8 @@ def read_photos(root: str | Path, limit: int | None = None) -> list[Photo]:
         for a in data["annotations"]:
             if a["image_id"] not in images or not a["segmentation"]:
                 continue
-            h, w = images[a["image_id"]]["height"], images[a["image_id"]]["width"]
-            rle = a["segmentation"]
-            if isinstance(rle, list):
-                rle = coco_mask.merge(coco_mask.frPyObjects(rle, h, w))
-            elif isinstance(rle["counts"], list):
-                rle = coco_mask.frPyObjects(rle, h, w)
+            image = images[a["image_id"]]
+            rle = coco_rle(a["segmentation"], image["height"], image["width"])
             objects[a["image_id"]].append(Outline(a["id"], names[a["category_id"]], bool(a.get("iscrowd")), rle))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} is not a COCO instances file: {type(error).__name__} {error}") from None

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from assistant.errors import BadInput
+from assistant.record import read_records, record_masks
 from eval.metrics import (
     bootstrap_interval,
     c_iou,
@@ -88,18 +89,7 @@ def open_scene(assistant, path: Path, record):
 
 def true_masks(record) -> list[np.ndarray]:
     """(H, W) bool masks of the record's targets that are there; an empty mask counts as absent (LLM-Seg40K)."""
-    from pycocotools import mask as coco_mask
-
-    masks = []
-    for target in record.targets:
-        if target.rle is not None:
-            mask = coco_mask.decode(target.rle).astype(bool)
-            if mask.shape != (record.height, record.width):
-                raise BadInput(f"the mask of {target.phrase!r} is {mask.shape[1]}x{mask.shape[0]}, "
-                               f"the record says {record.width}x{record.height}")
-            if mask.any():
-                masks.append(mask)
-    return masks
+    return [mask for mask in record_masks(record) if mask is not None and mask.any()]
 
 
 def ask_photo(assistant, folder: Path, rows: dict, run: Run, seed: int, strict: bool) -> None:
@@ -154,7 +144,6 @@ def main(args: argparse.Namespace) -> None:
     """Ask every record's question and write result.json, samples.jsonl and report.html."""
     from tqdm import tqdm
 
-    from assistant.record import read_records
     from eval.pictures import sample_pictures
 
     file = find_records(args.root, args.split)

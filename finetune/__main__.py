@@ -9,7 +9,7 @@ import argparse
 import importlib
 import sys
 
-from assistant.errors import BadInput
+from assistant.errors import exit_code
 
 STAGES = ("sam", "records", "publish")
 
@@ -24,12 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog=f"python -m finetune {sys.argv[1]}", description=stage.__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     stage.add_arguments(parser)
-    try:
-        stage.main(parser.parse_args(sys.argv[2:]))
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: stage.main(parser.parse_args(sys.argv[2:])))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from assistant.pocket.reasoner import FIRST, OPENING, SHAPE, PocketReasoner, Reg
 from assistant.record import Record, image_path, read_records
 from assistant.selector import Selector, choose, selection_losses
 from assistant.weights import sha256_of, smollm2_folder
+from finetune.log import Log
 from finetune.regions import Regions, all_regions, named_regions, overlaps
 
 WEIGHTS = {"align": 1.0, "iop": 2.0, "presence": 1.0}
@@ -246,7 +247,7 @@ def select_batch(reasoner: PocketReasoner, selector: Selector, examples: list[Ex
     wide = lambda a: F.pad(torch.from_numpy(a), (0, count - a.shape[1]))
     iou, iop = (torch.cat([wide(getattr(a, k)) for e in examples for a in e.asked]) for k in ("iou", "iop"))
     present = torch.tensor([p for e in examples for p in e.present])
-    scores = selector(states, words, shapes, named, margins, ignored, shapes[..., -1] * 4)
+    scores = selector(states, words, shapes, named, margins, ignored, Seen(words, shapes).thing)
     losses = selection_losses(scores, iou, iop, present, ignored)
     with torch.no_grad():
         figures = {k: v.item() for k, v in losses.items()}
@@ -326,25 +327,6 @@ def build(rank: int) -> PocketReasoner:
                         layers_to_transform=list(range(FIRST_TUNED, llm.config.num_hidden_layers)),
                         trainable_token_indices=rows)
     return PocketReasoner(get_peft_model(llm, config), tokenizer, RegionEncoder(llm.config.hidden_size))
-
-
-class Log:
-    """Means of figures, printed now and then, and kept as JSON lines in `file`."""
-
-    def __init__(self, file: Path):
-        self.file, self.began, self.sums = file, time.time(), {}
-
-    def add(self, step: int, figures: dict, every: int) -> None:
-        for k, v in figures.items():
-            if math.isfinite(v):
-                self.sums.setdefault(k, []).append(v)
-        if (step + 1) % every == 0:
-            means = {k: round(sum(v) / len(v), 4) for k, v in self.sums.items()}
-            line = json.dumps({"step": step + 1, "seconds": round(time.time() - self.began), **means})
-            print(line, flush=True)
-            with self.file.open("a") as f:
-                f.write(line + "\n")
-            self.sums = {}
 
 
 def rate(step: int, steps: int, warm: int) -> float:

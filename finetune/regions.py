@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from assistant.files import replace_whole
+from assistant.record import coco_rle
 
 
 @dataclass
@@ -35,12 +36,9 @@ def named_regions(instances: Path) -> dict[str, list[tuple[str, dict]]]:
     found: dict[str, list] = {i["file_name"]: [] for i in data["images"]}
     for a in data["annotations"]:
         image = images[a["image_id"]]
-        if a.get("iscrowd") or not a["segmentation"]:
-            continue
-        polygons = a["segmentation"]
-        rle = coco_mask.frPyObjects(polygons, image["height"], image["width"])
-        rle = coco_mask.merge(rle) if isinstance(rle, list) else rle
-        found[image["file_name"]].append((names[a["category_id"]], {"size": rle["size"], "counts": rle["counts"].decode()}))
+        if not a.get("iscrowd") and a["segmentation"]:
+            rle = coco_rle(a["segmentation"], image["height"], image["width"])
+            found[image["file_name"]].append((names[a["category_id"]], rle))
     return found
 
 
@@ -60,7 +58,7 @@ def cached_regions(eyes, key: str, image_file: Path, named: list[tuple[str, dict
             solid = [(n, r, l) for (n, r), l in zip(usable, low) if (l > 0).sum() >= 2]
             if solid:
                 with fast_math():
-                    own = eyes.features(shrink(image), torch.from_numpy(np.stack([l for *_, l in solid])))
+                    own = eyes.features(shrink(image), view.embedding, torch.from_numpy(np.stack([l for *_, l in solid])))
                 features, rles = [own, *features], [r for _, r, _ in solid] + rles
                 names = [n for n, *_ in solid]
         with replace_whole(kept) as path, path.open("wb") as f:

@@ -9,7 +9,6 @@ outlined in the picture, not only the prompted one: a click on a wheel that retu
 """
 
 import argparse
-import json
 import math
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.nn import functional as F
 from assistant.pocket.sam import build_pocket_sam, load_backbone
 from assistant.files import replace_whole
 from assistant.weights import backbone_state
+from finetune.log import Log
 from finetune.sam_data import PromptData
 
 
@@ -134,7 +134,7 @@ def main(args: argparse.Namespace) -> None:
     data = PromptData(args.data, args.size, args.prompts, args.seed, args.steps * args.images)
     order = range(start * args.images, args.steps * args.images)
     loader = torch.utils.data.DataLoader(data, args.images, sampler=order, num_workers=args.workers, prefetch_factor=4 if args.workers else None)
-    log, saved, began, sums = args.out / "log.jsonl", time.time(), time.time(), {}
+    log, saved = Log(args.out / "log.jsonl"), time.time()
 
     def save(step: int) -> None:
         with replace_whole(state_file) as path:
@@ -158,17 +158,7 @@ def main(args: argparse.Namespace) -> None:
         decay = min(0.998, (step + 1) / (step + 10))
         for k, v in trained_parts(sam).items():
             average[k].lerp_(v, 1 - decay)
-        for k, v in figures.items():
-            if math.isfinite(v):
-                total, n = sums.get(k, (0.0, 0))
-                sums[k] = (total + v, n + 1)
-        if (step + 1) % 50 == 0:
-            means = {k: round(t / n, 4) for k, (t, n) in sums.items()}
-            line = json.dumps({"step": step + 1, "seconds": round(time.time() - began), **means})
-            print(line, flush=True)
-            with log.open("a") as f:
-                f.write(line + "\n")
-            sums = {}
+        log.add(step, figures, every=50)
         if time.time() - saved > 60 * args.save_every or step + 1 == args.steps:
             save(step + 1)
             saved = time.time()

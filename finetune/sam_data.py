@@ -15,6 +15,8 @@ from PIL import Image, ImageEnhance
 from pycocotools import mask as rle
 from scipy import ndimage
 
+from assistant.record import coco_rle
+
 # Share of samples from each folder. COCO and people are what users photograph; BSDS teaches whole images.
 SHARES = {"coco": 0.42, "people": 0.15, "bsds": 0.18, "carparts": 0.07, "clothing": 0.08, "davis": 0.05, "camvid": 0.05}
 POINTS = 4  # tokens a prompt may hold
@@ -41,15 +43,8 @@ def coco_photos(folder: str, root: Path) -> list[Photo]:
     sizes = {i["id"]: (i["height"], i["width"]) for i in data["images"]}
     masks = {i: [] for i in sizes}
     for a in data["annotations"]:
-        if a.get("iscrowd") or not a["segmentation"]:
-            continue
-        h, w = sizes[a["image_id"]]
-        segmentation = a["segmentation"]
-        if isinstance(segmentation, list):
-            segmentation = rle.merge(rle.frPyObjects(segmentation, h, w))
-        elif isinstance(segmentation["counts"], list):
-            segmentation = rle.frPyObjects(segmentation, h, w)
-        masks[a["image_id"]].append(segmentation)
+        if not a.get("iscrowd") and a["segmentation"]:
+            masks[a["image_id"]].append(coco_rle(a["segmentation"], *sizes[a["image_id"]]))
     return [Photo(folder, root / "images" / i["file_name"], masks[i["id"]]) for i in data["images"] if masks[i["id"]]]
 
 

@@ -9,7 +9,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 import random  # noqa: E402
 
 import numpy as np  # noqa: E402
-import pytest
+import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 import torch  # noqa: E402
 
@@ -19,6 +19,27 @@ def seeds():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """stopped(module, name, call, run): run() with the module's function interrupted, as by ctrl-C, at its `call`-th call."""
+
+    def stop(module, name: str, call: int, run) -> None:
+        original, calls = getattr(module, name), []
+
+        def interrupted(*args):
+            calls.append(1)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+            return original(*args)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(module, name, interrupted)
+            run()
+
+    return stop
+
 
 # A busy machine is no failure: no example is judged by the clock.
 settings.register_profile("maskpick", deadline=None)

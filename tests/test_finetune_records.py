@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 from safetensors.torch import load_file
 
 from assistant.pocket.reasoner import SHAPE, PocketReasoner, RegionEncoder, Seen, spread
-from assistant.pocket.vision import GEOMETRY, REGION
+from assistant.pocket.vision import REGION
 from assistant.grammar import Turn, parse
 from assistant.record import Record, RecordTarget, to_rle, write_records
 from assistant.selector import Selector
@@ -94,20 +94,9 @@ def test_three_phases_learn_and_can_be_loaded(setting, llm_folder, capsys):
     Selector(48, 48, SHAPE).load_state_dict(part("selector."))
 
 
-def test_a_stopped_training_resumes_to_the_same_weights(setting, monkeypatch):
+def test_a_stopped_training_resumes_to_the_same_weights(setting, stopped):
     records.main(arguments(setting, setting / "whole"))
-    original, calls = records.read_batch, []
-
-    def stop(*args):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return original(*args)
-
-    monkeypatch.setattr(records, "read_batch", stop)
-    with pytest.raises(KeyboardInterrupt):
-        records.main(arguments(setting, setting / "parts"))
-    monkeypatch.setattr(records, "read_batch", original)
+    stopped(records, "read_batch", 3, lambda: records.main(arguments(setting, setting / "parts")))
     records.main(arguments(setting, setting / "parts"))
     for file in ("lora/adapter_model.safetensors", "heads.safetensors"):
         whole, parts = (load_file(setting / k / file) for k in ("whole", "parts"))

@@ -66,23 +66,12 @@ def arguments(root, out, steps):
                               "--prompts", "3", "--save-every", "0", "--workers", "0", "--correct", "0.5"])
 
 
-def test_a_stopped_training_resumes_to_the_same_weights(root, tmp_path, monkeypatch):
+def test_a_stopped_training_resumes_to_the_same_weights(root, tmp_path, monkeypatch, stopped):
     torch.manual_seed(0)
     backbone = timm.create_model("tf_efficientnet_lite2").state_dict()
     monkeypatch.setattr(sam, "backbone_state", lambda: backbone)
     sam.main(arguments(root, tmp_path / "whole", 4))
-    original, seen = sam.step_loss, []
-
-    def stop_at_third(*args):
-        seen.append(1)
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-        return original(*args)
-
-    monkeypatch.setattr(sam, "step_loss", stop_at_third)
-    with pytest.raises(KeyboardInterrupt):
-        sam.main(arguments(root, tmp_path / "parts", 4))
-    monkeypatch.setattr(sam, "step_loss", original)
+    stopped(sam, "step_loss", 3, lambda: sam.main(arguments(root, tmp_path / "parts", 4)))
     sam.main(arguments(root, tmp_path / "parts", 4))
     whole, parts = (load_file(tmp_path / k / "sam.safetensors") for k in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)

@@ -5,6 +5,7 @@ import torch
 from assistant.pocket import pool
 from assistant.pocket.sam import IMAGE_SIZE, WIDTH, build_pocket_sam, draw_prompts
 from assistant.pocket.vision import REGION, crop_grid, geometry, pooled, region_features
+from assistant.segmenter import Segmenter
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,7 @@ def test_features_have_one_row_a_region_and_end_in_geometry(sam, photo):
     masks = torch.zeros(2, 128, 128)
     masks[0, 10:30, 10:40], masks[1, 40:80, 60:120] = 1, 1
     boxes = pool.boxes_of(masks > 0)
-    features = region_features(sam.image_encoder, photo, masks, boxes, masks.sum((1, 2)) * 16)
+    maps = Segmenter.pocket(sam).encode(photo).maps
+    features = region_features(sam.image_encoder, photo, maps, masks, boxes, masks.sum((1, 2)) * 16)
     assert features.shape == (2, REGION) and features.isfinite().all()
     assert torch.allclose(features[:, -9:], geometry(boxes, masks.sum((1, 2)) * 16, photo.shape[:2]))

@@ -89,15 +89,15 @@ class Eyes:
             embedding.features = embedding.features.float()  # prompts by hand run outside of fast_math
             pool = candidates(self.segmenter.model, embedding.features, small, self.points_per_side, self.limit)
             proposals = as_proposals(pool, self.segmenter, embedding)
-            features = self.features(small, torch.from_numpy(proposals.low))
+            features = self.features(small, embedding, torch.from_numpy(proposals.low))
         return View(embedding, proposals, features)
 
-    def features(self, small: np.ndarray, low: Tensor) -> Tensor:
-        """low: (N, 128, 128) mask logits -> (N, REGION)."""
+    def features(self, small: np.ndarray, embedding: Embedding, low: Tensor) -> Tensor:
+        """small: what `embedding` encodes, shrunk; low: (N, 128, 128) mask logits -> (N, REGION)."""
         masks = low > 0
         if not len(masks):
             return torch.zeros(0, REGION)
-        return region_features(self.segmenter.model.image_encoder, small, masks.float(), boxes_of(masks),
+        return region_features(self.segmenter.model.image_encoder, small, embedding.maps, masks.float(), boxes_of(masks),
                                masks.sum((1, 2)) * CELL**2).float()
 
 

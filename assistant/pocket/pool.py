@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from skimage.segmentation import felzenszwalb
 from torch import Tensor
-from torch.nn import functional as F
 
 from assistant.pocket.sam import IMAGE_SIZE
 

@@ -31,8 +31,8 @@ class Seen(NamedTuple):
 
     @property
     def thing(self) -> Tensor:
-        """(N,) logits: is it a whole thing that people name?"""
-        return self.shape[:, -1] * 4
+        """(..., N) logits: is it a whole thing that people name?"""
+        return self.shape[..., -1] * 4
 
 
 class RegionEncoder(nn.Module):

@@ -49,10 +49,11 @@ def geometry(boxes: Tensor, areas: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @torch.inference_mode()
-def region_features(encoder, image: np.ndarray, masks: Tensor, boxes: Tensor, areas: Tensor, batch: int = 16) -> Tensor:
+def region_features(encoder, image: np.ndarray, maps: tuple, masks: Tensor, boxes: Tensor, areas: Tensor,
+                    batch: int = 16) -> Tensor:
     """Features of N regions of one picture.
 
-    image: (H, W, 3) uint8 RGB with its longest side at IMAGE_SIZE; masks: (N, S, S) float in [0, 1] over the
+    image: (H, W, 3) uint8 RGB with its longest side at IMAGE_SIZE; maps: the backbone's of it, as in `Embedding`; masks: (N, S, S) float in [0, 1] over the
     padded square (any S); boxes: (N, 4) xyxy in px of `image`; areas: (N,) px of `image` -> (N, REGION) float.
     """
     device = masks.device
@@ -60,7 +61,7 @@ def region_features(encoder, image: np.ndarray, masks: Tensor, boxes: Tensor, ar
     square = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), 127, np.uint8)
     square[:h, :w] = image
     pixels = normalise(square, device)[None]
-    wide16, wide32 = deep_maps(encoder, pixels)
+    wide16, wide32 = maps[2].float(), maps[3].float()
     side = (boxes[:, 2:] - boxes[:, :2]).amax(1) * 1.2 + 8
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     crops = []

@@ -1,0 +1,25 @@
+"""What training prints and keeps of its figures."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+
+class Log:
+    """Means of figures, printed now and then, and kept as JSON lines in `file`."""
+
+    def __init__(self, file: Path):
+        self.file, self.began, self.sums = file, time.time(), {}
+
+    def add(self, step: int, figures: dict, every: int) -> None:
+        for k, v in figures.items():
+            if math.isfinite(v):
+                self.sums.setdefault(k, []).append(v)
+        if (step + 1) % every == 0:
+            means = {k: round(sum(v) / len(v), 4) for k, v in self.sums.items()}
+            line = json.dumps({"step": step + 1, "seconds": round(time.time() - self.began), **means})
+            print(line, flush=True)
+            with self.file.open("a") as f:
+                f.write(line + "\n")
+            self.sums = {}
