@@ -46,7 +46,7 @@ def test_candidates_are_bounded_distinct_and_inside_the_picture(sam, photo):
     masks = found.logits > 0
     assert 5 < len(masks) <= 20 and not masks[:, 86:].any() and masks.flatten(1).any(1).all()
     table = pool.mask_iou(masks, masks).fill_diagonal_(0)
-    assert table.max() <= 0.75 + 1e-6
+    assert table.max() <= 0.9
     assert ((found.stability >= 0) & (found.stability <= 1)).all()
 
 
@@ -65,6 +65,18 @@ def test_boxes_and_suppression():
     masks[0, 10:20, 30:50], masks[1, 10:20, 30:49], masks[2, 100:101, 5:6] = True, True, True
     assert pool.boxes_of(masks)[[0, 2]].tolist() == [[120, 40, 200, 80], [20, 400, 24, 404]]
     assert pool.suppress(masks, torch.tensor([0.5, 0.9, 0.1]), 0.8).tolist() == [1, 2]
+
+
+def test_soft_suppression_prefers_what_is_new():
+    masks = torch.zeros(3, 128, 128, dtype=torch.bool)
+    masks[0, 10:20, 30:50], masks[1, 10:20, 30:47], masks[2, 100:110, 5:30] = True, True, True
+    score = torch.tensor([0.9, 0.8, 0.4])
+    assert pool.soft_nms(masks, score, 3).tolist() == [0, 2, 1]
+    assert pool.soft_nms(masks, score, 2).tolist() == [0, 2] and score.tolist() == pytest.approx([0.9, 0.8, 0.4])
+    assert pool.soft_nms(masks[:0], score[:0], 5).shape == (0,)
+    assert pool.soft_nms(torch.cat([masks, masks]), score.repeat(2), 9).tolist() == [0, 2, 1]  # copies go
+    apart = pool.soft_nms(masks[[0, 2]], torch.tensor([0.1, 0.2]), 5)
+    assert apart.tolist() == [1, 0]
 
 
 def test_drawn_box_is_positive_inside_and_negative_outside():
