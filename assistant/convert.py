@@ -7,7 +7,8 @@
     write_records("camvid.jsonl", from_label_maps("train", dict(enumerate(names)), prefix="train/"))
 
 `prefix` is put before the picture's file name: records hold paths relative to their own file's folder. An empty mask
-counts as absent. Raises BadInput with the file's name where something is not as the format says.
+counts as absent. Raises BadInput with the file's name where something is not as the format says; given a list as
+`bad`, items that cannot be read are put there as (name, reason) instead, and the others are yielded.
 """
 
 import io
@@ -53,9 +54,15 @@ def _one_target(image: str, question: str, phrase: str, mask: np.ndarray, source
                   [RecordTarget(name, to_rle(mask) if present else None)], source)
 
 
+def _refused(bad: list | None, name: str, reason: str) -> None:
+    if bad is None:
+        raise BadInput(reason if name in reason else f"{name}: {reason}")
+    bad.append((name, reason))
+
+
 # LLM-Seg40K: {file name: {"from_dataset": "coco" | "ego_objects", "qa_pairs": [{"question", "answer", "rle_seg"}]}}
 
-def from_llmseg40k(path, folders: dict[str, str] = LLMSEG_FOLDERS) -> Iterator[Record]:
+def from_llmseg40k(path, folders: dict[str, str] = LLMSEG_FOLDERS, bad: list | None = None) -> Iterator[Record]:
     """One record per question. A short answer names the target ("it" otherwise) and is kept whole in the source.
 
     folders: what is put before a file name, by from_dataset.
@@ -65,19 +72,27 @@ def from_llmseg40k(path, folders: dict[str, str] = LLMSEG_FOLDERS) -> Iterator[R
         raise BadInput(f"{path} is not LLM-Seg40K's form: an object keyed by file name")
     for file, row in rows.items():
         try:
-            for pair in row["qa_pairs"]:
-                mask, answer = from_rle(pair["rle_seg"]), str(pair["answer"])
-                words = answer.strip().rstrip(".").split()
-                record = _one_target(folders.get(row["from_dataset"], "") + file, str(pair["question"]),
-                                     " ".join(words) if len(words) <= NAME_WORDS else "it", mask,
-                                     {"dataset": "LLM-Seg40K", "from_dataset": row["from_dataset"], "file": file,
-                                      "answer": answer})
-                if len(words) > NAME_WORDS:
-                    record.answer += f" {plain(answer)}"
-                yield record
-        except (KeyError, TypeError, BadInput) as error:
-            reason = f"no {error} there" if isinstance(error, KeyError) else error
-            raise BadInput(f"{path}: {file}: not as in LLM-Seg40K: {reason}") from None
+            folder, pairs = folders.get(row["from_dataset"], ""), list(row["qa_pairs"])
+        except (KeyError, TypeError) as error:
+            _refused(bad, file, f"{path}: {file}: not as in LLM-Seg40K: {_reason(error)}")
+            continue
+        for number, pair in enumerate(pairs):
+            try:
+                mask, question, answer = from_rle(pair["rle_seg"]), str(pair["question"]), str(pair["answer"])
+            except (KeyError, TypeError, BadInput) as error:
+                _refused(bad, f"{file}, pair {number + 1}", f"{path}: {file}: not as in LLM-Seg40K: {_reason(error)}")
+                continue
+            words = answer.strip().rstrip(".").split()
+            record = _one_target(folder + file, question, " ".join(words) if len(words) <= NAME_WORDS else "it", mask,
+                                 {"dataset": "LLM-Seg40K", "from_dataset": row["from_dataset"], "file": file,
+                                  "answer": answer})
+            if len(words) > NAME_WORDS:
+                record.answer += f" {plain(answer)}"
+            yield record
+
+
+def _reason(error: Exception) -> str:
+    return f"no {error} there" if isinstance(error, KeyError) else str(error)
 
 
 def to_llmseg40k(records: Iterable[Record]) -> dict:
@@ -101,31 +116,41 @@ def to_llmseg40k(records: Iterable[Record]) -> dict:
 
 # ReasonSeg: NAME.jpg beside NAME.json {"text": [...], "is_sentence": bool, "shapes": [{"label", "points"}]}
 
-def from_reasonseg(folder, prefix: str = "") -> Iterator[Record]:
+def from_reasonseg(folder, prefix: str = "", bad: list | None = None) -> Iterator[Record]:
     """One record per picture: the question is text[0], `source["ignore"]` the RLE of pixels that do not count, or null.
 
     As LISA reads them (utils/data_processing.py): larger polygons are painted first, so smaller ones stay on top;
-    a label with "ignore" in it marks pixels to ignore, "flag" is skipped, any other is the target.
+    a label with "ignore" in it marks pixels to ignore, "flag" is skipped, any other is the target. A polygon that leaves
+    the picture is cut at its edge, and `source["trouble"]` says so ("" otherwise).
     """
     files = sorted(Path(folder).glob("*.json"))
     if not files:
         raise BadInput(f"no .json in {folder}: give a folder of ReasonSeg such as ReasonSeg/val")
     for file in files:
-        row = _json(file)
         try:
-            text, sentence = row["text"][0], bool(row["is_sentence"])
-            if not isinstance(row["text"], list) or not isinstance(text, str):
-                raise TypeError
-            shapes = [(str(s["label"]).lower(), np.asarray(s["points"], float).reshape(-1, 2)) for s in row["shapes"]]
-        except (KeyError, IndexError, TypeError, ValueError):
-            raise BadInput(f"{file} is not as in ReasonSeg: text, is_sentence, shapes with label and points") from None
-        image = file.with_suffix(".jpg")
-        size = picture_size(image)
-        marks = _paint(shapes, size)
-        ignore = marks == 255
-        source = {"dataset": "ReasonSeg", "file": file.name, "is_sentence": sentence,
-                  "ignore": to_rle(ignore) if ignore.any() else None}
-        yield _one_target(prefix + image.name, text, "it" if sentence else text, marks == 1, source)
+            yield _reasonseg_item(file, prefix)
+        except BadInput as error:
+            _refused(bad, file.name, str(error))
+
+
+def _reasonseg_item(file: Path, prefix: str) -> Record:
+    row = _json(file)
+    try:
+        text, sentence = row["text"][0], bool(row["is_sentence"])
+        if not isinstance(row["text"], list) or not isinstance(text, str):
+            raise TypeError
+        shapes = [(str(s["label"]).lower(), np.asarray(s["points"], float).reshape(-1, 2)) for s in row["shapes"]]
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise BadInput(f"{file} is not as in ReasonSeg: text, is_sentence, shapes with label and points") from None
+    image = file.with_suffix(".jpg")
+    size = picture_size(image)
+    marks = _paint(shapes, size)
+    ignore = marks == 255
+    outside = [label for label, points in shapes if ((points < -1) | (points > (size[1] + 1, size[0] + 1))).any()]
+    source = {"dataset": "ReasonSeg", "file": file.name, "is_sentence": sentence,
+              "ignore": to_rle(ignore) if ignore.any() else None,
+              "trouble": f"{len(outside)} polygons leave the picture and were cut at its edge" if outside else ""}
+    return _one_target(prefix + image.name, text, "it" if sentence else text, marks == 1, source)
 
 
 def _paint(shapes: list[tuple[str, np.ndarray]], size: tuple[int, int]) -> np.ndarray:
@@ -181,7 +206,8 @@ def read_refs(path) -> list[dict]:
     return refs
 
 
-def from_refer(refs_path, instances_path, split: str | None = None, prefix: str = "") -> Iterator[Record]:
+def from_refer(refs_path, instances_path, split: str | None = None, prefix: str = "",
+               bad: list | None = None) -> Iterator[Record]:
     """One record per sentence of the refs of `split` (all when None); several annotations of a ref become one mask.
 
     An `ann_id` of -1, as gRefCOCO has it, means that nothing in the picture fits.
@@ -204,11 +230,12 @@ def from_refer(refs_path, instances_path, split: str | None = None, prefix: str 
                     mask |= segmentation_mask(annotations[number]["segmentation"], mask.shape)
             source = {"dataset": Path(refs_path).parent.name, "split": str(ref.get("split", "")),
                       "ref_id": ref["ref_id"], "ann_id": [int(n) for n in ids]}
-            for sentence in ref["sentences"]:
-                yield _one_target(prefix + image["file_name"], sentence["sent"], sentence["sent"], mask, source)
+            sentences = [(sentence["sent"], sentence.get("sent_id", k)) for k, sentence in enumerate(ref["sentences"])]
         except (KeyError, TypeError, ValueError) as error:
-            reason = f"no {error} there" if isinstance(error, KeyError) else error
-            raise BadInput(f"{refs_path}: ref {ref.get('ref_id')}: {reason}") from None
+            _refused(bad, f"ref {ref.get('ref_id')}", f"{refs_path}: ref {ref.get('ref_id')}: {_reason(error)}")
+            continue
+        for text, number in sentences:
+            yield _one_target(prefix + image["file_name"], text, text, mask, source | {"sent_id": number})
 
 
 def segmentation_mask(segmentation, size: tuple[int, int]) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Benchmarks over the free-running assistant and its parts, each with a version.
 
+    python -m eval reasonseg --root ReasonSeg --split val --protocol both --out runs/eval/reasonseg
     python -m eval records --root records.jsonl --out runs/eval/records
-    python -m eval interactive --root ../shared/data/coco/dev --out runs/eval/interactive
-    python -m eval proposals --root ../shared/data/coco/dev --out runs/eval/proposals
-    python -m eval speed
+    python -m eval reasonseg --root ReasonSeg --split val --predictions lisa-7b --out runs/eval/lisa-7b
+    python -m eval compare runs/eval/lisa-7b runs/eval/reasonseg
+    accelerate launch --cpu --num_processes 2 -m eval records --root records.jsonl --out runs/eval/records
 
 Each writes result.json, samples.jsonl and report.html; the same command again resumes.
 """
@@ -15,12 +16,23 @@ from pathlib import Path
 
 from assistant.errors import BadInput, exit_code
 
-BENCHMARKS = {
-    "records": "questions from a records file, answered freely: gIoU, cIoU, N_acc, T_acc, the proposals' oracle",
-    "interactive": "SAM's task on a COCO-format folder: a box, a click, click by click",
-    "proposals": "everything mode on a COCO-format folder: what the best choice of proposals could score",
+BENCHMARKS = {  # name: (module, what it is)
+    "records": ("records", "questions from a records file, answered freely: gIoU, cIoU, N_acc, T_acc, the proposals' oracle"),
+    "reasonseg": ("reasonseg", "ReasonSeg, under LISA's protocol, Seg-Zero's, or both"),
+    "llmseg40k": ("llmseg40k", "LLM-Seg40K's json"),
+    "refcoco": ("refer", "RefCOCO"),
+    "refcoco+": ("refer", "RefCOCO+"),
+    "refcocog": ("refer", "RefCOCOg"),
+    "grefcoco": ("refer", "gRefCOCO: several targets, or none"),
+    "boxes": ("boxes", "expressions with boxes and false premises: acc@.5 of the answer's box, N_acc, T_acc"),
+    "semantic": ("semantic", "class lists answered one by one: mIoU on ADE20K, COCO-Stuff, Cityscapes or label PNGs"),
+    "interactive": ("interactive", "SAM's task on a COCO-format folder: a box, a click, click by click"),
+    "proposals": ("proposals", "everything mode on a COCO-format folder: what the best choice of proposals could score"),
 }
-SPEED = "our everything mode against its peers, and the cost of a question"
+TOOLS = {
+    "compare": ("compare", "two runs of one benchmark: the paired difference with its interval"),
+    "speed": ("speed", "our everything mode against its peers, and the cost of a question"),
+}
 
 
 def open_assistant(args: argparse.Namespace):
@@ -98,12 +110,12 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     words = sys.argv[1:] if words is None else words
-    for name, about in (BENCHMARKS | {"speed": SPEED}).items():
+    for name, (module, about) in (BENCHMARKS | TOOLS).items():
         one = benchmarks.add_parser(name, help=about, description=about)
-        if name != "speed":
+        if name in BENCHMARKS:
             add_common(one)
         if name in words[:1]:  # only the benchmark that is asked for is imported
-            importlib.import_module(f"eval.{name}").add_arguments(one)
+            importlib.import_module(f"eval.{module}").add_arguments(one)
     return parser.parse_args(words)
 
 
@@ -128,8 +140,9 @@ def _positive(text: str) -> int:
 
 def main(words: list[str] | None = None) -> int:
     args = parse(words)
+    module = (BENCHMARKS | TOOLS)[args.benchmark][0]
     args.open_assistant, args.open_segmenter, args.open_proposals = open_assistant, open_segmenter, open_proposals
-    return exit_code(lambda: importlib.import_module(f"eval.{args.benchmark}").main(args))
+    return exit_code(lambda: importlib.import_module(f"eval.{module}").main(args))
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def main(args: argparse.Namespace) -> None:
     segmenter, weights = args.open_segmenter(args)
     run = Run(args.out, {"benchmark": "interactive", "version": VERSION, "root": str(Path(args.root).resolve()),
                          "preset": args.preset, "weights": weights, "bf16": args.bf16})
-    for photo in tqdm(photos, desc="photos"):
+    for photo in tqdm(run.mine(photos), desc="photos"):
         key = photo.path.name
         if key in run.done:
             continue
@@ -164,7 +164,9 @@ def main(args: argparse.Namespace) -> None:
                     line = score_object(segmenter, embedding, target)
                     lines.append({"id": outline.id, "category": outline.category} | line)
         run.add(key, {"seconds": seconds, "objects": lines})
-    finish(args, [run.done[p.path.name] for p in photos], weights)
+    lines = run.gather(p.path.name for p in photos)
+    if lines is not None:
+        finish(args, lines, weights)
 
 
 def finish(args: argparse.Namespace, lines: list[dict], weights: dict[str, str]) -> None:

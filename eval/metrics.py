@@ -119,3 +119,41 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 
     means = [values[rng.integers(values.size, size=values.size)].mean() for _ in range(resamples)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return [float(low), float(high)]
+
+
+def box_of(mask: np.ndarray) -> list[int] | None:
+    """The tight box xyxy of an (H, W) mask's pixels, the right and lower edge exclusive; None of an empty mask."""
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return [int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1] if len(xs) else None
+
+
+def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """IoU of two boxes xyxy, in px; 0 where both are without area."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    inter = max(width, 0) * max(height, 0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter
+    return inter / union if union > 0 else 0.0
+
+
+def class_counts(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+    """(3, classes) int64: pixels of each class that are right, predicted and true, of two (H, W) maps of class numbers.
+
+    Any other number is no class. Pixels without a true class are dropped; pixels without a predicted one count as
+    missed. (LaSagnA's test_sem.py sends both to class 0.)
+    """
+    prediction, truth = np.asarray(prediction), np.asarray(truth)
+    if prediction.shape != truth.shape or truth.ndim != 2:
+        raise BadInput(f"label maps must be (H, W) of one size, got {prediction.shape} and {truth.shape}")
+    labelled = (truth >= 0) & (truth < classes)
+    said, true = prediction[labelled].astype(np.int64), truth[labelled].astype(np.int64)
+    known = (said >= 0) & (said < classes)
+    count = lambda values: np.bincount(values, minlength=classes)[:classes]
+    return np.stack([count(true[said == true]), count(said[known]), count(true)])
+
+
+def class_ious(counts: np.ndarray) -> np.ndarray:
+    """(classes,) float64 of summed `class_counts` (3, classes); nan where a class is neither true nor predicted."""
+    right, predicted, true = np.asarray(counts, np.float64)
+    union = predicted + true - right
+    return np.divide(right, union, out=np.full(union.shape, np.nan), where=union > 0)

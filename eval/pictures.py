@@ -1,4 +1,4 @@
-"""Which samples of a `records` run a person should look at, drawn for the report."""
+"""Which samples of a run a person should look at, drawn for the report."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ def pick(lines: list[dict], each: int = EACH) -> dict[str, list[dict]]:
                                      if "error" not in line and not line["targets"] and line["said"]][:each]}
 
 
-def sample_pictures(lines: list[dict], records: list, folder: Path) -> Iterator[Picture]:
+def sample_pictures(lines: list[dict], questions: list) -> Iterator[Picture]:
     """The picked samples, one at a time: the truth, the answer by target, the proposals that it chose, and those that
     a perfect choice would have taken: what separates a poor choice from poor proposals."""
     from pycocotools import mask as coco_mask
@@ -37,15 +37,18 @@ def sample_pictures(lines: list[dict], records: list, folder: Path) -> Iterator[
     def unpack(rles: list[dict]) -> list[np.ndarray]:
         return [coco_mask.decode(rle).astype(bool) for rle in rles]
 
+    by_key = {question.key: question for question in questions}
     for group, picked in pick(lines).items():
         for line in picked:
-            record = records[line["key"]]
+            question = by_key[line["key"]]
+            record = question.record
             try:
-                image = open_image(folder / record.image)
+                image = open_image(question.image)
             except BadInput:  # the picture went away between two runs; the sample's words still tell something
                 image = np.full((record.height, record.width, 3), 127, np.uint8)
             present = [t for t in line["answered"] if t["present"]]
             words = [f"asked: {line['question']}", f"answered: {line['answer']}"]
+            words += [f"note: {line['trouble']}"] if line["trouble"] else []
             words += [f"{t['phrase']}: {'present' if t['present'] else 'absent'}, confidence {t['confidence']:.2f}, "
                       f"proposals {t['proposals']}" for t in line["answered"]]
             if line["oracle"]:
@@ -58,5 +61,5 @@ def sample_pictures(lines: list[dict], records: list, folder: Path) -> Iterator[
             used = [rle for rles in line["used"] for rle in rles]
             panels += [("proposals that it chose", image, unpack(used))] if used else []
             panels += [("the best choice of proposals", image, unpack(line["best"]))] if line["chosen"] else []
-            title = f"IoU {iou(*line['pair']):.2f}   {line['kind']}   {Path(record.image).name}"
+            title = f"IoU {iou(*line['pair']):.2f}   {', '.join(line['groups'])}   {Path(record.image).name}"
             yield Picture(group, title, words, panels)

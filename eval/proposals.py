@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
     propose, weights = args.open_proposals(args)
     run = Run(args.out, {"benchmark": "proposals", "version": VERSION, "root": str(Path(args.root).resolve()),
                          "preset": args.preset, "weights": weights, "settings": sorted(args.setting)})
-    for photo in tqdm(photos, desc="photos"):
+    for photo in tqdm(run.mine(photos), desc="photos"):
         key = photo.path.name
         if key in run.done:
             continue
@@ -75,7 +75,9 @@ def main(args: argparse.Namespace) -> None:
         began = time.perf_counter()
         rles = propose(image).rles
         run.add(key, {"seconds": time.perf_counter() - began} | score_photo(photo, rles))
-    finish(args, [run.done[p.path.name] for p in photos], weights)
+    lines = run.gather(p.path.name for p in photos)
+    if lines is not None:
+        finish(args, lines, weights)
 
 
 def finish(args: argparse.Namespace, lines: list[dict], weights: dict[str, str]) -> None:

@@ -13,6 +13,8 @@ import os
 import resource
 import subprocess
 import sys
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,11 +55,18 @@ class Result:
 
 
 class Run:
-    """The samples of one run in a folder, resumable: `done` maps each finished key to its line."""
+    """The samples of one run in a folder, resumable: `done` maps each finished key to its line.
+
+    Several processes (`accelerate launch -m eval ...`, torchrun: they set RANK and WORLD_SIZE) share a folder: each
+    works on `mine(items)` and writes lines of its own, the first one gathers them. Nothing is counted twice, and a
+    run may be resumed with another number of processes.
+    """
 
     def __init__(self, out: str | Path, settings: dict):
         """Raises BadInput where the folder holds a run with other settings, or cannot be written."""
         self.out = Path(out)
+        self.rank, self.processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.own = self.out / ("samples.jsonl" if self.processes == 1 else f"samples.{self.rank}.jsonl")
         settings = json.loads(json.dumps(settings))
         file = self.out / "run.json"
         try:
@@ -66,7 +75,13 @@ class Run:
             if before is None:
                 with replace_whole(file) as path:
                     path.write_text(json.dumps(settings, indent=1))
-            self.done = {line["key"]: line for line in self._finished_lines()}
+            if self.own.exists():
+                whole = self.own.read_bytes()
+                kept = whole[: whole.rfind(b"\n") + 1]
+                if len(kept) < len(whole):  # the process was killed while it wrote its last line
+                    with replace_whole(self.own) as path:
+                        path.write_bytes(kept)
+            self.done = self._read()
         except (OSError, ValueError, KeyError) as error:
             raise BadInput(f"--out {out} cannot be used: {error}") from None
         if before not in (None, settings):
@@ -74,25 +89,46 @@ class Run:
             raise BadInput(f"--out {out} holds a run with another {', '.join(changed)}: "
                            "choose another folder or delete it")
 
-    def _finished_lines(self) -> list[dict]:
-        file = self.out / "samples.jsonl"
-        if not file.exists():
-            return []
-        whole = file.read_bytes()
-        kept = whole[: whole.rfind(b"\n") + 1]
-        if len(kept) < len(whole):  # the process was killed while it wrote its last line
-            with replace_whole(file) as path:
-                path.write_bytes(kept)
-        return [json.loads(line) for line in kept.decode().splitlines()]
+    def _parts(self) -> list[Path]:
+        return sorted(self.out.glob("samples.[0-9]*.jsonl"))
+
+    def _read(self) -> dict:
+        """The whole lines of all processes, by key."""
+        done = {}
+        for file in [self.out / "samples.jsonl", *self._parts()]:
+            if file.exists():
+                whole = file.read_bytes()
+                lines = map(json.loads, whole[: whole.rfind(b"\n") + 1].decode().splitlines())
+                done |= {line["key"]: line for line in lines}
+        return done
+
+    def mine(self, items: Sequence) -> Sequence:
+        """This process's share of the items."""
+        return items[self.rank :: self.processes]
 
     def add(self, key, line: dict) -> None:
         """Append one finished sample; it survives a kill from here on."""
         line = {"key": key, **line}
-        with (self.out / "samples.jsonl").open("a") as file:
+        with self.own.open("a") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self.done[key] = line
+
+    def gather(self, keys: Iterable) -> list[dict] | None:
+        """All lines in the keys' order, once every process is through; None in all processes but the first."""
+        if self.rank:
+            return None
+        keys = list(keys)
+        while self.processes > 1 and not self.done.keys() >= set(keys):  # a launcher ends this if another process fails
+            time.sleep(0.5)
+            self.done = self._read()
+        if self._parts():
+            with replace_whole(self.out / "samples.jsonl") as path:
+                path.write_text("".join(json.dumps(line) + "\n" for line in self.done.values()))
+            for part in self._parts():
+                part.unlink()
+        return [self.done[key] for key in keys]
 
 
 def write_result(out: str | Path, result: Result) -> None:

@@ -13,74 +13,12 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from assistant.answer import Answer, Target
 from assistant.errors import BadInput
 from eval import __main__ as command
 from eval import interactive, proposals, records
 from eval.report import Curve, Picture, svg, write_report
 from eval.result import Result, Run, write_result
-
-H, W = 40, 60
-COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 255, 0)}
-BOXES = {"red": (4, 4, 24, 24), "blue": (30, 10, 50, 30)}  # xyxy
-
-
-def rectangle(x0, y0, x1, y1):
-    mask = np.zeros((H, W), bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
-
-
-def rle(mask):
-    found = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [H, W], "counts": found["counts"].decode()}
-
-
-class Pool(SimpleNamespace):
-    def __len__(self):
-        return len(self.rles)
-
-
-class FakeScene:
-    """Finds red and blue exactly, or half of it where `half`; "broken" in a question is refused."""
-
-    def __init__(self, assistant, image):
-        self.assistant, self.image, self.turns = assistant, image, 0
-        halves = [rectangle(4, 4, 14, 24), rectangle(14, 4, 24, 24), rectangle(*BOXES["blue"])]
-        self.proposals = Pool(rles=[rle(m) for m in halves])
-
-    def reset(self):
-        self.turns = 0
-
-    def ask(self, question):
-        self.assistant.asked.append(question)
-        self.turns += 1
-        assert self.turns == 1, "every question must start a new conversation"
-        if "broken" in question:
-            raise BadInput("cannot be asked")
-        targets = []
-        for colour in COLOURS:
-            if colour in question:
-                mask = (self.image == COLOURS[colour]).all(2)
-                if self.assistant.half:
-                    mask[:, :14] = False
-                there = bool(mask.any()) or "surely" in question
-                if "surely" in question:
-                    mask = rectangle(0, 0, 5, 5)
-                targets.append(Target(phrase=colour, present=there, confidence=0.9 if there else 0.1,
-                                      mask=mask if there else None, proposals=[0] if there else []))
-        return Answer(text="<script>alert(1)</script> " + question, targets=targets, size=(H, W), image=self.image,
-                      question=question)
-
-
-class FakeAssistant:
-    def __init__(self, half=False):
-        self.weights, self.asked, self.opened, self.half = {"llm": "0" * 64}, [], 0, half
-
-    def open(self, image):
-        self.opened += 1
-        return FakeScene(self, image)
-
+from tests.colour_finder import BOXES, COLOURS, FakeAssistant, H, Pool, W, rectangle, rle
 
 @pytest.fixture
 def folder(tmp_path):
@@ -129,7 +67,7 @@ def test_records_scores_what_is_said(monkeypatch, folder):
     assert result["oracle_gIoU"] == 1 and result["figures"]["oracle_gIoU_present@60"] == 1
     assert result["figures"]["targets_found_50"] == pytest.approx(3 / 4)
     assert result["figures"]["masks_right_50"] == pytest.approx(3 / 4)
-    assert result["by"]["kind: several"] == {"n": 1, "gIoU": 1, "gIoU_present": 1, "N_acc": None, "T_acc": 1,
+    assert result["by"]["kind: several"] == {"n": 1, "gIoU": 1, "cIoU": 1, "gIoU_present": 1, "N_acc": None, "T_acc": 1,
                                              "oracle_gIoU": 1}
     assert result["by"]["targets: 0"]["n"] == 3 and result["by"]["size: large"]["n"] == 3
     assert result["weights"] == assistant.weights and result["preset"] == "pocket"
