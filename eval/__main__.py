@@ -4,13 +4,14 @@
     python -m eval records --root records.jsonl --out runs/eval/records
     python -m eval reasonseg --root ReasonSeg --split val --predictions lisa-7b --out runs/eval/lisa-7b
     python -m eval compare runs/eval/lisa-7b runs/eval/reasonseg
-    accelerate launch --cpu --num_processes 2 -m eval records --root records.jsonl --out runs/eval/records
+    accelerate launch --multi_gpu --num_processes 2 -m eval records --root records.jsonl --out runs/eval/records
 
 Each writes result.json, samples.jsonl and report.html; the same command again resumes.
 """
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -39,8 +40,11 @@ def open_assistant(args: argparse.Namespace):
     """The assistant that the options name."""
     from assistant import Assistant
 
-    given = {k: getattr(args, k) for k in ("mllm", "sam", "adapter") if getattr(args, k) is not None}
-    return Assistant.from_preset(args.preset, device=args.device, **given)
+    for part in ("mllm", "sam"):
+        if getattr(args, part) is not None:
+            raise BadInput(f"--{part} cannot be put on the {args.preset} preset in this benchmark")
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if args.device == "cuda" else args.device  # one GPU a process
+    return Assistant.from_preset(args.preset, args.adapter, device)
 
 
 def open_segmenter(args: argparse.Namespace):

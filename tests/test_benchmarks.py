@@ -374,8 +374,7 @@ def test_two_launched_processes_count_every_sample_once(monkeypatch, tmp_path):
     _, alone = run(monkeypatch, tmp_path / "one", "reasonseg", "--root", tmp_path / "ReasonSeg")
     (tmp_path / "launched.py").write_text(LAUNCHED)
     root = Path(__file__).parent.parent
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-             "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0",
              str(tmp_path / "launched.py"), "reasonseg", "--root", str(tmp_path / "ReasonSeg"), "--out", str(tmp_path / "two")]
     subprocess.run(words, check=True, env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}, cwd=root, timeout=240,
                    capture_output=True)
