@@ -4,7 +4,8 @@
         --split train --per-image 24 --seed 0 --out questions
 
 Writes DIR/records.jsonl (the project's records), DIR/llmseg40k.json (LLM-Seg40K's form) and DIR/statistics.json.
-The same command gives the same files.
+The same command gives the same files. `python -m datagen.browse DIR` shows them row by row; what is thrown out there
+stays out.
 """
 
 import argparse
@@ -27,6 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
                         help="train: phrases to learn from; held: the two of each category that are kept aside")
     parser.add_argument("--per-image", type=int, default=24, help="questions per photo, at most (default: 24)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other questions (default: 0)")
+    parser.add_argument("--exclude", nargs="+", default=[], metavar="PLACE",
+                        help="folders of evaluation pictures, or lists of their names: no question is made about these "
+                             "pictures, whatever they are called, at whatever size")
     parser.add_argument("--out", required=True, help="folder to write to")
     options = parser.parse_args(arguments)
 
@@ -43,21 +47,31 @@ def run(options: argparse.Namespace) -> str:
     from assistant.errors import BadInput
     from assistant.files import replace_whole
     from assistant.record import write_records
+    from datagen.leaks import fingerprints, leak
     from datagen.phrasebank import load, load_groups
     from datagen.photos import read_coco
     from datagen.questions import compose
+    from datagen.rejected import read_rejected, row_id
 
     if options.per_image < 1:
         raise BadInput("--per-image must be at least 1")
     bank, groups, drops = load(options.bank), load_groups(options.bank), Counter()
     photos = read_coco(options.annotations, options.images, bank, drops)
+    if options.exclude:
+        known = fingerprints(options.exclude)
+        why = {photo.id: leak(photo.file, known) for photo in tqdm(photos, unit="photo", desc="exclude")}
+        drops.update(f"photo: {reason}" for reason in why.values() if reason)
+        photos = [photo for photo in photos if not why[photo.id]]
     out = Path(options.out)
-    records = []
+    records, rejected = [], read_rejected(out)
     for photo in tqdm(photos, unit="photo", desc=options.split):
         for record in compose(photo, bank, options.split, options.per_image, options.seed, drops, groups):
             # Relative, so that the photos and the questions may be moved together.
             record.image = Path(os.path.relpath(Path(record.image).resolve(), out.resolve())).as_posix()
-            records.append(record)
+            if row_id(record) in rejected:
+                drops["thrown out by hand"] += 1
+            else:
+                records.append(record)
     if not records:
         raise BadInput("no question could be made of these photos")
     write_records(out / "records.jsonl", records)

@@ -126,7 +126,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 def add_common(one: argparse.ArgumentParser) -> None:
     one.add_argument("--root", type=Path, required=True, help="the data: a folder (records: or the file)")
     one.add_argument("--out", type=Path, required=True, help="folder for result.json, samples.jsonl, report.html")
-    one.add_argument("--limit", type=_positive, help="use the first N pictures (records: rows) only")
+    one.add_argument("--limit", type=_positive, help="use the first N questions (semantic, interactive, proposals: pictures) only")
     one.add_argument("--preset", default="pocket")
     one.add_argument("--mllm", help="another language model than the preset's")
     one.add_argument("--sam", type=Path, help="another SAM than the preset's; a .safetensors file is a pocket SAM's")

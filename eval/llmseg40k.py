@@ -32,5 +32,5 @@ def main(args: argparse.Namespace) -> None:
         name = Path(record.source["file"]).stem
         seen[name] = seen.get(name, -1) + 1
         questions.append(masks.Question(f"{name}_{seen[name]}", record, (args.images or file.parent) / record.image,
-                                        [f"from: {record.source['from_dataset']}"]))
+                                        [f"from: {record.source['from_dataset']}", masks.words_group(record.question)]))
     masks.run_questions(args, "llmseg40k", VERSION, questions, bad)

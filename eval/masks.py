@@ -60,6 +60,12 @@ class Question:
         return f"row {self.key + 1}, {self.record.image}" if isinstance(self.key, int) else f"{self.key}, {self.record.image}"
 
 
+def words_group(question: str) -> str:
+    """The group of a question by its length."""
+    words = len(question.split())
+    return f"words: {'1 to 3' if words < 4 else '4 to 7' if words < 8 else '8 to 15' if words < 16 else '16 and more'}"
+
+
 @dataclass(frozen=True)
 class Truth:
     """Masks (H, W) bool: the targets that are there, and what does not count (None: everything counts)."""

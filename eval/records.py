@@ -8,7 +8,7 @@ from pathlib import Path
 
 from assistant.errors import BadInput
 from assistant.record import read_records
-from eval.masks import Question, add_arguments, run_questions
+from eval.masks import Question, add_arguments, run_questions, words_group
 
 __all__ = ["add_arguments", "main"]
 VERSION = 2  # 2: Pr@K, cIoU by group, protocols
@@ -29,4 +29,5 @@ def main(args: argparse.Namespace) -> None:
     file = find_records(args.root, args.split)
     records = read_records(file)
     run_questions(args, "records", VERSION, [
-        Question(k, r, file.parent / r.image, [f"kind: {r.source.get('kind', '-')}"]) for k, r in enumerate(records)])
+        Question(k, r, file.parent / r.image, [f"kind: {r.source.get('kind', '-')}", words_group(r.question)])
+        for k, r in enumerate(records)])

@@ -40,8 +40,6 @@ def main(args: argparse.Namespace) -> None:
     bad: list = []
     questions = []
     for record in from_refer(refs, folder / "instances.json", args.split, bad=bad):
-        words = len(record.question.split())
-        length = "1 to 3 words" if words < 4 else "4 to 7 words" if words < 8 else "8 words and more"
         questions.append(masks.Question(f"{record.source['ref_id']}_{record.source['sent_id']}", record,
-                                        images / record.image, [f"expression: {length}"]))
+                                        images / record.image, [masks.words_group(record.question)]))
     masks.run_questions(args, name, VERSION, questions, bad)

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="processor threads (default: torch's own choice)")
     parser.add_argument("--teach", type=int, default=80, help="steps by which random weights learn discs")
     parser.add_argument("--no-transformers", action="store_true", help="leave the transformers pipeline out")
+    parser.add_argument("--no-question", action="store_true", help="leave out what a question costs on the pocket preset")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/eval/speed"), help="folder of result.json")
@@ -43,6 +44,7 @@ def main(args: argparse.Namespace) -> dict:
     from assistant.files import replace_whole
     from assistant.proposals import everything
     from assistant.segmenter import Segmenter
+    from eval.costs import metric_costs, question_costs
 
     if args.points_per_side < 1:
         raise BadInput("--points-per-side must be at least 1")
@@ -83,8 +85,18 @@ def main(args: argparse.Namespace) -> dict:
                 "confirmed": mean(back >= 0.99), "oracle": mean(there)}
     result = {"benchmark": "speed", "version": VERSION, "n": 1, "model": str(args.sam or args.model),
               "device": args.device, "threads": torch.get_num_threads(), "picture": list(image.shape[:2]),
-              "encoder_seconds": round(encoder, 3), "settings": settings, "programs": rows}
+              "encoder_seconds": round(encoder, 3), "settings": settings, "programs": rows, "metric": metric_costs(),
+              "question": None}
     print(table(result))
+    metric = result["metric"]
+    print(f"counting IoU of {metric['side']} x {metric['side']} px: {metric['seconds'] * 1000:.2f} ms, a plain loop "
+          f"{metric['loop_seconds'] * 1000:.1f} ms ({metric['times_as_fast']} times as fast)")
+    if not args.no_question:
+        from assistant import Assistant
+
+        result["question"] = cost = question_costs(Assistant.from_preset("pocket", device=args.device), image)
+        print(f"pocket preset: opening {cost['open_seconds']:.2f} s, a question on the opened picture "
+              f"{cost['question_seconds']:.2f} s ({cost['times_as_fast_as_opening_again']} times as fast as opening again)")
     with replace_whole(args.out / "result.json") as path:
         path.write_text(json.dumps(result, indent=2) + "\n")
     return result

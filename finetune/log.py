@@ -1,4 +1,4 @@
-"""What training prints and keeps of its figures."""
+"""What training prints and keeps of its figures, and its learning rate."""
 
 import json
 import math
@@ -23,3 +23,8 @@ class Log:
             with self.file.open("a") as f:
                 f.write(line + "\n")
             self.sums = {}
+
+
+def rate(step: int, steps: int, warm: int) -> float:
+    """Share of the learning rate at a step: warm-up, then a cosine to 3 %."""
+    return min(1, (step + 1) / warm) * (0.03 + 0.97 * (1 + math.cos(math.pi * step / steps)) / 2)

@@ -12,7 +12,7 @@ from assistant.pocket.vision import REGION
 from assistant.grammar import Turn, parse
 from assistant.record import Record, RecordTarget, to_rle, write_records
 from assistant.selector import Selector
-from finetune import records
+from finetune import examples, language, records
 from finetune.regions import Regions, overlaps
 from tests.tiny_models import _byte_level
 
@@ -58,8 +58,8 @@ def setting(tmp_path, llm_folder, monkeypatch):
             rows.append(Record(f"{i}.jpg", 60, 40, f"where is the {name}?", f"{name} {'[SEG]' if rle else '[ABS]'}.",
                                [RecordTarget(name, rle)], {"kind": "named" if rle else "absent", "categories": [name]}))
     write_records(tmp_path / "records.jsonl", rows)
-    monkeypatch.setattr(records, "smollm2_folder", lambda: llm_folder)
-    monkeypatch.setattr(records, "FIRST_TUNED", 2)
+    monkeypatch.setattr(language, "smollm2_folder", lambda: llm_folder)
+    monkeypatch.setattr(language, "FIRST_TUNED", 2)
     monkeypatch.setattr(records, "named_regions", lambda file: {})
     monkeypatch.setattr(records, "all_regions", lambda eyes, key, images, named, folder: {i: regions[i] for i in images})
     monkeypatch.setattr("assistant.pocket.model.load_eyes", lambda file: None)
@@ -96,7 +96,7 @@ def test_three_phases_learn_and_can_be_loaded(setting, llm_folder, capsys):
 
 def test_a_stopped_training_resumes_to_the_same_weights(setting, stopped):
     records.main(arguments(setting, setting / "whole"))
-    stopped(records, "read_batch", 3, lambda: records.main(arguments(setting, setting / "parts")))
+    stopped(language, "read_batch", 3, lambda: records.main(arguments(setting, setting / "parts")))
     records.main(arguments(setting, setting / "parts"))
     for file in ("lora/adapter_model.safetensors", "heads.safetensors"):
         whole, parts = (load_file(setting / k / file) for k in ("whole", "parts"))
@@ -148,14 +148,14 @@ def test_a_training_sequence_reads_as_the_prompt_does(setting, llm_folder):
     reasoner.llm = reasoner.llm.float()
     seen = Seen(torch.nn.functional.normalize(torch.randn(5, 48), dim=-1), torch.zeros(5, SHAPE))
     none = np.zeros((1, 5), np.float32)
-    asked = [records.Asked(f"where is the {n}?", f"{n} [SEG].", [n], [True], none, none) for n in NAMES]
+    asked = [examples.Asked(f"where is the {n}?", f"{n} [SEG].", [n], [True], none, none) for n in NAMES]
 
     def state(turns):
         x = torch.cat([reasoner.prompt(turns, reasoner.words(seen)), reasoner.embed(reasoner.tokens("dog [SEG]")[:-1])])
         return reasoner.llm.model(inputs_embeds=x[None]).last_hidden_state[0, -1]
 
     with torch.no_grad():
-        chat, alone = (records.read_batch(reasoner, [records.Example(seen, asked, c)])[2][2] for c in (True, False))
+        chat, alone = (language.read_batch(reasoner, [examples.Example(seen, asked, c)])[2][2] for c in (True, False))
         history = [Turn(a.question, a.answer) for a in asked[:2]]
         torch.testing.assert_close(chat, state([*history, Turn(asked[2].question)]), atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(alone, state([Turn(asked[2].question)]), atol=1e-4, rtol=1e-3)

@@ -1,0 +1,133 @@
+"""Phase 3 of `finetune records`: the selector learns to pick regions, from the states of the tuned LLM."""
+
+import json
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from assistant.files import replace_whole
+from assistant.pocket.reasoner import SHAPE, PocketReasoner, Seen
+from assistant.selector import Selector, choose, selection_losses
+from finetune.examples import Example, RecordData
+from finetune.language import states_of
+from finetune.log import Log, rate
+from finetune.regions import overlaps
+
+WEIGHTS = {"align": 1.0, "iop": 2.0, "presence": 1.0}
+NOISE = 0.5, 1.0  # of the states and words, in units of their size: 300 photos are soon known by heart
+
+
+def select_batch(reasoner: PocketReasoner, selector: Selector, examples: list[Example], states: Tensor, margins: Tensor):
+    """The selector's losses and scores; states (K, 576) and margins (K,) of the examples' targets, in their order."""
+    sizes = [len(e.seen.words) for e in examples]
+    count = max(sizes)
+    owner = torch.tensor([i for i, e in enumerate(examples) for _ in e.present])
+    pad = lambda t: F.pad(t, (0, 0, 0, count - len(t)))
+    words = torch.stack([pad(e.seen.words) for e in examples])[owner]
+    shapes = torch.stack([pad(e.seen.shape) for e in examples])[owner]
+    ignored = torch.stack([torch.arange(count) >= s for s in sizes])[owner]
+    with torch.no_grad():
+        phrases = [torch.stack([reasoner.name(p) for p in e.phrases]) for e in examples]
+        named = [reasoner.encoder.match(e.seen.words, p) for e, p in zip(examples, phrases)]
+        named = torch.cat([F.pad(n, (0, 0, 0, count - n.shape[1])) for n in named])
+    wide = lambda a: F.pad(torch.from_numpy(a), (0, count - a.shape[1]))
+    iou, iop = (torch.cat([wide(getattr(a, k)) for e in examples for a in e.asked]) for k in ("iou", "iop"))
+    present = torch.tensor([p for e in examples for p in e.present])
+    scores = selector(states, words, shapes, named, margins, ignored, Seen(words, shapes).thing)
+    losses = selection_losses(scores, iou, iop, present, ignored)
+    with torch.no_grad():
+        figures = {k: v.item() for k, v in losses.items()}
+        best = torch.tensor([choose(scores, m)[0] for m in range(len(iou))])
+        figures["top_iou"] = iou.gather(1, best[:, None])[present].mean().item()
+        figures["presence_right"] = ((scores.presence > 0) == present).float().mean().item()
+        inside = (scores.iop.sigmoid() > 0.5) & ~ignored & present[:, None]
+        true = (iop > 0.5) & present[:, None]
+        figures["inside_f1"] = (2 * (inside & true).sum() / (inside.sum() + true.sum()).clamp(min=1)).item()
+    return sum(WEIGHTS[k] * v for k, v in losses.items()), figures, scores
+
+
+def train_selector(args, reasoner: PocketReasoner, data: RecordData, aside: RecordData) -> None:
+    """Phase 3: states of `--states` examples once, kept on disk, then many cheap steps over fresh surroundings."""
+    first = 10**7  # examples that the LLM was not trained on in this form
+    numbers = range(first, first + args.states)
+    kept = states_of(reasoner, data, numbers, args.out / f"states-{args.steps}-{args.states}.safetensors")
+    ends = kept["counts"].cumsum(0).tolist()
+    torch.manual_seed(args.seed)
+    selector = Selector(kept["states"].shape[1], kept["states"].shape[1], SHAPE, dropout=0.2)
+    optimizer = torch.optim.AdamW(selector.parameters(), lr=1e-3, weight_decay=0.05)
+    selector.train()
+    log, rng = Log(args.out / "selector.jsonl"), np.random.default_rng(args.seed)
+    noise = torch.Generator().manual_seed(args.seed)
+    for step in range(args.selector_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * rate(step, args.selector_steps, 100)
+        which = rng.choice(len(ends), min(10, len(ends)), replace=False)
+        examples = [data.example(first + int(k), again=int(rng.integers(2**31))) for k in which]
+        rows = torch.cat([torch.arange(ends[k] - int(kept["counts"][k]), ends[k]) for k in which])
+        states = kept["states"][rows]
+        states = states + NOISE[0] * states.std() * torch.randn(states.shape, generator=noise)
+        for e in examples:
+            blur = torch.randn(e.seen.words.shape, generator=noise) / e.seen.words.shape[1] ** 0.5
+            e.seen = Seen(F.normalize(e.seen.words + NOISE[1] * blur, dim=-1), e.seen.shape)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss, figures, _ = select_batch(reasoner, selector, examples, states, kept["margins"][rows])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(selector.parameters(), 1.0)
+        optimizer.step()
+        log.add(step, figures, every=100)
+    selector.eval()
+    if aside.records:
+        calibrate(args, reasoner, selector, aside)
+    heads = {f"encoder.{k}": v for k, v in reasoner.encoder.state_dict().items()}
+    heads |= {f"selector.{k}": v for k, v in selector.state_dict().items()}
+    about = {"selector": json.dumps(selector.config), "forms": json.dumps(reasoner.forms)}
+    with replace_whole(args.out / "heads.safetensors") as path:
+        save_file({k: v.half().contiguous() for k, v in heads.items()}, path, about)
+
+
+@torch.no_grad()
+def calibrate(args, reasoner: PocketReasoner, selector: Selector, aside: RecordData, count: int = 160) -> None:
+    """Fit the confidence (Platt 1999, both classes with equal weight, so that one half is the fair threshold) on the
+    pictures kept aside, and print how well their questions are answered, given the right names."""
+    numbers = range(2 * 10**7, 2 * 10**7 + count)
+    kept = states_of(reasoner, aside, numbers, args.out / f"aside-{args.steps}.safetensors", plain=True)
+    ends = kept["counts"].cumsum(0).tolist()
+    presence, present, overlap, best = [], [], [], []
+    for k, end in enumerate(ends):
+        example = aside.example(numbers[k], plain=True)
+        rows = slice(end - int(kept["counts"][k]), end)
+        scores = select_batch(reasoner, selector, [example], kept["states"][rows], kept["margins"][rows])[2]
+        presence.append(scores.presence)
+        present += example.present
+        truths = [t for ts in example.truths for t in ts]
+        for m, truth in enumerate(truths):
+            if truth and example.rles:
+                union = coco_mask.merge([example.rles[i] for i in choose(scores, m)])
+                overlap.append(float(coco_mask.iou([union], [truth], [False])[0, 0]))
+                best.append(max(overlaps(example.rles, truth)[0]))
+    presence, present = torch.cat(presence), torch.tensor(present)
+    weight = torch.where(present, 0.5 / present.float().mean().clamp(min=1e-3), 0.5 / (1 - present.float().mean()).clamp(min=1e-3))
+    with torch.enable_grad():
+        fit = torch.tensor([1.0, 0.0], requires_grad=True)
+        optimizer = torch.optim.LBFGS([fit], max_iter=50, line_search_fn="strong_wolfe")
+
+        def closure():
+            optimizer.zero_grad()
+            loss = F.binary_cross_entropy_with_logits(presence * fit[0] + fit[1], present.float(), weight) + 1e-3 * fit.square().sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    selector.calibration.copy_(fit.detach())
+    sure = presence * fit[0].detach() + fit[1].detach() > 0
+    figures = {"targets": len(present), "iou": float(np.mean(overlap)), "best_single": float(np.mean(best)),
+               "T_acc": sure[present].float().mean().item(), "N_acc": (~sure[~present]).float().mean().item(),
+               "scale": fit[0].item(), "shift": fit[1].item()}
+    line = json.dumps({k: round(v, 4) for k, v in figures.items()})
+    print(f"kept aside: {line}", flush=True)
+    (args.out / "aside.json").write_text(line + "\n")
