@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -31,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--exclude", nargs="+", default=[], metavar="PLACE",
                         help="folders of evaluation pictures, or lists of their names: no question is made about these "
                              "pictures, whatever they are called, at whatever size")
+    parser.add_argument("--val", type=float, default=0.0, metavar="SHARE",
+                        help="share of the photos whose questions go to val.jsonl, the others to train.jsonl (default: 0, neither)")
+    parser.add_argument("--parquet", action="store_true", help="also write DIR/dataset for the datasets package, with its card")
     parser.add_argument("--out", required=True, help="folder to write to")
     options = parser.parse_args(arguments)
 
@@ -47,6 +51,7 @@ def run(options: argparse.Namespace) -> str:
     from assistant.errors import BadInput
     from assistant.files import replace_whole
     from assistant.record import write_records
+    from datagen.dataset import write_dataset
     from datagen.leaks import fingerprints, leak
     from datagen.phrasebank import load, load_groups
     from datagen.photos import read_coco
@@ -55,6 +60,8 @@ def run(options: argparse.Namespace) -> str:
 
     if options.per_image < 1:
         raise BadInput("--per-image must be at least 1")
+    if not 0 <= options.val < 1:
+        raise BadInput("--val is a share of the photos, from 0 to below 1")
     bank, groups, drops = load(options.bank), load_groups(options.bank), Counter()
     photos = read_coco(options.annotations, options.images, bank, drops)
     if options.exclude:
@@ -79,10 +86,23 @@ def run(options: argparse.Namespace) -> str:
     for name, content, indent in (("llmseg40k.json", to_llmseg40k(records), None), ("statistics.json", figures, 1)):
         with replace_whole(out / name) as temporary:
             temporary.write_text(json.dumps(content, indent=indent, ensure_ascii=False), encoding="utf-8")
+    splits = {"train": records}
+    if options.val:
+        splits = {"train": [r for r in records if not in_val(r, options.val)], "val": [r for r in records if in_val(r, options.val)]}
+        for name, part in splits.items():
+            write_records(out / f"{name}.jsonl", part)
+    if options.parquet:
+        write_dataset(out / "dataset", splits, out / "records.jsonl", out.resolve().name)
     kinds = ", ".join(f"{kind} {count}" for kind, count in figures["by_kind"].items())
     lines = [f"{len(records)} questions about {len(photos)} photos in {out}: {kinds}",
              f"targets: {figures['targets_present']} present, {figures['targets_absent']} absent"]
     return "\n".join(lines + [f"given up {count} times: {reason}" for reason, count in drops.most_common()])
+
+
+def in_val(record, share: float) -> bool:
+    """Whether a record's photo is one of the validation photos: by its name alone, so that no photo is on both sides,
+    and more photos move none."""
+    return zlib.crc32(Path(record.image).name.encode()) / 2**32 < share
 
 
 def statistics(records: list) -> dict:

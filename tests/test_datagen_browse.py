@@ -1,4 +1,4 @@
-"""Rows thrown out by hand stay out, and pictures of an evaluation set are kept out, whatever they are called."""
+"""What datagen writes: rows thrown out by hand stay out, photos are on one side of a split, and pictures of an evaluation set are kept out, whatever they are called."""
 
 import json
 import threading
@@ -143,3 +143,32 @@ def test_different_pictures_are_no_leak(photos, tmp_path):
     for picture in (skimage.data.astronaut(), skimage.data.rocket()):
         Image.fromarray(picture).save(tmp_path / "other.jpg")
         assert leak(tmp_path / "other.jpg", known) is None
+
+
+def test_photos_are_split_and_the_dataset_loads(photos):
+    datasets = pytest.importorskip("datasets")
+    picture = Image.open(photos / "images/cup.jpg")
+    data = json.loads((photos / "instances.json").read_text())
+    for k in range(10, 30):
+        picture.save(photos / f"images/{k}.jpg")
+        data["images"].append({"id": k, "file_name": f"{k}.jpg", "width": 300, "height": 200})
+        data["annotations"].append(data["annotations"][0] | {"id": k, "image_id": k})
+    (photos / "instances.json").write_text(json.dumps(data))
+    _, records = generate(photos, "--val", "0.3", "--parquet")
+    train, val = (read_records(photos / "out" / f"{name}.jsonl") for name in ("train", "val"))
+    sides = [{r.image for r in part} for part in (train, val)]
+    assert len(train) + len(val) == len(records) and not sides[0] & sides[1] and 2 <= len(sides[1]) <= 14
+    loaded = datasets.load_dataset(str(photos / "out/dataset"), cache_dir=str(photos / "cache"))
+    # A split is called validation by load_dataset where its files are called val.
+    assert loaded["train"].num_rows == len(train) and sum(part.num_rows for part in loaded.values()) == len(records)
+    for row, record in zip(loaded["train"], train):
+        assert row["question"] == record.question and row["image"].size == (300, 200)
+        assert json.loads(row["source"]) == record.source
+        for target, own in zip(row["targets"], record.targets, strict=True):
+            assert target["phrase"] == own.phrase
+            assert target["rle"] == (own.rle or {"size": [200, 300], "counts": ""})
+    assert "| train |" in (photos / "out/dataset/README.md").read_text()
+    (photos / "out/dataset/train-00007.parquet").write_text("left over")
+    generate(photos, "--parquet")
+    assert [p.name for p in (photos / "out/dataset").glob("*.parquet")] == ["train-00000.parquet"]
+    assert generate(photos, "--val", "1")[0] == 2
