@@ -23,7 +23,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", required=True, help="folder with the photos")
     parser.add_argument("--annotations", required=True, help="their masks and names")
     parser.add_argument("--format", default="coco", choices=["coco"], help="what the annotations are (default: coco)")
-    parser.add_argument("--writer", default="phrasebank", choices=["phrasebank"], help="who words the questions")
+    parser.add_argument("--writer", default="phrasebank", choices=["phrasebank", "openai"],
+                        help="who words the questions; openai: a model behind any OpenAI-compatible server")
+    server = parser.add_argument_group("with --writer openai", "the key is read from OPENAI_API_KEY; answers are kept in "
+                                       "DIR/answers.sqlite, and what was answered is never asked again")
+    server.add_argument("--model", help="the writer, as the server calls it")
+    server.add_argument("--base-url", help="the server, such as http://127.0.0.1:8000/v1 (default: the client's own)")
+    server.add_argument("--describe-with", metavar="MODEL", help="a multimodal model that describes each photo first")
+    server.add_argument("--captions", metavar="FILE", help="COCO captions json to be used instead of a description")
+    server.add_argument("--no-second-opinion", action="store_true", help="do not let the model answer its own questions")
+    server.add_argument("--concurrency", type=int, default=16, help="requests at a time (default: 16)")
+    server.add_argument("--price", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="per million tokens")
+    server.add_argument("--budget", type=float, help="stop before more than this is spent")
     parser.add_argument("--bank", default="coco", help="phrase bank: a name in datagen/phrases, or a .toml file")
     parser.add_argument("--split", default="train", choices=["train", "held"],
                         help="train: phrases to learn from; held: the two of each category that are kept aside")
@@ -55,11 +66,12 @@ def run(options: argparse.Namespace) -> str:
     from datagen.leaks import fingerprints, leak
     from datagen.phrasebank import load, load_groups
     from datagen.photos import read_coco
-    from datagen.questions import compose
     from datagen.rejected import read_rejected, row_id
 
     if options.per_image < 1:
         raise BadInput("--per-image must be at least 1")
+    if options.concurrency < 1:
+        raise BadInput("--concurrency must be at least 1")
     if not 0 <= options.val < 1:
         raise BadInput("--val is a share of the photos, from 0 to below 1")
     bank, groups, drops = load(options.bank), load_groups(options.bank), Counter()
@@ -71,14 +83,13 @@ def run(options: argparse.Namespace) -> str:
         photos = [photo for photo in photos if not why[photo.id]]
     out = Path(options.out)
     records, rejected = [], read_rejected(out)
-    for photo in tqdm(photos, unit="photo", desc=options.split):
-        for record in compose(photo, bank, options.split, options.per_image, options.seed, drops, groups):
-            # Relative, so that the photos and the questions may be moved together.
-            record.image = Path(os.path.relpath(Path(record.image).resolve(), out.resolve())).as_posix()
-            if row_id(record) in rejected:
-                drops["thrown out by hand"] += 1
-            else:
-                records.append(record)
+    for record in composed(options, photos, bank, groups, drops):
+        # Relative, so that the photos and the questions may be moved together.
+        record.image = Path(os.path.relpath(Path(record.image).resolve(), out.resolve())).as_posix()
+        if row_id(record) in rejected:
+            drops["thrown out by hand"] += 1
+        else:
+            records.append(record)
     if not records:
         raise BadInput("no question could be made of these photos")
     write_records(out / "records.jsonl", records)
@@ -97,6 +108,56 @@ def run(options: argparse.Namespace) -> str:
     lines = [f"{len(records)} questions about {len(photos)} photos in {out}: {kinds}",
              f"targets: {figures['targets_present']} present, {figures['targets_absent']} absent"]
     return "\n".join(lines + [f"given up {count} times: {reason}" for reason, count in drops.most_common()])
+
+
+def composed(options: argparse.Namespace, photos: list, bank: dict, groups, drops: Counter):
+    """The records of all photos by the writer that was chosen."""
+    from tqdm import tqdm
+
+    if options.writer == "phrasebank":
+        from datagen.questions import compose
+
+        for photo in tqdm(photos, unit="photo", desc=options.split):
+            yield from compose(photo, bank, options.split, options.per_image, options.seed, drops, groups)
+        return
+    import asyncio
+
+    with tqdm(total=len(photos), unit="photo", desc=options.model) as bar:
+        yield from asyncio.run(ask_server(options, photos, bank, drops, bar.update))
+
+
+async def ask_server(options: argparse.Namespace, photos: list, bank: dict, drops: Counter, done) -> list:
+    """The language model's records; prints what they cost."""
+    import contextlib
+
+    from assistant.errors import BadInput
+    from datagen.llm_writer import write
+    from datagen.server import Server
+
+    if not options.model:
+        raise BadInput("--writer openai needs --model, the name by which the server knows it")
+    try:
+        captions = json.loads(Path(options.captions).read_text(encoding="utf-8")) if options.captions else {}
+        names = {row["id"]: row["file_name"] for row in captions["images"]} if captions else {}
+        told = {names[row["image_id"]]: row["caption"] for row in captions["annotations"]} if captions else {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{options.captions} is not COCO's captions json ({error})") from None
+
+    def server(model):
+        return Server(model, options.base_url, Path(options.out) / "answers.sqlite", options.concurrency, tuple(options.price),
+                      options.budget)
+
+    async with contextlib.AsyncExitStack() as stack:
+        writer = await stack.enter_async_context(server(options.model))
+        eyes = None
+        if options.describe_with:
+            eyes = await stack.enter_async_context(server(options.describe_with))
+            eyes.ledger, eyes.slots = writer.ledger, writer.slots  # one budget, one limit
+        try:
+            return await write(photos, bank, writer, drops, options.per_image, eyes, told, not options.no_second_opinion,
+                               options.concurrency, done)
+        finally:
+            print(f"{writer.ledger}", file=sys.stderr)
 
 
 def in_val(record, share: float) -> bool:
