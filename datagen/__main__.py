@@ -17,12 +17,15 @@ from collections import Counter
 from pathlib import Path
 
 
+FORMATS = ("coco", "lvis", "egoobjects", "labelme", "labels")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, or 2 for input that cannot be used."""
     parser = argparse.ArgumentParser("python -m datagen", description=__doc__.split("\n\n")[0])
     parser.add_argument("--images", required=True, help="folder with the photos")
     parser.add_argument("--annotations", required=True, help="their masks and names")
-    parser.add_argument("--format", default="coco", choices=["coco"], help="what the annotations are (default: coco)")
+    parser.add_argument("--format", default="coco", choices=FORMATS, help="what the annotations are (default: coco)")
     parser.add_argument("--writer", default="phrasebank", choices=["phrasebank", "openai"],
                         help="who words the questions; openai: a model behind any OpenAI-compatible server")
     server = parser.add_argument_group("with --writer openai", "the key is read from OPENAI_API_KEY; answers are kept in "
@@ -75,7 +78,7 @@ def run(options: argparse.Namespace) -> str:
     if not 0 <= options.val < 1:
         raise BadInput("--val is a share of the photos, from 0 to below 1")
     bank, groups, drops = load(options.bank), load_groups(options.bank), Counter()
-    photos = read_coco(options.annotations, options.images, bank, drops)
+    photos = read_coco(options.annotations, options.images, bank if options.writer == "phrasebank" else None, drops, options.format)
     if options.exclude:
         known = fingerprints(options.exclude)
         why = {photo.id: leak(photo.file, known) for photo in tqdm(photos, unit="photo", desc="exclude")}

@@ -1,10 +1,9 @@
-"""Photos with masks and names, read from COCO's json.
+"""Photos with masks and names, from COCO's json or what `datagen.formats` turns into it.
 
     for photo in read_coco("instances.json", "images", bank, drops):   # drops: Counter of (why, how often)
         photo.keys(); photo.rle(photo.of("cup"))
 """
 
-import json
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from assistant.errors import BadInput
 from assistant.record import coco_rle
+from datagen.formats import as_coco
 from datagen.phrasebank import Entry
 
 
@@ -61,8 +61,10 @@ class Photo:
         return float(coco.area(rle)) / (self.width * self.height)
 
 
-def read_coco(annotations: str | Path, images: str | Path, bank: dict[str, Entry], drops: Counter) -> list[Photo]:
+def read_coco(annotations: str | Path, images: str | Path, bank: dict[str, Entry] | None, drops: Counter,
+              kind: str = "coco") -> list[Photo]:
     """Photos sorted by file name. What cannot be used (no file, no mask, a name not in the bank) is counted in `drops`.
+    bank: None takes every name; kind: see `datagen.formats`.
 
     Raises BadInput when the file is not COCO's, or when no photo of it can be used.
     """
@@ -70,12 +72,12 @@ def read_coco(annotations: str | Path, images: str | Path, bank: dict[str, Entry
     if not images.is_dir():
         raise BadInput(f"no folder {images}; --images names the folder with the photos")
     try:
-        data = json.loads(annotations.read_text(encoding="utf-8"))
+        data = as_coco(kind, annotations, images)
         names = {row["id"]: " ".join(row["name"].replace("_", " ").split()).lower() for row in data["categories"]}
         rows = {row["id"]: [] for row in data["images"]}
         for row in data["annotations"]:
             key = names[row["category_id"]]
-            if key not in bank:
+            if bank is not None and key not in bank:
                 drops[f"name without phrases: {key}"] += 1
             elif not row.get("segmentation"):
                 drops["annotation without a mask"] += 1
@@ -89,8 +91,8 @@ def read_coco(annotations: str | Path, images: str | Path, bank: dict[str, Entry
         photos = [Photo(row["id"], images / row["file_name"], row["width"], row["height"], tuple(rows[row["id"]]),
                         categories)
                   for row in sorted(data["images"], key=lambda row: row["file_name"])]
-    except OSError as problem:
-        raise BadInput(f"cannot read {annotations} ({problem.strerror}); --annotations names COCO's json") from None
+    except BadInput:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise BadInput(f"{annotations} is not COCO's json with images, annotations and categories") from None
     kept = []

@@ -1,0 +1,105 @@
+"""Annotations in other formats, as COCO's object: {"images", "annotations", "categories"}.
+
+    data = as_coco("labelme", Path("photos"), Path("photos"))
+
+coco, lvis and egoobjects are one JSON file; labelme is a folder with a NAME.json per picture; labels is a folder with
+an index PNG per picture and names.json, a list by number or {number: name}, in it or one folder up.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from assistant.errors import BadInput
+from assistant.images import picture_size
+from assistant.record import to_rle
+
+NOTHING = {"void", "unlabelled", "unlabeled", "ignore", "null", "background"}
+
+
+def as_coco(kind: str, annotations: Path, images: Path) -> dict:
+    """COCO's object of annotations in one of these formats. BadInput where they are not what `kind` says."""
+    try:
+        if kind == "labelme":
+            return _collect(labelme(annotations, images))
+        if kind == "labels":
+            return _collect(labels(annotations, images))
+        data = json.loads(annotations.read_text(encoding="utf-8"))
+        return data if kind == "coco" else one_file(data)
+    except OSError as error:
+        raise BadInput(f"cannot read {annotations} ({error.strerror}); --annotations names the annotations") from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise BadInput(f"{annotations} is not in the format {kind}: {type(error).__name__} {error}") from None
+
+
+def one_file(data: dict) -> dict:
+    """LVIS and EgoObjects: COCO's object, but for a picture's name, which may only stand at the end of its address; and
+    names like "cup_(drinking)"."""
+    images = [row | {"file_name": row.get("file_name") or str(row.get("coco_url") or row["url"]).rsplit("/", 1)[1]}
+              for row in data["images"]]
+    categories = [row | {"name": row["name"].split("_(")[0].replace("_", " ")} for row in data["categories"]]
+    return data | {"images": images, "categories": categories}
+
+
+Shapes = list[tuple[str, list | dict]]  # (name, polygons or RLE)
+
+
+def _collect(pictures: Iterator[tuple[str, tuple[int, int], Shapes]]) -> dict:
+    """COCO's object of (file name, (h, w), shapes) per picture."""
+    from pycocotools import mask as coco_mask
+
+    images, rows, numbers = [], [], {}
+    for file, (height, width), shapes in pictures:
+        images.append({"id": len(images) + 1, "file_name": file, "height": height, "width": width})
+        for name, shape in shapes:
+            number = numbers.setdefault(name, len(numbers) + 1)
+            rle = shape if isinstance(shape, dict) else coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
+            rows.append({"id": len(rows) + 1, "image_id": len(images), "category_id": number, "segmentation": shape, "iscrowd": 0,
+                         "area": float(coco_mask.area(rle)), "bbox": [float(v) for v in coco_mask.toBbox(rle)]})
+    return {"images": images, "annotations": rows, "categories": [{"id": n, "name": name} for name, n in numbers.items()]}
+
+
+def labelme(folder: Path, images: Path) -> Iterator[tuple[str, tuple[int, int], Shapes]]:
+    """LabelMe: shapes of one group_id are one thing; rectangles are taken as they are, points and lines have no mask."""
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise BadInput(f"no NAME.json in {folder}: --annotations names LabelMe's folder")
+    for file in files:
+        row = json.loads(file.read_text(encoding="utf-8"))
+        things: dict[object, tuple[str, list]] = {}
+        for k, shape in enumerate(row["shapes"]):
+            points = np.asarray(shape["points"], float).reshape(-1, 2)
+            kind = shape.get("shape_type", "polygon")
+            if kind == "rectangle" and len(points) == 2:
+                (x0, y0), (x1, y1) = points
+                points = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+            elif kind != "polygon" or len(points) < 3:
+                continue
+            group = shape.get("group_id")
+            name = str(shape["label"]).strip().lower()
+            things.setdefault((name, group) if group is not None else k, (name, []))[1].append(points.ravel().tolist())
+        yield Path(str(row["imagePath"]).replace("\\", "/")).name, (int(row["imageHeight"]), int(row["imageWidth"])), list(things.values())
+
+
+def labels(folder: Path, images: Path) -> Iterator[tuple[str, tuple[int, int], Shapes]]:
+    """Index PNGs: each name's pixels are one thing (a map does not tell one car from the next)."""
+    from PIL import Image
+
+    table = next((f for f in (folder / "names.json", folder.parent / "names.json") if f.is_file()), None)
+    files = sorted(folder.glob("*.png"))
+    if table is None or not files:
+        raise BadInput(f"no index PNGs with a names.json in {folder}")
+    names = json.loads(table.read_text(encoding="utf-8"))
+    named = {int(k): str(v).strip().lower() for k, v in (enumerate(names) if isinstance(names, list) else names.items())}
+    pictures = {f.stem: f for f in sorted(images.glob("*"), reverse=True)}
+    for file in files:
+        if file.stem not in pictures:
+            raise BadInput(f"no picture in {images} for {file.name}")
+        with Image.open(file) as opened:
+            index = np.asarray(opened)
+        if index.ndim != 2 or index.shape != picture_size(pictures[file.stem]):
+            raise BadInput(f"{file} has shape {index.shape}, not its picture's height and width")
+        there = [int(v) for v in np.unique(index) if named.get(int(v), "void") not in NOTHING]
+        yield pictures[file.stem].name, index.shape, [(named[v], to_rle(index == v)) for v in there]
