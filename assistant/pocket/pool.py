@@ -48,12 +48,12 @@ def suppress(masks: Tensor, score: Tensor, threshold: float) -> Tensor:
     return order[alive]
 
 
-def soft_nms(masks: Tensor, score: Tensor, most: int, sigma: float = 0.5) -> Tensor:
+def soft_nms(masks: Tensor, score: Tensor, most: int, sigma: float = 1.0) -> Tensor:
     """Indices of at most `most` masks, each the best after exp(-IoU^2 / sigma) of every one before it was multiplied
     into its score (Bodla et al. 2017, arXiv 1704.04503). Copies of one before, IoU above .9, are left out.
 
     Beside suppression at IoU .75 the same 60 places hold masks that differ: on 64 training photos the oracle rose from
-    .498 to .560, small things from .14 to .25.
+    .498 to .559 (small things .14 to .23), the best single mask of a target from .400 to .426.
     """
     table = mask_iou(masks, masks)
     score, order = score.float().clamp(min=0), []
@@ -76,7 +76,7 @@ def boxes_of(masks: Tensor) -> Tensor:
 class Prompter:
     """The decoder over one embedding, for any number of prompts."""
 
-    def __init__(self, sam, embedding: Tensor, batch: int = 64):
+    def __init__(self, sam, embedding: Tensor, batch: int = 16):
         self.sam, self.embedding, self.batch = sam, embedding, batch
         self.pe = sam.prompt_encoder.get_dense_pe()
 
