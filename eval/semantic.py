@@ -45,8 +45,11 @@ def ask_classes(scene, names: list[str], per_question: int) -> dict:
         answer = scene.ask(f"Which of these are in the picture: {', '.join(asked)}?")
         seconds.append(time.perf_counter() - began)
         tokens.append(answer.tokens)
-        for target in answer.targets:
+        complete = len(answer.targets) == len(asked)
+        for target, in_order in zip(answer.targets, asked if complete else [None] * len(answer.targets)):
             name = class_of(target.phrase, asked)
+            if name is None and in_order not in said:  # a synonym ("person" for pedestrian), in a list answered in order
+                name = in_order
             if name is None:
                 strange.append(target.phrase)
             elif name not in said:  # of a class that is answered twice, the first answer

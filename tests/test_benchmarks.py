@@ -255,6 +255,28 @@ def test_an_overlap_goes_to_the_surer_answer(monkeypatch, tmp_path):
     assert result["by"]["blue"]["predicted"] == H * 50 and result["by"]["red"]["right"] == 0
 
 
+def test_a_synonym_in_a_list_answered_in_order_is_bound_by_its_place(monkeypatch, tmp_path):
+    own_layout(tmp_path)
+
+    class OtherWords(FakeAssistant):
+        def open(self, image):
+            scene = super().open(image)
+            ask = scene.ask
+
+            def in_other_words(question):
+                answer = ask(question)
+                answer.targets[0].phrase = "scarlet"
+                return answer
+
+            scene.ask = in_other_words
+            return scene
+
+    _, result = run(monkeypatch, tmp_path / "a", "semantic", "--root", tmp_path, "--per-question", "2", assistant=OtherWords())
+    assert result["by"]["red"]["IoU"] == 1  # red and blue were asked, two were answered
+    _, result = run(monkeypatch, tmp_path / "b", "semantic", "--root", tmp_path, "--per-question", "4", assistant=OtherWords())
+    assert result["by"]["red"]["IoU"] == 0 and result["figures"]["phrases_that_are_no_class"] == 1  # four asked, three answered
+
+
 def test_public_layouts_of_label_maps(tmp_path):
     ade = tmp_path / "ade"
     picture(ade / "images/validation/a.jpg")

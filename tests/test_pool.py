@@ -4,7 +4,7 @@ import torch
 
 from assistant.pocket import pool
 from assistant.pocket.sam import IMAGE_SIZE, WIDTH, build_pocket_sam, draw_prompts
-from assistant.pocket.vision import REGION, crop_grid, geometry, pooled, region_features
+from assistant.pocket.vision import REGION, batches, crop_grid, geometry, pooled, region_features
 from assistant.segmenter import Segmenter
 
 
@@ -77,6 +77,20 @@ def test_soft_suppression_prefers_what_is_new():
     assert pool.soft_nms(torch.cat([masks, masks]), score.repeat(2), 9).tolist() == [0, 2, 1]  # copies go
     apart = pool.soft_nms(masks[[0, 2]], torch.tensor([0.1, 0.2]), 5)
     assert apart.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 40])
+def test_batches_are_all_of_one_size(count):
+    parts = batches(count, 16)
+    assert {len(p) for p in parts} == {16} and torch.cat(parts)[:count].tolist() == list(range(count))
+    assert torch.cat(parts).max() == count - 1
+
+
+def test_what_fills_up_a_batch_is_not_seen(sam, photo):
+    points, labels = torch.rand(5, 1, 2) * 300, torch.ones(5, 1, dtype=torch.long)
+    with torch.inference_mode():
+        alone, filled = (pool.Prompter(sam, embed(sam, photo), batch=b).ask(points, labels, None, slice(1, None)) for b in (5, 4))
+    assert all(a.shape == b.shape and torch.allclose(a, b, atol=1e-4) for a, b in zip(alone, filled))
 
 
 def test_drawn_box_is_positive_inside_and_negative_outside():

@@ -13,6 +13,7 @@ from skimage.segmentation import felzenszwalb
 from torch import Tensor
 
 from assistant.pocket.sam import IMAGE_SIZE
+from assistant.pocket.vision import batches
 
 CELL = 4  # px of the 512 square that a cell of the logits covers
 
@@ -83,13 +84,13 @@ class Prompter:
     def ask(self, points: Tensor, labels: Tensor, masks: Tensor | None, tokens: slice) -> tuple[Tensor, Tensor]:
         """points (B, N, 2) px, labels (B, N), masks (B, 128, 128) logits -> logits (B, M, 128, 128), iou (B, M)."""
         logits, iou = [], []
-        for part in torch.arange(len(points)).split(self.batch):
+        for part in batches(len(points), self.batch):
             mask = None if masks is None else masks[part][:, None]
             sparse, dense = self.sam.prompt_encoder.encode(points[part], labels[part], mask)
             decoded = self.sam.mask_decoder.decode(self.embedding, self.pe, sparse, dense)
             logits.append(self.sam.mask_decoder.draw(decoded, self.embedding, tokens))
             iou.append(decoded.iou[:, tokens].float())
-        return torch.cat(logits), torch.cat(iou)
+        return torch.cat(logits)[: len(points)], torch.cat(iou)[: len(points)]
 
     def boxes(self, boxes: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """boxes (B, 4) xyxy px, masks (B, 128, 128) logits -> logits (B, 128, 128), iou (B,)."""

@@ -18,6 +18,13 @@ GEOMETRY = 9
 REGION = 2 * (STRIDE16 + STRIDE32) + STRIDE32 + GEOMETRY  # size of one region's feature vector
 
 
+def batches(count: int, size: int) -> tuple[Tensor, ...]:
+    """Indices 0 to count - 1 in batches of exactly `size`, the last one filled up with its own last index: for every new
+    size oneDNN would compile, and keep, kernels of its own (hundreds of MB over a few pictures)."""
+    full = torch.arange(-(-count // size) * size).clamp(max=count - 1)
+    return full.split(size)
+
+
 def normalise(pixels: np.ndarray, device) -> Tensor:
     """(..., H, W, 3) uint8 RGB -> (..., 3, H, W) float as the backbone was trained."""
     return (torch.from_numpy(pixels).to(device).movedim(-1, -3).float() - 127) / 128
@@ -65,7 +72,7 @@ def region_features(encoder, image: np.ndarray, maps: tuple, masks: Tensor, boxe
     side = (boxes[:, 2:] - boxes[:, :2]).amax(1) * 1.2 + 8
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     crops = []
-    for part in torch.arange(len(boxes)).split(batch):
+    for part in batches(len(boxes), batch):
         grid = crop_grid(centre[part], side[part]).to(device)
         views = F.grid_sample(pixels.expand(len(part), -1, -1, -1), grid, mode="bilinear", align_corners=False,
                               padding_mode="zeros")
@@ -73,7 +80,7 @@ def region_features(encoder, image: np.ndarray, maps: tuple, masks: Tensor, boxe
         near16, near32 = deep_maps(encoder, views)
         crops.append(torch.cat([pooled(near16, shapes), pooled(near32, shapes)], 1))
     scene = wide32[:, :, : -(-h // 32), : -(-w // 32)].mean((2, 3)).expand(len(boxes), -1)
-    parts = [pooled(wide16, masks), pooled(wide32, masks), torch.cat(crops), scene, geometry(boxes, areas, (h, w))]
+    parts = [pooled(wide16, masks), pooled(wide32, masks), torch.cat(crops)[: len(boxes)], scene, geometry(boxes, areas, (h, w))]
     return torch.cat([p.to(device) for p in parts], 1)
 
 
