@@ -88,7 +88,8 @@ class Eyes:
             embedding = self.segmenter.encode(image)
             embedding.features = embedding.features.float()  # prompts by hand run outside of fast_math
             pool = candidates(self.segmenter.model, embedding.features, small, self.points_per_side, self.limit)
-            proposals = as_proposals(pool, self.segmenter, embedding)
+        proposals = as_proposals(pool, self.segmenter, embedding)
+        with fast_math():
             features = self.features(small, embedding, torch.from_numpy(proposals.low))
         return View(embedding, proposals, features)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from skimage.segmentation import felzenszwalb
 from torch import Tensor
+from torch.nn import functional as F
 
 from assistant.pocket.sam import IMAGE_SIZE
 from assistant.pocket.vision import batches
@@ -34,7 +35,8 @@ def stability(logits: Tensor, offset: float = 1.0) -> Tensor:
 def mask_iou(a: Tensor, b: Tensor) -> Tensor:
     """(N, h, w) bool, (M, h, w) bool -> (N, M)."""
     a, b = a.flatten(1).float(), b.flatten(1).float()
-    inter = a @ b.T
+    even = lambda x: F.pad(x, (0, 0, 0, -len(x) % 128))  # few sizes: oneDNN keeps a kernel for each (see `batches`)
+    inter = (even(a) @ even(b).T)[: len(a), : len(b)]
     return inter / (a.sum(1)[:, None] + b.sum(1)[None] - inter).clamp(min=1)
 
 
