@@ -10,6 +10,9 @@
 
 One target per token of the answer, in the same order; null = absent. Image paths are relative to the file's folder.
 For `datasets`, keep the keys and types of `source` the same in all lines of a file.
+
+A question that follows others ("and the one beside it?") holds what was said before, oldest first, as
+`source["history"]`: [{"question": str, "answer": "... [SEG] ..."}]; [] or no such key where it stands alone.
 """
 
 import dataclasses
@@ -22,7 +25,7 @@ import numpy as np
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
-from assistant.grammar import parse
+from assistant.grammar import Turn, parse
 from assistant.images import MAX_PIXELS, picture_size
 
 
@@ -45,6 +48,11 @@ class Record:
     answer: str
     targets: list[RecordTarget]
     source: dict = field(default_factory=dict)
+
+    @property
+    def history(self) -> list[Turn]:
+        """The turns before this question, oldest first; their answers hold tokens as `answer` does."""
+        return [Turn(turn["question"], turn["answer"]) for turn in self.source.get("history") or ()]
 
 
 def to_rle(mask: np.ndarray) -> dict:
@@ -145,6 +153,10 @@ def from_dict(row: dict) -> Record:
     source = row.get("source", {})
     if not isinstance(source, dict):
         raise BadInput("'source' is not an object")
+    turns = source.get("history") or []
+    if not isinstance(turns, list) or not all(
+            isinstance(turn, dict) and isinstance(turn.get("question"), str) and isinstance(turn.get("answer"), str) for turn in turns):
+        raise BadInput("'source.history' must be a list of {'question': str, 'answer': str}")
     targets = []
     for k, target in enumerate(row["targets"]):
         if not isinstance(target, dict) or not isinstance(target.get("phrase"), str) or "rle" not in target:

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from assistant.grammar import ABS, SEG
+from assistant.grammar import ABS, SEG, parse
 from assistant.pocket.reasoner import Seen
 from assistant.record import Record
 from finetune.regions import Regions, overlaps
@@ -27,6 +28,7 @@ class Asked:
     present: list[bool]  # M
     iou: np.ndarray  # (M, N) with the regions of its picture
     iop: np.ndarray  # (M, N)
+    before: list[tuple[str, str]] = field(default_factory=list)  # (question, compact answer) that it follows: read, not learned
 
 
 @dataclass
@@ -48,9 +50,9 @@ class Example:
         return [p for a in self.asked for p in a.present]
 
 
-def compact(record: Record) -> str:
-    """The answer in the pocket form of the grammar: `umbrella [SEG], bench [ABS].`"""
-    return ", ".join(f"{t.phrase} {SEG if t.rle else ABS}" for t in record.targets) + "."
+def compact(targets: Iterable[tuple[str, bool]]) -> str:
+    """(phrase, present) pairs in the pocket form of the grammar: `umbrella [SEG], bench [ABS].`"""
+    return ", ".join(f"{phrase} {SEG if present else ABS}" for phrase, present in targets) + "."
 
 
 class RecordData:
@@ -110,14 +112,15 @@ class RecordData:
         for j in which:
             record = self.records[j][0]
             iou, iop = (x[:, keep] for x in self.targets(j))
-            asked.append(Asked(record.question, compact(record), [t.phrase for t in record.targets],
-                               [t.rle is not None for t in record.targets], iou, iop))
+            phrases, present = [t.phrase for t in record.targets], [t.rle is not None for t in record.targets]
+            before = [(t.question, compact((m.phrase, m.present) for m in parse(t.answer))) for t in record.history]
+            asked.append(Asked(record.question, compact(zip(phrases, present)), phrases, present, iou, iop, before))
         example = Example(Seen(seen.words[keep], seen.shape[keep]), asked, chat)
         records = [self.records[j][0] for j in which]
         if plain:
             example.rles = [own.rles[i] for i in keep]
             example.truths = [[t.rle for t in r.targets] for r in records]
-        elif rng.random() < 0.3 and all(r.source.get("kind") != "position" for r in records):
+        elif rng.random() < 0.3 and all(r.source.get("kind") != "position" and not r.history for r in records):
             self.beside(example, records, image, rng)
         return example
 

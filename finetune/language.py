@@ -52,7 +52,8 @@ def sequence(reasoner: PocketReasoner, example: Example) -> tuple[Tensor, Tensor
     labels, owner, positions = [-100] * start, [-1] * start, list(range(start))
     for k, one in enumerate(example.asked):
         turn = k if example.chat else 0
-        asked = reasoner.tokens(("\n" if turn == 0 else "\n" + OPENING) + reasoner.question(one.question))
+        earlier = "".join(f"{reasoner.question(q)}{a}<|im_end|>\n{OPENING}" for q, a in one.before)
+        asked = reasoner.tokens(("\n" if turn == 0 else "\n" + OPENING) + earlier + reasoner.question(one.question))
         answer = reasoner.tokens(one.answer) + [reasoner.end]
         parts.append(reasoner.embed(asked + answer))
         at = positions[-1] + 1 if example.chat else start

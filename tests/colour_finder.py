@@ -44,7 +44,7 @@ class FakeScene:
     def ask(self, question):
         self.assistant.asked.append(question)
         self.turns += 1
-        assert self.turns == 1, "every question must start a new conversation"
+        assert self.turns == 1 or question.startswith("and "), "every question must start a new conversation"
         if "broken" in question:
             raise BadInput("cannot be asked")
         targets = []

@@ -79,6 +79,16 @@ def test_records_scores_what_is_said(monkeypatch, folder):
     assert at[0.5]["N_acc"] == result["N_acc"] and at[0.5]["T_acc"] == result["T_acc"] and at[0]["T_acc"] == 1
 
 
+def test_earlier_turns_are_asked_first_and_only_the_last_is_scored(monkeypatch, folder):
+    follows = row("and blue?", ["blue"], kind="followup")
+    follows["source"]["history"] = [{"question": "where is the red one?", "answer": "red [SEG]."}]
+    write_rows(folder, [ROWS[0], follows])
+    assistant = FakeAssistant()
+    result = run_records(monkeypatch, folder, assistant)[1]
+    assert assistant.asked == ["the red one", "where is the red one?", "and blue?"]
+    assert result["n"] == 2 and result["gIoU"] == 1
+
+
 def test_records_scores_half_an_answer(monkeypatch, folder):
     write_rows(folder, ROWS[:2])
     _, result = run_records(monkeypatch, folder, FakeAssistant(half=True))

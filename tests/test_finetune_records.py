@@ -159,6 +159,23 @@ def test_a_training_sequence_reads_as_the_prompt_does(setting, llm_folder):
         history = [Turn(a.question, a.answer) for a in asked[:2]]
         torch.testing.assert_close(chat, state([*history, Turn(asked[2].question)]), atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(alone, state([Turn(asked[2].question)]), atol=1e-4, rtol=1e-3)
+        follows = examples.Asked(asked[2].question, "dog [SEG].", ["dog"], [True], none, none, [(t.question, t.answer) for t in history])
+        for chat in (True, False):  # what it follows is read, and nothing of it is learned
+            made = examples.Example(seen, [follows], chat)
+            logits, said, found, _ = language.read_batch(reasoner, [made])
+            assert said.tolist() == reasoner.tokens("dog [SEG].") + [reasoner.end]
+            torch.testing.assert_close(found[0], state([*history, Turn(asked[2].question)]), atol=1e-4, rtol=1e-3)
+
+
+def test_a_follow_up_is_shown_what_was_said_in_the_pocket_form(setting):
+    own = next(iter(records.all_regions(None, None, [(setting / "0.jpg").resolve()], {}, None).values()))
+    record = Record("0.jpg", 60, 40, "and the dog?", "I see no dog [ABS].", [RecordTarget("dog", None)], {
+        "kind": "followup", "history": [{"question": "where is the cat?", "answer": "I see the cat [SEG]; there is no cup [ABS]."}]})
+    image = (setting / "0.jpg").resolve()
+    seen = Seen(torch.zeros(len(own.rles), 48), torch.zeros(len(own.rles), SHAPE))
+    data = examples.RecordData([(record, image)], {image: own}, {image: seen}, 0)
+    asked, = data.example(0).asked
+    assert asked.before == [("where is the cat?", "cat [SEG], cup [ABS].")] and asked.answer == "dog [ABS]."
 
 
 def test_a_phrase_is_known_by_the_taught_name_in_it(llm_folder):

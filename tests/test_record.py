@@ -14,17 +14,19 @@ from skimage import data
 
 from assistant.convert import from_label_maps, from_llmseg40k, from_reasonseg, from_refer, read_refs, to_llmseg40k
 from assistant.errors import BadInput
-from assistant.grammar import parse
+from assistant.grammar import Turn, parse
 from assistant.record import (
     Record,
     RecordTarget,
     check,
     check_records,
+    from_dict,
     from_rle,
     image_path,
     read_records,
     record_masks,
     stream_records,
+    to_dict,
     to_rle,
     write_records,
 )
@@ -110,6 +112,20 @@ def test_write_and_read(tmp_path):
     assert np.array_equal(masks[0], CUP) and masks[1] is None
 
 
+def test_what_was_said_before_is_kept_and_read_as_turns(tmp_path):
+    said = [{"question": "what holds the drink?", "answer": "The cup [SEG]."}]
+    first, follows = a_record(source={"kind": "named", "history": []}), a_record(source={"kind": "followup", "history": said})
+    write_records(tmp_path / "r.jsonl", [first, follows])
+    assert read_records(tmp_path / "r.jsonl") == [first, follows]
+    assert first.history == a_record().history == [] and follows.history == [Turn("what holds the drink?", "The cup [SEG].")]
+
+
+@pytest.mark.parametrize("history", ["x", [1], [{"question": "a"}], [{"question": "a", "answer": None}]])
+def test_a_history_of_another_form_is_refused(history):
+    with pytest.raises(BadInput, match="history"):
+        from_dict(to_dict(a_record(source={"history": history})))
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "r.jsonl"
     write_records(path, [a_record()])
@@ -125,12 +141,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_datasets_reads_it(tmp_path):
     datasets = pytest.importorskip("datasets", reason="the datasets package is not installed")
-    write_records(tmp_path / "r.jsonl", [a_record(), a_record(targets=[RecordTarget("bear", None)], answer="no [ABS]")])
+    said = [{"question": "what holds the drink?", "answer": "The cup [SEG]."}]
+    write_records(tmp_path / "r.jsonl", [a_record(source={"history": []}), a_record(
+        targets=[RecordTarget("bear", None)], answer="no [ABS]", source={"history": said})])
     table = datasets.load_dataset("json", data_files=str(tmp_path / "r.jsonl"), split="train",
                                   cache_dir=str(tmp_path / "cache"))
     assert len(table) == 2 and table[0]["question"] == a_record().question
     assert np.array_equal(from_rle(table[0]["targets"][0]["rle"]), CUP)
     assert table[1]["targets"][0]["rle"] is None
+    assert [row["source"]["history"] for row in table] == [[], said]
 
 
 @pytest.mark.parametrize("line, word", [
