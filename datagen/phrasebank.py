@@ -34,6 +34,7 @@ class Phrase:
     category: str            # key of the entry
     also: tuple[str, ...]    # keys of entries of which it is just as true
     held: bool               # kept out of training
+    who: bool = False        # the thing is a person: "who", not "what"
 
     @property
     def shape(self) -> str:
@@ -46,7 +47,7 @@ class Entry:
     key: str                 # the data set's own name
     name: str                # what a reply calls it
     plural: str
-    number: str              # "count", "plural" (scissors) or "mass" (broccoli)
+    number: str              # "count", "one", "plural", "set" or "mass": the head of coco.toml says which is which
     synonyms: tuple[str, ...]
     avoid: tuple[str, ...]
     group: str
@@ -73,7 +74,7 @@ class Entry:
 
     def mention(self, count: int = 1) -> str:
         """What a reply calls so many of it: "cup", "cups", "pair of scissors"."""
-        if count > 1:
+        if count > 1 or self.number == "set":
             return self.plural
         return f"pair of {self.plural}" if self.number == "plural" else self.name
 
@@ -132,7 +133,7 @@ def _entry(path: Path, key: str, table: dict, confused: set[str]) -> Entry:
         text, _, also = line.partition("|")
         also = tuple(word.strip() for word in also.split(",") if word.strip())
         held = number >= len(table["phrases"]) - HELD
-        phrases.append(Phrase(f"{key}/{number}", text.strip(), key, also, held))
+        phrases.append(Phrase(f"{key}/{number}", text.strip(), key, also, held, table.get("who", False)))
     return Entry(key, table["name"], table["plural"], table.get("number", "count"), tuple(table.get("synonyms", ())),
                  tuple(table.get("avoid", ())), table["group"], tuple(sorted(confused)),
                  tuple(table.get("beside", ())), tuple(phrases))
@@ -155,13 +156,13 @@ def article(noun: str) -> str:
 
 def as_that(phrase: Phrase) -> str:
     """A clause after a noun: "that keeps the rain off", "that you open when it pours", "who can tell a story"."""
-    link = "who" if phrase.category == "person" else "that"
+    link = "who" if phrase.who else "that"
     return link + phrase.text.removeprefix(phrase.shape)
 
 
 def as_what(phrase: Phrase) -> str:
     """A clause that stands for the thing: "what keeps the rain off", "who can tell a story"."""
-    link = "who" if phrase.category == "person" else "what"
+    link = "who" if phrase.who else "what"
     return link + phrase.text.removeprefix(phrase.shape)
 
 
@@ -169,13 +170,13 @@ def as_a(phrase: Phrase) -> str:
     """An indefinite description: "something that keeps the rain off", "a canopy on a stick"."""
     if phrase.shape == "noun":
         return phrase.text
-    return f"{'someone' if phrase.category == 'person' else 'something'} {as_that(phrase)}"
+    return f"{'someone' if phrase.who else 'something'} {as_that(phrase)}"
 
 
 def as_the(phrase: Phrase) -> str:
     """A definite description where English allows one: "the thing that keeps the rain off", "the canopy on a stick"."""
     if phrase.shape != "noun":
-        return f"{'the one' if phrase.category == 'person' else 'the thing'} {as_that(phrase)}"
+        return f"{'the one' if phrase.who else 'the thing'} {as_that(phrase)}"
     if found := re.match(r"something (?=you |that |to |with |on |for |in |from |people |a |an |the )", phrase.text):
         return "the thing " + phrase.text[found.end():]
     if found := re.match(r"(a|an|some) ", phrase.text):

@@ -89,12 +89,14 @@ class _Given:
 
     def _reply(self, targets: list[tuple[str, bool]]) -> str:
         """A varied reply whose verb fits: never "that is the cups" or "it is the cup and the fork"."""
-        plurals = {entry.plural for entry in self.bank.values() if entry.number == "count"}
+        plurals = {entry.plural for entry in self.bank.values() if entry.number in ("count", "one", "set")}
         there = [words for words, present in targets if present]
-        several = len(there) > 1 or bool(plurals & set(there))
+        wrong = r"\bis the " if len(there) > 1 or plurals & set(there) else "(?!)"
+        if sets := [re.escape(words) for words, present in targets if not present and words in plurals]:
+            wrong += r"|there is no.*\b(%s) |(%s) \[ABS\] is" % ("|".join(sets), "|".join(sets))
         for _ in range(50):
             reply = reply_for(targets, self.rng)
-            if not several or not re.search(r"\bis the ", reply):
+            if not re.search(wrong, reply, re.I):
                 return reply
         return reply_for(targets)
 
@@ -161,7 +163,8 @@ def _absent(given: _Given) -> Record | str:
     if thing[2]:
         question = wording.implicit_question(thing[2], given.split, given.rng, exists=0.4)
     else:
-        question = wording.named_question(thing[0], given.rng.choice((1, 1, 2)), given.split, given.rng, exists=0.4)
+        count = 1 if thing[0].number == "one" else given.rng.choice((1, 1, 2))
+        question = wording.named_question(thing[0], count, given.split, given.rng, exists=0.4)
     return given.record("absent", question, [(_mention(thing), thing)])
 
 

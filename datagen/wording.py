@@ -64,7 +64,7 @@ def phrase_slots(phrase: Phrase) -> dict[str, str]:
     slots = {"a": as_a(phrase), "the": as_the(phrase)}
     if phrase.shape != "noun":
         slots["whatever"] = as_what(phrase)
-    if phrase.shape != "noun" and phrase.category != "person":  # "what is it who ..." is no English
+    if phrase.shape != "noun" and not phrase.who:  # "what is it who ..." is no English
         slots["that"] = as_that(phrase)
     if phrase.shape == "that":
         slots["what"] = as_what(phrase)
@@ -73,15 +73,18 @@ def phrase_slots(phrase: Phrase) -> dict[str, str]:
 
 def name_slots(entry: Entry, count: int, name: str | None = None) -> dict[str, str]:
     """What a template may use of a name, for `count` things; `name` is a synonym to use instead of the entry's own."""
-    plural = entry.plural if name in (None, entry.name) else pluralise(name)
     name = name or entry.name
+    only_plural = entry.number in ("plural", "set")  # its synonyms are plurals too
+    plural = entry.plural if name == entry.name else name if only_plural else pluralise(name)
     if entry.number == "mass":
         return {"a": f"some {name}", "the": f"the {name}", "is": "is", "every": f"all the {name}", "plural": name}
-    many = count > 1 or entry.number == "plural"
-    single = f"a pair of {plural}" if entry.number == "plural" else article(name)
+    many = count > 1 or only_plural
+    if entry.number == "one" and not many:  # nobody asks for "every windshield" of a car, or for "windshields"
+        return {"a": article(name), "the": f"the {name}", "is": "is"}
+    single = {"plural": f"a pair of {plural}", "set": f"a set of {plural}"}.get(entry.number) or article(name)
     return {"a": plural if count > 1 else single, "the": f"the {plural if many else name}",
             "is": "are" if many else "is",
-            "every": f"all the {plural}" if entry.number == "plural" else f"every {name}", "plural": plural}
+            "every": f"all the {plural}" if only_plural else f"every {name}", "plural": plural}
 
 
 def any_name(entry: Entry, rng: random.Random) -> str:
@@ -142,7 +145,7 @@ def position_question(entry: Entry, place: str, count: int, phrase: Phrase | Non
 def position_takes(phrase: Phrase, split: str) -> bool:
     """Whether some template of the split can ask for one of several things by this phrase."""
     slots = {"one": ""} | ({"a": ""} if phrase.shape == "noun" else {"that": ""})
-    return phrase.category != "person" and bool(_fitting(templates()["position"][split], slots))
+    return not phrase.who and bool(_fitting(templates()["position"][split], slots))
 
 
 def class_question(names: Sequence[str], split: str, rng: random.Random) -> str:

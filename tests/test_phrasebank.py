@@ -3,6 +3,7 @@
 import itertools
 import random
 import re
+from collections import Counter
 
 import pytest
 
@@ -10,7 +11,9 @@ from assistant.errors import BadInput
 from datagen import phrasebank, wording
 from datagen.phrasebank import Phrase, load, load_groups, phrase_examples
 
-BANK = load("coco")
+BANKS = {path.stem: load(path.stem) for path in sorted(phrasebank.FOLDER.glob("*.toml")) if ".groups" not in path.name}
+BANK = BANKS["coco"]
+LEAST = {"coco": (80, 18), "carparts": (18, 14)}  # entries, and phrases in each
 SMALL = set("a an the that which of in on with to you your and or for is it its by at from has something some".split())
 
 
@@ -25,9 +28,12 @@ def test_coco_is_complete_and_rich():
     assert all(3 <= len(entry.beside) <= 8 for entry in BANK.values())
 
 
-@pytest.mark.parametrize("key", sorted(BANK))
-def test_no_phrase_names_its_thing_or_is_misshapen(key):
-    assert phrasebank.wrong_phrases(BANK[key], BANK) == []
+@pytest.mark.parametrize("name", sorted(BANKS))
+def test_no_phrase_names_its_thing_or_is_misshapen(name):
+    bank, (entries, phrases) = BANKS[name], LEAST[name]
+    assert len(bank) >= entries and min(len(entry.phrases) for entry in bank.values()) >= phrases
+    assert [fault for entry in bank.values() for fault in phrasebank.wrong_phrases(entry, bank)] == []
+    assert {entry.number for entry in bank.values()} <= {"count", "one", "plural", "set", "mass"}
 
 
 def test_faults_are_found():
@@ -39,10 +45,11 @@ def test_faults_are_found():
         assert any(fault in line for line in phrasebank.wrong_phrases(bad, BANK)), text
 
 
-def test_held_phrases_are_the_last_two_and_no_near_duplicates():
-    texts = [phrase.text.lower() for entry in BANK.values() for phrase in entry.phrases]
-    assert len(set(texts)) == len(texts)
-    for entry in BANK.values():
+@pytest.mark.parametrize("name", sorted(BANKS))
+def test_held_phrases_are_the_last_two_and_no_near_duplicates(name):
+    texts = Counter(phrase.text.lower() for entry in BANKS[name].values() for phrase in entry.phrases)
+    assert max(texts.values()) == 1, texts.most_common(3)
+    for entry in BANKS[name].values():
         assert [phrase.held for phrase in entry.phrases] == [False] * (len(entry.phrases) - 2) + [True] * 2
         for held, trained in itertools.product(entry.split("held"), entry.split("train")):
             a, b = words(held.text), words(trained.text)
@@ -51,7 +58,7 @@ def test_held_phrases_are_the_last_two_and_no_near_duplicates():
 
 def test_shapes_become_english():
     def phrase(text, category="umbrella"):
-        return Phrase("x/0", text, category, (), False)
+        return Phrase("x/0", text, category, (), False, who=category == "person")
 
     keeps, hold, noun = phrase("that keeps dry"), phrase("which you open"), phrase("a canopy on a stick")
     assert [phrasebank.as_a(each) for each in (keeps, hold, noun)] == [
@@ -75,6 +82,8 @@ def test_names_in_the_right_number():
     assert slots(BANK["scissors"], 1) | {} == {"a": "a pair of scissors", "the": "the scissors", "is": "are",
                                               "every": "all the scissors", "plural": "scissors"}
     assert slots(BANK["broccoli"], 3)["a"] == "some broccoli" and slots(BANK["broccoli"], 3)["is"] == "is"
+    wheels, hood = BANKS["carparts"]["wheel"], BANKS["carparts"]["hood"]
+    assert slots(wheels, 1)["a"] == "a set of wheels" and wheels.mention() == "wheels" and "every" not in slots(hood, 1)
     assert BANK["skis"].mention() == "pair of skis" and BANK["mouse"].mention(2) == "computer mice"
 
 
@@ -116,22 +125,24 @@ def test_bad_banks_and_splits_say_what_is_wrong(tmp_path):
         BANK["cup"].split("test")
 
 
-@pytest.mark.parametrize("group", load_groups("coco"), ids=lambda group: group.key)
-def test_groups_ask_without_naming(group):
-    members = [*group.categories, *group.maybe]
-    assert group.categories and set(members) <= set(BANK) and len(set(members)) == len(members)
-    assert len(group.split("train")) >= 2 and len(group.split("held")) == 2
-    for question in group.questions:
-        for key in group.categories:  # words for the whole group ("seat") are what such a question is made of
-            names = {BANK[key].key, BANK[key].name, BANK[key].plural, *BANK[key].synonyms}
-            assert not re.search(rf"\b({'|'.join(names)})s?\b", question.text), (key, question.text)
-        assert not re.search(r"  |[^?a-z]$", question.text.lower()), question.text
-
-
-def test_groups_are_distinct_and_missing_files_are_none(tmp_path):
-    groups = load_groups("coco")
+@pytest.mark.parametrize("name", sorted(BANKS))
+def test_groups_ask_without_naming(name):
+    bank, groups = BANKS[name], load_groups(name)
     texts = [question.text for group in groups for question in group.questions]
-    assert len(groups) >= 30 and len(set(texts)) == len(texts)
+    assert len(set(texts)) == len(texts)
+    for group in groups:
+        members = [*group.categories, *group.maybe]
+        assert group.categories and set(members) <= set(bank) and len(set(members)) == len(members)
+        assert len(group.split("train")) >= 2 and len(group.split("held")) == 2
+        for question in group.questions:
+            for key in group.categories:  # words for the whole group ("seat") are what such a question is made of
+                names = {bank[key].key, bank[key].name, bank[key].plural, *bank[key].synonyms}
+                assert not re.search(rf"\b({'|'.join(names)})s?\b", question.text), (key, question.text)
+            assert not re.search(r"  |[^?a-z]$", question.text.lower()), question.text
+
+
+def test_groups_are_many_and_missing_files_are_none(tmp_path):
+    assert len(load_groups("coco")) >= 30 and len(load_groups("carparts")) >= 12
     assert load_groups(str(tmp_path / "mine.toml")) == ()
     (tmp_path / "bad.groups.toml").write_text("[seat]\ncategories = ['chair']\n")
     with pytest.raises(BadInput, match="questions"):
