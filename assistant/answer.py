@@ -33,7 +33,7 @@ class Target:
     """One thing that was asked about.
 
     confidence: in [0, 1], that it is there; mask: (H, W) bool, None where it is absent; proposals: indices of the
-    proposals whose union the mask is.
+    proposals whose union the mask is; others: the next best proposals, best first, where the selector tells.
     """
 
     phrase: str
@@ -41,11 +41,13 @@ class Target:
     confidence: float
     mask: np.ndarray | None = field(repr=False)
     proposals: list[int]
+    others: list[int] = field(default_factory=list, repr=False)
 
 
 @dataclass
 class Answer:
-    """A reply and what it points at. size: (h, w) px; image: (H, W, 3) uint8 or None; tokens: generated, if known.
+    """A reply and what it points at. size: (h, w) px; image: (H, W, 3) uint8 or None; tokens: generated, if known;
+    said: the reply as the model wrote it, with its marks, if a model wrote it.
 
     Raises BadInput where a mask or the image has another size, or a present target has no mask.
     """
@@ -56,6 +58,7 @@ class Answer:
     image: np.ndarray | None = field(repr=False)
     question: str = ""
     tokens: int | None = None
+    said: str = field(default="", repr=False)
 
     def __post_init__(self):
         self.size = (int(self.size[0]), int(self.size[1]))
@@ -140,7 +143,8 @@ class Answer:
         """Write the answer into a folder, made where missing, every file whole or not at all; returns their paths.
 
         mask.png (union, 0/255), K_name.png per present target (K: its place among the targets), overlay.png,
-        image.png where the image is known, answer.json (which names the masks' files), coco.json, labelme.json.
+        image.png where the image is known and K_name_cutout.png then (RGBA of its box, see-through around it),
+        answer.json (which names the masks' files), coco.json, labelme.json.
         """
         from PIL import Image
 
@@ -153,6 +157,8 @@ class Answer:
             row["file"] = f"{k}_{_file_safe(target.phrase)}.png" if target.present else None
             if row["file"]:
                 pictures[row["file"]] = _grey(target.mask)
+            if row["file"] and self.image is not None and target.mask.any():
+                pictures[row["file"].replace(".png", "_cutout.png")] = cut_out(self.image, target.mask)
         tables = {"answer.json": rows, "coco.json": self.to_coco(), "labelme.json": self.to_labelme()}
         with _writing(folder):
             for name, picture in pictures.items():
@@ -162,6 +168,15 @@ class Answer:
                 with replace_whole(folder / name) as temporary:
                     temporary.write_text(json.dumps(table, ensure_ascii=False, indent=1), encoding="utf-8")
         return [folder / name for name in (*pictures, *tables)]
+
+
+def cut_out(image: np.ndarray, mask: np.ndarray):
+    """image (H, W, 3) uint8, mask (H, W) bool, not empty -> PIL RGBA image of the mask's box, transparent elsewhere."""
+    from PIL import Image
+
+    x, y, w, h = _box(mask)
+    part = slice(y, y + h), slice(x, x + w)
+    return Image.fromarray(np.dstack([image[part], mask[part].astype(np.uint8) * 255]))
 
 
 @contextlib.contextmanager

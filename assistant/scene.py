@@ -5,11 +5,17 @@
     answer = scene.ask("what keeps the rain off?")
     answer.text, answer.mask, answer.targets
     scene.ask("and the one on the left?")          # earlier turns are remembered; scene.reset() forgets them
+    scene.ask("what is this?", about=mask)         # a question about a part of the picture
 """
+
+import hashlib
+from collections import OrderedDict
 
 import numpy as np
 
+from assistant import followup
 from assistant.answer import Answer, Target
+from assistant.errors import BadInput
 from assistant.grammar import Turn, check_question, parse, plain, reply_for
 from assistant.images import open_image
 
@@ -18,10 +24,12 @@ REMEMBERED = 6  # turns the reasoner still reads
 
 
 class Assistant:
-    """A preset's parts. weights: {part: sha256} of what is loaded; threshold: see THRESHOLD."""
+    """A preset's parts. weights: {part: sha256} of what is loaded; threshold: see THRESHOLD. keep: how many opened
+    pictures to hold on to, by their content, so that opening one again is free (0: none; the pocket's take 8 MB each)."""
 
-    def __init__(self, parts, weights: dict[str, str], threshold: float = THRESHOLD):
-        self.parts, self.weights, self.threshold = parts, weights, threshold
+    def __init__(self, parts, weights: dict[str, str], threshold: float = THRESHOLD, keep: int = 0):
+        self.parts, self.weights, self.threshold, self.keep = parts, weights, threshold, keep
+        self.views: OrderedDict[str, object] = OrderedDict()  # the latest used last
 
     @classmethod
     def from_preset(cls, name: str = "pocket", adapter=None, device: str = "cpu", threshold: float = THRESHOLD) -> "Assistant":
@@ -34,10 +42,25 @@ class Assistant:
     def segmenter(self):
         return self.parts.eyes.segmenter
 
-    def open(self, image) -> "Scene":
-        """image: path | PIL.Image | (H, W, 3) uint8 RGB. The expensive step, once per picture. BadInput: no picture."""
+    def open(self, image, progress=None) -> "Scene":
+        """image: path | PIL.Image | (H, W, 3) uint8 RGB. The expensive step, once per picture. BadInput: no picture.
+
+        progress: called before each step as progress(what is done next, proposals or None); what it raises ends the work.
+        """
         image = open_image(image)
-        return Scene(self, image, self.parts.eyes.open(image))
+        if not self.keep:
+            return Scene(self, image, self._look(image, progress))
+        key = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+        if key not in self.views:
+            view = self._look(image, progress)
+            while len(self.views) >= self.keep:
+                self.views.popitem(last=False)
+            self.views[key] = view
+        self.views.move_to_end(key)
+        return Scene(self, image, self.views[key])
+
+    def _look(self, image, progress):
+        return self.parts.eyes.open(image, progress=progress) if progress else self.parts.eyes.open(image)
 
 
 class Scene:
@@ -46,6 +69,7 @@ class Scene:
     def __init__(self, assistant: Assistant, image: np.ndarray, view):
         self.assistant, self.image, self.view = assistant, image, view
         self.turns: list[Turn] = []
+        self.shown: list[Target] = []  # what the last answer was about; a correction by hand may replace it
 
     @property
     def proposals(self):
@@ -55,12 +79,35 @@ class Scene:
     def size(self) -> tuple[int, int]:
         return self.image.shape[:2]
 
-    def ask(self, question: str, *, remember: bool = True, **options) -> Answer:
-        """Find what the question means. options: temperature, seed, max_new_tokens, stream, as the reasoner's `reply`.
+    def fresh(self) -> "Scene":
+        """The same opened picture with nothing said about it."""
+        return Scene(self.assistant, self.image, self.view)
 
-        BadInput: an empty or overlong question. The confidence of a target is the selector's that it is there.
+    def ask(self, question: str, *, about: np.ndarray | None = None, remember: bool = True, **options) -> Answer:
+        """Find what the question means. about: (H, W) bool, the part of the picture that "it" and "this" mean.
+        options: temperature, seed, max_new_tokens, stream, as the reasoner's `reply`.
+
+        What refers to the masks of the last answer ("the one on the left?", "now remove the cup") is worked out by
+        `assistant.followup`; everything else is the model's. BadInput: an empty or overlong question, an empty `about`.
+        The confidence of a target is the selector's that it is there.
         """
         question = check_question(question)
+        if about is None:
+            answer = followup.answer(self, question, options)
+        else:
+            about = np.asarray(about)
+            if about.dtype != bool or about.shape != self.size or not about.any():
+                raise BadInput(f"about must be a mask of {self.size[0]} x {self.size[1]} bool that is not empty")
+            answer = followup.answer_about(self, question, about, options)
+        answer = answer or self._ask(question, options)
+        if remember:
+            said = reply_for([(t.phrase, t.present) for t in answer.targets])
+            self.turns.append(Turn(question, answer.said or said))
+            self.shown = answer.targets
+        return answer
+
+    def _ask(self, question: str, options: dict) -> Answer:
+        """What the model itself says."""
         turns = [*self.turns[-REMEMBERED:], Turn(question)]
         reply, found = self.assistant.parts.ask(turns, self.view, self.assistant.threshold, **options)
         targets, seen = [], set()
@@ -70,21 +117,25 @@ class Scene:
             seen.add(mention.phrase.lower())
             targets.append(self._target(mention.phrase, mention.present, one))
         text = reply_for([(t.phrase, t.present) for t in targets])
-        if remember:
-            self.turns.append(Turn(question, reply.text))
-        return Answer(plain(text), targets, self.size, self.image, question, reply.tokens)
+        return Answer(plain(text), targets, self.size, self.image, question, reply.tokens, reply.text)
 
     def _target(self, phrase: str, present: bool, found) -> Target:
+        others = list(getattr(found, "others", ()))
         if not present or not found.proposals:
-            return Target(phrase, False, min(found.confidence, self.assistant.threshold), None, found.proposals)
+            return Target(phrase, False, min(found.confidence, self.assistant.threshold), None, found.proposals, others)
+        return Target(phrase, True, found.confidence, self.union(found.proposals), found.proposals, others)
+
+    def union(self, proposals: list[int]) -> np.ndarray:
+        """(H, W) bool: all that these proposals cover."""
         mask = np.zeros(self.size, bool)
-        for i in found.proposals:
+        for i in proposals:
             mask |= self.proposals.mask(i)
-        return Target(phrase, True, found.confidence, mask, found.proposals)
+        return mask
 
     def reset(self) -> None:
-        """Forget the turns."""
+        """Forget the turns and what was shown."""
         self.turns.clear()
+        self.shown = []
 
     def segment(self, points=None, labels=None, box=None, mask=None, multimask: bool = True):
         """SAM by hand: points (N, 2) xy px with labels (N,) 1 inside / 0 outside, box xyxy px, mask (H, W) bool or

@@ -94,13 +94,18 @@ class Selector(nn.Module):
         return Scores(similarity.masked_fill(ignored, -1), iop.masked_fill(ignored, -20), presence, quality)
 
 
+def worth(scores: Scores, k: int) -> Tensor:
+    """(N,) what `choose` ranks the proposals of target k by, higher is better."""
+    return F.logsigmoid(scores.iop[k]) + CLOSE * scores.similarity[k] + WHOLE * scores.quality[k]
+
+
 def choose(scores: Scores, k: int) -> list[int]:
     """Proposals of target k, best first: the best one, all that are nearly as good, and all that surely lie inside it.
 
     Set on the training pictures that `finetune records` keeps aside (862 targets): IoU .334 with the best and its like
     alone, .367 so.
     """
-    value = F.logsigmoid(scores.iop[k]) + CLOSE * scores.similarity[k] + WHOLE * scores.quality[k]
+    value = worth(scores, k)
     order = torch.argsort(value, descending=True)
     inside = scores.iop[k].sigmoid() > SURE
     return [int(i) for i in order if value[i] > value[order[0]] - NEAR or inside[i]]

@@ -9,12 +9,12 @@ pixel counts of the whole set: unlabelled pixels do not count, pixels that no an
 """
 
 import argparse
-import re
 import time
 from pathlib import Path
 
 import numpy as np
 
+from assistant.classes import ask_classes
 from assistant.errors import BadInput
 from assistant.images import open_image
 from eval.label_maps import LabelMaps, find_layout
@@ -26,40 +26,6 @@ from eval.result import Result, Run, print_table, write_result
 
 VERSION = 1
 SHOWN = 4  # pictures a group in the report
-
-
-def class_of(phrase: str, asked: list[str]) -> str | None:
-    """The class that an answer's phrase names: the same words, whatever the article, case or plural."""
-    plain = lambda text: re.sub(r"(s|es)\b", "", re.sub(r"^(the|an?|some)\s+", "", " ".join(text.lower().split())))
-    return next((name for name in asked if plain(name) == plain(phrase)), None)
-
-
-def ask_classes(scene, names: list[str], per_question: int) -> dict:
-    """Ask for all classes. Returns the label map (H, W) int16, -1 where nothing was answered, and what was said."""
-    size, painted, said, strange = scene.size, [], {}, []
-    seconds, tokens = [], []
-    for first in range(0, len(names), per_question):
-        asked = names[first : first + per_question]
-        scene.reset()
-        began = time.perf_counter()
-        answer = scene.ask(f"Which of these are in the picture: {', '.join(asked)}?")
-        seconds.append(time.perf_counter() - began)
-        tokens.append(answer.tokens)
-        complete = len(answer.targets) == len(asked)
-        for target, in_order in zip(answer.targets, asked if complete else [None] * len(answer.targets)):
-            name = class_of(target.phrase, asked)
-            if name is None and in_order not in said:  # a synonym ("person" for pedestrian), in a list answered in order
-                name = in_order
-            if name is None:
-                strange.append(target.phrase)
-            elif name not in said:  # of a class that is answered twice, the first answer
-                said[name] = [bool(target.present), float(target.confidence)]
-                if target.present:
-                    painted.append((float(target.confidence), names.index(name), target.mask))
-    label = np.full(size, -1, np.int16)
-    for _, number, mask in sorted(painted, key=lambda p: p[0]):
-        label[mask] = number
-    return {"label": label, "said": said, "strange": strange, "seconds": seconds, "tokens": tokens}
 
 
 def read_prediction(folder: Path, stem: str, classes: int) -> np.ndarray:

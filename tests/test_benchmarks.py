@@ -14,7 +14,7 @@ from PIL import Image
 from eval import __main__ as command
 from eval import metrics
 from eval.label_maps import find_layout
-from eval.semantic import class_of
+from assistant.classes import class_of
 from tests.colour_finder import BOXES, COLOURS, FakeAssistant, H, W, rectangle, rle
 
 GREY = (200, 200, 200)

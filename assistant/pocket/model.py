@@ -7,7 +7,7 @@
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,12 @@ from assistant.pocket.sam import IMAGE_SIZE, build_pocket_sam, load_backbone
 from assistant.pocket.vision import REGION, region_features
 from assistant.proposals import Proposals
 from assistant.segmenter import Embedding, Segmenter
-from assistant.selector import Selector, choose
+from assistant.selector import Selector, choose, worth
 from assistant.upsampling import Resizer, encode_rle
 from assistant.weights import POCKET, BACKBONE, SMOLLM2, backbone_state, pocket_file, sha256_of, smollm2_folder
+
+
+OTHERS = 24  # runners-up that an answer keeps for "not that one"
 
 
 def fast_math():
@@ -82,13 +85,18 @@ class Eyes:
     def __init__(self, segmenter: Segmenter, limit: int = 60, points_per_side: int = 22):
         self.segmenter, self.limit, self.points_per_side = segmenter, limit, points_per_side
 
-    def open(self, image: np.ndarray) -> View:
+    def open(self, image: np.ndarray, progress=None) -> View:
+        """progress: as `Assistant.open`."""
+        step = progress or (lambda doing, proposals: None)
         small = shrink(image)
+        step("looking", None)
         with fast_math():
             embedding = self.segmenter.encode(image)
             embedding.features = embedding.features.float()  # prompts by hand run outside of fast_math
+            step("outlining", None)
             pool = candidates(self.segmenter.model, embedding.features, small, self.points_per_side, self.limit)
         proposals = as_proposals(pool, self.segmenter, embedding)
+        step("recognising", proposals)
         with fast_math():
             features = self.features(small, embedding, torch.from_numpy(proposals.low))
         return View(embedding, proposals, features)
@@ -115,10 +123,12 @@ def load_eyes(sam_file: Path) -> Eyes:
 
 @dataclass
 class Found:
-    """One target of a reply: how sure the selector is that it is there, and the proposals that make it up."""
+    """One target of a reply: how sure the selector is that it is there, the proposals that make it up, and the next
+    best after those, best first."""
 
     confidence: float
     proposals: list[int]
+    others: list[int] = field(default_factory=list)
 
 
 class Pocket:
@@ -137,10 +147,30 @@ class Pocket:
                 return False
             named = self.reasoner.encoder.match(seen.words, self.reasoner.name(phrase)[None])
             scores = self.selector(state[None], seen.words, seen.shape, named, margin[None], quality=seen.thing)
-            found.append(Found(float(scores.presence[0].sigmoid()), choose(scores, 0)))
+            chosen, ranked = choose(scores, 0), torch.argsort(worth(scores, 0), descending=True)
+            others = [int(i) for i in ranked if int(i) not in chosen][:OTHERS]
+            found.append(Found(float(scores.presence[0].sigmoid()), chosen, others))
             return found[-1].confidence >= threshold
 
         return self.reasoner.reply(turns, seen, decide=decide, **options), found
+
+    @torch.inference_mode()
+    def name(self, image: np.ndarray, view: View, mask: np.ndarray) -> list[tuple[str, float]]:
+        """What a part of the picture is, mask (H, W) bool: [(taught name, probability among the taught names)], most
+        likely first; [] where none were taught."""
+        encoder = self.reasoner.encoder
+        if not len(encoder.names):
+            return []
+        low = torch.from_numpy(self.eyes.segmenter.low_logits(view.embedding, mask))[None]
+        if not (low > 0).any():  # smaller than a cell
+            low[0].flatten()[low.argmax()] = 1.0
+        with fast_math():
+            features = self.eyes.features(shrink(image), view.embedding, low)
+        sure = encoder.name_logits(encoder(features).words, encoder.names)[0].softmax(0)
+        words = {}
+        for form, row in self.reasoner.forms.items():
+            words.setdefault(row, form)  # the first is the plain one
+        return [(words[int(k)], float(sure[k])) for k in sure.argsort(descending=True) if int(k) in words]
 
 
 def load_pocket(adapter: Path | None = None) -> tuple[Pocket, dict[str, str]]:
