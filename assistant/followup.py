@@ -158,7 +158,8 @@ def answer(scene, question: str, options: dict) -> Answer | None:
     if mask is None:
         named = f"the {target.phrase} {SAID[found.pick]}" if found.pick in SAID else f"the {found.pick} {target.phrase}"
         return replace(scene._ask(f"Where is {named}?", options), question=question) if found.act == "choose" else None
-    others = [i for i in [*target.proposals, *target.others] if i not in proposals]
+    others = [*target.others, *target.proposals] if found.act == "other" else [*target.proposals, *target.others]  # the rejected last
+    others = [i for i in others if i not in proposals]
     return _answer(scene, question, [Target(target.phrase, True, target.confidence, mask, proposals, others)])
 
 

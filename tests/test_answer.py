@@ -165,12 +165,16 @@ def test_save(tmp_path):
     folder = tmp_path / "deep" / "out"
     names = {p.name for p in paths}
     assert names == {p.name for p in folder.iterdir()} == {
-        "mask.png", "overlay.png", "image.png", "1_cup.png", "2_spoon-left.png", "4_cup.png", "answer.json",
+        "mask.png", "overlay.png", "image.png", "1_cup.png", "2_spoon-left.png", "4_cup.png", "1_cup_cutout.png",
+        "2_spoon-left_cutout.png", "4_cup_cutout.png", "answer.json",
         "coco.json", "labelme.json"}
     whole = np.asarray(Image.open(folder / "mask.png"))
     assert whole.dtype == np.uint8 and np.array_equal(whole, (RING | SPOON) * np.uint8(255))
     assert np.array_equal(np.asarray(Image.open(folder / "2_spoon-left.png")) > 0, SPOON)
     assert np.array_equal(np.asarray(Image.open(folder / "image.png")), COFFEE)
+    cut, (y, x) = np.asarray(Image.open(folder / "2_spoon-left_cutout.png")), np.nonzero(SPOON)
+    box = slice(y.min(), y.max() + 1), slice(x.min(), x.max() + 1)
+    assert np.array_equal(cut[..., 3] > 0, SPOON[box]) and np.array_equal(cut[..., :3], COFFEE[box])
     rows = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
     assert [t["file"] for t in rows["targets"]] == ["1_cup.png", "2_spoon-left.png", None, "4_cup.png"]
     assert json.loads((folder / "coco.json").read_text())["annotations"]

@@ -107,3 +107,20 @@ def test_the_command(assistant, tmp_path):
     (tmp_path / "bad.png").write_text("no picture")
     bad = run("ask", tmp_path / "bad.png", "where?")
     assert bad.returncode == 2 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
+
+
+def test_a_part_is_named_and_followed_up(scene):
+    """The cat, marked by hand, is called a cat; the model's mask of it can be taken away again."""
+    scene.reset()
+    mask, scores = scene.segment(box=[60, 10, 440, 290], multimask=False)
+    named = scene.ask("what is this?", about=mask[0])
+    assert named.targets[0].phrase == "cat" and named.targets[0].confidence > 0.5 and np.array_equal(named.mask, mask[0])
+    assert len(scene.ask("where is the cat?").targets[0].others) > 0
+    assert not scene.ask("remove it").targets
+    scene.reset()
+
+
+def test_opening_is_told_in_steps(assistant):
+    steps = []
+    assistant.open(data.chelsea(), progress=lambda doing, proposals: steps.append((doing, proposals is not None)))
+    assert steps == [("looking", False), ("outlining", False), ("recognising", True)]
