@@ -190,10 +190,12 @@ def test_a_server_in_trouble_costs_retries_and_no_row(photos, model, bad):
 
 
 def test_rubbish_without_end_costs_a_counted_drop(photos, model):
-    model.bad = ["rubbish"] * 3
+    model.bad = ["rubbish"] * 6  # three for each of the two photos that are worked on at first
     _, records = generate(photos, model, "--concurrency", 1)
-    assert len(records) == 10
-    assert json.loads((photos / "out/statistics.json").read_text())["drops"]["photo: no usable answer"] == 1
+    assert len(records) == 5
+    assert json.loads((photos / "out/statistics.json").read_text())["drops"]["photo: no usable answer"] == 2
+    _, records = generate(photos, model)  # and the same again asks for what is missing
+    assert len(records) == 15 and len(model.asked) == 6 + 21
 
 
 @pytest.mark.parametrize("status, said", [(401, "refuses the key"), (404, "does not know stub")])
