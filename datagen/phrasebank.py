@@ -54,6 +54,8 @@ class Entry:
     confused: tuple[str, ...]
     beside: tuple[str, ...]
     phrases: tuple[Phrase, ...]
+    part_of: str = ""        # what it is a part of ("car"), if of anything
+    who: bool = False        # a person
 
     def split(self, split: str) -> list[Phrase]:
         """The phrases of "train" or of "held"."""
@@ -117,6 +119,9 @@ def load(name: str = "coco") -> dict[str, Entry]:
         raise BadInput(f"there is no phrase bank {path}; name a .toml file of the shape of coco.toml") from None
     except tomllib.TOMLDecodeError as problem:
         raise BadInput(f"{path} is not valid TOML: {problem}") from None
+    # What stands above the first table goes for all of them.
+    common = {field: value for field, value in tables.items() if not isinstance(value, dict)}
+    tables = {key: common | table for key, table in tables.items() if isinstance(table, dict)}
     confused = {key: set(table.get("confused", ())) for key, table in tables.items()}
     for key in tables:
         for other in tables[key].get("confused", ()):
@@ -136,7 +141,7 @@ def _entry(path: Path, key: str, table: dict, confused: set[str]) -> Entry:
         phrases.append(Phrase(f"{key}/{number}", text.strip(), key, also, held, table.get("who", False)))
     return Entry(key, table["name"], table["plural"], table.get("number", "count"), tuple(table.get("synonyms", ())),
                  tuple(table.get("avoid", ())), table["group"], tuple(sorted(confused)),
-                 tuple(table.get("beside", ())), tuple(phrases))
+                 tuple(table.get("beside", ())), tuple(phrases), table.get("part_of", ""), table.get("who", False))
 
 
 def pluralise(word: str) -> str:
@@ -192,6 +197,8 @@ def wrong_phrases(entry: Entry, bank: dict[str, Entry]) -> list[str]:
             faults.append(f"{phrase.id}: '{phrase.text}' names it ({given})")
         if not re.match(r"(that|which|an?|something|some|someone|somebody|somewhere) ?", phrase.text):
             faults.append(f"{phrase.id}: '{phrase.text}' begins with neither that, which nor an indefinite article")
+        if found := re.match(r"that (an?|the|you|your|people|someone|somebody|everyone|he|she|they|it) ", phrase.text):
+            faults.append(f"{phrase.id}: 'that {found[1]} ...' is a clause whose object is the thing: begin with which")
         if phrase.text != phrase.text.strip(" .?!,") or "  " in phrase.text:
             faults.append(f"{phrase.id}: '{phrase.text}' has stray punctuation or spaces")
         faults += [f"{phrase.id}: no entry {other!r}" for other in phrase.also if other not in bank]

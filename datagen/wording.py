@@ -61,7 +61,7 @@ def _say(pool: Sequence[str], slots: dict[str, str], rng: random.Random) -> str:
 
 def phrase_slots(phrase: Phrase) -> dict[str, str]:
     """What a template may use of a phrase: {a}, {the} and, for clauses, {whatever}, {that}, {what}."""
-    slots = {"a": as_a(phrase), "the": as_the(phrase)}
+    slots = {"a": as_a(phrase), "the": as_the(phrase), "be": "is"}
     if phrase.shape != "noun":
         slots["whatever"] = as_what(phrase)
     if phrase.shape != "noun" and not phrase.who:  # "what is it who ..." is no English
@@ -77,13 +77,13 @@ def name_slots(entry: Entry, count: int, name: str | None = None) -> dict[str, s
     only_plural = entry.number in ("plural", "set")  # its synonyms are plurals too
     plural = entry.plural if name == entry.name else name if only_plural else pluralise(name)
     if entry.number == "mass":
-        return {"a": f"some {name}", "the": f"the {name}", "is": "is", "every": f"all the {name}", "plural": name}
+        return {"a": f"some {name}", "the": f"the {name}", "is": "is", "be": "is", "every": f"all the {name}", "plural": name}
     many = count > 1 or only_plural
     if entry.number == "one" and not many:  # nobody asks for "every windshield" of a car, or for "windshields"
-        return {"a": article(name), "the": f"the {name}", "is": "is"}
-    single = {"plural": f"a pair of {plural}", "set": f"a set of {plural}"}.get(entry.number) or article(name)
-    return {"a": plural if count > 1 else single, "the": f"the {plural if many else name}",
-            "is": "are" if many else "is",
+        return {"a": article(name), "the": f"the {name}", "is": "is", "be": "is"}
+    pair = entry.number == "plural" and count == 1
+    return {"a": f"a pair of {plural}" if pair else plural if many else article(name),
+            "the": f"the {plural if many else name}", "is": "are" if many else "is", "be": "are" if many and not pair else "is",
             "every": f"all the {plural}" if only_plural else f"every {name}", "plural": plural}
 
 
@@ -121,25 +121,87 @@ def multi_question(things: Sequence[tuple[Entry, int, Phrase | None]], split: st
     return _say(_unhurried(templates()["multi"][split], *(phrase for *_, phrase in things if phrase)), slots, rng)
 
 
-def position_phrase(place: str, name: str) -> str:
-    """How a reply says it: "cup on the left", "biggest cup"."""
-    return templates()["places"][place][0].format(name=name)
+def part_question(entry: Entry, phrase: Phrase | None, count: int, split: str, rng: random.Random) -> str:
+    """One question about a part of something, by a phrase or by its name: "which part of the car keeps the wind out?"."""
+    slots = phrase_slots(phrase) if phrase else name_slots(entry, count, any_name(entry, rng))
+    if phrase and phrase.shape != "noun":
+        del slots["a"]  # "which part is something that ..." is clumsy
+        if phrase.shape == "that":
+            slots["clause"] = phrase.text.removeprefix("that ")
+    pool = _unhurried(templates()["part" if phrase else "part_named"][split], *([phrase] if phrase else []))
+    return _say(pool, slots | {"whole": entry.part_of}, rng)
+
+
+def premise_question(entry: Entry, anchor: Entry, split: str, rng: random.Random) -> str:
+    """One question that takes an absent thing for granted: "the red umbrella beside the dog"."""
+    looks = templates()["looks"]
+    made = entry.group not in looks["grown"] and not entry.who
+    name = any_name(entry, rng)
+    plain = entry.number in ("plural", "mass", "set") or rng.random() < 0.4
+    described = name if plain else f"{rng.choice(looks['made' if made else 'any'])} {name}"
+    one = entry.plural if entry.number == "plural" and name == entry.name else described
+    return _say(templates()["premise"][split], {"the": f"the {one}", "anchor": name_slots(anchor, 1)["the"]}, rng)
+
+
+def _way(place: str, count: int, rng: random.Random) -> str:
+    """A way of saying a place, with {name} and perhaps {anchor} in it."""
+    places = templates()["places"]
+    return rng.choice(places[place] + (places.get(f"{place}_two", []) * 2 if count == 2 else []))
+
+
+def _anchor(anchor: Entry | None) -> str:
+    return name_slots(anchor, 1)["the"] if anchor else ""
+
+
+def position_phrase(place: str, name: str, anchor: Entry | None = None) -> str:
+    """How a reply says it: "cup on the left", "biggest cup", "cup nearest to the dog"."""
+    return templates()["places"][place][0].format(name=name, anchor=_anchor(anchor))
 
 
 def position_question(entry: Entry, place: str, count: int, phrase: Phrase | None, split: str,
-                      rng: random.Random) -> str:
+                      rng: random.Random, anchor: Entry | None = None) -> str:
     """One question about the `place` one ("left", "biggest", ...) of `count`, by name or by a phrase."""
-    places = templates()["places"]
-    ways = places[place] + (places.get(f"{place}_two", []) * 2 if count == 2 else [])
-    way = rng.choice(ways)
-    one = "the " + way.format(name="one")
+    way, near = _way(place, count, rng), _anchor(anchor)
+    one = "the " + way.format(name="one", anchor=near)
     if phrase is None:
         name = any_name(entry, rng)
-        slots = name_slots(entry, count, name) | {"pos": "the " + way.format(name=name), "one": one, "name": name}
+        slots = name_slots(entry, count, name) | {"pos": "the " + way.format(name=name, anchor=near), "one": one, "name": name}
         del slots["a"]  # "several things here are ..." is for descriptions
     else:
         slots = {"one": one} | ({"a": phrase.text} if phrase.shape == "noun" else {"that": as_that(phrase)})
     return _say(templates()["position"][split], slots, rng)
+
+
+def followup_one(kind: str, place: str, count: int, split: str, rng: random.Random, anchor: Entry | None = None) -> str:
+    """A follow-up that singles one out: "only the one on the left" (then_which), "and the right one?" (then_next)."""
+    return _say(templates()[kind][split], {"one": "the " + _way(place, count, rng).format(name="one", anchor=_anchor(anchor))}, rng)
+
+
+def followup_others(count: int, split: str, rng: random.Random) -> str:
+    """A follow-up about the one or those that were not meant: "and the others?"."""
+    other = "the other one" if count == 1 else rng.choice(("the others", "the other ones", "the rest of them", "the remaining ones"))
+    return _say(templates()["then_others"][split], {"other": other, "is": "is" if count == 1 else "are"}, rng)
+
+
+def followup_else(entry: Entry, phrase: Phrase | None, count: int, split: str, rng: random.Random) -> str:
+    """A follow-up about something else, by a phrase or by its name: "what about something to sit on?"."""
+    slots = phrase_slots(phrase) if phrase else name_slots(entry, count, any_name(entry, rng))
+    if phrase:
+        slots["is"] = "is"
+    return _say(_unhurried(templates()["then_else"][split], *([phrase] if phrase else [])), slots, rng)
+
+
+def followup_among(entry: Entry, count: int, split: str, rng: random.Random) -> tuple[str, bool]:
+    """A follow-up that keeps one of several things or leaves it out; returns the question and whether it is left out."""
+    without = rng.random() < 0.5
+    slots = name_slots(entry, count)
+    return _say(templates()["then_without" if without else "then_only"][split], slots, rng), without
+
+
+def followup_same(many: bool, who: bool, split: str, rng: random.Random) -> str:
+    """A follow-up about the same again, by a pronoun: "cut it out"."""
+    slots = {"it": "them" if many or who else "it", "is": "are" if many else "is", "that": "those" if many else "that"}
+    return _say(templates()["then_same"][split], slots, rng)
 
 
 def position_takes(phrase: Phrase, split: str) -> bool:

@@ -62,7 +62,7 @@ def vocabulary(records: list[Record], named: list[str]) -> tuple[list[str], list
     forms = {c.lower(): i for c, i in row.items()}
     for record in records:
         for category, target in zip(record.source.get("categories", []), record.targets):
-            if category in row and record.source.get("kind") != "position":
+            if category in row and record.source.get("kind") not in ("position", "followup"):
                 said[category][target.phrase] += 1 if target.rle else 1000
                 forms[target.phrase.lower()] = row[category]
     return categories, [said[c].most_common(1)[0][0] if said[c] else c for c in categories], forms

@@ -22,6 +22,7 @@ from datagen.photos import Instance, Photo, read_coco
 
 BANK = load("coco")
 IDS = {"person": 1, "cup": 47, "cat": 17, "dining table": 67, "bowl": 51, "car": 3}
+NAMES = IDS | {name: 1000 + number for number, name in enumerate(sorted(set(BANK) - set(IDS)))}  # all that is outlined
 WIDTH, HEIGHT = 300, 200
 
 
@@ -53,7 +54,7 @@ def photos(tmp_path_factory):
             annotation(6, 1, "person", 20, 10, 40, 70), annotation(7, 2, "cat", 20, 20, 200, 150)]
     data = {"images": [{"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT},
                        {"id": 2, "file_name": "b.jpg", "width": WIDTH, "height": HEIGHT}],
-            "annotations": rows, "categories": [{"id": number, "name": name} for name, number in IDS.items()]}
+            "annotations": rows, "categories": [{"id": number, "name": name} for name, number in NAMES.items()]}
     (folder / "instances.json").write_text(json.dumps(data))
     return folder
 
@@ -78,10 +79,75 @@ def test_masks_are_the_unions_of_what_is_meant(photos):
         assert [(m.phrase, m.present) for m in mentions] == [(t.phrase, t.rle is not None) for t in record.targets]
         for key, target, ids in zip(record.source["categories"], record.targets, record.source["annotation_ids"]):
             assert (target.rle is None) == (key not in areas) == (not ids)
-            if target.rle and kind != "position":
+            if target.rle and kind not in ("position", "followup"):
                 assert abs(from_rle(target.rle).sum() - areas[key]) < 0.05 * areas[key]
-    assert set(seen) == set(questions.KINDS)
-    assert len({record.question.lower().strip(" .?") for record in records}) == len(records) == 60
+    assert set(seen) == set(questions.KINDS) - {"part"}
+    alone = [record.question.lower().strip(" .?") for record in records if not record.history]
+    assert len(set(alone)) == len(alone) and len(records) == 60
+
+
+def test_followups_mean_what_was_left_by_the_turn_before(photos):
+    photo = read(photos)[0]
+    cups, one = {1, 2, 3}, {"left": 1, "right": 3, "middle": 2, "biggest": 3, "nearest": 1, "furthest": 3}
+    seen = Counter()
+    for seed in range(12):
+        for record in compose(photo, seed=seed):
+            assert record.source["kind"] == "followup" or record.history == []
+            if record.source["kind"] != "followup":
+                continue
+            assert 1 <= len(record.history) <= 2
+            said = [mention for turn in record.history for mention in parse(turn.answer)]
+            assert said and all("{" not in turn.question for turn in (*record.history, *record.history))
+            ids = [set(each) for each in record.source["annotation_ids"]]
+            if (place := next((place for place in one if place in record.targets[0].phrase), None)) and "cup" in record.targets[0].phrase:
+                seen["one"] += 1
+                assert ids == [{one[place]}], record
+            elif record.targets[0].phrase.startswith("other"):
+                place = next(place for place in one if place in said[-1].phrase)
+                seen["others"] += 1
+                assert ids == [cups - {one[place]}]
+            elif "cup" in record.source["categories"]:
+                seen["all"] += 1
+                assert cups in ids
+    assert min(seen["one"], seen["others"], seen["all"]) > 5
+
+
+def test_parts_are_asked_of_the_whole(tmp_path):
+    bank = load("carparts")
+    keys = ("front left door", "back left door", "wheel", "left mirror")
+    photo = Photo(1, Path("x.jpg"), WIDTH, HEIGHT, tuple(
+        Instance(k, key, box(10 + 60 * k, 50, 50, 40), (10 + 60 * k, 50, 50, 40), 2000.0, False) for k, key in enumerate(keys)),
+        {key: k for k, key in enumerate(bank)})
+    records = [record for seed in range(4) for record in questions.compose(photo, bank, "train", 40, seed, Counter(), load_groups("carparts"))]
+    parts = [record for record in records if record.source["kind"] == "part"]
+    assert len(parts) > 25 and all("car" in record.question for record in parts)
+    for record in records:
+        # Where both doors of a side are seen, what fits them both is not asked of one.
+        used = {phrase for phrase in record.source["phrase_ids"] if phrase and phrase.split("/")[0] in bank}
+        both = {phrase.id for entry in bank.values() for phrase in entry.phrases if set(phrase.also) & set(keys)}
+        assert not used & both
+        assert not any(wrong in record.question.lower() for wrong in ("every front", "all front left", "is there wheels"))
+
+
+def test_absence_is_only_claimed_of_what_the_data_outlines(photos):
+    photo = read(photos)[0]
+    few = Photo(photo.id, photo.file, WIDTH, HEIGHT, photo.instances, {key: photo.categories[key] for key in (*photo.keys(), "cat")})
+    groups = load_groups("coco")
+    gone = {key for seed in range(3) for record in questions.compose(few, BANK, "train", 40, seed, Counter(), groups)
+            for key, target in zip(record.source["categories"], record.targets) if target.rle is None}
+    assert gone == {"cat"}
+
+
+def test_false_premises_are_about_what_is_missing(photos):
+    photo, found = read(photos)[0], 0
+    anchors = ("beside the", "next to the", "front of the", "behind the", "near the", "closest to the", "left of the", "right of the",
+               "by the", "between the", "close to the")
+    for seed in range(6):
+        for record in compose(photo, seed=seed):
+            if record.source["kind"] == "absent" and any(anchor + " table" in record.question for anchor in anchors):
+                found += 1
+                assert record.targets[0].rle is None and record.source["categories"][0] not in photo.keys()
+    assert found > 5
 
 
 def test_position_points_at_the_right_cup(photos):
@@ -91,8 +157,24 @@ def test_position_points_at_the_right_cup(photos):
     asked = [record for record in compose(photo) if record.source["kind"] == "position"]
     assert asked and all(record.source["categories"] == ["cup"] for record in asked)  # the crowd is never pointed at
     for record in asked:
-        place, = [place for place in wanted if place in record.targets[0].phrase]
-        assert record.source["annotation_ids"] == [[wanted[place]]]
+        place, = [place for place in (*wanted, "nearest", "furthest") if place in record.targets[0].phrase]
+        assert record.source["annotation_ids"] == [[(wanted | {"nearest": 1, "furthest": 3})[place]]]
+
+
+def test_counting_off_and_nearness():
+    row = [instance(k, 5 + 55 * k, 50, 40, 40) for k in range(5)]
+    photo = Photo(1, Path("x.jpg"), WIDTH, HEIGHT, tuple(row), {})
+    found = questions.places(photo, row)
+    assert {place: each.id for place, each in found.items()} == {
+        "left": 0, "right": 4, "second_left": 1, "second_right": 3, "third_left": 2, "third_right": 2}
+    heap = [*row[:4], instance(8, 190, 150, 40, 40)]  # not in one row: nobody counts those off
+    assert "second_left" not in questions.places(photo, heap)
+    cups, cat, dog = [instance(k, x, 50, 40, 40) for k, x in enumerate((70, 150, 250))], box(5, 50, 40, 40), (240, 120, 50, 60)
+    one = Photo(1, Path("x.jpg"), WIDTH, HEIGHT, (*cups, Instance(9, "cat", cat, (5, 50, 40, 40), 1600.0, False)), {})
+    assert [(place, cup.id, near.key) for place, cup, near in questions.beside(one, cups)] == [
+        ("nearest", 0, "cat"), ("furthest", 2, "cat")]
+    two = Photo(1, Path("x.jpg"), WIDTH, HEIGHT, (*one.instances, Instance(10, "cat", box(*dog), dog, 3000.0, False)), {})
+    assert list(questions.beside(two, cups)) == []  # which cat?
 
 
 def instance(number, x, y, w, h):
@@ -118,7 +200,7 @@ def test_one_inside_the_other_is_not_left_of_it():
 
 def test_absent_things_are_absent_half_of_them_plausible(photos):
     photo = read(photos)[0]
-    absent = [record.source["categories"][0] for seed in range(4) for record in compose(photo, seed=seed)
+    absent = [record.source["categories"][0] for seed in range(6) for record in compose(photo, seed=seed)
               if record.source["kind"] == "absent"]
     present = set(photo.keys())
     mixed_up = {other for key in present for other in BANK[key].confused}
@@ -196,7 +278,7 @@ def test_command_writes_records_that_load_back(photos, tmp_path, capsys):
     assert sum(figures["by_kind"].values()) == 24
     assert any(reason.startswith("position:") for reason in figures["drops"])
     back = list(from_llmseg40k(tmp_path / "one" / "llmseg40k.json"))
-    assert sorted(record.question for record in back) == sorted(record.question for record in records)
+    assert sorted(record.question for record in back) == sorted(record.question for record in records if not record.history)
 
 
 def test_bad_input_is_one_line(photos, tmp_path, capsys):

@@ -13,7 +13,7 @@ from datagen.phrasebank import Phrase, load, load_groups, phrase_examples
 
 BANKS = {path.stem: load(path.stem) for path in sorted(phrasebank.FOLDER.glob("*.toml")) if ".groups" not in path.name}
 BANK = BANKS["coco"]
-LEAST = {"coco": (80, 18), "carparts": (18, 14)}  # entries, and phrases in each
+LEAST = {"coco": (80, 18), "carparts": (18, 14), "clothing": (58, 13), "street": (40, 13)}  # entries, and phrases in each
 SMALL = set("a an the that which of in on with to you your and or for is it its by at from has something some".split())
 
 
@@ -79,16 +79,18 @@ def test_shapes_become_english():
 def test_names_in_the_right_number():
     slots = wording.name_slots
     assert slots(BANK["knife"], 1)["a"] == "a knife" and slots(BANK["knife"], 2)["the"] == "the knives"
-    assert slots(BANK["scissors"], 1) | {} == {"a": "a pair of scissors", "the": "the scissors", "is": "are",
-                                              "every": "all the scissors", "plural": "scissors"}
+    assert slots(BANK["scissors"], 1) == {"a": "a pair of scissors", "the": "the scissors", "is": "are", "be": "is",
+                                          "every": "all the scissors", "plural": "scissors"}
     assert slots(BANK["broccoli"], 3)["a"] == "some broccoli" and slots(BANK["broccoli"], 3)["is"] == "is"
     wheels, hood = BANKS["carparts"]["wheel"], BANKS["carparts"]["hood"]
-    assert slots(wheels, 1)["a"] == "a set of wheels" and wheels.mention() == "wheels" and "every" not in slots(hood, 1)
+    assert slots(wheels, 1)["a"] == "wheels" and slots(wheels, 1)["be"] == "are" and wheels.mention() == "wheels" and "every" not in slots(hood, 1)
     assert BANK["skis"].mention() == "pair of skis" and BANK["mouse"].mention(2) == "computer mice"
 
 
 def test_enough_templates_and_none_shared_by_the_splits():
-    least = {"implicit": 25, "named": 15, "multi": 12, "position": 12, "class": 12, "exists": 12}
+    least = {"implicit": 25, "named": 15, "multi": 12, "position": 12, "class": 12, "exists": 12, "part": 12, "part_named": 12,
+             "premise": 12, "then_which": 12, "then_next": 10, "then_others": 10, "then_else": 12, "then_only": 8,
+             "then_without": 8, "then_same": 10}
     for kind, number in least.items():
         kinds = wording.templates()[kind]
         assert len(set(kinds["train"])) == len(kinds["train"]) >= number
