@@ -5,15 +5,15 @@
 """
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from assistant.errors import BadInput
-from assistant.files import replace_whole
-from assistant.record import Record, image_path
+from assistant.record import Record, image_path, stream_records
 
-SHARD = 2000  # rows a parquet file: memory stays flat, whatever the size of the set
+ROWS, BYTES = 2000, 64_000_000  # a parquet file holds at most: memory stays flat, whatever the size of the set
 CARD = """---
 license: other
 task_categories: [image-segmentation, visual-question-answering]
@@ -36,7 +36,8 @@ Questions in everyday words about photos; the answers are masks, or that the thi
 {kinds}
 
 Columns: `image`; `question`; `answer` with one `[SEG]` or `[ABS]` per target; `targets`: for each the phrase and its
-COCO RLE (`size` [h, w], `counts`; empty counts = absent); `source`: JSON with kind, writer and annotation ids.
+COCO RLE (`size` [h, w], `counts`; empty counts = absent); `source`: JSON with
+kind, writer, annotation ids and `history`, the turns before a question that follows others.
 The photos keep their own licences.
 """
 
@@ -62,30 +63,47 @@ def rows_of(records: Iterable[Record], records_file: Path) -> Iterator[dict]:
                "answer": record.answer, "targets": targets, "source": json.dumps(record.source, ensure_ascii=False)}
 
 
-def write_dataset(folder: Path, splits: dict[str, list[Record]], records_file: Path, name: str) -> None:
-    """Write `folder`/SPLIT-NNNNN.parquet and README.md, each whole; files of an earlier writing that are no longer
-    needed go. Raises BadInput where `datasets` is not installed."""
+def write_dataset(folder: Path, splits: dict[str, Path], name: str) -> None:
+    """Write `folder`/SPLIT-NNNNN.parquet and README.md of {split: records file}, a shard at a time; the folder takes its
+    place when all is done. Raises BadInput where `datasets` is not installed."""
     try:
         from datasets import Dataset
     except ImportError:
         raise BadInput("--parquet needs the datasets package: pip install 'maskpick[data]'") from None
 
-    folder.mkdir(parents=True, exist_ok=True)
-    written, lines, table = set(), [], []
-    for split, records in splits.items():
-        for number, first in enumerate(range(0, len(records), SHARD)):
-            rows = list(rows_of(records[first : first + SHARD], records_file))
-            file = folder / f"{split}-{number:05}.parquet"
-            with replace_whole(file) as path:
-                Dataset.from_list(rows, features=features()).to_parquet(path)
-            written.add(file)
+    unfinished = folder.with_name(f".{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    lines, table, kinds = [], [], Counter()
+    for split, file in splits.items():
+        counts, photos = Counter(), set()
+
+        def counted():
+            for record in stream_records(file):
+                counts["questions"] += 1
+                counts.update("absent" if target.rle is None else "present" for target in record.targets)
+                kinds[str(record.source.get("kind", "-"))] += 1
+                photos.add(hash(record.image))
+                yield record
+
+        for number, rows in enumerate(shards(rows_of(counted(), file))):
+            Dataset.from_list(rows, features=features()).to_parquet(unfinished / f"{split}-{number:05}.parquet")
         lines.append(f"  - split: {split}\n    path: {split}-*.parquet")
-        there = [t for r in records for t in r.targets]
-        present = sum(t.rle is not None for t in there)
-        table.append(f"| {split} | {len(records)} | {len({r.image for r in records})} | {present} | {len(there) - present} |")
-    kinds = Counter(str(r.source.get("kind", "-")) for records in splits.values() for r in records)
-    with replace_whole(folder / "README.md") as path:
-        path.write_text(CARD.format(name=name, files="\n".join(lines), table="\n".join(table),
-                                    kinds="\n".join(f"| {k} | {n} |" for k, n in kinds.most_common())), encoding="utf-8")
-    for old in set(folder.glob("*.parquet")) - written:
-        old.unlink()
+        table.append(f"| {split} | {counts['questions']} | {len(photos)} | {counts['present']} | {counts['absent']} |")
+    card = CARD.format(name=name, files="\n".join(lines), table="\n".join(table), kinds="\n".join(f"| {k} | {n} |" for k, n in kinds.most_common()))
+    (unfinished / "README.md").write_text(card, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+def shards(rows: Iterable[dict]) -> Iterator[list[dict]]:
+    """Rows in lists that fit into memory."""
+    shard, size = [], 0
+    for row in rows:
+        shard.append(row)
+        size += len(row["image"]["bytes"])
+        if len(shard) == ROWS or size >= BYTES:
+            yield shard
+            shard, size = [], 0
+    if shard:
+        yield shard

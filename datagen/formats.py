@@ -1,9 +1,10 @@
-"""Annotations in other formats, as COCO's object: {"images", "annotations", "categories"}.
+"""Annotations in several formats, as one stream of COCO's rows; a file of any size is never in memory as a whole.
 
-    data = as_coco("labelme", Path("photos"), Path("photos"))
+    for table, row in rows_of("labelme", Path("photos"), Path("photos")): ...      # ("images", {"id": 1, ...}), ...
 
 coco, lvis and egoobjects are one JSON file; labelme is a folder with a NAME.json per picture; labels is a folder with
-an index PNG per picture and names.json, a list by number or {number: name}, in it or up to two folders up.
+an index PNG per picture and names.json, a list by number or {number: name}, in it or up to two folders up; none is a
+folder of pictures about which nothing is known.
 """
 
 import json
@@ -16,50 +17,78 @@ from assistant.errors import BadInput
 from assistant.images import picture_size
 from assistant.record import to_rle
 
-NOTHING = {"void", "unlabelled", "unlabeled", "ignore", "null", "background"}
+NOTHING = {"void", "unlabelled", "unlabeled", "ignore", "null", "background", "_background_"}
+TABLES = ("categories", "images", "annotations")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
-def as_coco(kind: str, annotations: Path, images: Path) -> dict:
-    """COCO's object of annotations in one of these formats. BadInput where they are not what `kind` says."""
+def rows_of(kind: str, annotations: Path | None, images: Path) -> Iterator[tuple[str, dict]]:
+    """(table, row) of annotations in one of these formats. BadInput where they are not what `kind` says."""
     try:
-        if kind == "labelme":
-            return _collect(labelme(annotations, images))
-        if kind == "labels":
-            return _collect(labels(annotations, images), label_names(annotations).values())
-        data = json.loads(annotations.read_text(encoding="utf-8"))
-        return data if kind == "coco" else one_file(data)
+        if kind == "none":
+            yield from _collect((file.name, picture_size(file), []) for file in pictures_in(images))
+        elif kind == "labelme":
+            yield from _collect(labelme(annotations, images))
+        elif kind == "labels":
+            yield from _collect(labels(annotations, images), label_names(annotations).values())
+        else:
+            yield from one_file(annotations, kind)
     except OSError as error:
         raise BadInput(f"cannot read {annotations} ({error.strerror}); --annotations names the annotations") from None
+    except BadInput:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise BadInput(f"{annotations} is not in the format {kind}: {type(error).__name__} {error}") from None
 
 
-def one_file(data: dict) -> dict:
-    """LVIS and EgoObjects: COCO's object, but for a picture's name, which may only stand at the end of its address; and
-    names like "cup_(drinking)"."""
-    images = [row | {"file_name": row.get("file_name") or str(row.get("coco_url") or row["url"]).rsplit("/", 1)[1]}
-              for row in data["images"]]
-    categories = [row | {"name": row["name"].split("_(")[0].replace("_", " ")} for row in data["categories"]]
-    return data | {"images": images, "categories": categories}
+def pictures_in(folder: Path) -> list[Path]:
+    """Its pictures, by name."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+
+
+def one_file(annotations: Path, kind: str) -> Iterator[tuple[str, dict]]:
+    """COCO's object. LVIS and EgoObjects write a picture's name only at the end of its address, and names like
+    "cup_(drinking)"; PACO writes the parts of things as "mug:handle"."""
+    import ijson
+
+    for table in TABLES:
+        found = False
+        with annotations.open("rb") as file:
+            try:
+                for row in ijson.items(file, f"{table}.item", use_float=True):
+                    found = True
+                    if kind != "coco" and table == "images":
+                        row = row | {"file_name": row.get("file_name") or str(row.get("coco_url") or row["url"]).rsplit("/", 1)[1]}
+                    elif kind != "coco" and table == "categories":
+                        row = row | {"name": row["name"].split("_(")[0].replace("_", " ")}
+                    yield table, row
+            except ijson.JSONError as error:
+                raise ValueError(f"not JSON ({' '.join(str(error).split())[:80]})") from None
+        if not found and table != "annotations":
+            raise BadInput(f"{annotations} is not COCO's json with images, annotations and categories: it has no {table}")
 
 
 Shapes = list[tuple[str, list | dict]]  # (name, polygons or RLE)
 
 
-def _collect(pictures: Iterator[tuple[str, tuple[int, int], Shapes]], names: Iterable[str] = ()) -> dict:
-    """COCO's object of (file name, (h, w), shapes) per picture; names: what is outlined wherever it occurs, if anywhere."""
+def _collect(pictures: Iterator[tuple[str, tuple[int, int], Shapes]], names: Iterable[str] = ()) -> Iterator[tuple[str, dict]]:
+    """COCO's rows of (file name, (h, w), shapes) per picture; names: what is outlined wherever it is, if anywhere."""
     from pycocotools import mask as coco_mask
 
-    images, rows = [], []
+    count = 0
     numbers = {name: number for number, name in enumerate(dict.fromkeys(name for name in names if name not in NOTHING), 1)}
-    for file, (height, width), shapes in pictures:
-        images.append({"id": len(images) + 1, "file_name": file, "height": height, "width": width})
+    for name, number in numbers.items():
+        yield "categories", {"id": number, "name": name}
+    for number, (file, (height, width), shapes) in enumerate(pictures, 1):
+        yield "images", {"id": number, "file_name": file, "height": height, "width": width}
         for name, shape in shapes:
-            number = numbers.setdefault(name, len(numbers) + 1)
+            if name not in numbers:
+                numbers[name] = len(numbers) + 1
+                yield "categories", {"id": numbers[name], "name": name}
+            count += 1
             rle = shape if isinstance(shape, dict) else coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
-            rows.append({"id": len(rows) + 1, "image_id": len(images), "category_id": number, "segmentation": shape, "iscrowd": 0,
-                         "area": float(coco_mask.area(rle)), "bbox": [float(v) for v in coco_mask.toBbox(rle)]})
-    return {"images": images, "annotations": rows, "categories": [{"id": n, "name": name} for name, n in numbers.items()]}
+            yield "annotations", {"id": count, "image_id": number, "category_id": numbers[name], "segmentation": shape, "iscrowd": 0,
+                                  "area": float(coco_mask.area(rle)), "bbox": [float(v) for v in coco_mask.toBbox(rle)]}
 
 
 def labelme(folder: Path, images: Path) -> Iterator[tuple[str, tuple[int, int], Shapes]]:

@@ -26,14 +26,15 @@ class Given:
         self.photo, self.bank, self.split = photo, bank, split
         self.groups = [group for group in groups if set(group.categories) <= set(bank)]
         self.rng = random.Random(seed_for(photo, split, seed))
-        self.present = photo.keys()
-        self.labelled = set(photo.categories)  # what the data set outlines: only of that is absence known
+        self.there = set(photo.keys()) | photo.partial
+        self.present = [key for key in photo.keys() if key not in photo.partial]  # every one of it is outlined
+        self.labelled = set(photo.absent or photo.categories) | self.there        # only of that is absence known
         self.used: Counter = Counter()      # phrases and categories asked about so far
 
     def phrase(self, key: str, allowed=lambda phrase: True) -> Phrase | None:
         """The least used phrase of a category that is not as true of something else in the photo."""
         fitting = [phrase for phrase in self.bank[key].split(self.split)
-                   if not set(phrase.also) & set(self.present) and allowed(phrase)]
+                   if not set(phrase.also) & self.there and allowed(phrase)]
         return self._fresh(fitting, lambda phrase: phrase.id)
 
     def category(self, keys: Sequence[str]) -> str | None:
@@ -51,23 +52,27 @@ class Given:
     def group(self, present: bool) -> tuple[Group, Phrase] | None:
         """A question that several categories answer, of which at least one, or none, is in the photo."""
         shown = set(self.present)
-        mixed_up = shown | {other for key in shown for other in self.bank[key].confused}
+        mixed_up = self._mixed_up()
         fitting = {}
         for group in self.groups:
             there = shown & set(group.categories)
             unclear = set(group.maybe) & shown or (set(group.categories) - shown) & mixed_up
-            if bool(there) == present and not unclear and set(group.categories) <= self.labelled:
+            known = set(group.categories) <= self.labelled - self.photo.partial
+            if bool(there) == present and not unclear and known:
                 fitting[group.key] = group
         chosen = self._fresh(sorted(fitting), lambda key: f"group {key}")
         if chosen is None:
             return None
         return fitting[chosen], self._fresh(fitting[chosen].split(self.split), lambda phrase: phrase.id)
 
+    def _mixed_up(self) -> set[str]:
+        """What is there, and what some would call what is there."""
+        return self.there | {other for key in self.there & set(self.bank) for other in self.bank[key].confused}
+
     def missing(self) -> str | None:
         """A category that is not there: half the time one that would belong in the scene, else any."""
-        shown = set(self.present)
-        mixed_up = {other for key in shown for other in self.bank[key].confused}
-        away = [key for key in sorted(self.bank) if key in self.labelled and key not in shown | mixed_up]
+        shown = self.there & set(self.bank)
+        away = [key for key in sorted(self.bank) if key in self.labelled and key not in self._mixed_up()]
         groups = {self.bank[key].group for key in shown}
         near = {other for key in shown for other in self.bank[key].beside}
         hard = [key for key in away if key in near or self.bank[key].group in groups]

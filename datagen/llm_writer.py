@@ -1,6 +1,6 @@
 """Questions by a language model: it gets what is in a photo, with counts and places, and writes what people would ask.
 
-    records = asyncio.run(write(photos, bank, server, drops, per_image=8))
+    records = await questions_of(photo, bank, server, drops, per_image=8, description="", second_opinion=True)
 
 Per photo three requests: a description (where a multimodal model is named), the questions, and a second opinion: each
 question alone with the list of things, to be answered with numbers; where that disagrees, the question is dropped. What
@@ -17,7 +17,6 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from assistant.errors import BadInput
 from assistant.grammar import parse, reply_for
 from assistant.record import Record, RecordTarget
 from datagen.checks import KINDS, Seen, Wanted, trouble
@@ -161,25 +160,3 @@ def record_of(photo: Photo, question: str, kind: str, targets: Sequence[Wanted],
               "area_share": [round(photo.area_share(rle), 6) if rle else 0.0 for rle in rles]}
     return Record(str(photo.file), photo.width, photo.height, question, answer,
                   [RecordTarget(t.phrase, rle) for t, rle in zip(targets, rles)], source)
-
-
-async def write(photos: Sequence[Photo], bank: dict[str, Entry], server: Server, drops: Counter, per_image: int = 8,
-                eyes: Server | None = None, captions: dict[str, str] = {}, second_opinion: bool = True, workers: int = 16,
-                done=lambda: None) -> list[Record]:
-    """Records of all photos, in their order; `workers` photos are worked on at a time; done() is called after each."""
-    waiting = iter(enumerate(photos))
-    found: dict[int, list[Record]] = {}
-
-    async def work():
-        for number, photo in waiting:
-            description = await describe(photo, eyes, captions, drops)
-            found[number] = await questions_of(photo, bank, server, drops, per_image, description, second_opinion)
-            done()
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
-                group.create_task(work())
-    except* BadInput as several:  # the first says it all: the key, the model, the budget
-        raise several.exceptions[0]
-    return [record for number in sorted(found) for record in found[number]]

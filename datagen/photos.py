@@ -1,18 +1,21 @@
-"""Photos with masks and names, from COCO's json or what `datagen.formats` turns into it.
+"""Photos with masks and names, from what `datagen.formats` reads.
 
-    for photo in read_coco("instances.json", "images", bank, drops):   # drops: Counter of (why, how often)
+    for photo in Photos(open_index("coco", annotations, images, None), images, bank).read(drops):   # drops: Counter of reasons
         photo.keys(); photo.rle(photo.of("cup"))
 """
 
+import json
+import sqlite3
 import zlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from assistant.errors import BadInput
 from assistant.record import coco_rle
-from datagen.formats import as_coco
+from datagen.formats import NOTHING
+from datagen.index import open_index
 from datagen.phrasebank import Entry
 
 
@@ -20,7 +23,7 @@ from datagen.phrasebank import Entry
 class Instance:
     id: int                               # the annotation's
     key: str                              # of the phrase bank's entry
-    segmentation: list | dict             # COCO polygons or RLE, px
+    segmentation: list | dict | None      # COCO polygons or RLE, px; None until the box is outlined
     box: tuple[float, float, float, float]  # x, y, width, height, px
     area: float                           # px
     crowd: bool                           # stands for several, not separated
@@ -38,6 +41,10 @@ class Photo:
     height: int
     instances: tuple[Instance, ...]
     categories: dict[str, int]            # entry's key -> the data set's category id, of all its categories
+    absent: frozenset[str] = frozenset()  # looked for and not there (LVIS); where none is named, what has no instance
+    partial: frozenset[str] = frozenset()  # there, but not every one of them is outlined (LVIS)
+    parts: frozenset[str] = frozenset()   # names of parts of things, of all categories
+    synonyms: dict[str, list[str]] = field(default_factory=dict, compare=False)  # other names, of all categories
 
     def keys(self) -> list[str]:
         """The categories present, sorted."""
@@ -61,51 +68,82 @@ class Photo:
         return float(coco.area(rle)) / (self.width * self.height)
 
 
+class Photos:
+    """The photos of a data set, one at a time, by file name: none is in memory before its turn.
+
+    What cannot be used (no file, no mask, a name not in the bank) is counted in `drops` as it is met. bank: None takes
+    every name. boxes: keep what has a box and no mask. empty: keep photos of which nothing is known. only: the picks of
+    `datagen.pick`. parts: all names are of parts. BadInput: the annotations cannot be used.
+    """
+
+    def __init__(self, index: sqlite3.Connection, images: Path, bank: dict[str, Entry] | None, boxes: bool = False,
+                 empty: bool = False, parts: bool = False):
+        self.index, self.images, self.bank, self.boxes, self.empty = index, images, bank, boxes, empty
+        self.only: set | None = None
+        self.names, self.parts, self.synonyms = {}, set(), {}
+        for number, name, about in index.execute("select * from categories"):
+            about = json.loads(about)
+            whole, _, part = name.partition(":")
+            key = " ".join(f"{whole} {part}".replace("_", " ").split()).lower()
+            self.names[number] = key
+            if parts or part or str(about.get("supercategory", "")).upper() == "PART":
+                self.parts.add(key)
+            if isinstance(about.get("synonyms"), list):
+                self.synonyms[key] = [str(word).split("_(")[0].replace("_", " ").lower() for word in about["synonyms"]]
+        self.categories = {name: number for number, name in self.names.items()}
+        twice = index.execute("select name from images group by name having count(*) > 1").fetchone()
+        if twice:
+            raise BadInput(f"two pictures are called {twice[0]}")
+
+    def __len__(self) -> int:
+        """How many there are, the unusable ones included."""
+        return len(self.only) if self.only is not None else self.index.execute("select count(*) from images").fetchone()[0]
+
+    def __iter__(self) -> Iterator[Photo]:
+        return self.read(Counter())
+
+    def read(self, drops: Counter) -> Iterator[Photo]:
+        drops += Counter({"annotation of an unknown image": self.index.execute(
+            "select count(*) from annotations where picture not in (select number from images)").fetchone()[0]})
+        usable = False
+        for number, name, width, height, about in self.index.execute("select * from images order by name"):
+            if self.only is not None and number not in self.only:
+                continue
+            photo = self._photo(number, self.images / name, width, height, json.loads(about), drops)
+            if not photo.file.is_file():
+                drops["photo without a file"] += 1
+            elif not photo.instances and not self.empty:
+                drops["photo without usable annotations"] += 1
+            else:
+                usable = True
+                yield photo
+        if not usable:
+            raise BadInput(f"none of the {len(self)} photos in {self.images} can be used: {dict(drops)}")
+
+    def _photo(self, number, file: Path, width: int, height: int, about: dict, drops: Counter) -> Photo:
+        instances = []
+        for identity, category, row in self.index.execute(
+                "select number, category, about from annotations where picture = ? order by rowid", (number,)):
+            row, key = json.loads(row), self.names.get(category)
+            if key is None or key in NOTHING:
+                drops["annotation of no known name"] += 1
+            elif self.bank is not None and key not in self.bank:
+                drops[f"name without phrases: {key}"] += 1
+            elif not row.get("segmentation") and not self.boxes:
+                drops["annotation without a mask"] += 1
+            else:
+                box = tuple(map(float, row["bbox"]))
+                instances.append(Instance(identity, key, row.get("segmentation") or None, box, float(row.get("area", box[2] * box[3])),
+                                          bool(row.get("iscrowd", 0))))
+        named = lambda field: frozenset(self.names[n] for n in about.get(field, ()) if n in self.names)
+        return Photo(number, file, width, height, tuple(instances), self.categories, named("neg_category_ids"),
+                     named("not_exhaustive_category_ids"), frozenset(self.parts), self.synonyms)
+
+
 def read_coco(annotations: str | Path, images: str | Path, bank: dict[str, Entry] | None, drops: Counter,
               kind: str = "coco") -> list[Photo]:
-    """Photos sorted by file name. What cannot be used (no file, no mask, a name not in the bank) is counted in `drops`.
-    bank: None takes every name; kind: see `datagen.formats`.
-
-    Raises BadInput when the file is not COCO's, or when no photo of it can be used.
-    """
-    annotations, images = Path(annotations), Path(images)
-    if not images.is_dir():
-        raise BadInput(f"no folder {images}; --images names the folder with the photos")
-    try:
-        data = as_coco(kind, annotations, images)
-        names = {row["id"]: " ".join(row["name"].replace("_", " ").split()).lower() for row in data["categories"]}
-        rows = {row["id"]: [] for row in data["images"]}
-        for row in data["annotations"]:
-            key = names[row["category_id"]]
-            if bank is not None and key not in bank:
-                drops[f"name without phrases: {key}"] += 1
-            elif not row.get("segmentation"):
-                drops["annotation without a mask"] += 1
-            elif row["image_id"] not in rows:
-                drops["annotation of an unknown image"] += 1
-            else:
-                rows[row["image_id"]].append(Instance(
-                    row["id"], key, row["segmentation"], tuple(row["bbox"]),
-                    float(row.get("area", row["bbox"][2] * row["bbox"][3])), bool(row.get("iscrowd", 0))))
-        categories = {name: number for number, name in names.items()}
-        photos = [Photo(row["id"], images / row["file_name"], row["width"], row["height"], tuple(rows[row["id"]]),
-                        categories)
-                  for row in sorted(data["images"], key=lambda row: row["file_name"])]
-    except BadInput:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise BadInput(f"{annotations} is not COCO's json with images, annotations and categories") from None
-    kept = []
-    for photo in photos:
-        if not photo.file.is_file():
-            drops["photo without a file"] += 1
-        elif not photo.instances:
-            drops["photo without usable annotations"] += 1
-        else:
-            kept.append(photo)
-    if not kept:
-        raise BadInput(f"none of the {len(photos)} photos of {annotations} can be used: {dict(drops)}")
-    return kept
+    """All usable photos of a small data set at once; kind: see `datagen.formats`. BadInput as `Photos`."""
+    return list(Photos(open_index(kind, Path(annotations), Path(images), None), Path(images), bank).read(drops))
 
 
 def seed_for(photo: Photo, *parts: object) -> int:

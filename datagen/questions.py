@@ -162,6 +162,9 @@ def compose(photo: Photo, bank: dict[str, Entry], split: str, per_image: int, se
     weights = {kind: weight for kind, weight in KINDS.items()
                if kind != "part" or any(bank[key].part_of for key in given.present)}
     asked: set[str] = set()
+    if not given.present:
+        drops["photo: nothing is outlined wherever it is"] += 1
+        return
     for _ in range(per_image * TRIES):
         if len(asked) == per_image:
             return

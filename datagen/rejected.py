@@ -14,6 +14,8 @@ FILE = "rejected.jsonl"
 def row_id(record: Record) -> str:
     """Names a row by what it says, wherever it stands in the file: its picture's name, question and targets."""
     said = [Path(record.image).name, record.question, [[t.phrase, t.rle] for t in record.targets]]
+    if record.history:
+        said.append(record.source["history"])
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 

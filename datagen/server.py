@@ -1,24 +1,22 @@
 """A language model behind an OpenAI-compatible server, asked many things at once; nothing is asked twice.
 
-    async with Server("qwen3-vl", "http://127.0.0.1:8000/v1", Path("questions/answers.sqlite"), concurrency=64) as server:
+    async with Server("qwen3-vl", "http://127.0.0.1:8000/v1", Kept(Path("questions/kept.sqlite")), concurrency=64) as server:
         found = await server.ask(messages, SCHEMA)        # a dict as the schema says, or None after too many bad answers
 
 Works with vLLM, SGLang, llama.cpp, Ollama, `transformers serve` and the cloud. The official client does the
 waiting and the retries (429, 5xx, broken connections); an answer that is not JSON of the wanted form is
-asked for again with another seed. Every good answer is kept in one SQLite file by the content of its
+asked for again with another seed. Every good answer is kept by the content of its
 request: a run that was killed, or is given again, only asks what is new. The key comes from
 OPENAI_API_KEY and is written nowhere.
 """
 
 import asyncio
-import hashlib
 import json
 import os
-import sqlite3
 from dataclasses import dataclass
-from pathlib import Path
 
 from assistant.errors import BadInput
+from datagen.kept import Kept, fingerprint
 
 ATTEMPTS = 3  # for an answer of the right form
 RETRIES = 6  # of the client, for a server that is busy or away
@@ -44,43 +42,35 @@ class Ledger:
 class Server:
     """price: (per million prompt tokens, per million completion tokens); budget: stop before more than this is spent."""
 
-    def __init__(self, model: str, base_url: str | None, cache: Path, concurrency: int = 16, price: tuple[float, float] = (0, 0),
+    def __init__(self, model: str, base_url: str | None, kept: Kept, concurrency: int = 16, price: tuple[float, float] = (0, 0),
                  budget: float | None = None, timeout: float = 120.0, temperature: float = 0.8):
         try:
             import openai
         except ImportError:
             raise BadInput("--writer openai needs the client: pip install 'maskpick[llm]'") from None
 
+        self.kept = kept
         self.openai, self.model, self.price, self.budget, self.temperature = openai, model, price, budget, temperature
         key = os.environ.get("OPENAI_API_KEY", "none" if base_url else None)
         if key is None:
             raise BadInput("set OPENAI_API_KEY, or name a server of your own with --base-url")
-        self.client = openai.AsyncOpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=RETRIES)
+        self.client = openai.AsyncOpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=RETRIES, http_client=transport(openai))
         self.slots = asyncio.Semaphore(concurrency)
         self.ledger = Ledger()
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self.cache = sqlite3.connect(cache, isolation_level=None)  # every answer is committed when it comes
-            self.cache.execute("pragma journal_mode=wal")
-            self.cache.execute("create table if not exists answers (key text primary key, answer text)")
-        except sqlite3.DatabaseError as error:
-            raise BadInput(f"{cache} is no store of answers ({error}); delete it to begin anew") from None
 
     async def __aenter__(self) -> "Server":
         return self
 
     async def __aexit__(self, *error) -> None:
-        self.cache.close()
         await self.client.close()
 
     async def ask(self, messages: list[dict], schema: dict, seed: int = 0) -> dict | None:
         """One answer of the schema's form, another for another seed; None where the server fails for good or keeps giving rubbish. BadInput: the
         server refuses the key or does not know the model. OutOfBudget: before a request that could not be paid."""
-        name = hashlib.sha256(json.dumps([self.model, messages, schema, seed], sort_keys=True).encode()).hexdigest()
-        kept = self.cache.execute("select answer from answers where key = ?", (name,)).fetchone()
-        if kept:
+        name = fingerprint("answer", self.model, messages, schema, seed)
+        if (answer := self.kept.get(name)) is not None:
             self.ledger.from_cache += 1
-            return json.loads(kept[0])
+            return answer
         form = {"type": "json_schema", "json_schema": {"name": schema["title"], "schema": schema, "strict": True}}
         for attempt in range(ATTEMPTS):
             async with self.slots:
@@ -88,8 +78,10 @@ class Server:
                     raise OutOfBudget(f"the budget of {self.budget} is spent; the same command with a larger --budget goes on")
                 try:
                     self.ledger.requests += 1
-                    reply = await self.client.chat.completions.create(
-                        model=self.model, messages=messages, response_format=form, seed=(seed + attempt) % 2**31, temperature=self.temperature)
+                    # As chat.completions.create sends it, without its walk through every key: that takes longer than the rest.
+                    reply = await self.client.post("/chat/completions", cast_to=object, body={
+                        "model": self.model, "messages": messages, "response_format": form, "seed": (seed + attempt) % 2**31,
+                        "temperature": self.temperature})
                 except (self.openai.AuthenticationError, self.openai.PermissionDeniedError) as error:
                     raise BadInput(f"the server refuses the key: {_line(error)}") from None
                 except self.openai.NotFoundError as error:
@@ -100,19 +92,28 @@ class Server:
                 except (ValueError, TypeError):  # not even an envelope
                     self.ledger.bad_answers += 1
                     continue
-            self._count(getattr(reply, "usage", None))
+            self._count(reply)
             answer = _object(reply)
             if answer is not None and fits(answer, schema):
-                self.cache.execute("insert or replace into answers values (?, ?)", (name, json.dumps(answer)))
+                self.kept.put(name, answer)
                 return answer
             self.ledger.bad_answers += 1
         return None
 
-    def _count(self, usage) -> None:
-        prompt, completion = (getattr(usage, k, None) or 0 for k in ("prompt_tokens", "completion_tokens"))
+    def _count(self, reply) -> None:
+        usage = reply.get("usage") if isinstance(reply, dict) else None
+        prompt, completion = ((usage or {}).get(key) or 0 for key in ("prompt_tokens", "completion_tokens"))
         self.ledger.prompt_tokens += prompt
         self.ledger.completion_tokens += completion
         self.ledger.cost += (prompt * self.price[0] + completion * self.price[1]) / 1e6
+
+
+def transport(openai):
+    """aiohttp where it is installed: the client's own transport looks at every connection for every request."""
+    try:
+        return openai.DefaultAioHttpClient()
+    except RuntimeError:
+        return None
 
 
 def _line(error: Exception) -> str:
@@ -121,8 +122,8 @@ def _line(error: Exception) -> str:
 
 def _object(reply) -> dict | None:
     try:
-        found = json.loads(reply.choices[0].message.content)
-    except (AttributeError, IndexError, TypeError, ValueError, RecursionError):
+        found = json.loads(reply["choices"][0]["message"]["content"])
+    except (KeyError, IndexError, TypeError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

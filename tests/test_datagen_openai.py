@@ -67,6 +67,7 @@ class Model:
 
     def __init__(self):
         self.bad, self.asked, self.lock, self.most, self.now, self.seconds = [], [], threading.Lock(), 0, 0, 0.0
+        self.together, self.full = None, 0  # a Barrier that holds requests until so many are here; how many it released
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -80,6 +81,13 @@ class Model:
                     outer.most = max(outer.most, outer.now)
                     bad = outer.bad.pop(0) if outer.bad else None
                 time.sleep(outer.seconds)
+                if outer.together:
+                    try:
+                        outer.together.wait(2)
+                        with outer.lock:
+                            outer.full += 1
+                    except threading.BrokenBarrierError:  # the last few are too few
+                        pass
                 status, content = outer.answer(body, bad)
                 with outer.lock:
                     outer.now -= 1
@@ -190,10 +198,12 @@ def test_a_server_in_trouble_costs_retries_and_no_row(photos, model, bad):
 
 
 def test_rubbish_without_end_costs_a_counted_drop(photos, model):
-    model.bad = ["rubbish"] * 3
+    model.bad = ["rubbish"] * 6  # three for each of the two photos that are worked on at first
     _, records = generate(photos, model, "--concurrency", 1)
-    assert len(records) == 10
-    assert json.loads((photos / "out/statistics.json").read_text())["drops"]["photo: no usable answer"] == 1
+    assert len(records) == 5
+    assert json.loads((photos / "out/statistics.json").read_text())["drops"]["photo: no usable answer"] == 2
+    _, records = generate(photos, model)  # and the same again asks for what is missing
+    assert len(records) == 15 and len(model.asked) == 6 + 21
 
 
 @pytest.mark.parametrize("status, said", [(401, "refuses the key"), (404, "does not know stub")])
@@ -215,6 +225,19 @@ def test_requests_are_many_at_a_time_and_never_more_than_allowed(photos, model):
     model.seconds = 0.05
     generate(photos, model, "--concurrency", 4)
     assert 2 <= model.most <= 4
+
+
+def test_every_slot_is_filled(photos, model):
+    """The server answers nobody until all its slots hold a request: only the last few wait in vain."""
+    data = json.loads((photos / "instances.json").read_text())
+    for k in range(4, 40):
+        Image.fromarray(np.full((100, 200, 3), k, np.uint8)).save(photos / f"images/{k}.jpg")
+        data["images"].append(data["images"][0] | {"id": k, "file_name": f"{k}.jpg"})
+        data["annotations"] += [row | {"id": 10 * k + n, "image_id": k} for n, row in enumerate(data["annotations"][:3])]
+    (photos / "instances.json").write_text(json.dumps(data))
+    model.together = threading.Barrier(4)
+    _, records = generate(photos, model, "--concurrency", 4)
+    assert len(records) == 5 * 39 and len(model.asked) == 7 * 39 and model.full >= 0.95 * 7 * 39
 
 
 def test_a_description_is_asked_with_the_picture_or_taken_from_captions(photos, model):
