@@ -29,7 +29,7 @@ def answer(body: dict) -> dict:
     if title == "questions":
         number = re.search(r"(\d+)\. cup", told)[1]
         words = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot"]
-        return {"questions": [{"kind": "implicit", "question": f"Which {w} would I {w} {w}{w} with?", "targets": [
+        return {"questions": [{"kind": "implicit", "before": [], "question": f"Which thing would I use for {w}?", "targets": [
             {"phrase": "cup", "name": "cup", "numbers": [int(number)]}]} for w in words[:QUESTIONS]]}
     return {"numbers": [int(re.search(r"(\d+)\. cup", str(body["messages"]))[1])]}
 

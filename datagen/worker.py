@@ -101,12 +101,31 @@ class Worker:
             o = self.options
             records = list(questions.compose(photo, self.bank, o.split, o.per_image, o.seed, drops, self.groups))
         else:
-            from datagen.llm_writer import describe, questions_of
-
-            description = await describe(photo, self.eyes, self.told, drops)
-            records = await questions_of(photo, self.bank, self.model, drops, self.options.per_image, description,
-                                         not self.options.no_second_opinion)
+            records = await self._ask(photo, drops)
         return Made([to_dict(record) for record in records], dict(drops))
+
+    async def _ask(self, photo: Photo, drops: Counter) -> list[Record]:
+        """Drives `llm_writer.asking`."""
+        from datagen.llm_writer import Settings, asking
+
+        o = self.options
+        settings = Settings(o.per_image, o.writer, self.model.model, self.eyes is not None, self.told.get(photo.file.name, ""),
+                            not o.no_second_opinion)
+        steps, answers = asking(photo, self.bank, settings, drops), None
+        while True:
+            try:
+                requests = steps.send(answers)
+            except StopIteration as end:
+                return end.value
+            answers = await asyncio.gather(*map(self._answer, requests))
+
+    async def _answer(self, request) -> dict | None:
+        messages = request.messages
+        if request.picture:
+            from datagen.describe import with_picture
+
+            messages = await asyncio.to_thread(with_picture, messages, request.picture)
+        return await (self.eyes if request.picture else self.model).ask(messages, request.schema, request.seed)
 
 
 def captions(file: str | None) -> dict[str, str]:

@@ -16,6 +16,7 @@ from PIL import Image
 
 pytest.importorskip("openai", reason="the openai client is not installed")
 
+from assistant.grammar import Turn, parse  # noqa: E402
 from assistant.record import check_records, read_records  # noqa: E402
 from datagen.__main__ import main  # noqa: E402
 from datagen.checks import Seen, Wanted, trouble  # noqa: E402
@@ -43,8 +44,9 @@ def photos(tmp_path):
     return tmp_path
 
 
-def question(kind, text, *targets):
-    return {"kind": kind, "question": text, "targets": [{"phrase": p, "name": n, "numbers": list(ids)} for p, n, ids in targets]}
+def question(kind, text, *targets, before=()):
+    turn = lambda text, targets: {"question": text, "targets": [{"phrase": p, "name": n, "numbers": list(ids)} for p, n, ids in targets]}
+    return turn(text, targets) | {"kind": kind, "before": [turn(*earlier) for earlier in before]}
 
 
 # In the list a model sees: 1 cat, 2 the left cup, 3 the right cup.
@@ -58,8 +60,17 @@ WRITTEN = [question("implicit", "Who is purring over there?", ("cat", "cat", [1]
            question("absent", "Is there a kitten anywhere?", ("kitten", "cat", [])),                  # there is a cat
            question("multi", "I need the animal and the drinking vessels.", ("cat", "cat", [1]), ("cups", "cup", [2, 3])),
            question("position", "Show me the rightmost thing to drink from.", ("right cup", "cup", [3])),  # opinion differs
-           question("named", "Where is number nine?", ("cup", "cup", [9]))]
-MEANT = {"purring": [1], "all the cups": [2, 3], "on the left": [2], "barks": [], "drinking vessels": [1, 2, 3], "rightmost": [2]}
+           question("named", "Where is number nine?", ("cup", "cup", [9])),
+           question("followup", "And which of them is further to the left?", ("left cup", "cup", [2]),
+                    before=[("What could I drink out of?", [("cups", "cup", [2, 3])])]),
+           question("followup", "And the other one there?", ("cup", "cup", [3])),                       # follows nothing
+           question("part", "Where can I hold it by its handle?", ("handle", "cup", [2]))]              # a cup is no part
+MEANT = {"further to the left": [2], "purring": [1], "all the cups": [2, 3], "on the left": [2], "barks": [], "drinking vessels": [1, 2, 3], "rightmost": [2]}
+
+
+def sees_of(model, text):
+    """The numbers of what the model sees of a list of things."""
+    return [int(number) for number, name in re.findall(r"^(\d+)\. (.*)$", text, re.M) if name in model.sees]
 
 
 class Model:
@@ -67,6 +78,7 @@ class Model:
 
     def __init__(self):
         self.bad, self.asked, self.lock, self.most, self.now, self.seconds = [], [], threading.Lock(), 0, 0, 0.0
+        self.sees = set()
         self.together, self.full = None, 0  # a Barrier that holds requests until so many are here; how many it released
         outer = self
 
@@ -119,6 +131,8 @@ class Model:
             found = {"questions": WRITTEN}
         elif title == "description":
             found = {"description": "A cat between two cups."}
+        elif isinstance(body["messages"][-1]["content"], list):
+            found = {"numbers": sees_of(self, body["messages"][-1]["content"][-1]["text"])}
         else:
             asked = body["messages"][-1]["content"].split("The question: ")[1]
             found = {"numbers": next(v for k, v in MEANT.items() if k in asked)}
@@ -151,9 +165,9 @@ def generate(folder, model, *more, out="out"):
 
 def test_what_passes_every_check_becomes_records(photos, model, capsys):
     code, records = generate(photos, model)
-    assert code == 0 and len(records) == 15 and check_records(photos / "out/records.jsonl") == []
+    assert code == 0 and len(records) == 18 and check_records(photos / "out/records.jsonl") == []
     first = [r for r in records if r.image.endswith("/1.jpg")]
-    assert [r.source["kind"] for r in first] == ["implicit", "named", "position", "absent", "multi"]
+    assert [r.source["kind"] for r in first] == ["implicit", "named", "position", "absent", "multi", "followup"]
     assert first[0].question == "Who is purring over there?" and first[0].source["annotation_ids"] == [[12]]
     assert [t.rle is None for t in first[3].targets] == [True] and first[4].source["annotation_ids"] == [[12], [10, 11]]
     assert first[2].targets[0].phrase == "cup on the left" and first[2].source["annotation_ids"] == [[10]]
@@ -161,8 +175,11 @@ def test_what_passes_every_check_becomes_records(photos, model, capsys):
     dropped = json.loads((photos / "out/statistics.json").read_text())["drops"]
     assert dropped == {"implicit: names its target (cat)": 3, "implicit: leaves out some of what it asks for": 3,
                        "named: nearly asked before": 3, "absent: calls absent what is there": 3,
-                       "position: a second opinion disagrees": 3, "named: points at things that are not there": 3}
-    assert "requests=21" in capsys.readouterr().err
+                       "position: a second opinion disagrees": 3, "named: points at things that are not there": 3,
+                       "followup: follows nothing": 3, "part: not about a part": 3}
+    assert first[5].history == [Turn("What could I drink out of?", first[5].source["history"][0]["answer"])]
+    assert parse(first[5].history[0].answer)[0].phrase == "cups" and first[5].source["annotation_ids"] == [[10]]
+    assert "requests=24" in capsys.readouterr().err
     for file in (photos / "out").iterdir():
         assert b"sk-secret" not in file.read_bytes(), file
 
@@ -187,23 +204,23 @@ def test_a_killed_run_goes_on_where_it_was(photos, model):
     assert process.wait() == -9 and not (photos / "out/records.jsonl").exists()
     model.seconds = 0.0
     _, records = generate(photos, model)
-    assert records == whole and 21 <= len(model.asked) <= 21 + 2  # what was on its way is asked again
+    assert records == whole and 24 <= len(model.asked) <= 24 + 2  # what was on its way is asked again
 
 
 @pytest.mark.parametrize("bad", [[429, 429], [500], ["nothing"], ["half", "rubbish"], ["form"], ["empty"]])
 def test_a_server_in_trouble_costs_retries_and_no_row(photos, model, bad):
     model.bad = list(bad)
     _, records = generate(photos, model, "--concurrency", 1)
-    assert len(records) == 15 and len(model.asked) == 21 + len(bad)
+    assert len(records) == 18 and len(model.asked) == 24 + len(bad)
 
 
 def test_rubbish_without_end_costs_a_counted_drop(photos, model):
     model.bad = ["rubbish"] * 6  # three for each of the two photos that are worked on at first
     _, records = generate(photos, model, "--concurrency", 1)
-    assert len(records) == 5
+    assert len(records) == 6
     assert json.loads((photos / "out/statistics.json").read_text())["drops"]["photo: no usable answer"] == 2
     _, records = generate(photos, model)  # and the same again asks for what is missing
-    assert len(records) == 15 and len(model.asked) == 6 + 21
+    assert len(records) == 18 and len(model.asked) == 6 + 24
 
 
 @pytest.mark.parametrize("status, said", [(401, "refuses the key"), (404, "does not know stub")])
@@ -218,7 +235,7 @@ def test_the_budget_is_kept_and_a_larger_one_goes_on(photos, model, capsys):
     each = (100 * 10 + 50 * 20) / 1e6
     assert generate(photos, model, "--price", 10, 20, "--budget", 4.5 * each, "--concurrency", 1)[0] == 2
     assert "the budget of" in capsys.readouterr().err and len(model.asked) == 5
-    assert len(generate(photos, model, "--price", 10, 20, "--budget", 40 * each)[1]) == 15 and len(model.asked) == 21
+    assert len(generate(photos, model, "--price", 10, 20, "--budget", 40 * each)[1]) == 18 and len(model.asked) == 24
 
 
 def test_requests_are_many_at_a_time_and_never_more_than_allowed(photos, model):
@@ -237,12 +254,12 @@ def test_every_slot_is_filled(photos, model):
     (photos / "instances.json").write_text(json.dumps(data))
     model.together = threading.Barrier(4)
     _, records = generate(photos, model, "--concurrency", 4)
-    assert len(records) == 5 * 39 and len(model.asked) == 7 * 39 and model.full >= 0.95 * 7 * 39
+    assert len(records) == 6 * 39 and len(model.asked) == 8 * 39 and model.full >= 0.95 * 8 * 39
 
 
 def test_a_description_is_asked_with_the_picture_or_taken_from_captions(photos, model):
     generate(photos, model, "--describe-with", "eyes", "--no-second-opinion")
-    seen = [b for b in model.asked if b["model"] == "eyes"]
+    seen = [b for b in model.asked if b["model"] == "eyes" and "Describe" in str(b["messages"])]
     assert len(seen) == 3 and seen[0]["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/jpeg;base64,")
     assert all("A cat between two cups." in b["messages"][-1]["content"] for b in model.asked if b["model"] == "stub")
     model.asked.clear()
@@ -250,6 +267,32 @@ def test_a_description_is_asked_with_the_picture_or_taken_from_captions(photos, 
     (photos / "captions.json").write_text(json.dumps(captions))
     generate(photos, model, "--captions", photos / "captions.json", "--no-second-opinion", out="told")
     assert sum("Tea for two." in b["messages"][-1]["content"] for b in model.asked) == 1
+
+
+def test_what_is_said_to_be_absent_is_looked_for_in_the_picture(photos, model):
+    _, records = generate(photos, model, "--describe-with", "eyes", "--no-second-opinion")
+    assert sum(r.source["kind"] == "absent" for r in records) == 3
+    model.sees = {"dog"}  # nobody has outlined it
+    _, records = generate(photos, model, "--describe-with", "eyes", "--no-second-opinion", "--seed", 1, out="seen")
+    assert not any(r.source["kind"] == "absent" for r in records)
+    assert json.loads((photos / "seen/statistics.json").read_text())["drops"]["absent: can be seen, though it is not outlined"] == 3
+
+
+def test_lvis_says_what_is_absent_and_what_is_not_outlined_everywhere(photos, model):
+    data = json.loads((photos / "instances.json").read_text())
+    data["images"][0] |= {"neg_category_ids": [IDS["dog"]], "not_exhaustive_category_ids": [IDS["cup"]]}
+    data["images"][1] |= {"neg_category_ids": [IDS["cup"] + 90]}  # of no name here
+    data["images"][2] |= {"neg_category_ids": [77]}
+    data["categories"] += [{"id": 77, "name": "handle", "supercategory": "PART"}]
+    (photos / "instances.json").write_text(json.dumps(data))
+    _, records = generate(photos, model)
+    kinds = [[r.source["kind"] for r in records if r.image.endswith(f"/{k}.jpg")] for k in (1, 2, 3)]
+    # Of the first not all cups are outlined, on the third nobody has looked for dogs.
+    assert kinds == [["implicit", "position", "absent", "followup"], ["implicit", "named", "position", "absent", "multi", "followup"],
+                     ["implicit", "named", "position", "multi", "followup"]]
+    told = [body["messages"][1]["content"] for body in model.asked if body["response_format"]["json_schema"]["name"] == "questions"]
+    assert sum("There are more of these than are listed: cup." in text for text in told) == 1
+    assert sum("Looked for and not there: dog." in text for text in told) == 1
 
 
 @pytest.mark.parametrize("more", [["--concurrency", 0], ["--captions", "nowhere.json"]])
@@ -271,14 +314,15 @@ def test_no_model_and_no_key(photos, model, monkeypatch, capsys):
     ("\u0433\u0434\u0435 \u0437\u0434\u0435\u0441\u044c \u043a\u043e\u0442?", "named", [("cat", [12])], "not in English"),
     ("Where is the [SEG] cat?", "named", [("cat", [12])], "holds a token"), ("Where is the cat?", "riddle", [("cat", [12])], "of no known kind"),
     ("Where is the cat?", "named", [], "without a target"), ("Where is the cat?", "named", [("cup", [12])], "points at things that are not there"),
-    ("Where is the dog?", "named", [("dog", [])], "nothing of it is there"), ("Is there a cat?", "absent", [("cat", [12])], "said to be absent"),
+    ("Where is the dog?", "named", [("dog", [])], "nothing of it is there"), ("Is there a spoon?", "absent", [("spoon", [])], "calls absent what nobody"),
+    ("Donde esta el gato que duerme?", "named", [("cat", [12])], "not in English"), ("Where is the handle?", "part", [("cup", [10])], "not about a part"), ("Is there a cat?", "absent", [("cat", [12])], "said to be absent"),
     ("The cups or cup?", "named", [("cup", [10, 11]), ("cup", [10])], "asks for one thing twice"),
     ("The cat and cups?", "named", [("cat", [12]), ("cup", [10, 11])], "of another kind"),
     ("The left of the cups?", "position", [("cup", [10, 11])], "does not choose"), ("Who purrs over there?", "implicit", [("cat", [12])], None),
     ("Something for felines and kitties?", "implicit", [("cat", [12])], "names its target")])
 def test_checks(photos, text, kind, targets, why):
     photo = read_coco(photos / "instances.json", photos / "images", BANK, Counter())[0]
-    found = trouble(text, kind, [Wanted("x", c, tuple(ids)) for c, ids in targets], photo, BANK)
+    found = trouble(text, kind, [Wanted("x", c, tuple(ids)) for c, ids in targets], photo, BANK, looked=False)
     assert found is None if why is None else found.startswith(why)
 
 
