@@ -2,6 +2,7 @@
 
     python app.py                               # the pocket preset on http://127.0.0.1:7860
     python app.py --adapter DIR                 # with what finetune has written into DIR
+    python app.py --mllm openai:qwen3-vl --base-url http://127.0.0.1:8000/v1     # a larger model on a server
     python app.py --host 0.0.0.0 --port 8080    # let other machines on the network in
 
 The page is thin: opening a photo and answering a question are one call each into `assistant`. A program can call
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from assistant.errors import BadInput, exit_code
+from assistant.presets import add_model_arguments, name_of, open_from
 
 LARGEST_FILE = "50mb"
 VIEW_SIDE = 1280  # pixels: the page shows the picture at most this large; exports keep its full size
@@ -357,13 +359,10 @@ def serve(page, host="127.0.0.1", port=7860, share=False, block=True):
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="app.py", description="Open the chat page.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--preset", default="pocket", help="which models to use; pocket runs offline on a CPU")
-    parser.add_argument("--adapter", metavar="DIR", help="folder of a finetuned adapter to put on the preset")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
-    parser.add_argument("--port", type=int, default=7860, help="port to listen on")
+    parser = argparse.ArgumentParser(prog="app.py", description="Open the chat page.")
+    add_model_arguments(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1); 0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
     parser.add_argument("--share", action="store_true", help="ask Gradio for a public link as well")
     args = parser.parse_args(argv)
 
@@ -375,11 +374,9 @@ def main(argv=None) -> int:
 
 
 def run(args: argparse.Namespace, folder: Path) -> None:
-    from assistant import Assistant
-
-    print(f"Loading the {args.preset} preset...", flush=True)
+    print(f"Loading {name_of(args)}...", flush=True)
     start = time.perf_counter()
-    assistant = Assistant.from_preset(args.preset, adapter=args.adapter, device=args.device)
+    assistant = open_from(args)
     print(f"Loaded in {time.perf_counter() - start:.0f} s.", flush=True)
     serve(build_app(assistant, save_examples(folder)), args.host, args.port, args.share)
 

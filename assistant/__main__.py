@@ -6,18 +6,19 @@ import sys
 from pathlib import Path
 
 from assistant.errors import exit_code
+from assistant.presets import add_model_arguments, open_from
 
 
 def ask(args: argparse.Namespace) -> None:
-    from assistant.scene import Assistant
-
-    scene = Assistant.from_preset(args.preset, args.adapter, args.device).open(args.image)
+    scene = open_from(args).open(args.image)
     answer = scene.ask(args.question)
     if args.out:
         answer.save(args.out)
     if args.json:
         print(json.dumps(answer.to_json()))
         return
+    if answer.reasoning:
+        print(f"({answer.reasoning})")
     print(answer.text)
     for target in answer.targets:
         where = f"{int(target.mask.sum()):,} px" if target.present else "not in the picture"
@@ -28,14 +29,24 @@ def ask(args: argparse.Namespace) -> None:
 
 def everything(args: argparse.Namespace) -> None:
     from assistant.answer import Answer, Target
-    from assistant.scene import Assistant
 
-    scene = Assistant.from_preset(args.preset, args.adapter, args.device).open(args.image)
-    found = scene.proposals
+    image, found = open_proposals(args)
     order = sorted(range(len(found)), key=lambda i: -found.areas[i])[: args.most]
     targets = [Target(f"region {i}", True, float(found.predicted_iou[i].clip(0, 1)), found.mask(i), [i]) for i in order]
-    Answer(f"{len(order)} regions", targets, scene.size, scene.image).save(args.out)
+    Answer(f"{len(order)} regions", targets, found.size, image).save(args.out)
     print(f"{len(order)} masks in {args.out}")
+
+
+def open_proposals(args: argparse.Namespace):
+    """(image, its proposals), without the language model, which takes no part in this."""
+    from assistant.images import open_image
+    from assistant.presets import PRESETS, load_eyes
+
+    if args.preset not in PRESETS:
+        open_from(args)  # says so
+    eyes, _ = load_eyes(args.sam or PRESETS[args.preset].sam, args.device)
+    image = open_image(args.image)
+    return image, eyes.look(image)[1]
 
 
 def main() -> int:
@@ -53,9 +64,7 @@ def main() -> int:
     every.add_argument("--most", type=int, default=60, help="masks at most, largest first")
     every.set_defaults(run=everything)
     for command in (one, every):
-        command.add_argument("--preset", default="pocket")
-        command.add_argument("--adapter", type=Path, help="a folder that finetune wrote")
-        command.add_argument("--device", default="cpu")
+        add_model_arguments(command)
     args = parser.parse_args()
     return exit_code(lambda: args.run(args))
 

@@ -47,7 +47,7 @@ class Target:
 @dataclass
 class Answer:
     """A reply and what it points at. size: (h, w) px; image: (H, W, 3) uint8 or None; tokens: generated, if known;
-    said: the reply as the model wrote it, with its marks, if a model wrote it.
+    said: the reply as the model wrote it, if a model wrote it; reasoning: what it thought before, if it says so.
 
     Raises BadInput where a mask or the image has another size, or a present target has no mask.
     """
@@ -59,6 +59,7 @@ class Answer:
     question: str = ""
     tokens: int | None = None
     said: str = field(default="", repr=False)
+    reasoning: str = ""
 
     def __post_init__(self):
         self.size = (int(self.size[0]), int(self.size[1]))
@@ -86,7 +87,8 @@ class Answer:
         return union
 
     def to_json(self) -> dict:
-        """Question, text and targets as JSON: box is xywh px (null where absent), rle COCO's with str counts."""
+        """Question, text and targets as JSON: box is xywh px (null where absent), rle COCO's with str counts;
+        the reasoning only where there is some."""
         rows = []
         for target in self.targets:
             rle = to_rle(target.mask) if target.present else None
@@ -94,7 +96,8 @@ class Answer:
                          "confidence": float(target.confidence), "box": _box(target.mask) if rle else None,
                          "area": int(target.mask.sum()) if rle else 0,
                          "proposals": [int(k) for k in target.proposals], "rle": rle})
-        return {"question": self.question, "text": self.text, "width": self.size[1], "height": self.size[0],
+        thought = {"reasoning": self.reasoning} if self.reasoning else {}
+        return {"question": self.question, "text": self.text, **thought, "width": self.size[1], "height": self.size[0],
                 "targets": rows}
 
     def to_coco(self, file_name: str = PICTURE) -> dict:

@@ -188,7 +188,7 @@ def check_question(text: str) -> str:
     return text.strip()
 
 
-def chat_messages(turns: list[Turn], special: Sequence[str] = ()) -> list[dict]:
+def chat_messages(turns: list[Turn], special: Sequence[str] = (), system: str = SYSTEM_PROMPT) -> list[dict]:
     """Turns in the chat format of transformers' processors: the system prompt, then user and assistant in turn.
 
     A turn's images come before its text, as {"type": "image"}; the arrays are passed to the processor in the same
@@ -197,7 +197,7 @@ def chat_messages(turns: list[Turn], special: Sequence[str] = ()) -> list[dict]:
     def text(value: str) -> dict:
         return {"type": "text", "text": value}
 
-    messages = [{"role": "system", "content": [text(SYSTEM_PROMPT)]}]
+    messages = [{"role": "system", "content": [text(system)]}]
     for turn in turns:
         pictures = [{"type": "image"} for _ in turn.images]
         messages.append({"role": "user", "content": [*pictures, text(neutralise(turn.question, special))]})

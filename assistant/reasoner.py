@@ -11,9 +11,10 @@ wherever pictures stand in the conversation and whatever number of positions the
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,13 +24,27 @@ from assistant.grammar import ABS, SEG, SYSTEM_PROMPT, Turn, chat_messages
 
 @dataclass
 class Reply:
-    """What a reasoner answered. The last three have one entry per [SEG] or [ABS], in the order of the text."""
+    """What a reasoner answered. markers, states and margins have one entry per [SEG] or [ABS] that it wrote, in order;
+    one that points by other means has none."""
 
-    text: str
+    text: str  # in the reply grammar
     tokens: int  # generated, the one that ends the reply included
-    markers: list[bool]  # True for [SEG]
-    states: Tensor  # (n, hidden) float32, the hidden state that predicts the token
-    margins: Tensor  # (n,) float32, log p([SEG]) - log p([ABS]) there
+    markers: list[bool] = field(default_factory=list)  # True for [SEG]
+    states: Tensor | None = None  # (n, hidden) float32, the hidden state that predicts the token
+    margins: Tensor | None = None  # (n,) float32, log p([SEG]) - log p([ABS]) there
+    written: str = ""  # what the model itself wrote, and reads again in later turns, where that is not `text`
+    reasoning: str = ""  # what it thought before it answered, where it says so
+
+
+@dataclass
+class Found:
+    """What one [SEG] or [ABS] of a reply points at. confidence: in [0, 1], that it is there; proposals: indices of those
+    that make it up; others: of the next best after those, best first; mask: (H, W) bool, what it covers beside them."""
+
+    confidence: float
+    proposals: list[int]
+    others: list[int] = field(default_factory=list)
+    mask: np.ndarray | None = None
 
 
 class Reasoner:
@@ -56,7 +71,7 @@ class Reasoner:
         self.quick = {"enable_thinking": False} if "enable_thinking" in processor.chat_template else {}
         self.system_role = True
         try:
-            self.system_role = SYSTEM_PROMPT in self._render([Turn("?")])
+            self.system_role = SYSTEM_PROMPT in self.prompt([Turn("?")])
         except Exception:  # templates refuse a role by raising whatever they like
             self.system_role = False
         self.lock = threading.Lock()
@@ -116,9 +131,9 @@ class Reasoner:
         return {name.rsplit(".", 1)[-1]: [self.seg, self.abs]
                 for name, module in self.model.named_modules() if any(module is one for one in both)}
 
-    def _render(self, turns: list[Turn]) -> str:
+    def prompt(self, turns: list[Turn], system: str = SYSTEM_PROMPT) -> str:
         """The conversation as text, up to where the assistant speaks next if the last turn has no answer yet."""
-        messages = chat_messages(turns, self.typed)
+        messages = chat_messages(turns, self.typed, system)
         if not self.system_role:
             instruction = messages.pop(0)["content"][0]["text"]
             question = messages[0]["content"][-1]
@@ -152,32 +167,36 @@ class Reasoner:
         """
         if not turns or turns[-1].answer is not None:
             raise ValueError("the last turn is the question to answer")
-        inputs = self._inputs(self._render(turns), turns)
+        states: list[Tensor] = []
+        head = self.model.get_output_embeddings()
+        with self.lock, head.register_forward_pre_hook(lambda _, args: states.append(args[0][0, -1])):
+            ids, out = self.generate(self.prompt(turns), turns, max_new_tokens, temperature, seed,
+                                      streamer=_Pieces(self.spoken, stream) if stream else None, output_logits=True)
+        places = [k for k, token in enumerate(ids) if token in (self.seg, self.abs)]
+        margins = [out.logits[k][0, self.seg] - out.logits[k][0, self.abs] for k in places]
+        return Reply(
+            text=self.spoken(ids).strip(), tokens=len(ids), markers=[ids[k] == self.seg for k in places],
+            states=torch.stack([states[k] for k in places]).float() if places else head.weight.new_zeros(
+                0, head.weight.shape[-1], dtype=torch.float32),
+            margins=torch.stack(margins).float() if places else head.weight.new_zeros(0, dtype=torch.float32))
+
+    def generate(self, text: str, turns: list[Turn], max_new_tokens: int, temperature: float, seed: int | None, **more):
+        """What the model goes on with after `text`: token ids, and all that transformers' `generate` returns."""
+        inputs = self._inputs(text, turns)
         length = inputs["input_ids"].shape[1]
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if limit and length + max_new_tokens > limit:
             raise BadInput(f"the conversation takes {length:,} tokens and leaves no room for an answer (this model "
                            f"reads {limit:,} in all); start a new one, or use fewer or smaller pictures")
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {}
-        pieces = _Pieces(self._spoken, stream) if stream else None
-        states: list[Tensor] = []
-        head = self.model.get_output_embeddings()
-        with (self.lock, torch.inference_mode(), torch.random.fork_rng(enabled=seed is not None),
-              head.register_forward_pre_hook(lambda _, args: states.append(args[0][0, -1]))):
+        with torch.inference_mode(), torch.random.fork_rng(enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            out = self.model.generate(**inputs, **sampling, max_new_tokens=max_new_tokens, streamer=pieces,
-                                      return_dict_in_generate=True, output_logits=True)
-        ids = out.sequences[0, length:].tolist()
-        places = [k for k, token in enumerate(ids) if token in (self.seg, self.abs)]
-        margins = [out.logits[k][0, self.seg] - out.logits[k][0, self.abs] for k in places]
-        return Reply(
-            text=self._spoken(ids).strip(), tokens=len(ids), markers=[ids[k] == self.seg for k in places],
-            states=torch.stack([states[k] for k in places]).float() if places else head.weight.new_zeros(
-                0, head.weight.shape[-1], dtype=torch.float32),
-            margins=torch.stack(margins).float() if places else head.weight.new_zeros(0, dtype=torch.float32))
+            out = self.model.generate(**inputs, **sampling, **more, max_new_tokens=max_new_tokens,
+                                      return_dict_in_generate=True)
+        return out.sequences[0, length:].tolist(), out
 
-    def _spoken(self, ids: list[int]) -> str:
+    def spoken(self, ids: list[int]) -> str:
         return self.tokenizer.decode([i for i in ids if i not in self.unspoken], clean_up_tokenization_spaces=False)
 
     def teacher(self, turns: list[Turn]):
@@ -190,8 +209,8 @@ class Reasoner:
         if last.answer is None:
             raise ValueError("the last turn needs the answer to learn")
         answer = last.answer.strip()
-        prompt = self._render([*earlier, Turn(last.question, None, last.images)])
-        full = self._render([*earlier, Turn(last.question, answer, last.images)])
+        prompt = self.prompt([*earlier, Turn(last.question, None, last.images)])
+        full = self.prompt([*earlier, Turn(last.question, answer, last.images)])
         # Where a template writes an answered turn differently (thinking models), what generation sees is what counts.
         said, found, rest = full.removeprefix(prompt).partition(answer)
         written = full.startswith(prompt) and found

@@ -32,11 +32,24 @@ class Assistant:
         self.views: OrderedDict[str, object] = OrderedDict()  # the latest used last
 
     @classmethod
-    def from_preset(cls, name: str = "pocket", adapter=None, device: str = "cpu", threshold: float = THRESHOLD) -> "Assistant":
-        """name: see `assistant.presets`; adapter: a folder that finetune wrote; BadInput: unknown, or no weights to be had."""
+    def from_preset(cls, name: str = "pocket", adapter=None, device: str | None = None, threshold: float = THRESHOLD,
+                    **options) -> "Assistant":
+        """name: see `assistant.presets`; adapter: a folder that finetune wrote; device: None for the GPU if there is one;
+        options: those of `from_pretrained`, in the place of the preset's. BadInput: unknown, or no weights to be had."""
         from assistant.presets import load_preset
 
-        return cls(*load_preset(name, adapter, device), threshold)
+        return cls(*load_preset(name, adapter, device, **options), threshold)
+
+    @classmethod
+    def from_pretrained(cls, mllm: str, sam: str, adapter=None, selection: str | None = None, device: str | None = None,
+                        four_bit: bool = False, base_url: str | None = None, second_look: bool = False,
+                        threshold: float = THRESHOLD) -> "Assistant":
+        """mllm: a hub id or folder in transformers' layout, or "openai:MODEL" on a server at `base_url`; sam: a hub id, a
+        folder, an official .pth file, or "pocket"; adapter: a folder that finetune wrote; selection: "marks", "boxes" or
+        "trained" (see `assistant.presets`); four_bit: the LLM's weights; second_look: show each chosen mask again."""
+        from assistant.presets import load_parts
+
+        return cls(*load_parts(mllm, sam, adapter, selection, device, four_bit, base_url, second_look), threshold)
 
     @property
     def segmenter(self):
@@ -110,20 +123,16 @@ class Scene:
         """What the model itself says."""
         turns = [*self.turns[-REMEMBERED:], Turn(question)]
         reply, found = self.assistant.parts.ask(turns, self.view, self.assistant.threshold, **options)
-        targets, seen = [], set()
-        for mention, one in zip(parse(reply.text), found):
-            if mention.phrase.lower() in seen:  # a small model may say a thing twice
-                continue
-            seen.add(mention.phrase.lower())
-            targets.append(self._target(mention.phrase, mention.present, one))
-        text = reply_for([(t.phrase, t.present) for t in targets])
-        return Answer(plain(text), targets, self.size, self.image, question, reply.tokens, reply.text)
+        targets = [self._target(mention.phrase, mention.present, one) for mention, one in zip(parse(reply.text), found)]
+        return Answer(plain(reply.text), targets, self.size, self.image, question, reply.tokens, reply.written or reply.text,
+                      reply.reasoning)
 
     def _target(self, phrase: str, present: bool, found) -> Target:
-        others = list(getattr(found, "others", ()))
-        if not present or not found.proposals:
-            return Target(phrase, False, min(found.confidence, self.assistant.threshold), None, found.proposals, others)
-        return Target(phrase, True, found.confidence, self.union(found.proposals), found.proposals, others)
+        if not present or not found.proposals and found.mask is None:
+            return Target(phrase, False, min(found.confidence, self.assistant.threshold), None, found.proposals, found.others)
+        mask = self.union(found.proposals)
+        mask = mask if found.mask is None else mask | found.mask
+        return Target(phrase, True, found.confidence, mask, found.proposals, found.others)
 
     def union(self, proposals: list[int]) -> np.ndarray:
         """(H, W) bool: all that these proposals cover."""

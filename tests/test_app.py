@@ -115,7 +115,7 @@ def test_bad_start_is_one_line(monkeypatch, capsys):
 
     class Assistant:
         @staticmethod
-        def from_preset(name, adapter=None, device="cpu"):
+        def from_preset(name, *args, **options):
             raise BadInput(f"no preset {name!r}: choose pocket")
 
     monkeypatch.setattr(assistant, "Assistant", Assistant, raising=False)

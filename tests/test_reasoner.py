@@ -189,7 +189,7 @@ def test_stream_brings_the_text_in_pieces(reasoner):
 def test_stream_never_shows_half_a_character(folders):
     reasoner = Reasoner.load(folders["qwen"])
     text, pieces = "the ümbrella ☂ [SEG] and 𝄞", []
-    streamer = _Pieces(reasoner._spoken, pieces.append)
+    streamer = _Pieces(reasoner.spoken, pieces.append)
     streamer.put(torch.tensor([[1, 2]]))  # the prompt
     ids = reasoner.tokenizer(text).input_ids
     for i in [*ids, *reasoner.ends]:
@@ -199,7 +199,7 @@ def test_stream_never_shows_half_a_character(folders):
 
 
 def test_token_rows_are_new_once_then_kept(folders, tmp_path):
-    for name, rows in (("qwen", 324), ("llava", 256)):  # LLaVA's spare rows are used
+    for name, rows in (("qwen", 324), ("llava", 512)):  # LLaVA's spare rows are used
         reasoner = Reasoner.load(folders[name])
         weight = reasoner.model.get_input_embeddings().weight
         assert len(weight) == rows
@@ -251,7 +251,7 @@ def test_an_adapter_of_another_model_is_refused(folders, tmp_path):
 
 def test_a_conversation_too_long_for_the_model_is_refused(folders):
     reasoner = Reasoner.load(folders["llava"])
-    assert "2,048" in refusal(lambda: reasoner.reply([Turn("umbrella " * 1000)]))
+    assert "8,192" in refusal(lambda: reasoner.reply([Turn("umbrella " * 4000)]))
 
 
 def test_turns_that_do_not_fit_the_call_are_a_mistake_of_the_program(folders):

@@ -7,6 +7,7 @@ has tied or untied embeddings; SmolVLM cuts a picture into tiles; LLaVA has a Se
 spare rows, no place for a system prompt, and no mark at the end of an answer.
 """
 
+import json
 from pathlib import Path
 
 import torch
@@ -55,7 +56,7 @@ def tiny_qwen3_vl(folder, tied: bool = False, seed: int = 0) -> Path:
     config = Qwen3VLConfig(
         text_config=dict(
             vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, head_dim=16,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=tied,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=8192, tie_word_embeddings=tied,
             initializer_range=0.1,
             rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2],
                              "mrope_interleaved": True}),
@@ -91,7 +92,7 @@ def tiny_smolvlm(folder, seed: int = 0) -> Path:
     config = SmolVLMConfig(
         text_config=dict(
             model_type="llama", vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.1,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=8192, initializer_range=0.1,
             pad_token_id=0),
         vision_config=dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
                            image_size=32, patch_size=8),
@@ -109,13 +110,15 @@ def tiny_llava(folder, seed: int = 0) -> Path:
     from transformers import (CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor,
                               PreTrainedTokenizerFast)
 
-    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    backend.decoder = decoders.Metaspace(prepend_scheme="first", split=False)
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+                                         decoders.Strip(" ", 1, 0)])
     letters = sorted(set("".join(TEXTS) + "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ()[]<>:\n▁"))
     backend.train_from_iterator(TEXTS, trainers.BpeTrainer(
-        vocab_size=200, special_tokens=["<unk>", "<s>", "</s>", "<image>"], initial_alphabet=letters,
-        show_progress=False))
+        vocab_size=456, special_tokens=["<unk>", "<s>", "</s>", *(f"<0x{k:02X}>" for k in range(256)), "<image>"],
+        initial_alphabet=letters, show_progress=False))
+    backend = Tokenizer.from_str(_bytes_are_ordinary(backend.to_str()))
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     processor = LlavaProcessor(
@@ -123,13 +126,21 @@ def tiny_llava(folder, seed: int = 0) -> Path:
         vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=LLAVA_TEMPLATE)
     config = LlavaConfig(
         text_config=dict(
-            model_type="llama", vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=2048, initializer_range=0.1),
+            model_type="llama", vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=8192, initializer_range=0.1),
         vision_config=dict(model_type="clip_vision_model", hidden_size=32, intermediate_size=48, num_hidden_layers=3,
                            num_attention_heads=2, image_size=32, patch_size=8, projection_dim=32),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-2,
         vision_feature_select_strategy="default")
     return _save(folder, LlavaForConditionalGeneration, config, processor, seed)
+
+
+def _bytes_are_ordinary(tokenizer: str) -> str:
+    """The trainer only keeps tokens it did not find in the texts by calling them special; a SentencePiece model's bytes
+    are not."""
+    state = json.loads(tokenizer)
+    state["added_tokens"] = [token for token in state["added_tokens"] if not token["content"].startswith("<0x")]
+    return json.dumps(state)
 
 
 def _save(folder, model_class, config, processor, seed: int) -> Path:

@@ -7,7 +7,7 @@
 
 import contextlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from assistant.errors import BadInput
+from assistant.grammar import parse, reply_for
 from assistant.pocket.pool import CELL, Pool, boxes_of, candidates
 from assistant.pocket.reasoner import PocketReasoner, RegionEncoder, fast_bfloat16
-from assistant.reasoner import Reply
+from assistant.reasoner import Found, Reply
 from assistant.pocket.sam import IMAGE_SIZE, build_pocket_sam, load_backbone
 from assistant.pocket.vision import REGION, region_features
 from assistant.proposals import Proposals
@@ -85,20 +86,23 @@ class Eyes:
     def __init__(self, segmenter: Segmenter, limit: int = 60, points_per_side: int = 22):
         self.segmenter, self.limit, self.points_per_side = segmenter, limit, points_per_side
 
-    def open(self, image: np.ndarray, progress=None) -> View:
+    def look(self, image: np.ndarray, progress=None) -> tuple[Embedding, Proposals]:
         """progress: as `Assistant.open`."""
         step = progress or (lambda doing, proposals: None)
-        small = shrink(image)
         step("looking", None)
         with fast_math():
             embedding = self.segmenter.encode(image)
             embedding.features = embedding.features.float()  # prompts by hand run outside of fast_math
             step("outlining", None)
-            pool = candidates(self.segmenter.model, embedding.features, small, self.points_per_side, self.limit)
-        proposals = as_proposals(pool, self.segmenter, embedding)
-        step("recognising", proposals)
+            pool = candidates(self.segmenter.model, embedding.features, shrink(image), self.points_per_side, self.limit)
+        return embedding, as_proposals(pool, self.segmenter, embedding)
+
+    def open(self, image: np.ndarray, progress=None) -> View:
+        embedding, proposals = self.look(image, progress)
+        if progress:
+            progress("recognising", proposals)
         with fast_math():
-            features = self.features(small, embedding, torch.from_numpy(proposals.low))
+            features = self.features(shrink(image), embedding, torch.from_numpy(proposals.low))
         return View(embedding, proposals, features)
 
     def features(self, small: np.ndarray, embedding: Embedding, low: Tensor) -> Tensor:
@@ -113,22 +117,17 @@ class Eyes:
 def load_eyes(sam_file: Path) -> Eyes:
     from safetensors.torch import load_file
 
+    if not Path(sam_file).is_file():
+        raise BadInput(f"no SAM at {sam_file}: give the path of a .safetensors file of the pocket SAM")
     sam = build_pocket_sam()
     load_backbone(sam.image_encoder, backbone_state())
-    found = sam.load_state_dict(load_file(sam_file), strict=False)
+    try:
+        found = sam.load_state_dict(load_file(sam_file), strict=False)
+    except Exception as error:  # safetensors and torch raise their own kinds for a cut or foreign file
+        raise BadInput(f"{sam_file} cannot be read: {str(error).splitlines()[0]}") from None
     if found.unexpected_keys or any(not k.startswith("image_encoder.backbone.") for k in found.missing_keys):
         raise BadInput(f"{sam_file} does not hold the pocket SAM of this version")
     return Eyes(Segmenter.pocket(sam))
-
-
-@dataclass
-class Found:
-    """One target of a reply: how sure the selector is that it is there, the proposals that make it up, and the next
-    best after those, best first."""
-
-    confidence: float
-    proposals: list[int]
-    others: list[int] = field(default_factory=list)
 
 
 class Pocket:
@@ -152,7 +151,12 @@ class Pocket:
             found.append(Found(float(scores.presence[0].sigmoid()), chosen, others))
             return found[-1].confidence >= threshold
 
-        return self.reasoner.reply(turns, seen, decide=decide, **options), found
+        reply = self.reasoner.reply(turns, seen, decide=decide, **options)
+        once = {}  # it may say a thing twice
+        for mention, one in zip(parse(reply.text), found):
+            once.setdefault(mention.phrase.lower(), (mention, one))
+        text = reply_for([(mention.phrase, mention.present) for mention, _ in once.values()])
+        return replace(reply, text=text, written=reply.text), [one for _, one in once.values()]
 
     @torch.inference_mode()
     def name(self, image: np.ndarray, view: View, mask: np.ndarray) -> list[tuple[str, float]]:
