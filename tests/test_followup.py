@@ -12,6 +12,7 @@ from assistant.errors import BadInput
 from assistant.followup import FollowUp, PICKS, instances, read, read_about
 from assistant.grammar import SEG, parse
 from assistant.proposals import Proposals, by_granularity
+from assistant.reasoner import Found, Reply
 from assistant.record import to_rle
 
 H, W = 60, 120
@@ -51,8 +52,8 @@ class Parts:
         for name, chosen in (("cup", [1] if self.one else CUPS), ("spoon", [3])):
             if name in turns[-1].question:
                 text.append(f"{name} {SEG}")
-                found.append(SimpleNamespace(confidence=0.9, proposals=chosen, others=[i for i in (0, 2, 3, 1) if i not in chosen]))
-        return SimpleNamespace(text=", ".join(text) + ".", tokens=3), found
+                found.append(Found(0.9, chosen, [i for i in (0, 2, 3, 1) if i not in chosen]))
+        return Reply(", ".join(text) + ".", 3), found
 
     def name(self, image, view, mask):
         return [("spoon", 0.7), ("fork", 0.2), ("knife", 0.01)]
