@@ -6,7 +6,7 @@ Writes DIR/records.jsonl (the project's records, one question a line), DIR/llmse
 DIR/statistics.json and .html. The same command gives the same files; killed at any point, it goes on where it was.
 `python -m datagen.browse DIR` shows the rows one by one; what is thrown out there stays out.
 
-Five steps, a file each: pick (pick.py), describe (describe.py), ask (phrasebank: questions.py; a language model:
+Five steps, a file each: pick (pick.py; outline.py where masks or names are missing), describe (describe.py), ask (phrasebank: questions.py; a language model:
 llm_writer.py), check (checks.py), write (output.py). What each photo gave is kept in DIR/kept.sqlite, so that a second
 run does only what is new.
 """
@@ -15,15 +15,18 @@ import argparse
 import sys
 from pathlib import Path
 
-FORMATS = ("coco", "lvis", "egoobjects", "labelme", "labels")
+FORMATS = ("coco", "lvis", "egoobjects", "labelme", "labels", "none")
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m datagen", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("photos")
     data.add_argument("--images", required=True, help="folder with the photos")
-    data.add_argument("--annotations", required=True, help="their masks and names")
-    data.add_argument("--format", default="coco", choices=FORMATS, help="what the annotations are (default: coco)")
+    data.add_argument("--annotations", help="their masks, or boxes, and names")
+    data.add_argument("--format", default="coco", choices=FORMATS, help="what the annotations are; none: there are none, the things are "
+                      "outlined by SAM and named by --describe-with (default: coco)")
+    data.add_argument("--sam", default="pocket", help="makes masks of boxes: pocket, an official .pth, a transformers folder or hub id of "
+                      "SAM or SAM 2; none: leave out what has only a box (default: pocket)")
     data.add_argument("--parts", action="store_true", help="the names are of parts of one thing, such as a car's")
     data.add_argument("--pick", type=int, metavar="N", help="ask only about N photos: simple ones, which show 2 to 5 categories, "
                       "and complex ones, which show more (default: about all)")
@@ -85,8 +88,9 @@ def run(options: argparse.Namespace) -> str:
     check(options)
     out, drops = Path(options.out), Counter()
     bank = load(options.bank) if options.writer == "phrasebank" else None
-    index = open_index(options.format, Path(options.annotations), Path(options.images), out / "photos.sqlite")
-    photos = Photos(index, Path(options.images), bank, parts=options.parts)
+    annotations = Path(options.annotations) if options.annotations else None
+    index = open_index(options.format, annotations, Path(options.images), out / "photos.sqlite")
+    photos = Photos(index, Path(options.images), bank, boxes=options.sam != "none", empty=options.format == "none", parts=options.parts)
     known = fingerprints(options.exclude) if options.exclude else None
     if options.pick:
         photos.only = pick(photos, options.pick, options.complex, options.seed, drops)
@@ -94,8 +98,8 @@ def run(options: argparse.Namespace) -> str:
     from_dataset = "ego_objects" if options.format == "egoobjects" else "coco"
     with output(out, options.val, from_dataset) as written:
         made = plain(photos.read(drops), options, known, kept)
-        for photo, one in tqdm(made, total=len(photos), unit="photo", desc=options.model or options.split):
-            written.add(photo, one)
+        for _, one in tqdm(made, total=len(photos), unit="photo", desc=options.model or options.split):
+            written.add(one)
         written.statistics.drops.update(drops)
     kept.close()
     if options.parquet:
@@ -111,6 +115,10 @@ def check(options: argparse.Namespace) -> None:
     for name in ("per_image", "concurrency", "pick"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise BadInput(f"--{name.replace('_', '-')} must be at least 1")
+    if (options.annotations is None) != (options.format == "none"):
+        raise BadInput("--annotations names the annotations; with --format none there are none")
+    if options.format == "none" and not (options.describe_with and options.sam != "none"):
+        raise BadInput("--format none needs --describe-with, the multimodal model that names what SAM finds")
     if not 0 <= options.val < 1:
         raise BadInput("--val is a share of the photos, from 0 to below 1")
     if not 0 <= options.complex <= 1:

@@ -54,7 +54,7 @@ def plain(photos: Iterable[Photo], options: argparse.Namespace, known: Known | N
                     return Made(**found)
                 made = await worker.make(photo)
                 if made.final:
-                    kept.put(name, {"rows": made.rows, "drops": made.drops, "used": made.used})
+                    kept.put(name, vars(made))
                 return made
 
             # Twice as many photos as requests: while one is being checked, another has a request to send.

@@ -26,7 +26,7 @@ def rows_of(kind: str, annotations: Path | None, images: Path) -> Iterator[tuple
     """(table, row) of annotations in one of these formats. BadInput where they are not what `kind` says."""
     try:
         if kind == "none":
-            yield from _collect((file.name, picture_size(file), []) for file in pictures_in(images))
+            yield from _collect(unlabelled(images))
         elif kind == "labelme":
             yield from _collect(labelme(annotations, images))
         elif kind == "labels":
@@ -44,6 +44,15 @@ def rows_of(kind: str, annotations: Path | None, images: Path) -> Iterator[tuple
 def pictures_in(folder: Path) -> list[Path]:
     """Its pictures, by name."""
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+
+
+def unlabelled(images: Path) -> Iterator[tuple[str, tuple[int, int], list]]:
+    """All pictures that can be read."""
+    for file in pictures_in(images):
+        try:
+            yield file.name, picture_size(file), []
+        except BadInput:
+            continue
 
 
 def one_file(annotations: Path, kind: str) -> Iterator[tuple[str, dict]]:

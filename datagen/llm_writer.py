@@ -18,6 +18,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from assistant.grammar import parse, reply_for
 from assistant.record import Record, RecordTarget
 from datagen.checks import KINDS, Earlier, Seen, Wanted, trouble
@@ -62,17 +64,18 @@ with their numbers, and nothing else; an empty list if there is none of them."""
 NUMBERS = {"type": "array", "items": {"type": "integer"}}
 
 
-def _form(title: str, **properties: dict) -> dict:
+def form(title: str, **properties: dict) -> dict:
+    """The JSON schema of an object with just these properties."""
     return {"title": title, "type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-TARGET = _form("target", phrase={"type": "string"}, name={"type": "string"}, numbers=NUMBERS)
-TURN = _form("turn", question={"type": "string"}, targets={"type": "array", "items": TARGET})
-QUESTION = _form("question", kind={"type": "string", "enum": list(KINDS)}, before={"type": "array", "items": TURN},
+TARGET = form("target", phrase={"type": "string"}, name={"type": "string"}, numbers=NUMBERS)
+TURN = form("turn", question={"type": "string"}, targets={"type": "array", "items": TARGET})
+QUESTION = form("question", kind={"type": "string", "enum": list(KINDS)}, before={"type": "array", "items": TURN},
                  question={"type": "string"}, targets={"type": "array", "items": TARGET})
-QUESTIONS = _form("questions", questions={"type": "array", "items": QUESTION})
-OPINION = _form("opinion", numbers=NUMBERS)
-DESCRIPTION = _form("description", description={"type": "string"})
+QUESTIONS = form("questions", questions={"type": "array", "items": QUESTION})
+OPINION = form("opinion", numbers=NUMBERS)
+DESCRIPTION = form("description", description={"type": "string"})
 PROMPT = hashlib.sha256(json.dumps([DESCRIBE, WRITE, RULES, ANSWER, LOOK, QUESTIONS, OPINION]).encode()).hexdigest()[:12]  # names a version
 
 
@@ -90,12 +93,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to ask a model. picture: to be shown with it, to the multimodal model."""
+    """One thing to ask a model. picture: to be shown with it, to the multimodal model: a path or (H, W, 3) uint8."""
 
     messages: list[dict]
     schema: dict
     seed: int
-    picture: Path | None = None
+    picture: Path | np.ndarray | None = None
 
 
 def place(photo: Photo, instance: Instance) -> str:

@@ -1,7 +1,7 @@
 """Step 5, write: records, LLM-Seg40K's json, splits, statistics and a `datasets` folder, row by row as they come.
 
     with output(folder, val=0.1, from_dataset="coco") as out:
-        out.add(photo, made)
+        out.add(made)
     out.statistics.figures()
 
 Every file is written beside its place and takes it when all is done: a run that was killed leaves what was there before.
@@ -20,7 +20,6 @@ from assistant.convert import to_llmseg40k
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.record import Record, to_dict
-from datagen.photos import Photo
 from datagen.rejected import read_rejected, row_id
 from datagen.statistics import Statistics
 from datagen.worker import Made
@@ -58,10 +57,10 @@ class Output:
         self.folder, self.val, self.from_dataset, self.files = folder, val, from_dataset, files
         self.statistics, self.rejected, self.begun = Statistics(), read_rejected(folder), False
 
-    def add(self, photo: Photo, made: Made) -> None:
+    def add(self, made: Made) -> None:
         """All questions about one photo."""
-        if made.used:
-            self.statistics.photo(photo)
+        if made.sort:
+            self.statistics.photo(made.sort)
         self.statistics.drops.update(made.drops)
         good = []
         for record in made.records:

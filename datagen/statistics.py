@@ -5,8 +5,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from assistant.record import Record
-from datagen.photos import Photo
-from datagen.pick import difficulty
 
 AREAS = ((0.001, "below 0.001"), (0.01, "0.001 to 0.01"), (0.1, "0.01 to 0.1"), (2.0, "0.1 and more"))
 
@@ -28,9 +26,9 @@ class Statistics:
     sorts: Counter = field(default_factory=Counter)  # of photos
     drops: Counter = field(default_factory=Counter)
 
-    def photo(self, photo: Photo) -> None:
+    def photo(self, sort: str) -> None:
         self.photos += 1
-        self.sorts[difficulty(photo)] += 1
+        self.sorts[sort] += 1
 
     def record(self, record: Record) -> None:
         words = len(record.question.split())

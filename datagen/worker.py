@@ -10,26 +10,32 @@ import contextlib
 import json
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from assistant.errors import BadInput
 from assistant.record import Record, from_dict, to_dict
-from datagen import followups, given, phrasebank, places, questions, wording
+from datagen import followups, given, outline, phrasebank, places, questions, wording
 from datagen.kept import Kept, code_of, fingerprint
 from datagen.leaks import Known, leak
+from datagen.outline import Outliner
 from datagen.photos import Photo
+from datagen.pick import difficulty
 
 UNANSWERED = ("no usable answer", "no second opinion")  # drops that another run may mend
 
 
+class Unreadable(Exception):
+    """A picture that cannot be looked at: it costs itself, and not the run."""
+
+
 @dataclass
 class Made:
-    """What became of a photo. rows: records as JSON objects; used: it was asked about."""
+    """What became of a photo. rows: records as JSON objects; sort: its difficulty, "" where it was not asked about."""
 
     rows: list[dict] = field(default_factory=list)
     drops: dict[str, int] = field(default_factory=dict)
-    used: bool = True
+    sort: str = ""
 
     @property
     def final(self) -> bool:
@@ -47,62 +53,87 @@ class Worker:
     def __init__(self, options: argparse.Namespace, known: Known | None, kept: Kept):
         self.options, self.known, self.kept = options, known, kept
         self.bank, self.groups = phrasebank.load(options.bank), phrasebank.load_groups(options.bank)
-        self.told = captions(options.captions)
+        self.told, self.eyes = captions(options.captions), None
+        self.outliner = None if options.sam == "none" else Outliner(options.sam, kept)
         self.rules = self._rules()
 
     def _rules(self) -> str:
         """Names all that decides what is made of a photo, but the photo."""
         o = self.options
-        parts = [o.writer, o.bank, o.per_image, o.seed, phrases_state(o.bank), known_state(self.known)]
+        parts = [o.writer, o.bank, o.per_image, o.seed, phrases_state(o.bank), known_state(self.known), o.describe_with,
+                 self.outliner and [self.outliner.weights, code_of(outline)]]
         if o.writer == "phrasebank":
             return fingerprint(*parts, o.split, code_of(phrasebank, questions, given, places, followups, wording))
         from datagen import checks, llm_writer
 
-        return fingerprint(*parts, o.model, o.describe_with, o.no_second_opinion, code_of(checks, llm_writer, phrasebank))
+        return fingerprint(*parts, o.model, o.no_second_opinion, code_of(checks, llm_writer, phrasebank))
 
     def name(self, photo: Photo) -> str:
         """Names what is made of a photo; of a picture that is looked at, by its file's size and time."""
-        looked_at = self.known or self.options.describe_with
+        looked_at = self.known or self.options.describe_with or any(each.segmentation is None for each in photo.instances)
         state = photo.file.stat() if looked_at else None
         return fingerprint(self.rules, str(photo.file), state and [state.st_size, state.st_mtime_ns], photo.id, photo.width, photo.height,
-                           [asdict(each) for each in photo.instances], sorted(photo.absent), sorted(photo.partial),
+                           [asdict(each) for each in photo.instances], sorted(photo.absent), sorted(photo.partial), sorted(photo.parts & set(photo.keys())),
                            self.told.get(photo.file.name, ""))
 
     async def __aenter__(self) -> "Worker":
         self.opened = contextlib.AsyncExitStack()
-        if self.options.writer == "openai":
-            self.model, self.eyes = await self._servers()
+        o = self.options
+        if o.writer == "openai":
+            if not o.model:
+                raise BadInput("--writer openai needs --model, the name by which the server knows it")
+            self.model = await self._server(o.model)
+        if o.describe_with:
+            self.eyes = await self._server(o.describe_with)
+            if o.writer == "openai":
+                self.eyes.ledger, self.eyes.slots = self.model.ledger, self.model.slots  # one budget, one limit
         return self
 
-    async def _servers(self):
+    async def _server(self, model: str):
         from datagen.server import Server
 
         o = self.options
-        if not o.model:
-            raise BadInput("--writer openai needs --model, the name by which the server knows it")
-        open_one = lambda model: self.opened.enter_async_context(
-            Server(model, o.base_url, self.kept, o.concurrency, tuple(o.price), o.budget))
-        model = await open_one(o.model)
-        eyes = await open_one(o.describe_with) if o.describe_with else None
-        if eyes:
-            eyes.ledger, eyes.slots = model.ledger, model.slots  # one budget, one limit
-        return model, eyes
+        return await self.opened.enter_async_context(Server(model, o.base_url, self.kept, o.concurrency, tuple(o.price), o.budget))
 
     async def __aexit__(self, *error) -> None:
-        if self.options.writer != "phrasebank" and hasattr(self, "model"):
-            print(f"{self.model.ledger}", file=sys.stderr)
+        if asked := getattr(self, "model", self.eyes):
+            print(f"{asked.ledger}", file=sys.stderr)
         await self.opened.aclose()
 
     async def make(self, photo: Photo) -> Made:
         drops: Counter = Counter()
-        if self.known and (why := await asyncio.to_thread(leak, photo.file, self.known)):
-            return Made(drops={f"photo: {why}": 1}, used=False)
+        try:
+            if self.known and (why := await look(leak, photo.file, self.known)):
+                return Made(drops={f"photo: {why}": 1})
+            photo = await self._outlined(photo, drops)
+            if not photo.instances:
+                drops["photo: nothing in it could be outlined and named"] += 1
+                return Made(drops=dict(drops))
+            if self.options.writer == "phrasebank":
+                o = self.options
+                records = list(questions.compose(photo, self.bank, o.split, o.per_image, o.seed, drops, self.groups))
+            else:
+                records = await self._ask(photo, drops)
+        except Unreadable:
+            return Made(drops={"photo: cannot be read, or is not of the size that its annotations say": 1})
+        return Made([to_dict(record) for record in records], dict(drops), difficulty(photo))
+
+    async def _outlined(self, photo: Photo, drops: Counter) -> Photo:
+        """With masks for boxes, and where nothing is known with masks and names."""
+        boxes = any(each.segmentation is None for each in photo.instances)
+        if photo.instances and not boxes:
+            return photo
+        await asyncio.to_thread(self.outliner.load)
+        if boxes:
+            return await look(self.outliner.boxes, photo, drops)
+        marked, rles = await look(self.outliner.marks, photo)
+        if not rles:
+            return photo
+        photo = outline.named(photo, rles, await self._answer(outline.naming(marked)), drops)
         if self.options.writer == "phrasebank":
-            o = self.options
-            records = list(questions.compose(photo, self.bank, o.split, o.per_image, o.seed, drops, self.groups))
-        else:
-            records = await self._ask(photo, drops)
-        return Made([to_dict(record) for record in records], dict(drops))
+            drops.update(f"name without phrases: {each.key}" for each in photo.instances if each.key not in self.bank)
+            photo = replace(photo, instances=tuple(each for each in photo.instances if each.key in self.bank))
+        return photo
 
     async def _ask(self, photo: Photo, drops: Counter) -> list[Record]:
         """Drives `llm_writer.asking`."""
@@ -121,11 +152,19 @@ class Worker:
 
     async def _answer(self, request) -> dict | None:
         messages = request.messages
-        if request.picture:
+        if request.picture is not None:
             from datagen.describe import with_picture
 
-            messages = await asyncio.to_thread(with_picture, messages, request.picture)
-        return await (self.eyes if request.picture else self.model).ask(messages, request.schema, request.seed)
+            messages = await look(with_picture, messages, request.picture)
+        return await (self.model if request.picture is None else self.eyes).ask(messages, request.schema, request.seed)
+
+
+async def look(function, *args):
+    """A function that opens a picture, beside what else is going on. Unreadable: the picture cannot be opened."""
+    try:
+        return await asyncio.to_thread(function, *args)
+    except (BadInput, OSError) as error:
+        raise Unreadable from error
 
 
 def captions(file: str | None) -> dict[str, str]:
