@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
                         help="who words the questions; openai: a model behind any OpenAI-compatible server")
     asking.add_argument("--per-image", type=int, default=24, help="questions per photo, at most (default: 24)")
     asking.add_argument("--seed", type=int, default=0, help="another seed, other questions (default: 0)")
-    asking.add_argument("--bank", default="coco", help="phrase bank: a name in datagen/phrases, or a .toml file")
+    asking.add_argument("--bank", default="coco", help="phrase bank: a name in datagen/phrases or a .toml file; several with commas between")
     asking.add_argument("--split", default="train", choices=["train", "held"],
                         help="train: phrases to learn from; held: the two of each category that are kept aside")
     server = parser.add_argument_group("with --writer openai", "the key is read from OPENAI_API_KEY and written nowhere; what was "

@@ -6,8 +6,8 @@
 
     for question, category in phrase_examples("train", random.Random(0)): ...   # endless; needs no photos
 
-The banks are the TOML files in `datagen/phrases/`; the head of each says how to add to them. `coco.groups.toml` holds
-questions that several categories answer ("what could I sit on?"). A phrase comes in
+The banks are the TOML files in `datagen/phrases/` (things/ is one bank in several files); the head of coco.toml says how
+to add to them. `coco.groups.toml` holds questions that several categories answer ("what could I sit on?"). A phrase comes in
 one of three shapes: a clause whose subject is the thing ("that keeps the rain off"), one whose object it is ("which you
 open when it pours"), or a noun phrase with an indefinite article ("a canopy on a stick"); `as_that`, `as_what`, `as_a`
 and `as_the` turn them into what a question needs.
@@ -93,40 +93,57 @@ class Group:
         return [question for question in self.questions if question.held == (split == "held")]
 
 
+def _files(name: str, end: str) -> list[Path]:
+    """The files of a bank, of those that end so: "coco", "things" (a folder), "street,coco" (the first one's entry counts
+    where both have one), or the path of a .toml file."""
+    files = []
+    for part in name.split(","):
+        path = Path(part) if part.endswith(".toml") else FOLDER / part
+        if path.is_dir():
+            files += sorted(file for file in path.glob("*.toml") if file.name.endswith(".groups.toml") == (end == ".groups.toml"))
+        else:
+            files.append(path.with_suffix(end))
+    return files
+
+
 @functools.cache
 def load_groups(name: str = "coco") -> tuple[Group, ...]:
-    """The groups `datagen/phrases/<name>.groups.toml` that go with a bank; none where a bank has no such file."""
-    path = Path(name).with_suffix(".groups.toml") if name.endswith(".toml") else FOLDER / f"{name}.groups.toml"
-    if not path.exists():
-        return ()
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        return tuple(
-            Group(key, tuple(table["categories"]), tuple(table.get("maybe", ())), tuple(
-                Phrase(f"{key}/{number}", text, key, (), number >= len(table["questions"]) - HELD)
-                for number, text in enumerate(table["questions"]))) for key, table in tables.items())
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as problem:
-        raise BadInput(f"{path} is not a file of groups like coco.groups.toml: {problem}") from None
+    """The groups, NAME.groups.toml, that go with a bank; none where a bank has no such file."""
+    groups = []
+    for path in _files(name, ".groups.toml"):
+        if not path.exists():
+            continue
+        try:
+            for key, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
+                last = len(table["questions"]) - HELD
+                groups.append(Group(key, tuple(table["categories"]), tuple(table.get("maybe", ())), tuple(
+                    Phrase(f"{key}/{number}", text, key, (), number >= last) for number, text in enumerate(table["questions"]))))
+        except (tomllib.TOMLDecodeError, KeyError, TypeError) as problem:
+            raise BadInput(f"{path} is not a file of groups like coco.groups.toml: {problem}") from None
+    return tuple(groups)
 
 
 @functools.cache
 def load(name: str = "coco") -> dict[str, Entry]:
-    """The bank `datagen/phrases/<name>.toml`, or any file of that shape when `name` is a path; key -> Entry."""
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"there is no phrase bank {path}; name a .toml file of the shape of coco.toml") from None
-    except tomllib.TOMLDecodeError as problem:
-        raise BadInput(f"{path} is not valid TOML: {problem}") from None
-    # What stands above the first table goes for all of them.
-    common = {field: value for field, value in tables.items() if not isinstance(value, dict)}
-    tables = {key: common | table for key, table in tables.items() if isinstance(table, dict)}
+    """The bank of that name in `datagen/phrases`, several joined by commas, or any .toml file of that shape; key -> Entry."""
+    tables, origin = {}, {}
+    for path in _files(name, ".toml"):
+        try:
+            file = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise BadInput(f"there is no phrase bank {path}; name a .toml file of the shape of coco.toml") from None
+        except tomllib.TOMLDecodeError as problem:
+            raise BadInput(f"{path} is not valid TOML: {problem}") from None
+        # What stands above the first table goes for all of them.
+        common = {field: value for field, value in file.items() if not isinstance(value, dict)}
+        for key, table in file.items():
+            if isinstance(table, dict) and key not in tables:
+                tables[key], origin[key] = common | table, path
     confused = {key: set(table.get("confused", ())) for key, table in tables.items()}
     for key in tables:
         for other in tables[key].get("confused", ()):
             confused.setdefault(other, set()).add(key)
-    return {key: _entry(path, key, table, confused[key]) for key, table in tables.items()}
+    return {key: _entry(origin[key], key, table, confused[key]) for key, table in tables.items()}
 
 
 def _entry(path: Path, key: str, table: dict, confused: set[str]) -> Entry:

@@ -180,7 +180,8 @@ def captions(file: str | None) -> dict[str, str]:
 
 
 def phrases_state(bank: str) -> str:
-    files = sorted({*phrasebank.FOLDER.glob("*.toml"), wording.TEMPLATES, *([Path(bank)] if bank.endswith(".toml") else [])})
+    own = [Path(part) for part in bank.split(",") if part.endswith(".toml")]
+    files = sorted({*phrasebank.FOLDER.rglob("*.toml"), wording.TEMPLATES, *own})
     return fingerprint(*(file.read_bytes() for file in files))
 
 

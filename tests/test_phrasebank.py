@@ -11,9 +11,9 @@ from assistant.errors import BadInput
 from datagen import phrasebank, wording
 from datagen.phrasebank import Phrase, load, load_groups, phrase_examples
 
-BANKS = {path.stem: load(path.stem) for path in sorted(phrasebank.FOLDER.glob("*.toml")) if ".groups" not in path.name}
+LEAST = {"coco": (80, 18), "carparts": (18, 14), "clothing": (58, 13), "street": (40, 13), "things": (150, 12)}  # entries, phrases
+BANKS = {name: load(name) for name in LEAST}
 BANK = BANKS["coco"]
-LEAST = {"coco": (80, 18), "carparts": (18, 14), "clothing": (58, 13), "street": (40, 13)}  # entries, and phrases in each
 SMALL = set("a an the that which of in on with to you your and or for is it its by at from has something some".split())
 
 
@@ -36,10 +36,20 @@ def test_no_phrase_names_its_thing_or_is_misshapen(name):
     assert {entry.number for entry in bank.values()} <= {"count", "one", "plural", "set", "mass"}
 
 
+def test_every_file_is_in_a_bank_and_banks_can_be_joined():
+    files = {path.parent.name if path.parent != phrasebank.FOLDER else path.stem
+             for path in phrasebank.FOLDER.rglob("*.toml") if ".groups" not in path.name}
+    assert files == set(LEAST)
+    both = load("street,coco")
+    assert both["car"] == BANKS["street"]["car"] and both["umbrella"].phrases == BANK["umbrella"].phrases
+    assert len(both) == len(set(BANK) | set(BANKS["street"]))
+    assert load_groups("street,coco") == load_groups("street") + load_groups("coco")
+
+
 def test_faults_are_found():
     entry = BANK["umbrella"]
     for text, fault in [("that people call a brolly", "names it"), ("a Parasol for the beach", "names it"),
-                        ("two umbrellas", "names it"), ("it keeps the rain off", "begins with"),
+                        ("two umbrellas", "names it"), ("that the rain runs off", "begin with which"), ("it keeps the rain off", "begins with"),
                         ("that keeps the rain off.", "stray")]:
         bad = phrasebank.Entry(**{**vars(entry), "phrases": (Phrase("umbrella/0", text, "umbrella", (), False),)})
         assert any(fault in line for line in phrasebank.wrong_phrases(bad, BANK)), text
