@@ -49,6 +49,24 @@ def open_proposals(args: argparse.Namespace):
     return image, eyes.look(image)[1]
 
 
+def like(args: argparse.Namespace) -> None:
+    from assistant.answer import Answer, Target
+    from assistant.images import open_image
+    from assistant.presets import PRESETS, load_segmenter
+    from assistant.reference import Matcher, pocket_matcher, references
+
+    if args.preset not in PRESETS:
+        open_from(args)  # says so
+    segmenter, _ = load_segmenter(args.sam or PRESETS[args.preset].sam, args.device)
+    matcher = Matcher.load(args.weights, segmenter) if args.weights else pocket_matcher(segmenter)
+    like, image = references(matcher, args.reference, args.mask), open_image(args.image)
+    mask, score = matcher.segment(matcher.open(image), like, args.label)
+    name = args.label or "like the reference"
+    target = Target(name, bool(mask.any()), score, mask if mask.any() else None, [])
+    Answer(f"{name}: {int(mask.sum()):,} px", [target], mask.shape, image).save(args.out)
+    print(f"{name}: {int(mask.sum()):,} px (score {score:.2f}) in {args.out}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m assistant", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -63,7 +81,15 @@ def main() -> int:
     every.add_argument("--out", type=Path, required=True)
     every.add_argument("--most", type=int, default=60, help="masks at most, largest first")
     every.set_defaults(run=everything)
-    for command in (one, every):
+    similar = commands.add_parser("like", help="what is like a reference: a picture with a mask")
+    similar.add_argument("image", type=Path)
+    similar.add_argument("--reference", type=Path, nargs="+", required=True, help="one or several pictures")
+    similar.add_argument("--mask", type=Path, nargs="+", required=True, help="a mask for each: black outside, white inside")
+    similar.add_argument("--label", help="what it is called (default: go by the looks alone)")
+    similar.add_argument("--out", type=Path, required=True, help="folder for the mask, overlay, COCO and LabelMe files")
+    similar.add_argument("--weights", type=Path, help="what finetune reference wrote (default: the preset's own)")
+    similar.set_defaults(run=like)
+    for command in (one, every, similar):
         add_model_arguments(command)
     args = parser.parse_args()
     return exit_code(lambda: args.run(args))

@@ -55,6 +55,14 @@ class Assistant:
     def segmenter(self):
         return self.parts.eyes.segmenter
 
+    @cached_property
+    def matcher(self):
+        """What `segment_like` goes by, an `assistant.reference.Matcher`; the pocket preset brings one, others are given
+        one: `assistant.matcher = Matcher.load(folder, assistant.segmenter)`."""
+        from assistant.reference import pocket_matcher
+
+        return pocket_matcher(self.segmenter)
+
     def open(self, image, progress=None) -> "Scene":
         """image: path | PIL.Image | (H, W, 3) uint8 RGB. The expensive step, once per picture. BadInput: no picture.
 
@@ -150,3 +158,17 @@ class Scene:
         """SAM by hand: points (N, 2) xy px with labels (N,) 1 inside / 0 outside, box xyxy px, mask (H, W) bool or
         low-resolution logits -> masks (M, H, W) bool, scores (M,) float32 in [0, 1]; M = 3, or 1 unless `multimask`."""
         return self.assistant.segmenter.predict(self.view.embedding, points, labels, box, mask, multimask)[:2]
+
+    def segment_like(self, reference_image, reference_mask, label: str | None = None):
+        """What is like this reference: a picture (path | PIL.Image | (H, W, 3) uint8) and its mask (path | (H, W),
+        nonzero = inside), or a list of each; `label` names it -> mask (H, W) bool, score in [0, 1].
+
+        VLP-SAM (arXiv 2502.00719), without a label VRP-SAM (arXiv 2402.17726). BadInput: a mask that is empty, of another
+        size than its picture, or covers all of it. The score is the mean probability inside the mask, which is never
+        asked whether the thing is there at all.
+        """
+        from assistant.reference import references
+
+        matcher = self.assistant.matcher
+        like = references(matcher, reference_image, reference_mask)
+        return matcher.segment(matcher.look(self.image, self.view.embedding), like, label)

@@ -82,9 +82,21 @@ class Segmenter:
         """Image -> features, backbone maps, what the decoder shares."""
         raise NotImplementedError
 
+    def _share(self, features: Tensor):
+        """What the decoder computes once per picture, as far as `features` (1, C, h, w) alone tell it."""
+        raise NotImplementedError
+
     def _decode(self, embedding, points, labels, boxes, masks):
         """Prompts in px of the square: points (P, N, 2), labels (P, N), boxes (P, 4), masks (P, 1, l, l), each or
         None -> Decoded."""
+        raise NotImplementedError
+
+    def _dense(self, masks: Tensor | None) -> Tensor | None:
+        """Mask prompts (P, l, l) or None -> what changes the image (P, C, h, w), None if nothing does."""
+        raise NotImplementedError
+
+    def _decode_embedded(self, embedding, sparse: Tensor, dense: Tensor | None):
+        """Embedded prompts (P, T, C) and what changes the image -> Decoded."""
         raise NotImplementedError
 
     def draw(self, embedding: Embedding, decoded, rows: Tensor, masks: slice = slice(None)) -> Tensor:
@@ -109,6 +121,13 @@ class Segmenter:
         features, maps, shared = self._encode(image)
         size = image.shape[:2]
         return Embedding(features, size, self.input_size(size), shared, maps)
+
+    def restore(self, features: Tensor, size: tuple[int, int]) -> Embedding:
+        """An embedding from its `features` (1, C, h, w) alone, kept from an earlier `encode` of a picture (H, W).
+        BadInput for SAM 2, whose decoder also reads finer maps."""
+        if self.stretched:
+            raise BadInput("SAM 2 keeps more than its embedding: encode the picture again")
+        return Embedding(features, tuple(size), self.input_size(size), self._share(features))
 
     @torch.no_grad()
     def decode(self, embedding: Embedding, points=None, labels=None, boxes=None, masks=None):
@@ -136,6 +155,20 @@ class Segmenter:
             decoded = self.decode(embedding, *(cut(x, i) for x in (points, labels, boxes, masks)))
             out.append(self._answers(embedding, decoded, multimask))
         return tuple(torch.cat(x) for x in zip(*out))
+
+    def prompted(self, embedding: Embedding, sparse: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Answers to prompts that are embedded already: sparse (P, T, `prompt_width`) float, masks (P, l, l) float
+        low-resolution logits -> low-resolution logits (P, l, l) of the single answer, predicted IoU (P,).
+
+        Gradients reach both; a mask prompt goes in as SAM embeds it, none as its "no mask"."""
+        decoded = self._decode_embedded(embedding, sparse, self._dense(masks))
+        rows = torch.arange(len(sparse), device=self.device)
+        return self.draw(embedding, decoded, rows, slice(0, 1))[:, 0], decoded.iou[:, 0].float()
+
+    @property
+    def prompt_width(self) -> int:
+        """Channels of an embedded prompt."""
+        return self.model.prompt_encoder.no_mask_embed.weight.shape[1]
 
     def _answers(self, embedding, decoded, multimask):
         masks = slice(1, None) if multimask else slice(0, 1)
@@ -237,7 +270,10 @@ class OfficialSegmenter(Segmenter):
 
     def _encode(self, image):
         features = self.model.image_encoder(self._square(image))
-        return features, (), self.decoder.share(features)
+        return features, (), self._share(features)
+
+    def _share(self, features):
+        return self.decoder.share(features)
 
     def _embed(self, points, labels, boxes, masks):
         """-> sparse (P, T, C), dense (P, C, h, w) of mask prompts or None."""
@@ -246,7 +282,12 @@ class OfficialSegmenter(Segmenter):
         return sparse, None if masks is None else dense
 
     def _decode(self, embedding, points, labels, boxes, masks):
-        sparse, dense = self._embed(points, labels, boxes, masks)
+        return self._decode_embedded(embedding, *self._embed(points, labels, boxes, masks))
+
+    def _dense(self, masks):
+        return None if masks is None else self._embed(None, None, None, masks[:, None])[1]
+
+    def _decode_embedded(self, embedding, sparse, dense):
         if dense is None:
             return self.decoder.decode(embedding.shared, sparse)
         # Each mask prompt changes the image itself: nothing is shared between them.
@@ -267,11 +308,20 @@ class PocketSegmenter(OfficialSegmenter):
     def _encode(self, image):
         encoder = self.model.image_encoder
         maps = tuple(encoder.backbone(self._square(image).contiguous(memory_format=torch.channels_last)))
-        return encoder.neck(*maps), maps, self.model.prompt_encoder.get_dense_pe()
+        features = encoder.neck(*maps)
+        return features, maps, self._share(features)
 
-    def _decode(self, embedding, points, labels, boxes, masks):
+    def _share(self, features):
+        return self.model.prompt_encoder.get_dense_pe()
+
+    def _embed(self, points, labels, boxes, masks):
         points = None if points is None else (points, labels)
-        sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=masks)
+        return self.model.prompt_encoder(points=points, boxes=boxes, masks=masks)
+
+    def _dense(self, masks):
+        return self._embed(None, None, None, None if masks is None else masks[:, None])[1]
+
+    def _decode_embedded(self, embedding, sparse, dense):
         return self.decoder.decode(embedding.features, embedding.shared, sparse, dense)
 
     def draw(self, embedding, decoded, rows, masks=slice(None)):

@@ -29,6 +29,7 @@ BENCHMARKS = {  # name: (module, what it is)
     "semantic": ("semantic", "class lists answered one by one: mIoU on ADE20K, COCO-Stuff, Cityscapes or label PNGs"),
     "interactive": ("interactive", "SAM's task on a COCO-format folder: a box, a click, click by click"),
     "proposals": ("proposals", "everything mode on a COCO-format folder: what the best choice of proposals could score"),
+    "fewshot": ("fewshot", "PASCAL-5i, COCO-20i and COCO-format folders: segment like a reference, with and without a name"),
 }
 TOOLS = {
     "compare": ("compare", "two runs of one benchmark: the paired difference with its interval"),

@@ -14,6 +14,7 @@ from assistant.weights import POCKET, write_checksums
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sam", type=Path, help="sam.safetensors of the sam stage")
+    parser.add_argument("--reference", type=Path, help="reference.safetensors of the reference stage")
     parser.add_argument("--reasoner", type=Path, help="folder of the records stage")
 
 
@@ -24,6 +25,13 @@ def main(args: argparse.Namespace) -> None:
     if args.sam:
         with replace_whole(POCKET / "sam.safetensors") as path:
             save_file(half(load_file(args.sam)), path)
+    if args.reference:
+        from safetensors import safe_open
+
+        with safe_open(args.reference, "pt") as opened:
+            about = opened.metadata()
+        with replace_whole(POCKET / "reference.safetensors") as path:
+            save_file(half(load_file(args.reference)), path, about)
     if args.reasoner:
         shutil.copy(args.reasoner / "heads.safetensors", POCKET / "heads.safetensors")
         (POCKET / "lora").mkdir(exist_ok=True)

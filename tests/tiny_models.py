@@ -151,3 +151,31 @@ def _save(folder, model_class, config, processor, seed: int) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return Path(folder)
+
+
+def tiny_clip(folder, seed: int = 0) -> Path:
+    """A CLIP of 32 px with patches of 8; its features differ from patch to patch and from word to word."""
+    from tokenizers import processors
+    from transformers import CLIPConfig, CLIPModel
+
+    tokenizer = _byte_level(["<|startoftext|>", "<|endoftext|>"])
+    tokenizer.add_special_tokens({"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"})
+    start, end = tokenizer.convert_tokens_to_ids(["<|startoftext|>", "<|endoftext|>"])
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|startoftext|> $A <|endoftext|>", special_tokens=[("<|startoftext|>", start), ("<|endoftext|>", end)])
+    tokenizer.model_max_length = 77
+    config = CLIPConfig(
+        text_config=dict(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                         num_attention_heads=2, max_position_embeddings=77, bos_token_id=start, eos_token_id=end),
+        vision_config=dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, image_size=32,
+                           patch_size=8),
+        projection_dim=24)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model = CLIPModel(config)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.2)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)

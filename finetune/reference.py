@@ -1,0 +1,332 @@
+"""Train "segment like this" (VLP-SAM, and VRP-SAM for references without a name) from outlined pictures.
+
+    python -m finetune reference --data DATA/coco/train --out runs/reference
+    python -m finetune reference --data DATA/coco/train --fold 2 --out runs/reference-2     # 4 folds, for eval fewshot
+    python -m finetune reference --data DATA/coco/train --clip openai/clip-vit-base-patch16 --sam sam_vit_b_01ec64.pth \\
+        --no-coarse --out runs/reference-clip
+
+DATA: COCO-format folders (instances.json, images/). Two encoders learn from the same episodes, one told the name, one
+not. Each step draws episodes: a category, a query that holds it, one to three references in other pictures. Loss: BCE
+and Dice, in equal parts. SAM and the features are frozen and computed once for each picture and each of some other
+views of it (cut, mirrored, in other light), kept on disk under --looks. The same command again resumes.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from assistant.errors import BadInput
+from assistant.files import replace_whole
+from assistant.pocket.model import fast_math
+from assistant.reference import (
+    ClipFeatures,
+    Given,
+    Look,
+    Matcher,
+    PocketFeatures,
+    PromptEncoder,
+    Reference,
+    cover,
+    gather,
+    prompted,
+)
+from finetune.log import Log, rate
+from finetune.regions import named_regions, other_view
+
+ARMS = {"plain": False, "text": True}  # the encoders, and whether they are told the name
+FOLDS = 4
+ASIDE = 10  # every so-manieth picture is not trained on
+SMALLEST = 400  # px of the picture that a mask must cover to be asked for
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One view of a picture on disk. names: the categories that can be asked for, in the order of the file's masks."""
+
+    file: Path
+    photo: int
+    names: tuple[str, ...]
+
+
+def keep(matcher: Matcher, key: str, image_file: Path, named: list[tuple[str, dict]], views: int, folder: Path) -> list[Path]:
+    """The files of a picture and `views` other views of it, computed if they are not there. `key`: of SAM and features."""
+    from pycocotools import mask as coco_mask
+
+    from assistant.images import open_image
+
+    stem = hashlib.sha256(f"{key} {image_file.resolve()}".encode()).hexdigest()[:24]
+    files = [folder / f"{stem}-{k}.safetensors" for k in range(1 + views)]
+    if all(f.exists() for f in files):
+        return files
+    image = open_image(image_file)
+    masks: dict[str, np.ndarray] = {}
+    for name, rle in named:
+        masks[name] = masks.get(name, False) | coco_mask.decode(rle).astype(bool)
+    rng = np.random.default_rng(int(stem[:8], 16))
+    for k, file in enumerate(files):
+        picture, left = (image, list(masks.items())) if k == 0 else other_view(image, list(masks.items()), rng)
+        if file.exists():
+            continue
+        look = matcher.open(np.ascontiguousarray(picture))
+        side = matcher.segmenter.low_side
+        left = [(name, mask) for name, mask in left if mask.sum() >= SMALLEST]
+        drawn = [cover(matcher.segmenter, mask.shape, mask, (side, side)) for _, mask in left]
+        state = {"patches": look.patches.half(), "joint": look.joint.half(), "inside": look.inside,
+                 "features": look.embedding.features.half(),
+                 "masks": (torch.stack(drawn) * 255).round().byte() if drawn else torch.zeros(0, side, side, dtype=torch.uint8)}
+        with replace_whole(file) as path:
+            save_file({k: v.contiguous() for k, v in state.items()}, path,
+                      {"names": json.dumps([n for n, _ in left]), "size": json.dumps(list(picture.shape[:2]))})
+    return files
+
+
+def kept_names(file: Path) -> tuple[str, ...]:
+    with safe_open(file, "pt") as opened:
+        return tuple(json.loads(opened.metadata()["names"]))
+
+
+def read(kept: Kept, matcher: Matcher, name: str) -> tuple[Look, Tensor]:
+    """A kept view and its mask of a category, (l, l) share in [0, 1]."""
+    with safe_open(kept.file, "pt") as opened:
+        get = lambda k: opened.get_tensor(k).float()
+        mask = opened.get_slice("masks")[kept.names.index(name)].float() / 255
+        size = json.loads(opened.metadata()["size"])
+        embedding = matcher.segmenter.restore(get("features"), size)
+        return Look(get("patches"), get("joint"), get("inside"), embedding), mask
+
+
+class Episodes:
+    """Draws episodes from kept views: a category as often as the root of its pictures' number, then a query, then
+    references in other pictures. Item k is fixed by (seed, k)."""
+
+    def __init__(self, views: list[Kept], names: set[str], seed: int, most: int = 3):
+        self.seed, self.most = seed, most
+        self.holding: dict[str, list[Kept]] = {}
+        for view in views:
+            for name in view.names:
+                if name in names:
+                    self.holding.setdefault(name, []).append(view)
+        photos = {n: len({v.photo for v in of}) for n, of in self.holding.items()}
+        self.names = sorted(n for n in photos if photos[n] > 1)
+        if not self.names:
+            raise BadInput("no category is outlined in two pictures: there is nothing to learn a reference from")
+        share = np.sqrt([photos[n] for n in self.names])
+        self.share = share / share.sum()
+
+    def draw(self, step: int, count: int) -> list[tuple[str, Kept, list[Kept]]]:
+        """`count` episodes with as many references each: (name, query, references)."""
+        rng = np.random.default_rng((self.seed, step))
+        shots = int(rng.integers(1, self.most + 1)) if rng.random() < 0.5 else 1
+        episodes = []
+        for name in rng.choice(self.names, count, p=self.share):
+            holding = self.holding[name]
+            query = holding[rng.integers(len(holding))]
+            others = [v for v in holding if v.photo != query.photo]
+            episodes.append((str(name), query, [others[k] for k in rng.choice(len(others), shots, len(others) < shots)]))
+        return episodes
+
+
+def mask_loss(logits: Tensor, target: Tensor, inside: Tensor) -> Tensor:
+    """BCE + Dice (1 added to both sides) of (B, l, l), over what the picture covers."""
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    p = logits.sigmoid() * inside
+    dice = 1 - (2 * (p * target).sum((1, 2)) + 1) / (p.sum((1, 2)) + target.sum((1, 2)) + 1)
+    return ((bce * inside).sum((1, 2)) / inside.sum((1, 2)) + dice).mean()
+
+
+def step_loss(matcher: Matcher, encoder: PromptEncoder, given: Given, queries: list[Look], targets: Tensor,
+              alone: bool = False) -> tuple[Tensor, float]:
+    """-> loss, mean IoU of the episodes. alone: of the coarse drawing, without SAM."""
+    full = lambda x: F.interpolate(x[:, None].float(), targets.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    inside, loss = full(torch.stack([q.inside for q in queries])), 0.0
+    with fast_math() if matcher.features.kind == "pocket" else contextlib.nullcontext():
+        logits = coarse = encoder.draw(given)
+        if not alone:
+            logits, _ = prompted(matcher.segmenter, queries, encoder(given), coarse)
+    if coarse is not None:
+        loss = (1.0 if alone else 0.5) * mask_loss(full(coarse), targets, inside)
+    logits = full(logits)
+    if not alone:
+        loss = loss + mask_loss(logits, targets, inside)
+    with torch.no_grad():
+        said, true = (logits > 0) & (inside > 0.5), targets > 0.5
+        iou = (said & true).sum((1, 2)) / (said | true).sum((1, 2)).clamp(min=1)
+    return loss, float(iou.mean())
+
+
+def both(matcher: Matcher, looks: list) -> dict[str, Given]:
+    """What each encoder is given of the same episodes."""
+    given = gather(looks, matcher.encoders["text"], matcher.features)
+    return {"plain": given.nameless(), "text": given}
+
+
+def load_episodes(matcher: Matcher, episodes) -> tuple[list, Tensor]:
+    """Drawn episodes -> what `gather` takes, targets (B, l, l)."""
+    looks, targets = [], []
+    for name, query, references in episodes:
+        look, target = read(query, matcher, name)
+        several = []
+        for view in references:
+            other, mask = read(view, matcher, name)
+            several.append(Reference(other, F.adaptive_avg_pool2d(mask[None], other.patches.shape[-2:])[0]))
+        looks.append((look, several, name))
+        targets.append(target)
+    return looks, torch.stack(targets)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="COCO-format folders")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--fold", type=int, choices=range(FOLDS), help="leave out every fourth category, from this one on "
+                        "(COCO-20i's rule); default: learn all")
+    parser.add_argument("--looks", type=Path, help="folder of kept features (default: OUT/looks)")
+    parser.add_argument("--views", type=int, default=0, help="other views of each picture")
+    parser.add_argument("--sam", help="official .pth, transformers folder or hub id; default: the pocket SAM")
+    parser.add_argument("--clip", help="transformers folder or hub id; default: the pocket preset's features")
+    parser.add_argument("--no-coarse", action="store_true", help="tokens alone, as the paper; the default adds a mask prompt")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--alone", type=float, default=0.75, help="share of the steps, at first, that train the coarse drawing "
+                        "without SAM, at a fifth of the cost")
+    parser.add_argument("--batch", type=int, default=8, help="episodes a step")
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--save-every", type=float, default=2, help="minutes between checkpoints")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def open_frozen(args: argparse.Namespace) -> tuple[Matcher, str]:
+    """The matcher without encoders, and a key that tells its frozen parts apart."""
+    from assistant.presets import load_segmenter
+
+    if args.clip is None and args.sam is not None:
+        raise BadInput("the pocket preset's features need the pocket SAM: give --clip as well")
+    segmenter, key = load_segmenter(args.sam or "pocket")
+    features = ClipFeatures(args.clip, segmenter) if args.clip else PocketFeatures()
+    segmenter.model.requires_grad_(False)
+    return Matcher(segmenter, features, {}), f"{key} {json.dumps(features.about)}"
+
+
+def categories(folders: list[Path], fold: int | None) -> set[str]:
+    """The names that are learned: all, or all but every fourth from `fold` on, by the order of their ids."""
+    names = set()
+    for folder in folders:
+        data = json.loads((folder / "instances.json").read_text())
+        order = [c["name"] for c in sorted(data["categories"], key=lambda c: c["id"])]
+        names |= {n for k, n in enumerate(order) if fold is None or k % FOLDS != fold}
+    return names
+
+
+def main(args: argparse.Namespace) -> None:
+    for folder in args.data:
+        if not (folder / "instances.json").is_file():
+            raise BadInput(f"{folder} is no COCO-format folder: it has no instances.json")
+    torch.manual_seed(args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    matcher, key = open_frozen(args)
+    names = categories(args.data, args.fold)
+    looks = args.looks or args.out / "looks"
+    looks.mkdir(parents=True, exist_ok=True)
+    photos = [(folder / "images" / file, named) for folder in args.data
+              for file, named in named_regions(folder / "instances.json").items() if named]
+    views, aside = [], []
+    for k, (image, named) in enumerate(tqdm(photos, desc="looks", disable=None)):
+        files = keep(matcher, key, image, named, args.views, looks)
+        if k % ASIDE == 0:
+            aside.append(Kept(files[0], k, kept_names(files[0])))
+        else:
+            views += [Kept(f, k, kept_names(f)) for f in files]
+    episodes = Episodes(views, names, args.seed)
+    encoders = matcher.encoders
+    for arm, told in ARMS.items():
+        torch.manual_seed(args.seed)
+        encoders[arm] = PromptEncoder(matcher.features.width, matcher.features.joint_width, matcher.segmenter.prompt_width,
+                                      text=told, coarse=not args.no_coarse)
+    if matcher.features.kind == "pocket":
+        mean, scale = statistics(views)
+        for encoder in encoders.values():
+            encoder.mean.copy_(mean)
+            encoder.scale.copy_(scale)
+    train(args, matcher, episodes)
+    print(json.dumps({"aside": check(matcher, aside, views, names, args.seed)}), flush=True)
+
+
+def statistics(views: list[Kept]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (C,) of the patches' channels; the fine map's count half, being many and of little meaning."""
+    some = torch.cat([load_file(v.file)["patches"].float().flatten(1)[:, ::7] for v in views[::2]], 1)
+    scale = some.std(1) + 1e-3
+    scale[:120] *= 2
+    return some.mean(1), scale
+
+
+def train(args: argparse.Namespace, matcher: Matcher, episodes: Episodes) -> None:
+    """Both encoders on the same episodes; the weights' moving average is what is kept."""
+    encoders = matcher.encoders
+    optimizers = {arm: torch.optim.AdamW(e.parameters(), args.lr, weight_decay=0.01) for arm, e in encoders.items()}
+    average = {arm: {k: v.detach().clone() for k, v in e.state_dict().items()} for arm, e in encoders.items()}
+    file, start = args.out / "state.pt", 0
+    if file.exists():
+        state = torch.load(file, weights_only=True)
+        for arm, encoder in encoders.items():
+            encoder.load_state_dict(state["encoders"][arm])
+            optimizers[arm].load_state_dict(state["optimizers"][arm])
+        average, start = state["average"], state["step"]
+        print(f"resuming at step {start}", flush=True)
+    log, saved = Log(args.out / "log.jsonl"), time.time()
+    for step in range(start, args.steps):
+        drawn = episodes.draw(step, args.batch)
+        looks, targets = load_episodes(matcher, drawn)
+        given, queries = both(matcher, looks), [q for q, _, _ in looks]
+        alone, figures = step < args.alone * args.steps and not args.no_coarse, {}
+        for arm, encoder in encoders.items():
+            torch.manual_seed(args.seed * 1_000_003 + step)  # of the dropout
+            for group in optimizers[arm].param_groups:
+                group["lr"] = args.lr * rate(step, args.steps, min(50, args.steps // 10 + 1))
+            encoder.train()
+            loss, iou = step_loss(matcher, encoder, given[arm], queries, targets, alone)
+            optimizers[arm].zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+            optimizers[arm].step()
+            decay = min(0.99, (step + 1) / (step + 10))
+            for k, v in encoder.state_dict().items():
+                average[arm][k].lerp_(v, 1 - decay)
+            figures |= {f"{arm}_loss": loss.item(), f"{arm}_iou": iou}
+        log.add(step, figures, every=25)
+        if time.time() - saved > 60 * args.save_every or step + 1 == args.steps:
+            with replace_whole(file) as path:
+                torch.save({"encoders": {a: e.state_dict() for a, e in encoders.items()}, "step": step + 1, "average": average,
+                            "optimizers": {a: o.state_dict() for a, o in optimizers.items()}}, path)
+            saved = time.time()
+    for arm, encoder in encoders.items():
+        encoder.load_state_dict(average[arm])
+        encoder.eval()
+    matcher.save(args.out / "reference.safetensors")
+
+
+@torch.no_grad()
+def check(matcher: Matcher, aside: list[Kept], views: list[Kept], names: set[str], seed: int, count: int = 200) -> dict:
+    """Mean IoU of each encoder on pictures kept aside, references from the others, one shot."""
+    found: dict[str, list[float]] = {arm: [] for arm in matcher.encoders}
+    queries = [(v, n) for v in aside for n in v.names if n in names]
+    rng = np.random.default_rng(seed)
+    for k in rng.permutation(len(queries))[:count]:
+        query, name = queries[k]
+        others = [v for v in views if name in v.names and v.file.stem.endswith("-0")]
+        if others:
+            drawn = [(name, query, [others[rng.integers(len(others))]])]
+            looks, targets = load_episodes(matcher, drawn)
+            given = both(matcher, looks)
+            for arm, encoder in matcher.encoders.items():
+                found[arm].append(step_loss(matcher, encoder, given[arm], [looks[0][0]], targets)[1])
+    return {arm: round(float(np.mean(v)), 4) if v else None for arm, v in found.items()} | {"n": len(next(iter(found.values())))}
