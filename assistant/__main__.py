@@ -67,6 +67,51 @@ def like(args: argparse.Namespace) -> None:
     print(f"{name}: {int(mask.sum()):,} px (score {score:.2f}) in {args.out}")
 
 
+def attend(args: argparse.Namespace) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from assistant.attention import Ranking, attend, check_phrase
+    from assistant.drawing import draw_heat
+    from assistant.files import replace_whole
+    from assistant.images import open_image
+    from assistant.looking import open_looker
+
+    check_phrase(args.phrase)
+    looker = open_looker(args)
+    image = open_image(args.image)
+    if args.ranking:
+        looker.ranking = Ranking.load(args.ranking)
+    heat = attend(looker, looker.open(image), args.phrase)
+    for name, picture in (("heat", Image.fromarray(np.rint(heat * 65535).astype(np.uint16))), ("overlay", draw_heat(image, heat))):
+        with replace_whole(args.out / f"{name}.png") as path:
+            picture.save(path, "PNG")
+    y, x = np.unravel_index(int(heat.argmax()), heat.shape)
+    print(f"{args.phrase}: at most {heat.max():.2f} at x {x}, y {y}; heat.png (16 bit) and overlay.png are in {args.out}")
+
+
+def rank_layers(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from assistant.attention import CONTRAST, rank, read_names
+    from assistant.errors import BadInput
+    from assistant.looking import open_looker
+
+    names = read_names(args.names)
+    if not args.images.is_dir():
+        raise BadInput(f"no folder --images {args.images}")
+    files = sorted(f for f in args.images.iterdir() if f.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))[:: args.every]
+    looker = open_looker(args)
+    views = (looker.open(file, args.keep) for file in tqdm(files, desc="pictures", disable=None))
+    ranking = rank(looker, views, names + [c for c in CONTRAST if c not in names], args.layers, args.heads)
+    ranking.about = {"model": args.mllm or args.preset, "pictures": args.images.name, "names": len(names)}
+    ranking.save(args.out)
+    print(f"{ranking.photos} pictures, {ranking.prompts} prompts; best first:")
+    print("  layers " + ", ".join(f"{layer} ({score:.1f})" for layer, score in ranking.layers[:8]))
+    print("  heads " + ", ".join(f"{layer}.{head} ({score:.1f})" for layer, head, score in ranking.heads[:8]))
+    print(f"attend uses {', '.join(str(l) if h is None else f'{l}.{h}' for l, h in ranking.use)}; written to {args.out}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m assistant", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -89,7 +134,22 @@ def main() -> int:
     similar.add_argument("--out", type=Path, required=True, help="folder for the mask, overlay, COCO and LabelMe files")
     similar.add_argument("--weights", type=Path, help="what finetune reference wrote (default: the preset's own)")
     similar.set_defaults(run=like)
-    for command in (one, every, similar):
+    look = commands.add_parser("attend", help="a heat map of where the model looks for a phrase")
+    look.add_argument("image", type=Path)
+    look.add_argument("phrase")
+    look.add_argument("--out", type=Path, required=True, help="folder for heat.png and overlay.png")
+    look.add_argument("--ranking", type=Path, help="what rank-layers wrote (default: the preset's own)")
+    look.set_defaults(run=attend)
+    layers = commands.add_parser("rank-layers", help="which layers look where they read: InfoScore over unlabelled pictures")
+    layers.add_argument("--images", type=Path, required=True, help="folder of pictures; none that will be evaluated")
+    layers.add_argument("--names", type=Path, help="what may be in them: a text file, one name a line, or a json with COCO's categories")
+    layers.add_argument("--every", type=int, default=1, help="use every so-manieth picture")
+    layers.add_argument("--layers", type=int, default=1, help="attend shall use the best so many layers")
+    layers.add_argument("--heads", type=int, default=0, help="or the best so many heads")
+    layers.add_argument("--keep", type=Path, help="folder for opened pictures (pocket): a second ranking need not open them")
+    layers.add_argument("--out", type=Path, required=True, help="the ranking, json")
+    layers.set_defaults(run=rank_layers)
+    for command in (one, every, similar, look, layers):
         add_model_arguments(command)
     args = parser.parse_args()
     return exit_code(lambda: args.run(args))

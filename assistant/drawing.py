@@ -40,6 +40,20 @@ def draw_targets(image: np.ndarray, targets: list[tuple[int, str, str, np.ndarra
     return picture
 
 
+HEAT = ((0.0, (0, 0, 4)), (0.25, (87, 16, 110)), (0.5, (188, 55, 84)), (0.75, (249, 142, 9)), (1.0, (252, 255, 164)))
+
+
+def draw_heat(image: np.ndarray, heat: np.ndarray):
+    """image: (H, W, 3) uint8; heat: (H, W) in [0, 1] -> PIL RGB image of that size, from dark over red to yellow; the
+    picture shows through as grey."""
+    from PIL import Image
+
+    levels, colours = zip(*HEAT)
+    rgb = np.stack([np.interp(heat, levels, channel) for channel in zip(*colours)], -1)
+    grey = image @ np.array([0.299, 0.587, 0.114])
+    return Image.fromarray(np.rint(0.35 * grey[..., None] + 0.65 * rgb).clip(0, 255).astype(np.uint8))
+
+
 def _write(draw, font, name, rgb, box, taken, size) -> None:
     """One name on its colour, above its mask or at the nearest free line below that."""
     pad = max(2, round(font.size / 6))

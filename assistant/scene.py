@@ -10,6 +10,7 @@
 
 import hashlib
 from collections import OrderedDict
+from functools import cached_property
 
 import numpy as np
 
@@ -172,3 +173,11 @@ class Scene:
         matcher = self.assistant.matcher
         like = references(matcher, reference_image, reference_mask)
         return matcher.segment(matcher.look(self.image, self.view.embedding), like, label)
+
+    def attend(self, phrase: str) -> np.ndarray:
+        """Where the model looks for a phrase such as "a mug": (H, W) float32 heat map in [0, 1], see `assistant.attention`.
+        BadInput: a phrase that names nothing, a preset whose model exposes no attention."""
+        from assistant.attention import attend
+        from assistant.looking import looker_of
+
+        return attend(looker_of(self.assistant.parts), self.view, phrase)

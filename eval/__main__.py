@@ -27,6 +27,7 @@ BENCHMARKS = {  # name: (module, what it is)
     "grefcoco": ("refer", "gRefCOCO: several targets, or none"),
     "boxes": ("boxes", "expressions with boxes and false premises: acc@.5 of the answer's box, N_acc, T_acc"),
     "semantic": ("semantic", "class lists answered one by one: mIoU on ADE20K, COCO-Stuff, Cityscapes or label PNGs"),
+    "oneshot": ("oneshot", "segmentation from attention: all layers, ranked layers, tuned on one photo per category: mIoU"),
     "interactive": ("interactive", "SAM's task on a COCO-format folder: a box, a click, click by click"),
     "proposals": ("proposals", "everything mode on a COCO-format folder: what the best choice of proposals could score"),
     "fewshot": ("fewshot", "PASCAL-5i, COCO-20i and COCO-format folders: segment like a reference, with and without a name"),

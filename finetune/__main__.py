@@ -3,6 +3,7 @@
     python -m finetune sam --help        the pocket SAM: neck, prompt encoder, mask decoder
     python -m finetune records --help    region encoder, LoRA, token rows and selector, from records
     python -m finetune reference --help  "segment like this": prompts from a reference, from outlined pictures
+    python -m finetune attention --help  where a model looks, from one labelled photo per category
     python -m finetune publish --help    copy what was trained into the package, with checksums
 """
 
@@ -12,7 +13,7 @@ import sys
 
 from assistant.errors import exit_code
 
-STAGES = ("sam", "records", "reference", "publish")
+STAGES = ("sam", "records", "reference", "attention", "publish")
 
 
 def main() -> int:

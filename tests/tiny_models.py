@@ -178,4 +178,26 @@ def tiny_clip(folder, seed: int = 0) -> Path:
                 parameter.normal_(0, 0.2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def tiny_blip(folder, seed: int = 0) -> Path:
+    """BLIP's image-text matcher; for BlipForImageTextRetrieval."""
+    from transformers import BertTokenizerFast, BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor, BlipProcessor
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "image", "of", "mug", "sky", *letters, *(f"##{c}" for c in letters)]
+    tokenizer = BertTokenizerFast(vocab={word: k for k, word in enumerate(words)})
+    processor = BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer)
+    config = BlipConfig(
+        text_config=dict(vocab_size=len(words), hidden_size=32, encoder_hidden_size=48, intermediate_size=48, num_hidden_layers=3,
+                         num_attention_heads=2, max_position_embeddings=64, initializer_range=0.1, bos_token_id=2,
+                         eos_token_id=3, pad_token_id=0, sep_token_id=3),
+        vision_config=dict(hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32,
+                           patch_size=8, initializer_range=0.1),
+        image_text_hidden_size=16)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BlipForImageTextRetrieval(config)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
     return Path(folder)

@@ -6,6 +6,7 @@
 """
 
 import contextlib
+import functools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,6 +134,13 @@ def load_eyes(sam_file: Path) -> Eyes:
 class Pocket:
     def __init__(self, eyes: Eyes, reasoner: PocketReasoner, selector: Selector):
         self.eyes, self.reasoner, self.selector = eyes, reasoner, selector
+
+    @functools.cached_property
+    def looker(self):
+        """Where the reasoner looks for a phrase: see `assistant.attention`."""
+        from assistant.pocket.looking import PocketLooker
+
+        return PocketLooker(self.reasoner, self.eyes)
 
     @torch.inference_mode()
     def ask(self, turns: list, view: View, threshold: float, **options) -> tuple[Reply, list[Found]]:

@@ -1,0 +1,176 @@
+"""Where a model looks for a phrase: segmentation from text-to-image attention ("The Power of One", arXiv 2503.10779).
+
+    looker = assistant.parts.looker                          # pocket; or looking.load_looker("blip-itm-large-coco")
+    look = looker.look(scene.view, ["mug", *CONTRAST])       # pre-softmax scores of every layer and head
+    heat = attend(looker, scene.view, "a mug")               # (H, W) float32 in [0, 1]
+
+A vision-language model attends from the words of a prompt to places of the picture: patches of a grid, or regions.
+The scores before the softmax, averaged over the prompt's words, compete with those of other prompts at the same place
+(softmax over prompts), so that what attracts every word cancels out. Each prompt is weighted by how well it matches the
+picture at all. Words for what is no object (`CONTRAST`) stand for the background, and their shares are summed.
+
+Not every layer and head looks at what it reads. InfoScore ranks them without a label: good ones are sure about each
+picture, but not always of the same thing. `python -m assistant rank-layers` writes the ranking that `attend` follows.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from assistant.errors import BadInput
+from assistant.files import replace_whole
+from assistant.grammar import neutralise
+
+# What fills pictures around the things that people ask for.
+CONTRAST = ("sky clouds grass trees leaves bushes ground dirt sand snow water sea river road pavement floor carpet wall "
+            "ceiling window door building house fence mountain rocks curtain shelf").split()
+# What InfoScore asks for where no names are given.
+COMMON = ("person dog cat bird horse cow car bicycle bus train boat airplane chair couch table bed bottle cup bowl plate fork "
+          "knife spoon pizza cake apple banana book clock phone laptop television keyboard bag hat umbrella ball lamp sign").split()
+LONGEST = 200  # characters of a phrase
+
+
+@dataclass
+class Look:
+    """What P prompts look at in one picture of N places.
+
+    scores: (P, L, H, N) float32, attention before the softmax, mean over a prompt's words, of the L layers in `layers`
+    and their H heads. match: (P,) in [0, 1], does the prompt fit the picture at all. place: has
+    `spread((K, N), (H, W)) -> (K, H, W)`, from places to pixels.
+    """
+
+    scores: Tensor
+    match: Tensor
+    layers: list[int]
+    place: object
+
+
+@dataclass
+class Ranking:
+    """Layers [(layer, InfoScore)] and heads [(layer, head, InfoScore)], best first; use: (layer, head or None) of what
+    `attend` averages, None = the strongest head at each place."""
+
+    layers: list[tuple[int, float]]
+    heads: list[tuple[int, int, float]]
+    use: list[tuple[int, int | None]]
+    photos: int = 0
+    prompts: int = 0
+    about: dict = field(default_factory=dict)
+
+    def save(self, file: Path) -> None:
+        with replace_whole(file) as path:
+            path.write_text(json.dumps(asdict(self)) + "\n")
+
+    @classmethod
+    def load(cls, file: Path) -> "Ranking":
+        """BadInput: no ranking in that file."""
+        try:
+            found = cls(**json.loads(Path(file).read_text()))
+            found.layers, found.heads, found.use = ([tuple(x) for x in v] for v in (found.layers, found.heads, found.use))
+            if not found.use or not all(len(u) == 2 for u in found.use):
+                raise ValueError("it names no layer to use")
+        except (OSError, ValueError, TypeError) as error:
+            raise BadInput(f"{file} holds no ranking of layers; write one with python -m assistant rank-layers ({error})") from None
+        return found
+
+
+def check_phrase(phrase: str) -> str:
+    """A phrase as a prompt takes it: without its article, its tokens neutralised. BadInput: nothing to look for in it."""
+    if not isinstance(phrase, str):
+        raise BadInput(f"a phrase is text, not {type(phrase).__name__}")
+    words = re.sub(r"^(an?|the|some)\s+", "", " ".join(neutralise(phrase).split()), flags=re.I).strip(" .?!,;:")
+    if not any(c.isalnum() for c in words):
+        raise BadInput("the phrase names nothing: give one such as \"a mug\"")
+    if len(words) > LONGEST:
+        raise BadInput(f"the phrase has {len(words):,} characters: name one thing in at most {LONGEST}")
+    return words
+
+
+def read_names(file: Path | None) -> list[str]:
+    """Names, one a line, or the categories of a COCO json (nothing else is read of it); `COMMON` without a file."""
+    if file is None:
+        return list(COMMON)
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        names = [c["name"] for c in json.loads(text)["categories"]] if Path(file).suffix == ".json" else text.splitlines()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{file} holds no names: a text file, one a line, or a json with COCO's categories ({error})") from None
+    names = list(dict.fromkeys(n.strip() for n in names if n.strip()))
+    if not names:
+        raise BadInput(f"{file} holds no name")
+    return names
+
+
+def of_layers(look: Look, use: list[tuple[int, int | None]]) -> Tensor:
+    """The scores (K, P, N) of chosen (layer, head) pairs; head None: the maximum over heads, as in the paper."""
+    rows = []
+    for layer, head in use:
+        if layer not in look.layers:
+            raise BadInput(f"layer {layer} of the ranking is none of this model's {len(look.layers)} layers: rank its own")
+        scores = look.scores[:, look.layers.index(layer)]
+        rows.append(scores.amax(1) if head is None else scores[:, head])
+    return torch.stack(rows)
+
+
+def shares(look: Look, use: list[tuple[int, int | None]], match: bool = True) -> Tensor:
+    """(P, N): each prompt's share of every place (softmax over prompts, mean over `use`), weighted by its match."""
+    mean = of_layers(look, use).softmax(1).mean(0)
+    return mean * look.match[:, None] if match else mean
+
+
+def class_maps(share: Tensor, owner: Tensor, classes: int) -> Tensor:
+    """Shares (P, N) of prompts that belong to classes, `owner` (P,), 0 = background -> (classes, N), of which every
+    place sums to 1: the background gets the sum of its prompts, a class the best of its synonyms (section 3)."""
+    best = share.new_zeros(classes, share.shape[1])
+    best = best.scatter_reduce(0, owner[:, None].expand_as(share), share, "amax", include_self=False)
+    maps = torch.cat([share[owner == 0].sum(0, keepdim=True), best[1:]])
+    return maps / maps.sum(0, keepdim=True).clamp(min=1e-8)
+
+
+def info_score(means: Tensor) -> Tensor:
+    """InfoScore of K layers from I unlabelled pictures: means (I, K, P), each a distribution over prompts (the mean over
+    places of the softmax over prompts) -> (K,). (H of the mean / mean of H) x sum over prompts of std / mean: high where
+    a layer is sure about each picture and says other things about others (section 3.2)."""
+    means = means.double() / means.double().sum(-1, keepdim=True)
+    entropy = lambda p: -(p * p.clamp(min=1e-12).log()).sum(-1)
+    whole = means.mean(0)
+    variation = (means.std(0, unbiased=False) / whole.clamp(min=1e-12)).sum(-1)
+    return (entropy(whole) / entropy(means).mean(0).clamp(min=1e-12) * variation).float()
+
+
+@torch.inference_mode()
+def rank(looker, views, prompts: list[str], layers: int = 1, heads: int = 0) -> Ranking:
+    """Rank every layer and head over `views` (an iterable of opened, unlabelled pictures). The ranking uses the best
+    `layers` layers, or with `heads` the best so many heads."""
+    of_layer, of_head = [], []
+    for view in views:
+        look = looker.look(view, prompts)
+        scores = look.scores.permute(1, 2, 0, 3)  # (L, H, P, N)
+        of_layer.append(scores.amax(1).softmax(1).mean(-1))
+        of_head.append(scores.softmax(2).mean(-1).flatten(0, 1))
+    if len(of_layer) < 2:
+        raise BadInput("ranking compares pictures with each other: give at least two, better fifty")
+    count = look.scores.shape[2]
+    best = lambda means: sorted(enumerate(info_score(torch.stack(means)).tolist()), key=lambda pair: (-pair[1], pair[0]))
+    ranked = [(look.layers[k], round(s, 3)) for k, s in best(of_layer)]
+    ranked_heads = [(look.layers[k // count], k % count, round(s, 3)) for k, s in best(of_head)]
+    use = [(l, h) for l, h, _ in ranked_heads[:heads]] if heads else [(l, None) for l, _ in ranked[:layers]]
+    return Ranking(ranked, ranked_heads, use, len(of_layer), len(prompts))
+
+
+@torch.inference_mode()
+def attend(looker, view, phrase: str) -> np.ndarray:
+    """Where the model looks for a phrase: (H, W) float32 in [0, 1], the share that the phrase has of each pixel beside
+    `CONTRAST`, times how well it matches the picture. BadInput: a phrase that names nothing, a model without attention.
+    """
+    words = check_phrase(phrase)
+    others = [c for c in CONTRAST if c != words.lower()]
+    use = looker.ranking.use if looker.ranking else [(layer, None) for layer in range(looker.layers)]
+    look = looker.look(view, [words, *others], sorted({layer for layer, _ in use}))
+    share = shares(look, use, match=False)[:1] * look.match[0]
+    return look.place.spread(share, looker.size(view))[0].float().clamp(0, 1).numpy()

@@ -1,0 +1,162 @@
+"""One-shot tuning of where a model looks: one labelled photo per category ("The Power of One", arXiv 2503.10779).
+
+    python -m assistant rank-layers --images DATA/coco/train/images --names DATA/coco/train/instances.json --out ranking.json
+    python -m finetune attention --data DATA/coco/train --ranking ranking.json --out runs/attention
+    python -m eval oneshot --root DATA/coco/dev --ranking ranking.json --tuned runs/attention --out runs/eval/oneshot
+
+Trained are the attention of the layers that the ranking uses and the embeddings of the words of the prompts; everything
+else is frozen, dropout is off. The loss is the negative log of each labelled pixel's share (background weighs one half).
+`--runs` runs draw other photos and another order, each with weights of its own: run-0.safetensors and so on. The same
+command again goes on where it was stopped.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from assistant.attention import CONTRAST, Ranking, class_maps, shares
+from assistant.errors import BadInput
+from assistant.files import replace_whole
+from finetune.log import Log, rate
+
+SMALLEST = 0.01  # of the picture that the labelled thing covers at least, where the category has such a photo
+BACKGROUND = 0.5  # weight of background pixels
+GRID = 128  # cells of the longer side that the loss is counted on
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from assistant.presets import add_model_arguments
+
+    parser.add_argument("--data", type=Path, required=True, help="labelled photos that one per category is drawn from (COCO-format, COCO, VOC)")
+    parser.add_argument("--split", default="train", help="part of the data set, in VOC's and COCO's layouts")
+    parser.add_argument("--ranking", type=Path, help="what rank-layers wrote (default: the preset's own)")
+    add_model_arguments(parser)
+    parser.add_argument("--views", type=Path, help="folder of opened pictures (pocket; default: OUT/views)")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--passes", type=int, default=4, help="over the labelled photos")
+    parser.add_argument("--batch", type=int, default=2, help="photos a step")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0, help="of the first run; the next runs count up")
+
+
+def draw_supports(categories: list[str], photos: list[tuple], rng) -> list[tuple[int, int]]:
+    """(category, index of its photo) for every category that `photos`, [(path, (H, W) int map)], show: photos of few
+    other categories first, with a thing that is no smaller than SMALLEST; among the best, chance decides."""
+    there = [np.bincount(label[label > 0], minlength=len(categories) + 1) / label.size for _, label in photos]
+    drawn = []
+    for c in range(1, len(categories) + 1):
+        fit = [i for i, share in enumerate(there) if share[c] > 0]
+        if not fit:
+            continue
+        rank = {i: (there[i][c] < SMALLEST, min(2, int((there[i] > 0).sum()) - 1), rng.random()) for i in fit}
+        drawn.append((c, min(fit, key=rank.get)))
+    return drawn
+
+
+def support_map(label: np.ndarray, category: int) -> Tensor:
+    """(H, W) class numbers as the one label that is given: the category, background, and -1 for other labelled things."""
+    return torch.from_numpy(np.where((label == category) | (label <= 0), label, -1))
+
+
+def loss_of(looker, view, label: Tensor, prompts: list[str], owner: Tensor, use: list, classes: int) -> Tensor:
+    """label: (H, W) long, -1 = not counted. Mean over the thing's pixels of -log of the true class's share, plus half of the
+    mean over the background's."""
+    look = looker.look(view, prompts, sorted({layer for layer, _ in use}))
+    maps = class_maps(shares(look, use), owner, classes)
+    h, w = label.shape
+    size = tuple(max(1, round(side * GRID / max(h, w))) for side in (h, w))
+    small = F.interpolate(label[None, None].float(), size, mode="nearest")[0, 0].long()
+    pixels = look.place.spread(maps, size)
+    counted = (small >= 0) & (pixels.sum(0) > 0.5)  # what no region covers says nothing
+    if not counted.any():
+        return maps.sum() * 0
+    each = F.nll_loss(pixels[:, counted].T.clamp(min=1e-6).log(), small[counted], reduction="none")
+    thing = small[counted] > 0
+    # Things are small beside their background: counted pixel by pixel, "all is background" would be learned first.
+    return (each * thing).sum() / thing.sum().clamp(min=1) + BACKGROUND * (each * ~thing).sum() / (~thing).sum().clamp(min=1)
+
+
+def tune(looker, supports: list[tuple], names: list[str], passes: int, batch: int, lr: float, seed: int, state_file: Path | None = None,
+         log: Log | None = None) -> dict[str, Tensor]:
+    """Train on `supports`, [(view, (H, W) label)], -> what `looker.restore` takes. state_file: resumed from, if there."""
+    from tqdm import tqdm
+
+    prompts = names + [c for c in CONTRAST if c not in names]
+    owner = torch.tensor([k + 1 for k in range(len(names))] + [0] * (len(prompts) - len(names)))
+    use = looker.ranking.use
+    looker.restore({})
+    trained = looker.tunable(sorted({layer for layer, _ in use}), prompts)
+    optimizer = torch.optim.AdamW(trained.values(), lr=lr, weight_decay=0.05)
+    order = torch.stack([torch.randperm(len(supports), generator=torch.Generator().manual_seed(1000 * seed + p)) for p in range(passes)])
+    steps = order.flatten().split(batch)
+    start = 0
+    if state_file and state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        for name, parameter in trained.items():
+            parameter.data.copy_(state["model"][name])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    for step in tqdm(range(start, len(steps)), desc=f"run {seed}", disable=None, initial=start, total=len(steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * rate(step, len(steps), 5)
+        optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for i in steps[step].tolist():
+            loss = loss_of(looker, *supports[i], prompts, owner, use, len(names) + 1)
+            (loss / len(steps[step])).backward()
+            losses.append(loss.item())
+        optimizer.step()
+        if log:
+            log.add(step, {"loss": float(np.mean(losses))}, every=20)
+        if state_file and (step % 40 == 39):
+            with replace_whole(state_file) as path:
+                torch.save({"model": {n: p.data for n, p in trained.items()}, "optimizer": optimizer.state_dict(), "step": step + 1}, path)
+    return {name: p.detach().clone() for name, p in trained.items()}
+
+
+def main(args: argparse.Namespace) -> None:
+    """Draw the photos, tune, write run-K.safetensors and attention.json (which photo stands for which category)."""
+    import json
+
+    from safetensors.torch import save_file
+
+    from assistant.labelled import read_labelled
+    from assistant.looking import open_looker
+
+    names, found = read_labelled(args.data, args.split)
+    if args.runs < 1 or args.passes < 1 or args.batch < 1:
+        raise BadInput("--runs, --passes and --batch must be at least 1")
+    looker = open_looker(args)
+    if args.ranking:
+        looker.ranking = Ranking.load(args.ranking)
+    if looker.ranking is None:
+        raise BadInput("give --ranking, what python -m assistant rank-layers wrote for this model")
+    photos = [(photo.path, photo.read()) for photo in found]
+    settings = {"data": str(args.data.resolve()), "use": looker.ranking.use, "passes": args.passes, "batch": args.batch, "lr": args.lr,
+                "seed": args.seed, "model": args.mllm or args.preset}
+    settings = json.loads(json.dumps(settings))
+    file = args.out / "attention.json"
+    before = json.loads(file.read_text())["settings"] if file.exists() else settings
+    if before != settings:
+        raise BadInput(f"--out {args.out} holds runs with other settings: choose another folder or delete it")
+    drawn = {}
+    for run in range(args.seed, args.seed + args.runs):
+        pairs = draw_supports(names, photos, np.random.default_rng(run))
+        drawn[run] = {names[c - 1]: photos[i][0].name for c, i in pairs}
+        done, state = args.out / f"run-{run}.safetensors", args.out / f"run-{run}.pt"
+        if done.exists():
+            continue
+        supports = [(looker.open(photos[i][0], args.views or args.out / "views"), support_map(photos[i][1], c)) for c, i in pairs]
+        args.out.mkdir(parents=True, exist_ok=True)
+        with replace_whole(file) as path:
+            path.write_text(json.dumps({"settings": settings, "drawn": drawn}, indent=1) + "\n")
+        tuned = tune(looker, supports, names, args.passes, args.batch, args.lr, run, state, Log(args.out / "loss.jsonl"))
+        with replace_whole(done) as path:
+            save_file({name: value.contiguous() for name, value in tuned.items()}, path, {"use": json.dumps(looker.ranking.use)})
+        state.unlink(missing_ok=True)
+    print(f"{args.runs} runs over {len(pairs)} photos each: {args.out}")
