@@ -12,6 +12,7 @@ from assistant.proposals import Proposals, everything
 from assistant.segmenter import Embedding, Segmenter
 
 LIMIT = 100  # proposals
+CLICKS = 32  # a side
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Eyes:
     """settings: of `assistant.proposals.everything`; by default its fast way, as pictures are opened while people wait."""
 
     def __init__(self, segmenter: Segmenter, limit: int = LIMIT, **settings):
-        self.segmenter, self.settings = segmenter, {"fast": True, "max_proposals": limit} | settings
+        self.segmenter, self.settings = segmenter, {"fast": True, "points_per_side": CLICKS, "max_proposals": limit} | settings
 
     def look(self, image: np.ndarray, progress=None) -> tuple[Embedding, Proposals]:
         step = progress or (lambda doing, proposals: None)

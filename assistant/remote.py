@@ -65,9 +65,9 @@ class RemoteModel:
         form = {"type": "json_schema", "json_schema": {"name": schema["title"], "schema": unbounded(schema), "strict": True}}
         request = {"logprobs": True, "top_logprobs": ALTERNATIVES, "response_format": form, "temperature": temperature}
         request |= {} if seed is None else {"seed": seed}
-        messages = messages_of(turns, system)
+        messages, without = messages_of(turns, system), set(self.without)
         while True:
-            wanted = {k: v for k, v in request.items() if k.removeprefix("top_") not in self.without}
+            wanted = {k: v for k, v in request.items() if k.removeprefix("top_") not in without}
             try:
                 reply = self._errors(lambda: self.client.chat.completions.create(
                     model=self.name, messages=messages, max_tokens=max_new_tokens, **wanted))
@@ -76,9 +76,10 @@ class RemoteModel:
                 left = [k for k in OPTIONAL if k in wanted]
                 if not left:
                     raise BadInput(f"the server at {self.where} refuses the request: {_line(error)}") from None
-                self.without.add(next((k for k in left if k in str(error)), left[0]))
+                without.add(next((k for k in left if k in str(error)), left[0]))
             except self.openai.APIStatusError as error:
                 raise BadInput(f"the server at {self.where} failed ({error.status_code}): {_line(error)}") from None
+        self.without = without  # it was that which the server did not take
         return self._said(reply)
 
     def _errors(self, call):
@@ -172,4 +173,7 @@ def _last_steps(steps: list[Step], text: str) -> list[Step]:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+    """What a server or the client says went wrong, in a line."""
+    body = getattr(error, "body", None)
+    said = (body.get("message") or body.get("detail")) if isinstance(body, dict) else None
+    return " ".join(str(said or error).split())[:160]

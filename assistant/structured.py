@@ -3,7 +3,7 @@
     model = LocalModel(Reasoner.load("Qwen3-VL-4B-Instruct"))
     said = model.ask([Turn("what keeps the rain off?", images=[image])], SYSTEM, SCHEMA)
     read_json(said.text)                              # {"targets": [{"phrase": "umbrella", "marks": [3]}]}
-    probabilities(said, rb'"marks": \[', lambda byte: byte != b"]")     # [.97]: that something stands in the list
+    probabilities(said, b'"marks": .', lambda byte: byte != b"]")      # [.97]: that something stands in the list
 
 `assistant.remote.RemoteModel` answers the same way from a server. A local model can only write what the schema allows
 (llguidance masks every other token); what a server sends back is read with care (json_repair) and checked by the caller.
@@ -58,7 +58,7 @@ def read_json(text: str):
         value = repair_json(text[start:whole], return_objects=True, skip_json_loads=True)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, (dict, list)) and value else None
+    return value if isinstance(value, dict if text[start] == "{" else list) and value else None
 
 
 def probability(said: Said, place: int, wanted: Callable[[bytes], bool]) -> float | None:
@@ -143,21 +143,23 @@ class Constraint:
         # Spaces as json.dumps writes them, and none beside: a model that may go on with spaces sometimes does so for ever.
         style = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
         self.matcher = LLMatcher(tokens, LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=style))
-        self.tokens, self.likely, self.begun = tokens, [], False
+        self.tokens, self.likely, self.chances = tokens, [], None
 
     def __call__(self, ids, scores):
         import torch
 
-        if self.begun:
-            self.matcher.consume_token(int(ids[0, -1]))
-        self.begun = True
+        if self.chances is not None:
+            taken = int(ids[0, -1])
+            self.matcher.consume_token(taken)
+            self.likely[-1].setdefault(self.tokens.decode_bytes([taken]), float(self.chances[taken]))  # where it is sampled
         if self.matcher.is_error():
             raise RuntimeError(self.matcher.get_error())
         allowed = np.unpackbits(np.frombuffer(self.matcher.compute_bitmask(), np.uint8), bitorder="little")
         allowed = torch.from_numpy(allowed.astype(bool)).to(scores.device)[: scores.shape[-1]]
         allowed = torch.nn.functional.pad(allowed, (0, scores.shape[-1] - len(allowed)))  # rows without a token
         scores = scores.masked_fill(~allowed, -torch.inf)
-        top = scores[0].float().softmax(-1).topk(min(ALTERNATIVES, scores.shape[-1]))
+        self.chances = scores[0].float().softmax(-1)
+        top = self.chances.topk(min(ALTERNATIVES, scores.shape[-1]))
         likely: dict[bytes, float] = {}
         for i, p in zip(top.indices.tolist(), top.values.tolist()):
             if p > 0:

@@ -100,7 +100,9 @@ class ZeroShot:
         pointed, said, thought = self._answer(turns, pictures, system, marks_schema(numbers), "marks", options)
         found = []
         for one in pointed:
-            known = [numbers[m] for m in one.regions if isinstance(m, int) and m in numbers]
+            # Not every server keeps to the schema: "3" is 3, true is not 1, and what is not drawn points at nothing.
+            written = [int(m) for m in one.regions if str(m).isdecimal()]
+            known = [numbers[m] for m in written if m in numbers]
             found.append((one.phrase, Found(one.confidence, list(dict.fromkeys(known)))))
         return found, said, thought
 

@@ -1,6 +1,6 @@
 """Multimodal LLMs with random weights, of about 100,000 parameters, saved in the layout of the real ones.
 
-    folder = tiny_qwen3_vl(tmp_path)       # also tiny_smolvlm, tiny_llava; for AutoModelForImageTextToText
+    folder = tiny_qwen3_vl(tmp_path)       # also tiny_qwen2_5_vl, tiny_smolvlm, tiny_llava
 
 They differ in what matters to the code above them: Qwen3-VL gives a picture as many tokens as its size asks for and
 has tied or untied embeddings; SmolVLM cuts a picture into tiles; LLaVA has a SentencePiece-like tokenizer with a <bos>,
@@ -68,6 +68,57 @@ def tiny_qwen3_vl(folder, tied: bool = False, seed: int = 0) -> Path:
         vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
         tie_word_embeddings=tied)
     return _save(folder, Qwen3VLForConditionalGeneration, config, processor, seed)
+
+
+def tiny_qwen2_5_vl(folder, seed: int = 0) -> Path:
+    from transformers import (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor,
+                              Qwen2VLImageProcessor, Qwen2VLVideoProcessor)
+
+    tokenizer = _byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
+                             "<|image_pad|>", "<|video_pad|>"])
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
+    token = tokenizer.convert_tokens_to_ids
+    processor = Qwen2_5_VLProcessor(
+        Qwen2VLImageProcessor(patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=28 * 28,
+                              max_pixels=112 * 112),
+        tokenizer, Qwen2VLVideoProcessor(patch_size=14, merge_size=2, temporal_patch_size=2), chat_template=QWEN_TEMPLATE)
+    config = Qwen2_5_VLConfig(
+        text_config=dict(
+            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=8192, initializer_range=0.1,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}),
+        vision_config=dict(depth=2, hidden_size=32, intermediate_size=48, num_heads=2, patch_size=14, out_hidden_size=64,
+                           window_size=56, fullatt_block_indexes=[1], initializer_range=0.1),
+        image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=False)
+    return _save(folder, Qwen2_5_VLForConditionalGeneration, config, processor, seed)
+
+
+def tiny_parrot(folder, answer: str) -> Path:
+    """A Qwen3-VL that gives the same answer to everything: a token of its own, whose row alone fits the token that ends
+    the prompt, and then the end; all that would mix other tokens in is zero."""
+    from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+
+    tiny_qwen3_vl(folder)
+    model, processor = Qwen3VLForConditionalGeneration.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    tokenizer = processor.tokenizer
+    tokenizer.add_tokens([answer])
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    chain = [tokenizer.encode("\n")[0], tokenizer.convert_tokens_to_ids(answer), tokenizer.eos_token_id]
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        outputs.zero_()
+        for k, (before, after) in enumerate(zip(chain, chain[1:])):
+            inputs[before] = 0.0
+            inputs[before, k] = 1.0
+            outputs[after, k] = 10.0
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return Path(folder)
 
 
 SMOLVLM_TEMPLATE = """<|im_start|>{% for m in messages %}{{ m.role | capitalize }}:{% for c in m.content %}\
@@ -200,4 +251,32 @@ def tiny_blip(folder, seed: int = 0) -> Path:
         model = BlipForImageTextRetrieval(config)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    return Path(folder)
+
+
+def tiny_sam(folder, seed: int = 0) -> Path:
+    """A random SAM of 128 px as a transformers folder, all of whose masks are stable and called good."""
+    from transformers import (SamConfig, SamImageProcessor, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig,
+                              SamVisionConfig)
+
+    side = {"height": 128, "width": 128}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = SamModel(SamConfig(
+            vision_config=SamVisionConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=128,
+                                          patch_size=16, output_channels=32, global_attn_indexes=[1], window_size=4,
+                                          mlp_dim=64, num_pos_feats=16),
+            prompt_encoder_config=SamPromptEncoderConfig(hidden_size=32, image_size=128, patch_size=16,
+                                                         mask_input_channels=8),
+            mask_decoder_config=SamMaskDecoderConfig(hidden_size=32, mlp_dim=64, num_attention_heads=4,
+                                                     iou_head_hidden_dim=32)))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(0, 0.3 if parameter.ndim > 1 else 0.1)
+            for parameter in model.mask_decoder.upscale_conv2.parameters():  # logits so large that every mask is stable
+                parameter *= 1000
+            model.mask_decoder.iou_prediction_head.proj_out.weight *= 0.001
+            model.mask_decoder.iou_prediction_head.proj_out.bias.fill_(0.95)
+    model.save_pretrained(folder)
+    SamImageProcessor(size={"longest_edge": 128}, pad_size=side).save_pretrained(folder)
     return Path(folder)
