@@ -1,18 +1,22 @@
-"""A stand-in for the assistant, for tests of the page: it finds colours by their names.
+"""A stand-in for the models, for tests of the page: it finds colours by their names. Everything else is the product's.
 
     python -m tests.fake_assistant      # the page on this stand-in, to look at
 """
 
 import re
 import time
+from types import SimpleNamespace
 
 import numpy as np
+from scipy import ndimage
 
-from assistant.answer import Answer, Target
-from assistant.errors import BadInput
+from assistant import Assistant
+from assistant.grammar import ABS, SEG, clean_phrase
+from assistant.proposals import Proposals
+from assistant.record import to_rle
 
 PAINT = {"red": (220, 40, 40), "green": (40, 170, 70), "blue": (50, 90, 220)}
-THINGS = {"red": "the red ball", "green": "the green box", "blue": "the blue sky", "bench": "a bench"}
+THINGS = {"red": "red ball", "green": "green box", "blue": "blue sky", "bench": "bench"}
 
 
 def picture(height=240, width=360):
@@ -25,54 +29,88 @@ def picture(height=240, width=360):
     return image
 
 
-class FakeScene:
-    def __init__(self, image, seconds):
-        self.image, self.seconds, self.turns = image, seconds, []
+def near(image, colour):
+    """(H, W) bool"""
+    return np.abs(image.astype(int) - np.asarray(colour, int)).max(-1) < 30
 
-    def __deepcopy__(self, memo):
-        raise AssertionError("a scene must not be copied")
 
-    def ask(self, question):
+class FakeParts:
+    """Answers with the colours that the question names, and "turn N" where it asks for the turns. "crash" breaks it, "slow"
+    takes its time."""
+
+    def __init__(self, seconds):
+        self.seconds, self.opened, self.steps = seconds, 0, 0
+        self.eyes = SimpleNamespace(open=self.open, segmenter=SimpleNamespace(predict=self.predict))
+
+    def rest(self, tell, seconds):
+        for _ in range(max(1, int(seconds / 0.05))) if seconds else ():
+            time.sleep(0.05)
+            self.steps += 1
+            if tell:
+                tell()
+
+    def open(self, image, progress=None):
+        self.opened += 1
+        tell = progress or (lambda *news: None)
+        tell("looking", None)
         time.sleep(self.seconds)
-        if not question.strip():
-            raise BadInput("the question is empty: ask for something in the picture")
+        masks = [m for colour in PAINT.values() if (m := near(image, colour)).any()]
+        boxes = np.zeros((len(masks), 4), np.float32)
+        found = Proposals([to_rle(m) for m in masks], boxes, np.linspace(0.9, 0.7, len(masks)).astype(np.float32),
+                          np.ones(len(masks), np.float32), np.array([m.sum() for m in masks], np.int64),
+                          boxes[:, :2], np.zeros((len(masks), 4, 4), np.float32), image.shape[:2])
+        tell("recognising", found)
+        time.sleep(self.seconds)
+        return SimpleNamespace(embedding=image, proposals=found)
+
+    def ask(self, turns, view, threshold, stream=None, **options):
+        question, said, found = turns[-1].question, [], []
+        self.rest(lambda: stream and stream(""), self.seconds + 3 * ("slow" in question))
         if "crash" in question:
             raise RuntimeError("a secret inside")
-        self.turns.append(question)
-        if "<" in question:  # a model that repeats what it was told
-            return Answer(question, [Target(question, True, 0.5, np.ones(self.image.shape[:2], bool), [0])],
-                          self.image.shape[:2], self.image, question)
-        targets = []
+        colours = {name: near(view.embedding, colour) for name, colour in PAINT.items()}
+        pool = [i for i in range(len(view.proposals))]
         for word in re.findall("|".join(THINGS), question):
-            if word in PAINT:
-                mask = np.abs(self.image.astype(int) - PAINT[word]).max(-1) < 30
-                if mask.any():
-                    targets.append(Target(THINGS[word][4:], True, 0.92, mask, [0]))
-                    continue
-            targets.append(Target(THINGS[word].split(" ", 1)[1], False, 0.88, None, []))
-        there = [f"The {t.phrase} is here" for t in targets if t.present]
-        gone = [f"there is no {t.phrase}" for t in targets if not t.present]
-        text = "; ".join(there + gone) + f" (turn {len(self.turns)})."
-        return Answer(text[0].upper() + text[1:], targets, self.image.shape[:2], self.image, question)
+            own = [i for i in pool if word in PAINT and (view.proposals.mask(i) == colours[word]).all()]
+            said.append(f"{THINGS[word]} {SEG if own else ABS}")
+            found.append(SimpleNamespace(confidence=0.92 if own else 0.12, proposals=own, others=[i for i in pool if i not in own]))
+        if "turns" in question:
+            said.append(f"turn {len(turns)} {ABS}")
+            found.append(SimpleNamespace(confidence=0.1, proposals=[]))
+        if "<" in question:  # a model that repeats what it was told
+            said.append(f'"{clean_phrase(question)}" {SEG}')
+            found.append(SimpleNamespace(confidence=0.5, proposals=pool))
+        text = ", ".join(said) + "."
+        for piece in text.split(" "):
+            if stream:
+                stream(piece + " ")
+        return SimpleNamespace(text=text, tokens=len(text)), found
 
-    def reset(self):
-        self.turns.clear()
+    def predict(self, image, points=None, labels=None, box=None, mask=None, multimask=True):
+        """The colour under the clicks; for a box, the commonest paint in it; else the mask, less what is clicked away."""
+        whole = np.zeros(image.shape[:2], bool) if mask is None else mask.copy()
+        labels = [1] * len(points or []) if labels is None else labels
+        for (x, y), label in zip(points or [], labels):
+            here = near(image, image[min(int(y), image.shape[0] - 1), min(int(x), image.shape[1] - 1)])
+            whole = whole | here if label else whole & ~here
+        if box is not None:
+            x0, y0, x1, y1 = (int(v) for v in box)
+            paints = [near(image, colour) for colour in PAINT.values()]
+            whole |= max(paints, key=lambda m: m[y0:y1, x0:x1].sum())
+        if not multimask:
+            return whole[None], np.array([0.9], np.float32), None
+        return (np.stack([whole, ndimage.binary_dilation(whole, iterations=6), ndimage.binary_erosion(whole, iterations=6)]),
+                np.array([0.8, 0.6, 0.4], np.float32), None)
+
+    def name(self, image, view, mask):
+        colour = np.median(image[mask], axis=0)
+        word = min(PAINT, key=lambda name: np.abs(np.asarray(PAINT[name]) - colour).sum())
+        return [(THINGS[word], 0.8)]
 
 
-class FakeAssistant:
+class FakeAssistant(Assistant):
     def __init__(self, seconds=0.0):
-        self.seconds, self.scenes = seconds, []
-
-    def open(self, image):
-        from PIL import Image, UnidentifiedImageError
-
-        time.sleep(self.seconds)
-        try:
-            pixels = np.asarray(Image.open(image).convert("RGB"))
-        except UnidentifiedImageError:
-            raise BadInput("this file is no picture that can be read: use a JPEG, PNG or WebP file") from None
-        self.scenes.append(FakeScene(pixels, self.seconds))
-        return self.scenes[-1]
+        super().__init__(FakeParts(seconds), {}, keep=12)
 
 
 if __name__ == "__main__":
@@ -80,6 +118,7 @@ if __name__ == "__main__":
     from pathlib import Path
 
     import app
+    from assistant.page.layout import build_page
 
     with tempfile.TemporaryDirectory() as folder:
-        app.serve(app.build_app(FakeAssistant(seconds=1.0), app.save_examples(Path(folder))))
+        app.serve(build_page(FakeAssistant(seconds=1.0), app.save_examples(Path(folder))))

@@ -1,0 +1,132 @@
+"""The page's actions for programs: typed endpoints (gradio_client, curl) and, with `app.py --mcp`, tools of an MCP server.
+
+    from gradio_client import Client, handle_file
+    client = Client("http://127.0.0.1:7860")
+    client.predict(handle_file("photo.jpg"), "what keeps the rain off?", api_name="/ask")
+
+Every call names its picture; a picture that was opened lately is not opened again. Masks are COCO RLE
+{"size": [h, w], "counts": str}, which pycocotools.mask.decode reads; boxes are [x, y, w, h] px. Errors are one line that
+says what to do.
+"""
+
+from assistant.errors import BadInput
+from assistant.page.work import Worker, polite
+from assistant.record import from_rle, to_rle
+
+EARLIER = 6  # questions before the one that is asked
+
+
+def add_api(assistant, worker: Worker) -> None:
+    """Add the endpoints to the gr.Blocks that is being built."""
+    import gradio as gr
+
+    def answering(work):
+        try:
+            return worker.call(work)
+        except Exception as error:
+            raise gr.Error(polite(error), print_exception=False) from None
+
+    def scene_of(image):
+        from assistant.page.layout import uploaded
+
+        return assistant.open(uploaded(image))
+
+    def ask(image: gr.FileData, question: str, about: dict | None = None, earlier: list[str] | None = None) -> dict:
+        """Find what a question means in a picture: what is there with masks, what is not there said to be absent.
+
+        Args:
+            image: the picture
+            question: any text of at most 4,000 characters, such as "what keeps the rain off, and is there a bear?"
+            about: a mask as COCO RLE {"size": [h, w], "counts": str} of the part of the picture that "it" and "this" mean
+            earlier: questions that were asked before this one, oldest first, for follow-ups such as "the one on the left"
+
+        Returns:
+            {"question", "text", "width", "height", "targets": [{"phrase": str, "present": bool, "confidence": 0 to 1,
+            "box": [x, y, w, h], "area": px, "proposals": [int], "rle": mask}]}; rle and box are null where the thing is absent
+        """
+        def work():
+            scene, before = scene_of(image), earlier or []
+            if not isinstance(before, list) or len(before) > EARLIER:
+                raise BadInput(f"earlier must be a list of at most {EARLIER} questions")
+            for one in before:
+                scene.ask(one)
+            return scene.ask(question, **({} if about is None else {"about": mask_of(about)})).to_json()
+
+        return answering(work)
+
+    def segment(image: gr.FileData, points: list[list[float]] | None = None, labels: list[int] | None = None,
+                box: list[float] | None = None, mask: dict | None = None, multimask: bool = True) -> dict:
+        """Outline what clicks, a box or a rough mask point at, as Segment Anything does.
+
+        Args:
+            image: the picture
+            points: clicks [[x, y], ...] in px
+            labels: for each click 1 = on the thing, 0 = not part of it; all 1 if left out
+            box: [left, top, right, bottom] px around the thing
+            mask: a rough mask of the thing as COCO RLE {"size": [h, w], "counts": str}
+            multimask: three readings of the prompt instead of one
+
+        Returns:
+            {"width", "height", "masks": [{"rle": mask, "score": predicted IoU, 0 to 1}]}, best first
+        """
+        def work():
+            scene = scene_of(image)
+            masks, scores = scene.segment(points, labels, box, None if mask is None else mask_of(mask), bool(multimask))
+            rows = [{"rle": to_rle(m), "score": min(max(float(s), 0.0), 1.0)} for m, s in zip(masks, scores)]
+            return {"width": scene.size[1], "height": scene.size[0], "masks": sorted(rows, key=lambda row: -row["score"])}
+
+        return answering(work)
+
+    def everything(image: gr.FileData, granularity: float = 0.5) -> dict:
+        """Outline everything in a picture.
+
+        Args:
+            image: the picture
+            granularity: 0 = parts, 1 = whole things
+
+        Returns:
+            {"width", "height", "masks": [{"rle": mask, "score": predicted IoU, 0 to 1, "area": px}]}, largest first
+        """
+        def work():
+            from assistant.proposals import by_granularity
+
+            scene = scene_of(image)
+            found = by_granularity(scene.proposals, granularity)
+            rows = [{"rle": rle, "score": min(max(float(s), 0.0), 1.0), "area": int(a)}
+                    for rle, s, a in zip(found.rles, found.predicted_iou, found.areas)]
+            return {"width": scene.size[1], "height": scene.size[0], "masks": sorted(rows, key=lambda row: -row["area"])}
+
+        return answering(work)
+
+    def classes(image: gr.FileData, names: str) -> dict:
+        """Make a semantic map of a picture: which pixels belong to which of the given classes.
+
+        Args:
+            image: the picture
+            names: the classes, one a line or with commas between them
+
+        Returns:
+            {"width", "height", "classes": [{"name": str, "present": bool, "confidence": 0 to 1, "rle": mask or null}]}
+        """
+        def work():
+            from assistant.classes import ask_classes, read_names
+
+            listed, scene = read_names(names), scene_of(image)
+            found, rows = ask_classes(scene, listed), []
+            for k, name in enumerate(listed):
+                there, sure = found["said"].get(name, (False, 0.0))
+                area = found["label"] == k
+                rows.append({"name": name, "present": bool(there and area.any()), "confidence": sure,
+                             "rle": to_rle(area) if there and area.any() else None})
+            return {"width": scene.size[1], "height": scene.size[0], "classes": rows}
+
+        return answering(work)
+
+    for action in (ask, segment, everything, classes):
+        gr.api(action, api_name=action.__name__, concurrency_id="assistant", concurrency_limit=1)
+
+
+def mask_of(rle) -> "np.ndarray":  # noqa: F821
+    if not isinstance(rle, dict):
+        raise BadInput("a mask must be an RLE {'size': [h, w], 'counts': str}")
+    return from_rle(rle)
