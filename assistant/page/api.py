@@ -9,27 +9,41 @@ Every call names its picture; a picture that was opened lately is not opened aga
 says what to do.
 """
 
+from pathlib import Path
+
+import numpy as np
+
+from assistant.classes import ask_classes, read_names
 from assistant.errors import BadInput
 from assistant.page.work import Worker, polite
+from assistant.proposals import by_granularity
 from assistant.record import from_rle, to_rle
 
 EARLIER = 6  # questions before the one that is asked
+
+
+def uploaded(payload) -> Path:
+    """The file that a browser or client has uploaded. BadInput for anything else on this machine."""
+    from gradio.utils import get_upload_folder
+
+    path = payload.get("path") if isinstance(payload, dict) else None
+    if not isinstance(path, str) or "\0" in path or not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise BadInput("the picture is missing: upload a file, with gradio_client by handle_file(path)")
+    return Path(path)
 
 
 def add_api(assistant, worker: Worker) -> None:
     """Add the endpoints to the gr.Blocks that is being built."""
     import gradio as gr
 
-    def answering(work):
+    def answering(image, work):
+        """What `work` makes of the opened picture; every error as one line."""
+        file = None
         try:
-            return worker.call(work)
+            file = uploaded(image)
+            return worker.call(lambda: work(assistant.open(file)))
         except Exception as error:
-            raise gr.Error(polite(error), print_exception=False) from None
-
-    def scene_of(image):
-        from assistant.page.layout import uploaded
-
-        return assistant.open(uploaded(image))
+            raise gr.Error(polite(error, file), print_exception=False) from None
 
     def ask(image: gr.FileData, question: str, about: dict | None = None, earlier: list[str] | None = None) -> dict:
         """Find what a question means in a picture: what is there with masks, what is not there said to be absent.
@@ -44,15 +58,15 @@ def add_api(assistant, worker: Worker) -> None:
             {"question", "text", "width", "height", "targets": [{"phrase": str, "present": bool, "confidence": 0 to 1,
             "box": [x, y, w, h], "area": px, "proposals": [int], "rle": mask}]}; rle and box are null where the thing is absent
         """
-        def work():
-            scene, before = scene_of(image), earlier or []
+        def work(scene):
+            before = earlier or []
             if not isinstance(before, list) or len(before) > EARLIER:
                 raise BadInput(f"earlier must be a list of at most {EARLIER} questions")
             for one in before:
                 scene.ask(one)
             return scene.ask(question, **({} if about is None else {"about": mask_of(about)})).to_json()
 
-        return answering(work)
+        return answering(image, work)
 
     def segment(image: gr.FileData, points: list[list[float]] | None = None, labels: list[int] | None = None,
                 box: list[float] | None = None, mask: dict | None = None, multimask: bool = True) -> dict:
@@ -69,13 +83,12 @@ def add_api(assistant, worker: Worker) -> None:
         Returns:
             {"width", "height", "masks": [{"rle": mask, "score": predicted IoU, 0 to 1}]}, best first
         """
-        def work():
-            scene = scene_of(image)
+        def work(scene):
             masks, scores = scene.segment(points, labels, box, None if mask is None else mask_of(mask), bool(multimask))
             rows = [{"rle": to_rle(m), "score": min(max(float(s), 0.0), 1.0)} for m, s in zip(masks, scores)]
             return {"width": scene.size[1], "height": scene.size[0], "masks": sorted(rows, key=lambda row: -row["score"])}
 
-        return answering(work)
+        return answering(image, work)
 
     def everything(image: gr.FileData, granularity: float = 0.5) -> dict:
         """Outline everything in a picture.
@@ -87,16 +100,13 @@ def add_api(assistant, worker: Worker) -> None:
         Returns:
             {"width", "height", "masks": [{"rle": mask, "score": predicted IoU, 0 to 1, "area": px}]}, largest first
         """
-        def work():
-            from assistant.proposals import by_granularity
-
-            scene = scene_of(image)
+        def work(scene):
             found = by_granularity(scene.proposals, granularity)
             rows = [{"rle": rle, "score": min(max(float(s), 0.0), 1.0), "area": int(a)}
                     for rle, s, a in zip(found.rles, found.predicted_iou, found.areas)]
             return {"width": scene.size[1], "height": scene.size[0], "masks": sorted(rows, key=lambda row: -row["area"])}
 
-        return answering(work)
+        return answering(image, work)
 
     def classes(image: gr.FileData, names: str) -> dict:
         """Make a semantic map of a picture: which pixels belong to which of the given classes.
@@ -108,10 +118,8 @@ def add_api(assistant, worker: Worker) -> None:
         Returns:
             {"width", "height", "classes": [{"name": str, "present": bool, "confidence": 0 to 1, "rle": mask or null}]}
         """
-        def work():
-            from assistant.classes import ask_classes, read_names
-
-            listed, scene = read_names(names), scene_of(image)
+        def work(scene):
+            listed = read_names(names)
             found, rows = ask_classes(scene, listed), []
             for k, name in enumerate(listed):
                 there, sure = found["said"].get(name, (False, 0.0))
@@ -120,13 +128,13 @@ def add_api(assistant, worker: Worker) -> None:
                              "rle": to_rle(area) if there and area.any() else None})
             return {"width": scene.size[1], "height": scene.size[0], "classes": rows}
 
-        return answering(work)
+        return answering(image, work)
 
     for action in (ask, segment, everything, classes):
         gr.api(action, api_name=action.__name__, concurrency_id="assistant", concurrency_limit=1)
 
 
-def mask_of(rle) -> "np.ndarray":  # noqa: F821
+def mask_of(rle) -> np.ndarray:
     if not isinstance(rle, dict):
         raise BadInput("a mask must be an RLE {'size': [h, w], 'counts': str}")
     return from_rle(rle)

@@ -16,7 +16,7 @@ from assistant.corrections import save_correction
 from assistant.errors import BadInput
 from assistant.images import open_image
 from assistant.page import canvas as picture
-from assistant.page.api import add_api
+from assistant.page.api import add_api, uploaded
 from assistant.page.session import ANSWER, CLASSES, EVERYTHING, HAND, PHOTOS, Session
 from assistant.page.words import literal, named, partly, reply_bubble, shorter, summary, tag
 from assistant.page.work import Stopped, Worker, polite
@@ -27,16 +27,6 @@ PAST = 10  # conversations whose text the browser keeps
 WELCOME = "### What are you looking for?\nDrop a photo, then ask for things in your own words."
 DOING = {"looking": "looking at it", "outlining": "outlining everything in it", "recognising": "recognising what was outlined"}
 TABS = {ANSWER: "Answer", HAND: "By hand", EVERYTHING: "Everything", CLASSES: "Classes", "keep": "Save"}
-
-
-def uploaded(payload) -> Path:
-    """The file that a browser or client has uploaded. BadInput for anything else on this machine."""
-    from gradio.utils import get_upload_folder
-
-    path = payload.get("path") if isinstance(payload, dict) else None
-    if not isinstance(path, str) or "\0" in path or not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-        raise BadInput("the picture is missing: upload a file, with gradio_client by handle_file(path)")
-    return Path(path)
 
 
 def messages(s: Session) -> list[dict]:
