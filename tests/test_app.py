@@ -1,5 +1,6 @@
 """The chat page, driven by a program (gradio_client) and by a person's hands (headless Chromium)."""
 
+import ast
 import io
 import json
 import resource
@@ -20,6 +21,7 @@ from assistant.errors import BadInput
 from assistant.record import check_records, from_rle, to_rle
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed")
+gradio_client = pytest.importorskip("gradio_client", reason="gradio_client is not installed")
 import app  # noqa: E402
 from assistant.page.layout import build_page  # noqa: E402
 from fake_assistant import PAINT, FakeAssistant, near, picture  # noqa: E402
@@ -186,6 +188,19 @@ def test_api_reads_uploads_only(client, photo):
     assert "event: error" in httpx.get(f"{root}/call/ask/{event}", timeout=60).text
 
 
+def test_hostile_input_through_the_wire(client, photo, folder):
+    """A few; `python -m tests.load_app` sends 300 of each to the real preset."""
+    from gradio_client import handle_file
+    from hostile import PIECES, hostile_files
+
+    cases = [(f, "red") for f in hostile_files(folder / "hostile", 16)[::3]] + [(photo, q) for q in [*PIECES[:20:6], "\0" * 100_000]]
+    for file, question in cases:
+        try:
+            assert isinstance(ask(client, handle_file(str(file)), question)["text"], str)
+        except gradio_client.exceptions.AppError as error:
+            assert "went wrong" not in str(error) and "\n" not in str(error) and len(str(error)) < 700, (file.name, question[:50])
+
+
 def test_a_password_keeps_others_out(folder):
     import httpx
 
@@ -231,7 +246,7 @@ def test_mcp_offers_the_same_actions(folder, photo):
     finally:
         blocks.close()
     assert len(tools) == 4 and not said.isError
-    targets = json.loads(said.content[0].text)["targets"] if said.content[0].text.startswith("{") else eval(said.content[0].text)["targets"]
+    targets = ast.literal_eval(said.content[0].text)["targets"]
     assert (from_rle(targets[0]["rle"]) == near(picture(), PAINT["red"])).all() and targets[1]["rle"] is None
 
 
@@ -477,7 +492,9 @@ def test_everything_classes_and_a_saved_conversation(browser, page, photo, folde
     visitor.page.click("#chat [data-testid=user] >> nth=0")
     visitor.page.wait_for_selector("text=Editing this question")
     assert visitor.page.input_value("#question textarea") == "red and green"
-    visitor.ask("blue")
+    visitor.page.fill("#question textarea", "blue")
+    visitor.page.keyboard.press("Enter")
+    visitor.page.wait_for_selector("#chat >> text=blue sky")
     assert visitor.page.locator("#chat [data-testid=user]").count() == 1
     visitor.page.click("#fresh")
     (folder / "broken.json").write_text('{"maskpick": 1}')

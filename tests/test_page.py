@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 from hypothesis import given, settings, strategies as st
 
 from assistant.answer import COLOURS, Answer, Target
@@ -20,7 +21,7 @@ from fake_assistant import FakeAssistant, PAINT, picture, near
 pytest.importorskip("gradio", reason="gradio is not installed")
 from assistant.page import canvas, words  # noqa: E402
 from assistant.page.session import EVERYTHING, PHOTOS, Session  # noqa: E402
-from assistant.page.work import Stopped, Worker  # noqa: E402
+from assistant.page.work import Stopped, Worker, polite  # noqa: E402
 
 RED, GREEN, BLUE = (near(picture(), PAINT[name]) for name in ("red", "green", "blue"))
 
@@ -216,7 +217,6 @@ def test_prompts_are_checked():
     assert prompt == {"points": [[100, 25], [200, 0]], "labels": [1, 0], "box": [0, 0, 100, 100]}
     mask = np.zeros((100, 200), bool)
     mask[20:60, 30:90] = True
-    from PIL import Image
     layer = np.dstack([np.zeros((100, 200, 3), np.uint8), mask.astype(np.uint8) * 255])
     painted = canvas.read_prompt({"added": canvas.as_url(Image.fromarray(layer))}, (100, 200))["added"]
     assert (painted == mask).all()
@@ -311,3 +311,21 @@ def test_corrections_are_records(session, tmp_path):
 
 def test_rle_of_the_fake_is_exact():
     assert (from_rle(to_rle(RED)) == RED).all()
+
+
+def test_hostile_files_and_questions_end_in_one_polite_line(assistant, tmp_path):
+    from hostile import KINDS, hostile_files, hostile_questions
+
+    refused, worker = 0, Worker()
+    good = tmp_path / "good.png"
+    Image.fromarray(picture()[::4, ::4].copy()).save(good)
+    cases = [(f, "red") for f in hostile_files(tmp_path / "hostile", 2 * len(KINDS))] + [(good, q) for q in hostile_questions(150)]
+    for file, question in cases:
+        try:
+            answer = worker.call(lambda: assistant.open(file).ask(question))
+            assert isinstance(words.reply_bubble(answer), str) and isinstance(words.summary(answer.targets), str)
+        except Exception as error:
+            refused += 1
+            said = polite(error, file)
+            assert "went wrong" not in said and "\n" not in said and str(tmp_path) not in said, (file.name, question[:60], said)
+    assert 15 < refused < len(cases) - 60
