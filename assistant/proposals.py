@@ -70,23 +70,26 @@ class Proposals:
         return Proposals([self.rles[i] for i in indices], *(a[indices] for a in arrays), self.size)
 
 
-def by_granularity(proposals: Proposals, granularity: float = 0.5, new: float = 0.5) -> Proposals:
-    """A choice of `proposals` that hardly overlap: 0 = parts, 1 = whole objects, .5 = no preference.
+def by_granularity(proposals: Proposals, granularity: float = 0.5) -> Proposals:
+    """A choice of `proposals`: 0 = parts, 1 = whole objects, .5 = no preference.
 
-    Greedy by predicted IoU plus 2 (granularity - .5) sqrt(area share), as `everything` orders; one is kept if a share
-    of at least `new` of it is covered by none before it. BadInput: granularity outside of [0, 1].
+    Greedy by predicted IoU plus 2 (granularity - .5) sqrt(area share), as `everything` orders. One is kept unless half of
+    it is covered by those before it that are at most 2 / (1 - granularity)^2 times its size: at 0 a whole leaves its
+    parts standing, at 1 it swallows them. BadInput: granularity outside of [0, 1].
     """
     if not 0 <= granularity <= 1:
         raise BadInput("granularity must lie between 0 (parts) and 1 (whole objects)")
-    h, w = proposals.size
-    score = proposals.predicted_iou + 2 * (granularity - 0.5) * np.sqrt(proposals.areas / (h * w))
-    covered, kept = np.zeros((h, w), bool), []
+    score = proposals.predicted_iou + 2 * (granularity - 0.5) * np.sqrt(proposals.areas / np.prod(proposals.size))
+    reach = 2 / (1 - granularity) ** 2 if granularity < 1 else np.inf
+    kept: dict[int, np.ndarray] = {}
     for i in np.argsort(-score, kind="stable"):
-        mask = proposals.mask(int(i))
-        if (mask & ~covered).sum() >= new * mask.sum():
-            kept.append(int(i))
-            covered |= mask
-    return proposals.select(kept)
+        mask, covered = proposals.mask(int(i)), np.zeros(proposals.size, bool)
+        for k, before in kept.items():
+            if proposals.areas[k] <= reach * proposals.areas[i]:
+                covered |= before
+        if 2 * (mask & ~covered).sum() >= mask.sum():
+            kept[int(i)] = mask
+    return proposals.select(list(kept))
 
 
 @dataclass

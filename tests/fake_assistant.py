@@ -11,8 +11,9 @@ import numpy as np
 from scipy import ndimage
 
 from assistant import Assistant
-from assistant.grammar import ABS, SEG, clean_phrase
+from assistant.grammar import clean_phrase, reply_for
 from assistant.proposals import Proposals
+from assistant.reasoner import Found, Reply
 from assistant.record import to_rle
 
 PAINT = {"red": (220, 40, 40), "green": (40, 170, 70), "blue": (50, 90, 220)}
@@ -72,19 +73,18 @@ class FakeParts:
         pool = [i for i in range(len(view.proposals))]
         for word in re.findall("|".join(THINGS), question):
             own = [i for i in pool if word in PAINT and (view.proposals.mask(i) == colours[word]).all()]
-            said.append(f"{THINGS[word]} {SEG if own else ABS}")
-            found.append(SimpleNamespace(confidence=0.92 if own else 0.12, proposals=own, others=[i for i in pool if i not in own]))
+            said.append((THINGS[word], bool(own)))
+            found.append(Found(0.92 if own else 0.12, own, [i for i in pool if i not in own]))
         if "turns" in question:
-            said.append(f"turn {len(turns)} {ABS}")
-            found.append(SimpleNamespace(confidence=0.1, proposals=[]))
+            said.append((f"turn {len(turns)}", False))
+            found.append(Found(0.1, []))
         if "<" in question:  # a model that repeats what it was told
-            said.append(f'"{clean_phrase(question)}" {SEG}')
-            found.append(SimpleNamespace(confidence=0.5, proposals=pool))
-        text = ", ".join(said) + "."
-        for piece in text.split(" "):
+            said.append((clean_phrase(question), True))
+            found.append(Found(0.5, pool))
+        for phrase, _ in said:
             if stream:
-                stream(piece + " ")
-        return SimpleNamespace(text=text, tokens=len(text)), found
+                stream(phrase + " ")
+        return Reply(reply_for(said), len(said)), found
 
     def predict(self, image, points=None, labels=None, box=None, mask=None, multimask=True):
         """The colour under the clicks; for a box, the commonest paint in it; else the mask, less what is clicked away."""

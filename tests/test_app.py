@@ -566,8 +566,9 @@ def test_fits_the_screen(browser, page, photo, folder, width, height, theme):
     visitor.ask("red, green, blue and a bench")
     visitor.page.screenshot(path=folder / f"answer-{width}-{theme}.png", full_page=True)
     assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
-    side, talk = (visitor.page.locator(name).bounding_box() for name in ("#side", "#talk"))
+    seen, chat, tabs = (visitor.page.locator(name).bounding_box() for name in (".mp-stage", "#chat", "#tabs"))
     if width < 768:
-        assert side["y"] < talk["y"] and side["width"] == talk["width"]
+        assert seen["y"] < chat["y"] < tabs["y"] and chat["width"] > 0.8 * width
+        assert all(visitor.page.get_by_role("tab", name=name).is_visible() for name in ("Answer", "By hand", "Everything", "Classes", "Save"))
     else:
-        assert talk["x"] < side["x"] and side["y"] == talk["y"]
+        assert chat["x"] < seen["x"] and abs(seen["y"] - chat["y"]) < 20

@@ -52,6 +52,8 @@ def reply_bubble(answer: Answer) -> str:
     notes = [tag(f"{name} {sure}" if target.present else f"not in the picture: {name}", target, colour)
              for target, name, sure, colour in rows]
     text = "".join(parts) + literal(answer.text[end:])
+    if answer.reasoning:
+        text = f'<details class="notes"><summary>What it thought</summary>{literal(answer.reasoning[:4000])}</details>{text}'
     return f'{text}<br><span class="notes">{" ".join(notes)}</span>' if notes else text
 
 
