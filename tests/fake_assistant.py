@@ -15,6 +15,7 @@ from assistant.grammar import clean_phrase, reply_for
 from assistant.proposals import Proposals
 from assistant.reasoner import Found, Reply
 from assistant.record import to_rle
+from assistant.scene import Scene
 
 PAINT = {"red": (220, 40, 40), "green": (40, 170, 70), "blue": (50, 90, 220)}
 THINGS = {"red": "red ball", "green": "green box", "blue": "blue sky", "bench": "bench"}
@@ -108,9 +109,23 @@ class FakeParts:
         return [(THINGS[word], 0.8)]
 
 
+class FakeScene(Scene):
+    def segment_like(self, reference_image, reference_mask, label=None):
+        found = near(self.image, np.median(reference_image[reference_mask], axis=0))
+        return found, 0.7
+
+    def attend(self, phrase):
+        y, x = np.mgrid[: self.size[0], : self.size[1]]
+        return np.exp(-((y / self.size[0] - 0.5) ** 2 + (x / self.size[1] - 0.5) ** 2) * 8)
+
+
 class FakeAssistant(Assistant):
     def __init__(self, seconds=0.0):
         super().__init__(FakeParts(seconds), {}, keep=12)
+
+    def open(self, image, progress=None):
+        opened = super().open(image, progress)
+        return FakeScene(self, opened.image, opened.view)
 
 
 if __name__ == "__main__":

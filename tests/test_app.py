@@ -1,6 +1,7 @@
 """The chat page, driven by a program (gradio_client) and by a person's hands (headless Chromium)."""
 
 import ast
+import base64
 import io
 import json
 import resource
@@ -137,6 +138,9 @@ def test_api_does_what_the_page_does(client, page, photo):
     assert [m["area"] for m in call("everything", 1.0)["masks"]] == sorted((m["area"] for m in call("everything")["masks"]), reverse=True)
     listed = call("classes", "red, bench")["classes"]
     assert [(c["name"], c["present"], c["rle"] is None) for c in listed] == [("red", True, False), ("bench", False, True)]
+    assert (from_rle(call("segment_like", image, to_rle(green), "crate")["rle"]) == green).all()
+    heat = Image.open(io.BytesIO(base64.b64decode(call("attend", "ball")["heat"].split(",")[1])))
+    assert heat.size == (360, 240) and heat.getextrema() == (pytest.approx(4, abs=4), 255)
     assert page[1].parts.opened - opened <= 1  # the same picture is not opened again
     for name, values in (("segment", {"mask": {"size": [1, 1], "counts": "x"}}),
                          ("everything", {"granularity": 7}), ("classes", {"names": ""}), ("ask", {"question": "x", "about": {}}),
@@ -148,7 +152,7 @@ def test_api_does_what_the_page_does(client, page, photo):
 
 def test_api_is_the_only_public_endpoint(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert list(endpoints) == ["/ask", "/segment", "/everything", "/classes"]
+    assert list(endpoints) == ["/ask", "/segment", "/everything", "/classes", "/segment_like", "/attend"]
     assert [p["parameter_name"] for p in endpoints["/ask"]["parameters"]] == ["image", "question", "about", "earlier"]
 
 
@@ -226,7 +230,6 @@ def test_wrong_flags_are_refused(wrong, capsys):
 def test_mcp_offers_the_same_actions(folder, photo):
     pytest.importorskip("mcp", reason="the mcp extra is not installed")
     import asyncio
-    import base64
 
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
@@ -245,7 +248,7 @@ def test_mcp_offers_the_same_actions(folder, photo):
         tools, said = asyncio.run(visit())
     finally:
         blocks.close()
-    assert len(tools) == 4 and not said.isError
+    assert len(tools) == 6 and not said.isError
     targets = ast.literal_eval(said.content[0].text)["targets"]
     assert (from_rle(targets[0]["rle"]) == near(picture(), PAINT["red"])).all() and targets[1]["rle"] is None
 
@@ -479,6 +482,19 @@ def test_everything_classes_and_a_saved_conversation(browser, page, photo, folde
     Image.new("RGB", (64, 48), PAINT["green"]).save(folder / "second.png")
     _choose(visitor, "#more", folder / "second.png")
     visitor.page.wait_for_selector("#strip >> text=2. second")
+    visitor.page.click("#strip >> text=1. ball")
+    visitor.page.wait_for_selector('.mp-photo[alt="Photo: ball"]')
+    visitor.page.click("#chat [data-testid=bot] >> nth=0")
+    visitor.drawn(2)
+    visitor.page.click('.mp-legend button:has-text("green box")')
+    visitor.page.wait_for_selector("#chip >> text=green box")
+    visitor.tab("Like this")
+    visitor.page.click("#alike")
+    visitor.page.wait_for_selector('.mp-photo[alt="Photo: second"]')
+    visitor.drawn(1)
+    visitor.tab("Answer")
+    visitor.page.click("#look")
+    visitor.drawn(1, "looking")
     assert "green box" in visitor.ask("green") and "Photo 2" in visitor.page.inner_text("#chat")
     visitor.page.click("#strip >> text=1. ball")
     visitor.page.wait_for_selector('.mp-photo[alt="Photo: ball"]')
@@ -569,6 +585,5 @@ def test_fits_the_screen(browser, page, photo, folder, width, height, theme):
     seen, chat, tabs = (visitor.page.locator(name).bounding_box() for name in (".mp-stage", "#chat", "#tabs"))
     if width < 768:
         assert seen["y"] < chat["y"] < tabs["y"] and chat["width"] > 0.8 * width
-        assert all(visitor.page.get_by_role("tab", name=name).is_visible() for name in ("Answer", "By hand", "Everything", "Classes", "Save"))
     else:
         assert chat["x"] < seen["x"] and abs(seen["y"] - chat["y"]) < 20

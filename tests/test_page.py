@@ -202,6 +202,35 @@ def test_everything_and_classes(session):
         session.map_classes(" ,, \n")
 
 
+def test_an_example_is_found_in_other_photos(session, assistant):
+    with pytest.raises(BadInput, match="select a mask"):
+        session.find_alike("", print)
+    ask(session, "red")
+    session.select(0)
+    with pytest.raises(BadInput, match="no other photo"):
+        session.find_alike("", print)
+    mirrored = picture()[:, ::-1].copy()
+    session.add(assistant.open(mirrored), "mirror")
+    session.add(assistant.open(np.zeros((50, 50, 3), np.uint8)), "night")
+    session.show_photo(0)
+    session.select(0)
+    assert session.find_alike("beach ball", lambda *news: None) == 2 and session.at == 1
+    assert (session.answer.mask == near(mirrored, PAINT["red"])).all() and session.answer.targets[0].phrase == "beach ball"
+    session.show_photo(2)
+    assert not session.answer.present and "Nothing here is like" in session.answer.text
+    session.show_photo(1)
+    assert ask(session, "remove the ball").targets == []  # what was found is followed up like any answer
+
+
+def test_where_it_looks_is_drawn(session):
+    with pytest.raises(BadInput, match="ask for something first"):
+        session.attend()
+    ask(session, "red")
+    session.attend()
+    (layer,) = canvas.shown(session)["masks"]
+    assert layer["raw"] and layer["name"] == "red ball" and session.targets == []
+
+
 def test_class_names_are_read():
     assert read_names("1. road\n- sky; car, Car\tbike | tram ") == ["road", "sky", "car", "bike", "tram"]
     with pytest.raises(BadInput, match="at most 200"):

@@ -12,9 +12,12 @@ says what to do.
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from assistant.classes import ask_classes, read_names
 from assistant.errors import BadInput
+from assistant.images import open_image
+from assistant.page.canvas import as_url
 from assistant.page.work import Worker, polite
 from assistant.proposals import by_granularity
 from assistant.record import from_rle, to_rle
@@ -130,7 +133,42 @@ def add_api(assistant, worker: Worker) -> None:
 
         return answering(image, work)
 
-    for action in (ask, segment, everything, classes):
+    def segment_like(image: gr.FileData, reference: gr.FileData, mask: dict, label: str = "") -> dict:
+        """Outline in a picture what is like an example that is outlined in another picture.
+
+        Args:
+            image: the picture to search
+            reference: the picture with the example
+            mask: the example in the reference as COCO RLE {"size": [h, w], "counts": str}
+            label: its name, such as "mug"; may be left out
+
+        Returns:
+            {"width", "height", "rle": mask or null where nothing is like it, "score": 0 to 1}
+        """
+        def work(scene):
+            found, score = scene.segment_like(open_image(uploaded(reference)), mask_of(mask), label or None)
+            return {"width": scene.size[1], "height": scene.size[0], "rle": to_rle(found) if found.any() else None,
+                    "score": min(max(float(score), 0.0), 1.0)}
+
+        return answering(image, work)
+
+    def attend(image: gr.FileData, phrase: str) -> dict:
+        """Show where the model looks for a phrase, as a heat map.
+
+        Args:
+            image: the picture
+            phrase: what to look for, such as "a mug"
+
+        Returns:
+            {"width", "height", "heat": a grey PNG of the picture's size as a data URL, 255 = where it looks most}
+        """
+        def work(scene):
+            heat = Image.fromarray((scene.attend(phrase).clip(0, 1) * 255).round().astype(np.uint8))
+            return {"width": scene.size[1], "height": scene.size[0], "heat": as_url(heat)}
+
+        return answering(image, work)
+
+    for action in (ask, segment, everything, classes, segment_like, attend):
         gr.api(action, api_name=action.__name__, concurrency_id="assistant", concurrency_limit=1)
 
 

@@ -20,6 +20,7 @@ const load = (url) => new Promise((done) => {
 async function coloured(mask) {
   const image = await load(mask.png), own = layer(), draw = own.getContext("2d", { willReadFrequently: true });
   if (image) draw.drawImage(image, 0, 0, own.width, own.height);
+  if (mask.raw) return { ...mask, own, alpha: [], area: 0 }; // a picture of its own, such as a heat map
   const alpha = draw.getImageData(0, 0, own.width, own.height).data;
   let area = 0;
   for (let i = 3; i < alpha.length; i += 4) area += alpha[i] > 40;

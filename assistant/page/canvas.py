@@ -14,7 +14,7 @@ import numpy as np
 
 from assistant.answer import Target
 from assistant.errors import BadInput
-from assistant.page.session import EVERYTHING, HAND, Session
+from assistant.page.session import EVERYTHING, HAND, LOOKING, Session
 from assistant.page.words import named
 
 VIEW_SIDE = 1280  # pixels: the page shows the picture at most this large; exports keep its full size
@@ -102,6 +102,18 @@ def layers(targets: list[Target], size: tuple[int, int], percent: bool = True) -
     return out
 
 
+def heat_layer(image: np.ndarray, phrase: str, heat: np.ndarray) -> dict:
+    """A heat map (H, W) in [0, 1] over the picture, drawn as it is."""
+    from PIL import Image
+
+    from assistant.drawing import draw_heat
+
+    size = view_size(image)
+    small = [np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in (image, heat.astype(np.float32))]
+    url = as_url(draw_heat(small[0], small[1].clip(0, 1)), "JPEG", quality=85)
+    return {"name": phrase, "sure": "", "colour": "#f0e442", "tip": f"where the model looks for {phrase}", "present": True, "raw": True, "png": url}
+
+
 def shown(session: Session, marks: bool = False) -> dict:
     """The canvas's settings for what a session shows; marks: take back the visitor's marks. The picture itself is sent
     where another one was shown before."""
@@ -114,11 +126,13 @@ def shown(session: Session, marks: bool = False) -> dict:
     present = [name for target, name, *_ in named(targets) if target.present]
     if session.view == HAND:
         label = "the photo, to be marked by hand: arrow keys move, Enter marks, Backspace takes back"
+    elif session.view == LOOKING:
+        label = f"where the model looks for {session.heat[0]}"
     else:
         label = f"{len(present)} regions" if every else f"outlined: {', '.join(present)}" if present else "nothing is outlined"
     tips = {True: "exactly what was drawn", False: "predicted IoU: how good the mask is likely to be"}
     settings = {
-        "masks": [] if session.view == HAND else layers(targets, size, not every), "view": session.view, "busy": False,
+        "masks": [] if session.view == HAND else [heat_layer(image, *session.heat)] if session.view == LOOKING else layers(targets, size, not every), "view": session.view, "busy": False,
         "selected": session.selected, "label": label,
         "found": [layer(mask, size, name, "", "#14b8a6", tips[score is None]) for name, mask, score in session.hand.found]
         if session.view == HAND else []}

@@ -17,7 +17,7 @@ from assistant.errors import BadInput
 from assistant.images import open_image
 from assistant.page import canvas as picture
 from assistant.page.api import add_api, uploaded
-from assistant.page.session import ANSWER, CLASSES, EVERYTHING, HAND, PHOTOS, Session
+from assistant.page.session import ANSWER, CLASSES, EVERYTHING, HAND, LOOKING, PHOTOS, Session
 from assistant.page.words import literal, named, partly, reply_bubble, shorter, summary, tag
 from assistant.page.work import Stopped, Worker, polite
 
@@ -26,7 +26,7 @@ SESSION_KEPT = 3600  # seconds after the last action
 PAST = 10  # conversations whose text the browser keeps
 WELCOME = "### What are you looking for?\nDrop a photo, then ask for things in your own words."
 DOING = {"looking": "looking at it", "outlining": "outlining everything in it", "recognising": "recognising what was outlined"}
-TABS = {ANSWER: "Answer", HAND: "By hand", EVERYTHING: "Everything", CLASSES: "Classes", "keep": "Save"}
+TABS = {ANSWER: "Answer", HAND: "By hand", EVERYTHING: "Everything", CLASSES: "Classes", "like": "Like this", "keep": "Save"}
 
 
 def messages(s: Session) -> list[dict]:
@@ -106,6 +106,7 @@ def build_page(assistant, examples=(), records: Path | None = None):
                         with gr.Row():
                             refine = gr.Button("Refine by hand", size="sm", min_width=90, elem_id="refine")
                             gone = gr.Button("Not there", size="sm", min_width=90, elem_id="gone")
+                            look = gr.Button("Where it looked", size="sm", min_width=90, elem_id="look")
                             teach = gr.Button("Save as training record", size="sm", min_width=90, elem_id="teach")
                         gr.HTML('<p class="hint">Click a mask, then ask about it, refine it, or say that it is not there.</p>')
                     with gr.Tab(TABS[HAND], id=HAND) as hand_tab:
@@ -120,7 +121,14 @@ def build_page(assistant, examples=(), records: Path | None = None):
                             names = gr.Textbox(show_label=False, label="Classes", placeholder="road, sky, car, person", container=False,
                                                lines=2, max_lines=6, scale=3, min_width=160, elem_id="names")
                             map_it = gr.Button("Map them", size="sm", min_width=90, variant="primary", elem_id="map")
-                    with gr.Tab(TABS["keep"], id="keep") as keep_tab:
+                    with gr.Tab(TABS["like"], id="like"):
+                        gr.HTML('<p class="hint">Select a mask (or make one by hand), add photos, and find what is like it in each of them. '
+                                'A name helps, and may be left out.</p>')
+                        with gr.Row():
+                            label = gr.Textbox(show_label=False, label="Name", placeholder="Name, if it has one", container=False, scale=2,
+                                               min_width=120, max_length=200, elem_id="label")
+                            alike = gr.Button("Find it in the other photos", size="sm", min_width=90, variant="primary", elem_id="alike")
+                    with gr.Tab(TABS["keep"], id="keep"):
                         with gr.Row():
                             export = gr.Button("Masks (zip)", size="sm", min_width=90, elem_id="export")
                             keep = gr.Button("Conversation (json)", size="sm", min_width=90, elem_id="keep")
@@ -128,7 +136,7 @@ def build_page(assistant, examples=(), records: Path | None = None):
                         gr.HTML('<p class="hint">Masks: PNG, cut-outs, COCO and LabelMe json. The conversation file reopens everything, '
                                 'photos included.</p>')
                 with gr.Row(elem_id="tools"):
-                    more = gr.UploadButton("Add a photo", size="sm", min_width=80, file_types=["image"], visible=False, elem_id="more")
+                    more = gr.UploadButton("Add photos", size="sm", min_width=80, file_types=["image"], file_count="multiple", visible=False, elem_id="more")
                     again = gr.Button("Start over", size="sm", min_width=80, visible=False, elem_id="again")
                     fresh = gr.Button("New conversation", size="sm", min_width=80, visible=False, elem_id="fresh")
                     reopen = gr.UploadButton("Open a saved conversation", size="sm", min_width=80, file_types=[".json"], elem_id="reopen")
@@ -142,13 +150,15 @@ def build_page(assistant, examples=(), records: Path | None = None):
         def legend(s):
             if s.view == EVERYTHING:
                 return f"{len(s.regions)} regions. Click one, then ask what it is."
+            if s.view == LOOKING:
+                return f"Where the model looks for {literal(s.heat[0])}: the brighter, the more. The Answer tab shows the masks again."
             if s.view == CLASSES and s.classes:
                 missing = s.classes["unanswered"]
                 return summary(s.classes["targets"]) + (f" Not answered: {literal(', '.join(missing))}." if missing else "")
             return summary(s.answer.targets) if s.answer else ""
 
         def talk(s):
-            waiting = s.next() is not None or s.pending is not None
+            waiting = s.next() is not None or bool(s.pending)
             return {session: s, chat: messages(s), stop: gr.Button(visible=waiting), turns: gr.Row(visible=bool(s.log) or waiting),
                     **{b: gr.Button(visible=bool(s.log)) for b in (undo, edit, retry)}}
 
@@ -168,11 +178,11 @@ def build_page(assistant, examples=(), records: Path | None = None):
             return {**talk(s), **chips(s), canvas: gr.HTML(**picture.shown(s, marks)),
                     status: line(legend(s) if note is None else note),
                     strip: gr.Radio(choices=labels, value=labels[s.at] if opened else None, visible=len(labels) > 1),
-                    tabs: gr.Tabs(selected=s.view), photo: gr.Image(visible=not opened, value=None), power: gr.Column(visible=opened),
+                    tabs: gr.Tabs(selected=s.view if s.view in TABS else None), photo: gr.Image(visible=not opened, value=None), power: gr.Column(visible=opened),
                     **{b: gr.Button(visible=opened) for b in (again, fresh)}, more: gr.UploadButton(visible=opened),
                     reopen: gr.UploadButton(visible=not opened)}
 
-        every = [session, chat, chip, about, question, turns, stop, undo, edit, retry, photo, canvas, status, strip, tabs, power, name,
+        every = [session, chat, chip, about, question, turns, stop, undo, edit, retry, photo, canvas, status, strip, tabs, power, name, label,
                  more, again, fresh, reopen]
 
         def guarded(action):
@@ -187,9 +197,9 @@ def build_page(assistant, examples=(), records: Path | None = None):
 
         # -- photos -----------------------------------------------------------------------------------------------
 
-        def choose(s, path):
-            s.room()
-            s.note, s.pending = "", path
+        def choose(s, *paths):
+            s.room(len(paths))
+            s.note, s.pending = "", [*s.pending, *paths]
             return {**talk(s), status: line("Opening the photo", busy=True)}
 
         @guarded
@@ -204,7 +214,8 @@ def build_page(assistant, examples=(), records: Path | None = None):
 
         @guarded
         def choose_more(s, payload):
-            return choose(s, uploaded(payload)) if payload else {session: s}
+            files = payload if isinstance(payload, list) else [payload]
+            return choose(s, *(uploaded(file) for file in files)) if payload else {session: s}
 
         def choose_example(s, event: gr.SelectData):
             s.clear()
@@ -218,42 +229,41 @@ def build_page(assistant, examples=(), records: Path | None = None):
             gr.Warning(literal(said))
             if not s.scenes:
                 s.clear()
-            s.pending, s.note = None, f"I could not open this photo: {said}."
+            s.pending, s.note = [], f"I could not open this photo: {said}."
             return show(s)
 
         def open_photo(s):
-            path, epoch, stopped, start = s.pending, s.epoch, s.stop, time.perf_counter()
-            if path is None:
+            epoch, stopped = s.epoch, s.stop
+            if not s.pending:
                 yield {session: s}
-                return
-            try:
-                for kind, news in worker.run(lambda tell: (tell(open_image(path)), assistant.open(path, progress=tell))[1], stopped):
-                    if s.epoch != epoch:
-                        break
-                    if kind == "done":
-                        scene = news
-                    elif len(news) == 1:  # the picture itself, read
-                        image = news[0]
-                        yield {photo: gr.Image(visible=False, value=None), status: line("Opening the photo", busy=True),
-                               canvas: gr.HTML(**(picture.nothing() | {"photo": picture.photo_of(image, path.stem), "busy": True}))}
-                    else:
-                        outlines = picture.ghosts(image, news[1]) if news[1] is not None else []
-                        yield {status: line(f"Opening the photo: {DOING.get(news[0], literal(news[0]))}", busy=True),
-                               **({canvas: gr.HTML(masks=outlines, busy=True)} if outlines else {})}
-            except Stopped:
-                s.pending = None
-                yield show(s, note="Stopped.") if s.epoch == epoch else {session: s}
-                return
-            except Exception as error:
-                yield refused(s, error, path) if s.epoch == epoch else {session: s}
-                return
-            if s.epoch != epoch:
-                yield {session: s}
-                return
-            s.pending = None
-            s.add(scene, path.stem)
-            height, width = scene.image.shape[:2]
-            yield show(s, note=f"{width} x {height} pixels, opened in {time.perf_counter() - start:.1f} s.")
+            while s.pending and s.epoch == epoch:
+                path, start = s.pending[0], time.perf_counter()
+                try:
+                    for kind, news in worker.run(lambda tell: (tell(open_image(path)), assistant.open(path, progress=tell))[1], stopped):
+                        if s.epoch != epoch:
+                            break
+                        if kind == "done":
+                            scene = news
+                        elif len(news) == 1:  # the picture itself, read
+                            image = news[0]
+                            s.drawn = None
+                            yield {photo: gr.Image(visible=False, value=None), status: line("Opening the photo", busy=True),
+                                   canvas: gr.HTML(**(picture.nothing() | {"photo": picture.photo_of(image, path.stem), "busy": True}))}
+                        else:
+                            outlines = picture.ghosts(image, news[1]) if news[1] is not None else []
+                            yield {status: line(f"Opening the photo: {DOING.get(news[0], literal(news[0]))}", busy=True),
+                                   **({canvas: gr.HTML(masks=outlines, busy=True)} if outlines else {})}
+                except Exception as error:
+                    if s.epoch == epoch:
+                        s.pending = []
+                        yield show(s, note="Stopped.") if isinstance(error, Stopped) else refused(s, error, path)
+                    break
+                if s.epoch == epoch:
+                    s.pending = s.pending[1:]
+                    s.add(scene, path.stem)
+                    height, width = scene.image.shape[:2]
+                    yield show(s, note=f"{width} x {height} pixels, opened in {time.perf_counter() - start:.1f} s.")
+            yield {session: s}
 
         @guarded
         def switch(s, label):
@@ -308,8 +318,9 @@ def build_page(assistant, examples=(), records: Path | None = None):
 
         @guarded
         def halt(s):
+            opening = s.scene is None and bool(s.pending)
             s.halt()
-            if s.scene is None and s.pending is not None:
+            if opening:
                 s.clear()
                 return show(s, note="Stopped.")
             return talk(s)
@@ -429,6 +440,22 @@ def build_page(assistant, examples=(), records: Path | None = None):
                 yield {**talk(s), status: line(literal(polite(error).capitalize()) + ".")}
                 return
             yield show(s, marks=True)
+
+        @guarded
+        def where(s):
+            worker.call(s.attend)
+            return show(s, marks=True)
+
+        def find_alike(s, called):
+            try:
+                yield {session: s, status: line("Looking through the other photos", busy=True), stop: gr.Button(visible=True), turns: gr.Row(visible=True)}
+                for kind, count in worker.run(lambda tell: s.find_alike(called or "", tell), s.stop):
+                    pass
+            except Exception as error:
+                gr.Warning(literal(polite(error)))
+                yield {**talk(s), status: line(literal(polite(error).capitalize()) + ".")}
+                return
+            yield {**show(s, marks=True, note=f"Searched {count} photo{'s' if count > 1 else ''}; choose a photo above to see what was found."), label: ""}
 
         # -- files ------------------------------------------------------------------------------------------------
 
@@ -551,6 +578,8 @@ def build_page(assistant, examples=(), records: Path | None = None):
         use.click(use_mask, [session, name], every, **instant)
         name.submit(use_mask, [session, name], every, **instant)
         map_it.click(class_map, [session, names], every, **heavy)
+        look.click(where, session, every, **heavy)
+        alike.click(find_alike, [session, label], every, **heavy)
         teach.click(teach_it, session, every, **heavy)
         again.click(start_over, session, every, **instant)
         gr.on([fresh.click, photo.clear], begin_anew, session, every, **instant)

@@ -17,7 +17,7 @@ from assistant.errors import BadInput
 from assistant.grammar import Turn, check_question, clean_phrase, plain, reply_for
 from assistant.proposals import by_granularity
 
-ANSWER, HAND, EVERYTHING, CLASSES = "answer", "hand", "everything", "classes"  # what the picture shows
+ANSWER, HAND, EVERYTHING, CLASSES, LOOKING = "answer", "hand", "everything", "classes", "looking"  # what the picture shows
 PHOTOS = 6  # of a conversation
 REGIONS = 60  # of everything mode
 
@@ -62,7 +62,7 @@ class Session:
         self.stop.set()
         self.stop = threading.Event()
         self.epoch += 1
-        self.scenes, self.names, self.pending = [], [], None  # pending: Path of a photo that was chosen, not yet open
+        self.scenes, self.names, self.pending = [], [], []  # pending: Paths of photos that were chosen, not yet open
         self.log: list[Exchanged] = []
         self.at = 0  # photo that is shown
         self.note = ""  # a last bubble that belongs to no question
@@ -76,6 +76,7 @@ class Session:
         self.choice, self.editing = 0, None  # candidate by hand; number of the exchange that is being edited
         self.regions: list[Target] = []
         self.classes: dict | None = None
+        self.heat: tuple | None = None  # (phrase, (H, W) float in [0, 1])
 
     # -- photos ---------------------------------------------------------------------------------------------------
 
@@ -95,8 +96,8 @@ class Session:
             self.look()
         self.at = at
 
-    def room(self) -> None:
-        if len(self.scenes) >= PHOTOS:
+    def room(self, photos: int = 1) -> None:
+        if len(self.scenes) + len(self.pending) + photos > PHOTOS:
             raise BadInput(f"a conversation has at most {PHOTOS} photos: start a new one")
 
     # -- asking ---------------------------------------------------------------------------------------------------
@@ -134,7 +135,7 @@ class Session:
     def halt(self) -> None:
         """Stop what runs and what waits."""
         self.stop.set()
-        self.stop = threading.Event()
+        self.stop, self.pending = threading.Event(), []
         for exchange in self.log:
             if exchange.waiting:
                 self.failed(exchange, "stopped")
@@ -172,6 +173,8 @@ class Session:
         """What the picture shows now."""
         if self.view == EVERYTHING:
             return self.regions
+        if self.view == LOOKING:
+            return []
         if self.view == CLASSES and self.classes:
             return self.classes["targets"]
         return self.answer.targets if self.answer else []
@@ -298,6 +301,42 @@ class Session:
             targets.append(Target(name, present and bool(mask.any()), sure, mask if present and mask.any() else None, []))
         self.classes = {"targets": targets, "unanswered": [n for n in names if n not in found["said"]], "label": found["label"]}
         self.view, self.selected = CLASSES, None
+
+    # -- elsewhere ------------------------------------------------------------------------------------------------
+
+    def attend(self) -> None:
+        """Where the model looks for the thing that is selected, or for the answer's first."""
+        target = self.chosen or next(iter(self.targets), None)
+        if target is None or self.view != ANSWER:
+            raise BadInput("ask for something first, then see where the model looks for it")
+        self.heat = target.phrase, self.scene.attend(target.phrase)
+        self.view, self.selected = LOOKING, None
+
+    def find_alike(self, label: str, tell) -> int:
+        """Find on every other photo what is like the selected mask; how many photos. label: its name, or ""."""
+        example, shown = self.chosen, self.at
+        if example is None:
+            raise BadInput("select a mask first: click on it, or make one by hand")
+        others = [k for k in range(len(self.scenes)) if k != shown]
+        if not others:
+            raise BadInput("there is no other photo yet: add those to search with \"Add photos\"")
+        label, found = " ".join(label.split())[:200], []
+        phrase = clean_phrase(label or example.phrase)
+        for number in others:
+            tell("photo", number)
+            scene = self.scenes[number]
+            mask, score = scene.segment_like(self.scenes[shown].image, example.mask, label or None)
+            question = f"Where is what is like the {phrase} of photo {shown + 1}?"
+            there = bool(mask.any())
+            target = Target(phrase, there, float(min(max(score, 0.0), 1.0)), mask if there else None, [])
+            text = f"Most like it is this {phrase}." if there else f"Nothing here is like the {phrase}."
+            found.append(Exchanged(number, question, None, Answer(text, [target], scene.size, scene.image, question), waiting=False))
+        self.log += found
+        for number in others:
+            self.remember(number)
+        self.show_photo(others[0])
+        self.look()
+        return len(others)
 
     # -- files ----------------------------------------------------------------------------------------------------
 
