@@ -51,7 +51,11 @@ class Stage:
         self.page.wait_for_function("n => document.querySelectorAll('#chat [data-testid=user]').length > n && !document.querySelector('.busy')", arg=before)
 
     def tab(self, name):
-        self.page.get_by_role("tab", name=name).click()
+        tab = self.page.get_by_role("tab", name=name)
+        if not tab.is_visible():  # on a phone the last ones are in a menu
+            self.page.click("#tabs .overflow-menu > button")
+            tab = self.page.locator("#tabs .overflow-dropdown button", has_text=name)
+        tab.click()
         self.page.wait_for_timeout(400)
 
     def click(self, x, y):

@@ -510,8 +510,8 @@ def test_everything_classes_and_a_saved_conversation(browser, page, photo, folde
     assert visitor.page.input_value("#question textarea") == "red and green"
     visitor.page.fill("#question textarea", "blue")
     visitor.page.keyboard.press("Enter")
-    visitor.page.wait_for_selector("#chat >> text=blue sky")
-    assert visitor.page.locator("#chat [data-testid=user]").count() == 1
+    visitor.page.wait_for_function("() => document.querySelectorAll('#chat [data-testid=user]').length == 1 && !document.querySelector('#chat .busy')")
+    assert "blue sky" in visitor.page.inner_text("#chat")
     visitor.page.click("#fresh")
     (folder / "broken.json").write_text('{"maskpick": 1}')
     _choose(visitor, "#reopen", folder / "broken.json")
@@ -587,3 +587,14 @@ def test_fits_the_screen(browser, page, photo, folder, width, height, theme):
         assert seen["y"] < chat["y"] < tabs["y"] and chat["width"] > 0.8 * width
     else:
         assert chat["x"] < seen["x"] and abs(seen["y"] - chat["y"]) < 20
+
+
+def test_the_readme_example_runs(page, photo, monkeypatch):
+    readme = (Path(app.__file__).parent / "README.md").read_text(encoding="utf-8")
+    (example,) = [block for block in readme.split("```") if block.startswith("python\n") and "handle_file" in block]
+    monkeypatch.chdir(photo.parent)
+    Image.fromarray(picture(300, 480)).save("photo.jpg", quality=95)
+    found = {}
+    exec(example.removeprefix("python\n").replace("http://127.0.0.1:7860", page[0]), found)
+    assert found["answer"]["question"] == "what keeps the rain off?" and found["left"]["question"] == "the one on the left"
+    assert len(found["masks"]["masks"]) == 3

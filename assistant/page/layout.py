@@ -64,8 +64,9 @@ def build_page(assistant, examples=(), records: Path | None = None):
     import gradio as gr
 
     worker = Worker()
-    heavy = {"concurrency_id": "assistant", "concurrency_limit": 1, "api_visibility": "private", "show_progress": "hidden"}
-    instant = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    heavy = {"concurrency_id": "assistant", "concurrency_limit": 1, "api_visibility": "private", "show_progress": "hidden",
+             "trigger_mode": "multiple"}  # by default a second question is dropped while the browser waits for the first
+    instant = {"queue": False, "show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple"}
 
     with gr.Blocks(title="maskpick", delete_cache=UPLOADS_KEPT, analytics_enabled=False, fill_width=True) as page:
         session = gr.State(Session(), time_to_live=SESSION_KEPT, delete_callback=lambda s: s.clear())
