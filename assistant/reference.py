@@ -33,7 +33,7 @@ from assistant.errors import BadInput
 from assistant.segmenter import Embedding, Segmenter
 
 MATCHED = 0.6  # of likeness relative to the reference's own, from which prototype matching takes a cell; set on training photos
-NAMELESS = 7  # maps that tell how alike query and reference are; three more are of the name
+NAMELESS, NAMED = 9, 4  # maps that tell where the query is like the references, and like the name
 MAP_SCALE = 10.0  # of the maps beside features of about unit size, as the paper
 
 
@@ -170,11 +170,11 @@ class PocketFeatures:
         if not hasattr(self, "_table"):
             folder = smollm2_folder()
             with safe_open(folder / "model.safetensors", "pt") as file:
-                self._table = file.get_tensor("model.embed_tokens.weight").float()
-            self._table -= self._table[:20000].mean(0)
+                self._table = file.get_tensor("model.embed_tokens.weight")  # float16: 57 MB
+            self._common = self._table[:20000].float().mean(0)
             self._tokenizer = AutoTokenizer.from_pretrained(folder)
         ids = self._tokenizer([f" {t}" for t in texts], add_special_tokens=False).input_ids
-        return F.normalize(torch.stack([self._table[torch.tensor(row)].mean(0) for row in ids]), dim=1)
+        return F.normalize(torch.stack([self._table[torch.tensor(row)].float().mean(0) for row in ids]) - self._common, dim=1)
 
 
 class ClipFeatures:
@@ -279,7 +279,7 @@ class PromptEncoder(nn.Module):
         self.out = nn.Linear(width, prompt)
         if coarse:
             conv = lambda inner, outer, gap: nn.Conv2d(inner, outer, 3, padding=gap, dilation=gap)
-            self.coarse = nn.Sequential(conv(NAMELESS + 3 * text, 32, 1), nn.ReLU(), conv(32, 32, 2), nn.ReLU(),
+            self.coarse = nn.Sequential(conv(NAMELESS + NAMED * text, 32, 1), nn.ReLU(), conv(32, 32, 2), nn.ReLU(),
                                         conv(32, 32, 1), nn.ReLU(), nn.Conv2d(32, 1, 1))
 
     def unit(self, patches: Tensor) -> Tensor:
@@ -339,12 +339,12 @@ class Given(NamedTuple):
                              reference_maps=self.reference_maps[..., :1], names=None)
 
 
-def likeness(query: Tensor, references: Tensor, masks: Tensor, covered: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where a query (B, C, h, w) looks like K references (B, K, C, h, w), all of unit length -> (B, h, w) three times.
+def likeness(query: Tensor, references: Tensor, masks: Tensor, covered: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where a query (B, C, h, w) looks like K references (B, K, C, h, w), all of unit length -> (B, h, w) four times.
 
     The cosine with the best cell inside any mask (VRP-SAM's pseudo mask); the cosine with the mean inside less that
-    with the mean outside (PANet, Wang et al. 2019, arXiv 1908.06391); and this again so that the references' own inside
-    is 1 on average, their outside 0. The last two need no training to be used.
+    with the mean outside (PANet, Wang et al. 2019, arXiv 1908.06391); and this again, `relative` to the references' own.
+    The last two need no training to be used.
     """
     b, k, c, h, w = references.shape
     r = references.transpose(1, 2).flatten(2)  # B, C, K * n
@@ -355,16 +355,17 @@ def likeness(query: Tensor, references: Tensor, masks: Tensor, covered: Tensor) 
     mean = lambda weight: F.normalize((r @ weight[..., None])[..., 0], dim=1)
     direction = mean(inner) - mean(outer)
     contrast = torch.einsum("bchw,bc->bhw", query, direction)
-    return best.view(b, h, w), contrast, relative(contrast, torch.einsum("bcn,bc->bn", r, direction), inner, outer)
+    return best.view(b, h, w), contrast, *relative(contrast, torch.einsum("bcn,bc->bn", r, direction), inner, outer)
 
 
-def relative(query: Tensor, own: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
+def relative(query: Tensor, own: Tensor, inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
     """A map (B, h, w) of a query, scaled so that the references' own (B, N) is 1 on average where they are masked
-    (weights inner, outer (B, N)), 0 where not; within [-1, 2]."""
+    (weights inner, outer (B, N)), 0 where not, within [-1, 2]; and, everywhere the same, how far these two were apart: a
+    map that does not tell the references' inside from their outside tells nothing of the query."""
     mean = lambda weight: (own * weight).sum(1) / weight.sum(1).clamp(min=1e-6)
-    low, high = mean(outer), mean(inner)
-    wide = (high - low).abs().clamp(min=0.02)
-    return ((query - low[:, None, None]) / wide[:, None, None]).clamp(-1, 2)
+    low, high = mean(outer)[:, None, None], mean(inner)[:, None, None]
+    level = (query - low) / (high - low).abs().clamp(min=0.02)
+    return level.clamp(-1, 2), (high - low).expand_as(query)
 
 
 def scaled(x: Tensor, inside: Tensor) -> Tensor:
@@ -453,23 +454,28 @@ class Matcher:
         look = self.open(image)
         return Reference(look, cover(self.segmenter, image.shape[:2], mask, look.patches.shape[-2:]))
 
-    def logits(self, query: Look, references: list[Reference], label: str | None) -> tuple[Tensor, Tensor]:
-        """Low-resolution logits (1, l, l) and SAM's predicted IoU (1,), from the encoder for names or that without."""
-        encoder = self.encoders["text" if label else "plain"]
-        given = gather([(query, references, label)], encoder, self.features)
+    def given(self, query: Look, references: list[Reference], label: str | None = None) -> "Given":
+        """What the frozen parts say of an episode; `Given.nameless` of it is what they say without the name."""
+        label = " ".join(label.split()) if label else None
+        return gather([(query, references, label)], self.encoders["text" if label else "plain"], self.features)
+
+    def logits(self, query: Look, given: "Given") -> tuple[Tensor, Tensor]:
+        """Low-resolution logits (1, l, l) and SAM's predicted IoU (1,), by the encoder for names or that without."""
+        encoder = self.encoders["plain" if given.names is None else "text"]
         return prompted(self.segmenter, [query], encoder(given), encoder.draw(given))
 
     @torch.no_grad()
-    def segment(self, query: Look, references: list[Reference], label: str | None = None) -> tuple[np.ndarray, float]:
+    def answer(self, query: Look, given: "Given") -> tuple[np.ndarray, float]:
         """-> mask (H, W) bool of the query's picture, score in [0, 1]: the mean probability inside the mask."""
-        label = " ".join(label.split()) if label else None
-        low, _ = self.logits(query, references, label or None)
-        return self._finish(query, low)
+        return self._finish(query, self.logits(query, given)[0])
+
+    def segment(self, query: Look, references: list[Reference], label: str | None = None) -> tuple[np.ndarray, float]:
+        """What is like the references, which `label` may name: as `answer`."""
+        return self.answer(query, self.given(query, references, label))
 
     @torch.no_grad()
-    def match(self, query: Look, references: list[Reference]) -> tuple[np.ndarray, float]:
-        """Prototype matching alone, nothing trained: as `segment`."""
-        given = gather([(query, references, None)], self.encoders["plain"], self.features)
+    def match(self, query: Look, given: "Given") -> tuple[np.ndarray, float]:
+        """Prototype matching alone, nothing trained: as `answer`."""
         likely = (given.maps[:, 3] + given.maps[:, 5]) / 2 - MATCHED
         low = F.interpolate(likely[None], (self.segmenter.low_side,) * 2, mode="bilinear", align_corners=False)[0]
         return self._finish(query, low * 10)
@@ -537,17 +543,17 @@ def gather(episodes: list[tuple[Look, list[Reference], str | None]], encoder: Pr
     looks = lambda of: torch.stack([of([r.look for r in some]) for some in several])
     query, others, inside = unit(queries), looks(unit), torch.stack([q.inside for q in queries])
     masks, covered = each(lambda r: r.mask), each(lambda r: r.look.inside)
-    best, contrast, level = likeness(query, others, masks, covered)
-    _, contrast2, level2 = likeness(own(queries), looks(own), masks, covered)
-    maps = [best, scaled(best, inside), contrast * 4, level, contrast2 * 4, level2, inside]
+    best, contrast, level, gap = likeness(query, others, masks, covered)
+    _, contrast2, level2, gap2 = likeness(own(queries), looks(own), masks, covered)
+    maps = [best, scaled(best, inside), contrast * 4, level, contrast2 * 4, level2, gap, gap2, inside]
     seen, shown, names = [scaled(best, inside)], [masks], None
     if encoder.settings["text"]:
         names = torch.stack([features.words(label) for label in labels])
         heat = torch.stack([attention_map(q.joint, n, grid) for q, n in zip(queries, names)])
         heats = torch.stack([torch.stack([attention_map(r.look.joint, n, grid) for r in some]) for some, n in zip(several, names)])
         inner = masks.flatten(1)
-        level = relative(heat, heats.flatten(1), inner, (covered.flatten(1) - inner).clamp(min=0))
-        maps += [heat * 10, scaled(heat, inside), level]
+        level, gap = relative(heat, heats.flatten(1), inner, (covered.flatten(1) - inner).clamp(min=0))
+        maps += [heat * 10, scaled(heat, inside), level, gap * 10]
         seen, shown = [*seen, scaled(heat, inside)], [*shown, scaled(heats, covered)]
     side = [max(1, n // 2) for n in grid]
     half = lambda x: F.adaptive_avg_pool2d(x.flatten(0, -3)[:, None], side)[:, 0].unflatten(0, x.shape[:-2])

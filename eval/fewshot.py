@@ -201,14 +201,17 @@ def play(matcher, looks: Looks, queries: Pictures, sources: Pictures, episode: E
         references.append(Reference(look, cover(matcher.segmenter, mask.shape, mask, look.patches.shape[-2:])))
     line = {"open_seconds": looks.seconds[-1], "fold": episode.fold, "category": name, "query": queries.paths[episode.query].name,
             "references": [sources.paths[r].name for r in episode.references], "arms": {}}
+    began = time.perf_counter()
+    given = matcher.given(query, references, name)
+    look = time.perf_counter() - began
     for arm in ARMS:
         began = time.perf_counter()
         if arm == "prototype":
-            mask, score = matcher.match(query, references)
+            mask, score = matcher.match(query, given)
         else:
-            mask, score = matcher.segment(query, references, name if arm == "text" else None)
+            mask, score = matcher.answer(query, given if arm == "text" else given.nameless())
         line["arms"][arm] = {"pair": counts(mask, truth, ignore), "background": counts(~mask, ~truth, ignore), "score": score,
-                             "seconds": time.perf_counter() - began, "rle": to_rle(mask)}
+                             "seconds": look + time.perf_counter() - began, "rle": to_rle(mask)}
     return line
 
 

@@ -129,13 +129,19 @@ class Knows:
 
         return Look(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), torch.ones(4, 4), Embedding(torch.zeros(1), image.shape[:2], (H, W)))
 
-    def match(self, query, references):
+    def given(self, query, references, label):
+        assert all(isinstance(r, Reference) and r.mask.shape == (4, 4) and r.mask.sum() > 0 for r in references)
+        return self
+
+    def nameless(self):
+        return None
+
+    def match(self, query, given):
         return np.zeros((H, W), bool), 0.0
 
-    def segment(self, query, references, label):
-        assert all(isinstance(r, Reference) and r.mask.shape == (4, 4) and r.mask.sum() > 0 for r in references)
+    def answer(self, query, given):
         mask = np.zeros((H, W), bool)
-        mask[:40, : 40 if label else 20] = True
+        mask[:40, : 40 if given else 20] = True
         return mask, 0.9
 
 

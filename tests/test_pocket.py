@@ -124,3 +124,18 @@ def test_opening_is_told_in_steps(assistant):
     steps = []
     assistant.open(data.chelsea(), progress=lambda doing, proposals: steps.append((doing, proposals is not None)))
     assert steps == [("looking", False), ("outlining", False), ("recognising", True)]
+
+
+def test_what_is_like_a_reference_is_found(assistant, scene, tmp_path):
+    """A cat, painted roughly in one picture, is found in another that is mirrored and darker; a name may help, and several
+    references may be given."""
+    cat = scene.segment(points=[[220, 150]], labels=[1])[0]
+    mask = max(cat, key=lambda m: m.sum() * (m.mean() < 0.9))
+    other = assistant.open(np.ascontiguousarray(data.chelsea()[:, ::-1] // 3 * 2))
+    for like in ((data.chelsea(), mask), ([data.chelsea()] * 2, [mask] * 2)):
+        for label in (None, "cat"):
+            found, score = other.segment_like(*like, label)
+            assert found.shape == (300, 451) and found.dtype == bool and 0 <= score <= 1
+            assert (found & mask[:, ::-1]).sum() / (found | mask[:, ::-1]).sum() > 0.5
+    with pytest.raises(BadInput, match="empty"):
+        scene.segment_like(data.chelsea(), np.zeros((300, 451), bool))

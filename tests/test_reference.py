@@ -159,8 +159,10 @@ def test_likeness_finds_the_colour_of_the_reference():
     other[:3, :3] = BLUE
     r, q = grids(pixels, other)
     ones = torch.ones(1, 1, 16, 16)
-    best, contrast, level = likeness(q, r[:, None], torch.tensor(mask)[None, None].float(), ones)
+    best, contrast, level, gap = likeness(q, r[:, None], torch.tensor(mask)[None, None].float(), ones)
     assert torch.equal(best[0] > 0.99, torch.tensor(truth)) and torch.equal(contrast[0] > 0.5, torch.tensor(truth))
+    assert level[0][torch.tensor(truth)].mean() == pytest.approx(1, abs=1e-4) and gap.min() == gap.max() > 0.3
+    assert abs(float(level[0][~torch.tensor(truth)].median())) < 1e-4  # the grey around it, as around the reference
 
 
 def test_a_mask_smaller_than_a_cell_still_counts():
@@ -194,7 +196,7 @@ def test_the_order_of_references_does_not_count(matcher, arm):
     red, blue = (matcher.reference(*picture(50, 70, (5, 5, 40, 40), c)) for c in (RED, BLUE))
     with torch.no_grad():
         (one, _), (two, _), (once, _), (twice, _) = (
-            matcher.logits(query, some, "mug" if arm == "text" else None) for some in ([red, blue], [blue, red], [red], [red, red]))
+            matcher.logits(query, matcher.given(query, some, "mug" if arm == "text" else None)) for some in ([red, blue], [blue, red], [red], [red, red]))
     assert torch.allclose(one, two, atol=1e-3) and torch.allclose(once, twice, atol=1e-3)
     assert not torch.allclose(one, once, atol=1e-3)
 
@@ -265,10 +267,11 @@ def test_any_sam_takes_the_prompts(kind, shots, clip):
     for label in (None, "mug"):
         mask, score = matcher.segment(query, like, label)
         assert mask.shape == (70, 90) and mask.dtype == bool and 0 <= score <= 1
-    other, _ = matcher.logits(query, like, "car")
-    low, _ = matcher.logits(query, like, "mug")
-    assert not torch.equal(low, other)
-    assert matcher.match(query, like)[0].shape == (70, 90)
+    car, mug = (matcher.given(query, like, name) for name in ("car", "mug"))
+    assert not torch.equal(matcher.logits(query, car)[0], matcher.logits(query, mug)[0])
+    plain = matcher.given(query, like)
+    assert all(torch.equal(a, b) for a, b in zip(plain[:-1], mug.nameless()[:-1])) and mug.nameless().names is None
+    assert matcher.match(query, mug)[0].shape == (70, 90)
 
 
 def test_no_mask_prompt_answers_as_a_prompt_by_hand_does():
@@ -307,7 +310,7 @@ def test_weights_survive_the_disk(matcher, tmp_path, clip):
     query = matcher.open(picture(70, 90, (40, 20, 80, 60), RED)[0])
     like = [matcher.reference(*picture(50, 80, (10, 10, 40, 40), RED))]
     for label in (None, "mug"):
-        assert torch.allclose(matcher.logits(query, like, label)[0], again.logits(query, like, label)[0], atol=1e-3)
+        assert torch.allclose(*(m.logits(query, m.given(query, like, label))[0] for m in (matcher, again)), atol=1e-3)
     with pytest.raises(BadInput, match="train it with"):
         Matcher.load(tmp_path / "none", matcher.segmenter)
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "reference.safetensors").read_bytes()[:5000])
