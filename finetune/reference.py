@@ -6,9 +6,10 @@
         --no-coarse --out runs/reference-clip
 
 DATA: COCO-format folders (instances.json, images/). Two encoders learn from the same episodes, one told the name, one
-not. Each step draws episodes: a category, a query that holds it, one to three references in other pictures. Loss: BCE
-and Dice, in equal parts. SAM and the features are frozen and computed once for each picture and each of some other
-views of it (cut, mirrored, in other light), kept on disk under --looks. The same command again resumes.
+not: a category, a query that holds it, one to three references in other pictures. Loss: BCE and Dice, in equal parts.
+What is frozen is computed once and kept on disk under --looks, where several runs share it: what SAM and the features
+see of each picture (and of --views other views of it: cut, mirrored, in other light), and how alike query and
+references of each episode are. The same command again resumes.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.pocket.model import fast_math
 from assistant.reference import (
+    NAMELESS,
     ClipFeatures,
     Given,
     Look,
@@ -107,35 +109,68 @@ def read(kept: Kept, matcher: Matcher, name: str) -> tuple[Look, Tensor]:
         return Look(get("patches"), get("joint"), get("inside"), embedding), mask
 
 
-class Episodes:
-    """Draws episodes from kept views: a category as often as the root of its pictures' number, then a query, then
-    references in other pictures. Item k is fixed by (seed, k)."""
+def draw_episodes(views: list[Kept], seed: int, count: int, most: int = 3) -> list[tuple[str, Kept, list[Kept]]]:
+    """(name, query, references): a category as often as the root of its pictures' number, a query that holds it, and in
+    other pictures one reference, or in every fourth episode two to `most`."""
+    rng = np.random.default_rng(seed)
+    holding: dict[str, list[Kept]] = {}
+    for view in views:
+        for name in view.names:
+            holding.setdefault(name, []).append(view)
+    photos = {n: len({v.photo for v in of}) for n, of in holding.items()}
+    names = sorted(n for n in photos if photos[n] > 1)
+    if not names:
+        raise BadInput("no category is outlined in two pictures: there is nothing to learn a reference from")
+    share = np.sqrt([photos[n] for n in names])
+    episodes = []
+    for name in rng.choice(names, count, p=share / share.sum()):
+        query = holding[name][rng.integers(len(holding[name]))]
+        others = [v for v in holding[name] if v.photo != query.photo]
+        shots = int(rng.integers(2, most + 1)) if rng.random() < 0.25 else 1
+        episodes.append((str(name), query, [others[k] for k in rng.choice(len(others), shots, len(others) < shots)]))
+    return episodes
 
-    def __init__(self, views: list[Kept], names: set[str], seed: int, most: int = 3):
-        self.seed, self.most = seed, most
-        self.holding: dict[str, list[Kept]] = {}
-        for view in views:
-            for name in view.names:
-                if name in names:
-                    self.holding.setdefault(name, []).append(view)
-        photos = {n: len({v.photo for v in of}) for n, of in self.holding.items()}
-        self.names = sorted(n for n in photos if photos[n] > 1)
-        if not self.names:
-            raise BadInput("no category is outlined in two pictures: there is nothing to learn a reference from")
-        share = np.sqrt([photos[n] for n in self.names])
-        self.share = share / share.sum()
 
-    def draw(self, step: int, count: int) -> list[tuple[str, Kept, list[Kept]]]:
-        """`count` episodes with as many references each: (name, query, references)."""
-        rng = np.random.default_rng((self.seed, step))
-        shots = int(rng.integers(1, self.most + 1)) if rng.random() < 0.5 else 1
-        episodes = []
-        for name in rng.choice(self.names, count, p=self.share):
-            holding = self.holding[name]
-            query = holding[rng.integers(len(holding))]
-            others = [v for v in holding if v.photo != query.photo]
-            episodes.append((str(name), query, [others[k] for k in rng.choice(len(others), shots, len(others) < shots)]))
-        return episodes
+@dataclass(frozen=True)
+class Gathered:
+    """An episode whose frozen part is on disk: what the encoders are given, the target and the query's place."""
+
+    file: Path
+    name: str
+    query: Kept
+    shots: int
+
+
+def gather_all(matcher: Matcher, key: str, drawn: list, folder: Path) -> list[Gathered]:
+    """Compute what is not there yet, each episode once for all runs that draw it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for name, query, references in tqdm(drawn, desc="episodes", disable=None):
+        sign = " ".join([key, name, query.file.name, *(r.file.name for r in references)])
+        file = folder / f"{hashlib.sha256(sign.encode()).hexdigest()[:24]}.safetensors"
+        if not file.exists():
+            looks, target = load_episodes(matcher, [(name, query, references)])
+            given = gather(looks, matcher.encoders["text"], matcher.features)
+            state = {k: v.half().contiguous() for k, v in given._asdict().items()}
+            with replace_whole(file) as path:
+                save_file(state | {"target": (target * 255).round().byte()}, path)
+        found.append(Gathered(file, name, query, len(references)))
+    return found
+
+
+def batch_of(episodes: list[Gathered], seed: int, step: int, count: int) -> list[Gathered]:
+    """`count` of them with as many references each, fixed by (seed, step)."""
+    rng = np.random.default_rng((seed, step))
+    shots = episodes[rng.integers(len(episodes))].shots
+    alike = [e for e in episodes if e.shots == shots]
+    return [alike[k] for k in rng.choice(len(alike), count, len(alike) < count)]
+
+
+def read_given(batch: list[Gathered]) -> tuple[Given, Tensor]:
+    """-> what the encoder for names is given of a batch, targets (B, l, l)."""
+    states = [load_file(e.file) for e in batch]
+    join = lambda k: torch.cat([s[k] for s in states]).float()
+    return Given(*(join(k) for k in Given._fields)), join("target") / 255
 
 
 def mask_loss(logits: Tensor, target: Tensor, inside: Tensor) -> Tensor:
@@ -146,11 +181,12 @@ def mask_loss(logits: Tensor, target: Tensor, inside: Tensor) -> Tensor:
     return ((bce * inside).sum((1, 2)) / inside.sum((1, 2)) + dice).mean()
 
 
-def step_loss(matcher: Matcher, encoder: PromptEncoder, given: Given, queries: list[Look], targets: Tensor,
-              alone: bool = False) -> tuple[Tensor, float]:
-    """-> loss, mean IoU of the episodes. alone: of the coarse drawing, without SAM."""
+def step_loss(matcher: Matcher, encoder: PromptEncoder, given: Given, queries: list[Look] | None,
+              targets: Tensor) -> tuple[Tensor, float]:
+    """-> loss, mean IoU of the episodes; without queries, of the coarse drawing, which needs no SAM."""
+    alone = queries is None
     full = lambda x: F.interpolate(x[:, None].float(), targets.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    inside, loss = full(torch.stack([q.inside for q in queries])), 0.0
+    inside, loss = full(given.maps[:, NAMELESS - 1]), 0.0
     with fast_math() if matcher.features.kind == "pocket" else contextlib.nullcontext():
         logits = coarse = encoder.draw(given)
         if not alone:
@@ -196,9 +232,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sam", help="official .pth, transformers folder or hub id; default: the pocket SAM")
     parser.add_argument("--clip", help="transformers folder or hub id; default: the pocket preset's features")
     parser.add_argument("--no-coarse", action="store_true", help="tokens alone, as the paper; the default adds a mask prompt")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=320)
     parser.add_argument("--alone", type=float, default=0.75, help="share of the steps, at first, that train the coarse drawing "
                         "without SAM, at a fifth of the cost")
+    parser.add_argument("--episodes", type=int, default=1600, help="drawn once, of all categories; a fold learns from those "
+                        "of its own; each is gone through several times")
     parser.add_argument("--batch", type=int, default=8, help="episodes a step")
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--save-every", type=float, default=2, help="minutes between checkpoints")
@@ -246,7 +284,6 @@ def main(args: argparse.Namespace) -> None:
             aside.append(Kept(files[0], k, kept_names(files[0])))
         else:
             views += [Kept(f, k, kept_names(f)) for f in files]
-    episodes = Episodes(views, names, args.seed)
     encoders = matcher.encoders
     for arm, told in ARMS.items():
         torch.manual_seed(args.seed)
@@ -257,7 +294,10 @@ def main(args: argparse.Namespace) -> None:
         for encoder in encoders.values():
             encoder.mean.copy_(mean)
             encoder.scale.copy_(scale)
-    train(args, matcher, episodes)
+    drawn = draw_episodes(views, args.seed, args.episodes)
+    if args.fold is not None:
+        drawn = [e for e in drawn if e[0] in names]
+    train(args, matcher, gather_all(matcher, key, drawn, looks / "episodes"))
     print(json.dumps({"aside": check(matcher, aside, views, names, args.seed)}), flush=True)
 
 
@@ -269,10 +309,10 @@ def statistics(views: list[Kept]) -> tuple[Tensor, Tensor]:
     return some.mean(1), scale
 
 
-def train(args: argparse.Namespace, matcher: Matcher, episodes: Episodes) -> None:
+def train(args: argparse.Namespace, matcher: Matcher, episodes: list[Gathered]) -> None:
     """Both encoders on the same episodes; the weights' moving average is what is kept."""
     encoders = matcher.encoders
-    optimizers = {arm: torch.optim.AdamW(e.parameters(), args.lr, weight_decay=0.01) for arm, e in encoders.items()}
+    optimizers = {arm: torch.optim.AdamW(groups(e, args.lr), weight_decay=0.01) for arm, e in encoders.items()}
     average = {arm: {k: v.detach().clone() for k, v in e.state_dict().items()} for arm, e in encoders.items()}
     file, start = args.out / "state.pt", 0
     if file.exists():
@@ -284,16 +324,17 @@ def train(args: argparse.Namespace, matcher: Matcher, episodes: Episodes) -> Non
         print(f"resuming at step {start}", flush=True)
     log, saved = Log(args.out / "log.jsonl"), time.time()
     for step in range(start, args.steps):
-        drawn = episodes.draw(step, args.batch)
-        looks, targets = load_episodes(matcher, drawn)
-        given, queries = both(matcher, looks), [q for q, _, _ in looks]
         alone, figures = step < args.alone * args.steps and not args.no_coarse, {}
+        batch = batch_of(episodes, args.seed, step, args.batch)
+        full, targets = read_given(batch)
+        given = {"plain": full.nameless(), "text": full}
+        queries = None if alone else [read(e.query, matcher, e.name)[0] for e in batch]
         for arm, encoder in encoders.items():
             torch.manual_seed(args.seed * 1_000_003 + step)  # of the dropout
             for group in optimizers[arm].param_groups:
-                group["lr"] = args.lr * rate(step, args.steps, min(50, args.steps // 10 + 1))
+                group["lr"] = group["full"] * rate(step, args.steps, min(50, args.steps // 10 + 1))
             encoder.train()
-            loss, iou = step_loss(matcher, encoder, given[arm], queries, targets, alone)
+            loss, iou = step_loss(matcher, encoder, given[arm], queries, targets)
             optimizers[arm].zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
@@ -312,6 +353,13 @@ def train(args: argparse.Namespace, matcher: Matcher, episodes: Episodes) -> Non
         encoder.load_state_dict(average[arm])
         encoder.eval()
     matcher.save(args.out / "reference.safetensors")
+
+
+def groups(encoder: PromptEncoder, lr: float) -> list[dict]:
+    """The small network that draws learns eight times as fast as the rest."""
+    small = [p for n, p in encoder.named_parameters() if n.startswith("coarse.")]
+    rest = [p for n, p in encoder.named_parameters() if not n.startswith("coarse.")]
+    return [{"params": p, "lr": full, "full": full} for p, full in ((rest, lr), (small, 8 * lr)) if p]
 
 
 @torch.no_grad()

@@ -361,9 +361,9 @@ def sam(tmp_path_factory):
 def test_training_lowers_the_loss_and_resumes_to_the_same_weights(root, tmp_path, clip, sam, stopped, capsys):
     from finetune import reference
 
-    looks = ["--looks", str(tmp_path / "looks"), "--steps", "8", "--alone", "0.5"]
+    looks = ["--looks", str(tmp_path / "looks"), "--steps", "8", "--alone", "0.5", "--episodes", "24"]
     reference.main(arguments(root, tmp_path / "whole", clip, sam, *looks))
-    stopped(reference, "load_episodes", 6, lambda: reference.main(arguments(root, tmp_path / "parts", clip, sam, *looks)))
+    stopped(reference, "batch_of", 6, lambda: reference.main(arguments(root, tmp_path / "parts", clip, sam, *looks)))
     assert "resuming" not in capsys.readouterr().out
     reference.main(arguments(root, tmp_path / "parts", clip, sam, *looks))
     assert "resuming at step 5" in capsys.readouterr().out
@@ -373,9 +373,13 @@ def test_training_lowers_the_loss_and_resumes_to_the_same_weights(root, tmp_path
     segmenter = Segmenter.official(sam)
     trained = Matcher.load(tmp_path / "whole", segmenter)
     views = [reference.Kept(f, k, reference.kept_names(f)) for k, f in enumerate(sorted((tmp_path / "looks").glob("*-0.*")))]
-    drawn = reference.Episodes(views, {"cup", "car"}, seed=9, most=1).draw(0, 8)
+    drawn = [e for e in reference.draw_episodes(views, 9, 20) if len(e[2]) == 1][:8]
     looks, targets = reference.load_episodes(trained, drawn)
     given = reference.both(trained, looks)
+    # what was kept of an episode is what is gathered of it
+    kept, truth = reference.read_given(reference.gather_all(trained, "key", drawn, tmp_path / "episodes"))
+    assert torch.allclose(truth, targets, atol=0.01) and all(
+        torch.allclose(a, b, atol=0.01, rtol=0.01) for a, b in zip(kept, given["text"]))
     for arm, encoder in trained.encoders.items():
         fresh = PromptEncoder(**encoder.settings).eval()
         with torch.no_grad():
@@ -388,14 +392,16 @@ def test_episodes_never_show_the_query_and_leave_the_fold_out(root, tmp_path, cl
     from finetune import reference
 
     views = [reference.Kept(tmp_path / f"{k}", k // 2, ("cup",) if k % 4 < 2 else ("car",)) for k in range(20)]
-    episodes = reference.Episodes(views, {"cup", "car"}, seed=0)
-    drawn = [e for step in range(40) for e in episodes.draw(step, 4)]
+    drawn = reference.draw_episodes(views, 0, 160)
     assert {len(r) for _, _, r in drawn} == {1, 2, 3} and {n for n, _, _ in drawn} == {"cup", "car"}
     assert all(name in v.names and v.photo != q.photo for name, q, r in drawn for v in r)
-    assert episodes.draw(7, 4) == reference.Episodes(views, {"cup", "car"}, seed=0).draw(7, 4)
+    assert drawn == reference.draw_episodes(views, 0, 160) != reference.draw_episodes(views, 1, 160)
+    kept = [reference.Gathered(q.file, n, q, len(r)) for n, q, r in drawn]
+    batch = reference.batch_of(kept, 0, 5, 6)
+    assert batch == reference.batch_of(kept, 0, 5, 6) and len({e.shots for e in batch}) == 1 and len(batch) == 6
     assert reference.categories([root], 0) == {"car"} and reference.categories([root], None) == {"cup", "car"}
     with pytest.raises(BadInput, match="no category"):
-        reference.Episodes(views[:2], {"cup"}, seed=0)
+        reference.draw_episodes(views[:2], 0, 5)
     with pytest.raises(BadInput, match="needs? the pocket SAM|need the pocket SAM"):
         reference.open_frozen(argparse.Namespace(sam=str(sam), clip=None))
 

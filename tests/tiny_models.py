@@ -229,6 +229,7 @@ def tiny_clip(folder, seed: int = 0) -> Path:
                 parameter.normal_(0, 0.2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return Path(folder)
 
 
 def tiny_blip(folder, seed: int = 0) -> Path:
