@@ -25,6 +25,7 @@ from finetune.log import Log, rate
 
 SMALLEST = 0.01  # of the picture that the labelled thing covers at least, where the category has such a photo
 BACKGROUND = 0.5  # weight of background pixels
+SAVED = 40  # steps between checkpoints
 GRID = 128  # cells of the longer side that the loss is counted on
 
 
@@ -38,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", type=Path, help="folder of opened pictures (pocket; default: OUT/views)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--passes", type=int, default=4, help="over the labelled photos")
+    parser.add_argument("--passes", type=int, default=2, help="over the labelled photos")
     parser.add_argument("--batch", type=int, default=2, help="photos a step")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0, help="of the first run; the next runs count up")
 
 
@@ -113,14 +114,14 @@ def tune(looker, supports: list[tuple], names: list[str], passes: int, batch: in
         optimizer.step()
         if log:
             log.add(step, {"loss": float(np.mean(losses))}, every=20)
-        if state_file and (step % 40 == 39):
+        if state_file and step % SAVED == SAVED - 1:
             with replace_whole(state_file) as path:
                 torch.save({"model": {n: p.data for n, p in trained.items()}, "optimizer": optimizer.state_dict(), "step": step + 1}, path)
     return {name: p.detach().clone() for name, p in trained.items()}
 
 
 def main(args: argparse.Namespace) -> None:
-    """Draw the photos, tune, write run-K.safetensors and attention.json (which photo stands for which category)."""
+    """Draw the photos, tune, write run-K.safetensors; its metadata says which photo stood for which category."""
     import json
 
     from safetensors.torch import save_file
@@ -138,25 +139,24 @@ def main(args: argparse.Namespace) -> None:
         raise BadInput("give --ranking, what python -m assistant rank-layers wrote for this model")
     photos = [(photo.path, photo.read()) for photo in found]
     settings = {"data": str(args.data.resolve()), "use": looker.ranking.use, "passes": args.passes, "batch": args.batch, "lr": args.lr,
-                "seed": args.seed, "model": args.mllm or args.preset}
+                "model": args.mllm or args.preset}
     settings = json.loads(json.dumps(settings))
     file = args.out / "attention.json"
     before = json.loads(file.read_text())["settings"] if file.exists() else settings
     if before != settings:
         raise BadInput(f"--out {args.out} holds runs with other settings: choose another folder or delete it")
-    drawn = {}
     for run in range(args.seed, args.seed + args.runs):
         pairs = draw_supports(names, photos, np.random.default_rng(run))
-        drawn[run] = {names[c - 1]: photos[i][0].name for c, i in pairs}
         done, state = args.out / f"run-{run}.safetensors", args.out / f"run-{run}.pt"
         if done.exists():
             continue
         supports = [(looker.open(photos[i][0], args.views or args.out / "views"), support_map(photos[i][1], c)) for c, i in pairs]
         args.out.mkdir(parents=True, exist_ok=True)
         with replace_whole(file) as path:
-            path.write_text(json.dumps({"settings": settings, "drawn": drawn}, indent=1) + "\n")
-        tuned = tune(looker, supports, names, args.passes, args.batch, args.lr, run, state, Log(args.out / "loss.jsonl"))
+            path.write_text(json.dumps({"settings": settings}, indent=1) + "\n")
+        tuned = tune(looker, supports, names, args.passes, args.batch, args.lr, run, state, Log(args.out / f"loss-{run}.jsonl"))
+        about = {"use": json.dumps(looker.ranking.use), "photos": json.dumps({names[c - 1]: photos[i][0].name for c, i in pairs})}
         with replace_whole(done) as path:
-            save_file({name: value.contiguous() for name, value in tuned.items()}, path, {"use": json.dumps(looker.ranking.use)})
+            save_file({name: value.contiguous() for name, value in tuned.items()}, path, about)
         state.unlink(missing_ok=True)
     print(f"{args.runs} runs over {len(pairs)} photos each: {args.out}")
