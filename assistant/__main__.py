@@ -102,6 +102,7 @@ def rank_layers(args: argparse.Namespace) -> None:
         raise BadInput(f"no folder --images {args.images}")
     files = sorted(f for f in args.images.iterdir() if f.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))[:: args.every]
     looker = open_looker(args)
+    looker.restore({})  # the model's own attention is ranked, not what was tuned for a ranking
     views = (looker.open(file, args.keep) for file in tqdm(files, desc="pictures", disable=None))
     ranking = rank(looker, views, names + [c for c in CONTRAST if c not in names], args.layers, args.heads)
     ranking.about = {"model": args.mllm or args.preset, "pictures": args.images.name, "names": len(names)}

@@ -211,14 +211,20 @@ def open_looker(args):
     """The looker of what the options of `assistant.presets.add_model_arguments` name. BadInput: it cannot be had, or it
     exposes no attention."""
     from assistant.presets import PRESETS, load_preset, pick_device
-    from assistant.weights import resolve_model
+    from assistant.weights import fingerprint, resolve_model
 
     name = args.mllm or (PRESETS[args.preset].mllm if args.preset in PRESETS else None)
     if name in (None, "pocket"):  # an unknown preset says so
-        return looker_of(load_preset(args.preset, args.adapter, args.device, args.mllm)[0])
+        parts, weights = load_preset(args.preset, args.adapter, args.device, args.mllm)
+        looker = looker_of(parts)
+        looker.weights = weights
+        return looker
     if str(name).startswith("openai:"):
         raise BadInput("a model on a server shows nobody its attention: give --mllm a folder or a hub id")
-    return load_looker(resolve_model(name), pick_device(args.device), args.adapter)
+    where = resolve_model(name)
+    looker = load_looker(where, pick_device(args.device), args.adapter)
+    looker.weights = {"mllm": fingerprint(where)}
+    return looker
 
 
 def looker_of(parts):

@@ -7,13 +7,14 @@ import numpy as np
 from eval.metrics import counts
 
 QUESTIONS = ("what could I drink from?", "is there a bear?", "the table and the spoon", "what is the left one?", "a cup, a dog, a car.")
+PHRASE = "a cup"
 
 
 def question_costs(assistant, image: np.ndarray, rounds: int = 3) -> dict:
-    """Medians in seconds: opening the picture, a question on the opened one, and what that question would cost if the
-    picture were opened anew each time, as a demo does that keeps nothing."""
+    """Medians in seconds: opening the picture, a question on the opened one, a heat map of a phrase after it, and what that
+    question would cost if the picture were opened anew each time, as a demo does that keeps nothing."""
     assistant.open(image).ask(QUESTIONS[0])  # the first of everything is slower
-    opened, asked, tokens = [], [], []
+    opened, asked, attended, tokens = [], [], [], []
     for _ in range(rounds):
         began = time.perf_counter()
         scene = assistant.open(image)
@@ -23,8 +24,13 @@ def question_costs(assistant, image: np.ndarray, rounds: int = 3) -> dict:
             began = time.perf_counter()
             tokens.append(scene.ask(question).tokens)
             asked.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            scene.attend(PHRASE)
+            attended.append(time.perf_counter() - began)
     open_seconds, question_seconds = float(np.median(opened)), float(np.median(asked))
     return {"open_seconds": round(open_seconds, 3), "question_seconds": round(question_seconds, 3),
+            "attend_seconds": round(float(np.median(attended)), 3),
+            "attend_adds": round(float(np.median(attended)) / question_seconds, 3),
             "tokens": float(np.mean([t for t in tokens if t is not None])) if any(tokens) else None,
             "times_as_fast_as_opening_again": round((open_seconds + question_seconds) / question_seconds, 2)}
 

@@ -148,7 +148,8 @@ def main(args: argparse.Namespace) -> None:
     if ranking is None:
         raise BadInput("give --ranking, what python -m assistant rank-layers wrote for this model")
     looker.ranking = ranking
-    tuned, weights = read_tuned(args.tuned, ranking), dict(getattr(looker, "weights", {}))
+    looker.restore({})  # training-free means the model's own attention
+    tuned, weights = read_tuned(args.tuned, ranking), dict(looker.weights)
     if args.tuned:
         from assistant.weights import sha256_of
 

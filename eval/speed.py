@@ -96,7 +96,8 @@ def main(args: argparse.Namespace) -> dict:
 
         result["question"] = cost = question_costs(Assistant.from_preset("pocket", device=args.device), image)
         print(f"pocket preset: opening {cost['open_seconds']:.2f} s, a question on the opened picture "
-              f"{cost['question_seconds']:.2f} s ({cost['times_as_fast_as_opening_again']} times as fast as opening again)")
+              f"{cost['question_seconds']:.2f} s ({cost['times_as_fast_as_opening_again']} times as fast as opening again), "
+              f"where it looked {cost['attend_seconds']:.3f} s more ({cost['attend_adds']:.0%})")
     with replace_whole(args.out / "result.json") as path:
         path.write_text(json.dumps(result, indent=2) + "\n")
     return result

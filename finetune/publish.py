@@ -15,6 +15,7 @@ from assistant.weights import POCKET, write_checksums
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sam", type=Path, help="sam.safetensors of the sam stage")
     parser.add_argument("--reference", type=Path, help="reference.safetensors of the reference stage")
+    parser.add_argument("--attention", type=Path, help="a run-K.safetensors of the attention stage")
     parser.add_argument("--reasoner", type=Path, help="folder of the records stage")
 
 
@@ -32,6 +33,9 @@ def main(args: argparse.Namespace) -> None:
             about = opened.metadata()
         with replace_whole(POCKET / "reference.safetensors") as path:
             save_file(half(load_file(args.reference)), path, about)
+    if args.attention:
+        with replace_whole(POCKET / "attention.safetensors") as path:
+            save_file(half(load_file(args.attention)), path)
     if args.reasoner:
         shutil.copy(args.reasoner / "heads.safetensors", POCKET / "heads.safetensors")
         (POCKET / "lora").mkdir(exist_ok=True)

@@ -168,3 +168,15 @@ def queries_on_keys(attention, x: Tensor, rotary: tuple[Tensor, Tensor], queries
     k, _ = apply_rotary_pos_emb(k, k, cos[:, keys], sin[:, keys])
     k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
     return (q[0].float() @ k[0].float().transpose(1, 2)) * attention.scaling
+
+
+def published_looker(reasoner: PocketReasoner, eyes) -> PocketLooker:
+    """With the attention that was tuned and published for this preset; `restore({})` gives the LLM's own."""
+    from safetensors.torch import load_file
+
+    from assistant.weights import pocket_file
+
+    looker = PocketLooker(reasoner, eyes)
+    if (POCKET / "attention.safetensors").exists():
+        looker.restore(load_file(pocket_file("attention.safetensors")))
+    return looker

@@ -138,9 +138,9 @@ class Pocket:
     @functools.cached_property
     def looker(self):
         """Where the reasoner looks for a phrase: see `assistant.attention`."""
-        from assistant.pocket.looking import PocketLooker
+        from assistant.pocket.looking import published_looker
 
-        return PocketLooker(self.reasoner, self.eyes)
+        return published_looker(self.reasoner, self.eyes)
 
     @torch.inference_mode()
     def ask(self, turns: list, view: View, threshold: float, **options) -> tuple[Reply, list[Found]]:
