@@ -69,6 +69,7 @@ class Looker:
     picture (H, W, 3) uint8, or has it as `image`. Without a ranking all layers are averaged."""
 
     ranking: Ranking | None = None
+    kept: dict | None = None  # the pocket's keeps here what is read again and again; these keep nothing
 
     def open(self, image, keep: Path | None = None) -> np.ndarray:
         """A picture as `look` takes it: (H, W, 3) uint8. BadInput: no picture."""
@@ -83,23 +84,26 @@ class Looker:
             raise BadInput(f"there is no layer {layers[-1]}: this model has {self.layers}")
         return layers
 
-    def tunable(self, layers: list[int], prompts: list[str]) -> dict[str, nn.Parameter]:
-        """What one-shot tuning trains: the attention of `layers` in the model itself, in float32, and the embeddings of the
-        prompts' tokens. The rest of the model is frozen. `restore({})` takes it back."""
+    def tunable_attention(self, layers: list[int]) -> dict[str, nn.Parameter]:
+        """What one-shot tuning trains first: the attention of `layers`, in the model itself. The rest is frozen. `restore({})`
+        takes it back."""
         self.model.requires_grad_(False)
         found = {}
         for k in self.chosen(layers):
-            module = self.attention_modules()[k]
-            for name, parameter in module.named_parameters():
+            for name, parameter in self.attention_modules()[k].named_parameters():
                 self.own.setdefault(f"layers.{k}.{name}", parameter.detach().clone())
                 found[f"layers.{k}.{name}"] = parameter.requires_grad_(True)
-        table = self.model.get_input_embeddings().weight.detach()
-        for token in sorted({t for p in prompts for t in self.tokens(p)}):
-            found[f"rows.{token}"] = self.words.rows[token] = nn.Parameter(table[token].clone())
         return found
 
+    def tunable_words(self, prompts: list[str]) -> dict[str, nn.Parameter]:
+        """What it trains then: embeddings of the prompts' tokens."""
+        table = self.model.get_input_embeddings().weight.detach()
+        tokens = sorted({t for p in prompts for t in self.tokens(p)})
+        self.words.rows = {t: nn.Parameter(table[t].clone()) for t in tokens}
+        return {f"rows.{t}": p for t, p in self.words.rows.items()}
+
     def restore(self, tuned: dict[str, Tensor]) -> None:
-        """Take over what `tunable` named; {} gives back the model's own."""
+        """Take over what the two named; {} gives back the model's own."""
         self.words.rows = {int(name[5:]): value for name, value in tuned.items() if name.startswith("rows.")}
         before = dict(self.own)
         for name, value in (before | {n: v for n, v in tuned.items() if n.startswith("layers.")}).items():

@@ -89,6 +89,7 @@ def refined(maps: torch.Tensor, image: np.ndarray, masks: torch.Tensor | None, h
 def answers(looker, view, image, masks, prompts: list[str], owner, names: list[str], ranking: Ranking, tuned: dict, args) -> dict:
     """{arm: (H, W) label map} of one photo."""
     size, classes, found = image.shape[:2], len(names) + 1, {}
+    looker.kept = {}  # of this photo
     look = looker.look(view, prompts)
     every = [(layer, None) for layer in look.layers]
     for name, use in (("all layers", every), ("ranked layers", ranking.use), ("ranked heads", [h[:2] for h in ranking.heads[: args.heads]])):
@@ -109,6 +110,7 @@ def answers(looker, view, image, masks, prompts: list[str], owner, names: list[s
             for how in ("crf", "vote"):
                 found[f"tuned {run}, {how}"] = enlarged(refined(maps, image, masks, how), size)
     looker.restore({})
+    looker.kept = None
     return found
 
 

@@ -39,9 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", type=Path, help="folder of opened pictures (pocket; default: OUT/views)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--passes", type=int, default=2, help="over the labelled photos")
+    parser.add_argument("--passes", type=int, default=5, help="over the labelled photos, training the attention alone")
+    parser.add_argument("--word-passes", type=int, default=1, help="and then the words' embeddings as well; 0 leaves them alone")
     parser.add_argument("--batch", type=int, default=2, help="photos a step")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0, help="of the first run; the next runs count up")
 
 
@@ -82,41 +83,47 @@ def loss_of(looker, view, label: Tensor, prompts: list[str], owner: Tensor, use:
     return (each * thing).sum() / thing.sum().clamp(min=1) + BACKGROUND * (each * ~thing).sum() / (~thing).sum().clamp(min=1)
 
 
-def tune(looker, supports: list[tuple], names: list[str], passes: int, batch: int, lr: float, seed: int, state_file: Path | None = None,
-         log: Log | None = None) -> dict[str, Tensor]:
-    """Train on `supports`, [(view, (H, W) label)], -> what `looker.restore` takes. state_file: resumed from, if there."""
-    from tqdm import tqdm
-
+def tune(looker, supports: list[tuple], names: list[str], passes: int, word_passes: int, batch: int, lr: float, seed: int,
+         state_file: Path | None = None, log: Log | None = None) -> dict[str, Tensor]:
+    """Train on `supports`, [(view, (H, W) label)], -> what `looker.restore` takes. First the attention alone, which in the
+    pocket preset reads what is kept of the first pass; then the words as well. state_file: resumed from, if there."""
     prompts = names + [c for c in CONTRAST if c not in names]
     owner = torch.tensor([k + 1 for k in range(len(names))] + [0] * (len(prompts) - len(names)))
     use = looker.ranking.use
     looker.restore({})
-    trained = looker.tunable(sorted({layer for layer, _ in use}), prompts)
-    optimizer = torch.optim.AdamW(trained.values(), lr=lr, weight_decay=0.05)
-    order = torch.stack([torch.randperm(len(supports), generator=torch.Generator().manual_seed(1000 * seed + p)) for p in range(passes)])
-    steps = order.flatten().split(batch)
-    start = 0
-    if state_file and state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        for name, parameter in trained.items():
-            parameter.data.copy_(state["model"][name])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
-    for step in tqdm(range(start, len(steps)), desc=f"run {seed}", disable=None, initial=start, total=len(steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * rate(step, len(steps), 5)
-        optimizer.zero_grad(set_to_none=True)
-        losses = []
-        for i in steps[step].tolist():
-            loss = loss_of(looker, *supports[i], prompts, owner, use, len(names) + 1)
-            (loss / len(steps[step])).backward()
-            losses.append(loss.item())
-        optimizer.step()
-        if log:
-            log.add(step, {"loss": float(np.mean(losses))}, every=20)
-        if state_file and step % SAVED == SAVED - 1:
-            with replace_whole(state_file) as path:
-                torch.save({"model": {n: p.data for n, p in trained.items()}, "optimizer": optimizer.state_dict(), "step": step + 1}, path)
+    looker.kept = {} if looker.kept is None else looker.kept
+    state = torch.load(state_file, weights_only=True) if state_file and state_file.exists() else {"phase": 0, "step": 0}
+    trained = looker.tunable_attention(sorted({layer for layer, _ in use}))
+    for phase, rounds in enumerate((passes, word_passes)):
+        if phase:
+            trained |= looker.tunable_words(prompts)
+        if phase < state["phase"] or not rounds:
+            continue
+        optimizer = torch.optim.AdamW(trained.values(), lr=lr, weight_decay=0.05)
+        if state["phase"] == phase and "model" in state:
+            for name, parameter in trained.items():
+                parameter.data.copy_(state["model"][name])
+            if state["step"]:
+                optimizer.load_state_dict(state["optimizer"])
+        order = [torch.randperm(len(supports), generator=torch.Generator().manual_seed(10000 * seed + 1000 * phase + p)) for p in range(rounds)]
+        steps = torch.cat(order).split(batch)
+        for step in range(state["step"], len(steps)):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * rate(step, len(steps), 5) / (1 + phase)
+            optimizer.zero_grad(set_to_none=True)
+            losses = []
+            for i in steps[step].tolist():
+                loss = loss_of(looker, *supports[i], prompts, owner, use, len(names) + 1)
+                (loss / len(steps[step])).backward()
+                losses.append(loss.item())
+            optimizer.step()
+            if log:
+                log.add(step, {"loss": float(np.mean(losses))}, every=100)
+            if state_file and (step % SAVED == SAVED - 1 or step + 1 == len(steps)):
+                with replace_whole(state_file) as path:
+                    torch.save({"model": {n: p.data for n, p in trained.items()}, "optimizer": optimizer.state_dict(), "step": step + 1,
+                                "phase": phase}, path)
+        state = {"phase": phase + 1, "step": 0}
     return {name: p.detach().clone() for name, p in trained.items()}
 
 
@@ -130,31 +137,35 @@ def main(args: argparse.Namespace) -> None:
     from assistant.looking import open_looker
 
     names, found = read_labelled(args.data, args.split)
-    if args.runs < 1 or args.passes < 1 or args.batch < 1:
-        raise BadInput("--runs, --passes and --batch must be at least 1")
+    if args.runs < 1 or args.passes < 0 or args.word_passes < 0 or args.batch < 1:
+        raise BadInput("--runs and --batch must be at least 1, --passes and --word-passes not negative")
     looker = open_looker(args)
     if args.ranking:
         looker.ranking = Ranking.load(args.ranking)
     if looker.ranking is None:
         raise BadInput("give --ranking, what python -m assistant rank-layers wrote for this model")
     photos = [(photo.path, photo.read()) for photo in found]
-    settings = {"data": str(args.data.resolve()), "use": looker.ranking.use, "passes": args.passes, "batch": args.batch, "lr": args.lr,
+    settings = {"data": str(args.data.resolve()), "use": looker.ranking.use, "passes": args.passes, "word_passes": args.word_passes, "batch": args.batch, "lr": args.lr,
                 "model": args.mllm or args.preset}
     settings = json.loads(json.dumps(settings))
     file = args.out / "attention.json"
     before = json.loads(file.read_text())["settings"] if file.exists() else settings
     if before != settings:
         raise BadInput(f"--out {args.out} holds runs with other settings: choose another folder or delete it")
+    views: dict[int, object] = {}
     for run in range(args.seed, args.seed + args.runs):
         pairs = draw_supports(names, photos, np.random.default_rng(run))
         done, state = args.out / f"run-{run}.safetensors", args.out / f"run-{run}.pt"
         if done.exists():
             continue
-        supports = [(looker.open(photos[i][0], args.views or args.out / "views"), support_map(photos[i][1], c)) for c, i in pairs]
+        for _, i in pairs:
+            if i not in views:
+                views[i] = looker.open(photos[i][0], args.views or args.out / "views")
+        supports = [(views[i], support_map(photos[i][1], c)) for c, i in pairs]
         args.out.mkdir(parents=True, exist_ok=True)
         with replace_whole(file) as path:
             path.write_text(json.dumps({"settings": settings}, indent=1) + "\n")
-        tuned = tune(looker, supports, names, args.passes, args.batch, args.lr, run, state, Log(args.out / f"loss-{run}.jsonl"))
+        tuned = tune(looker, supports, names, args.passes, args.word_passes, args.batch, args.lr, run, state, Log(args.out / f"loss-{run}.jsonl"))
         about = {"use": json.dumps(looker.ranking.use), "photos": json.dumps({names[c - 1]: photos[i][0].name for c, i in pairs})}
         with replace_whole(done) as path:
             save_file({name: value.contiguous() for name, value in tuned.items()}, path, about)

@@ -141,7 +141,7 @@ def test_tuned_attention_leaves_replies_alone(scene):
     before, reply = scene.attend("cat"), scene.ask("where is the cat?", remember=False).text
     layer = looker.ranking.use[0][0]
     with torch.enable_grad():
-        trained = looker.tunable([layer], ["cat", *CONTRAST])
+        trained = looker.tunable_attention([layer]) | looker.tunable_words(["cat", *CONTRAST])
         assert any(n.startswith("rows.") for n in trained) and any(n.startswith(f"layers.{layer}.") for n in trained)
         view = scene.view
         loss = -shares(looker.look(view, ["cat", *CONTRAST], [layer]), [(layer, None)]).log()[0].mean()

@@ -74,7 +74,7 @@ def test_tuning_lowers_the_loss_and_can_be_taken_back(looker):
 
     with torch.no_grad():
         before = loss().item()
-    trained = looker.tunable([1], PROMPTS)
+    trained = looker.tunable_attention([1]) | looker.tunable_words(PROMPTS)
     optimizer = torch.optim.AdamW(trained.values(), lr=0.02)
     for _ in range(8):
         optimizer.zero_grad()

@@ -57,7 +57,7 @@ def test_from_ranking_to_result(tmp_path, monkeypatch, capsys, stopped):
     assert run(assistant_main, monkeypatch, "attend", train / "images" / "0.png", "a mug", "--mllm", blip, "--ranking", ranking,
                "--out", tmp_path / "heat") == 0
     assert Image.open(tmp_path / "heat" / "overlay.png").size == (W, H)
-    words = ["attention", "--data", train, "--mllm", blip, "--ranking", ranking, "--out", tuned, "--runs", "2", "--passes", "2", "--batch", "1"]
+    words = ["attention", "--data", train, "--mllm", blip, "--ranking", ranking, "--out", tuned, "--runs", "2", "--passes", "1", "--word-passes", "1", "--batch", "1"]
     monkeypatch.setattr(finetune.attention, "SAVED", 1)
     monkeypatch.setattr("sys.argv", ["x", *map(str, words)])
     stopped(finetune.attention, "loss_of", 7, lambda: finetune.attention.main(arguments(words)))

@@ -48,6 +48,7 @@ class PocketLooker:
         self.layers = reasoner.llm.config.num_hidden_layers
         self.tuned: dict[int, torch.nn.Module] = {}
         self.rows: dict[int, Tensor] = {}
+        self.kept: dict | None = None  # a dictionary here keeps what layers read, for training over the same pictures again
 
     @property
     def ranking(self) -> Ranking:
@@ -81,13 +82,26 @@ class PocketLooker:
             heads = self.reasoner.llm.config.num_attention_heads
             return Look(torch.zeros(len(prompts), len(layers), heads, 0), match, layers, self.places(view))
         tokens = [self.reasoner.tokens(f" {p}") for p in prompts]
-        return Look(self.scores(seen.words, tokens, layers), match, layers, self.places(view))
+        key = (id(view), tuple(prompts), tuple(layers))
+        if self.kept is None or self.rows:
+            read = self.read(seen.words, tokens, layers)
+        else:
+            if key not in self.kept:
+                with torch.no_grad():
+                    self.kept[key] = view, self.read(seen.words, tokens, layers)  # the view: its id is not given to another
+            read = self.kept[key][1]
+        return Look(self.scores(read, tokens, layers), match, layers, self.places(view))
 
     def places(self, view) -> RegionPlaces:
+        if self.kept is not None and id(view) in self.kept:
+            return self.kept[id(view)][1]
         h, w = view.proposals.size
         step = max(1, round(max(h, w) / SIDE))
         masks = [decode_rle(rle)[::step, ::step] for rle in view.proposals.rles]
-        return RegionPlaces(torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, -(-h // step), -(-w // step), dtype=torch.bool))
+        places = RegionPlaces(torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, -(-h // step), -(-w // step), dtype=torch.bool))
+        if self.kept is not None:
+            self.kept[id(view)] = view, places
+        return places
 
     def match(self, seen, prompts: list[str]) -> Tensor:
         """(P,): the best that any region bears the prompt's name rather than a taught one; words of the background,
@@ -101,8 +115,9 @@ class PocketLooker:
         match[~stands] = fits
         return match
 
-    def scores(self, words: Tensor, tokens: list[list[int]], layers: list[int]) -> Tensor:
-        """Regions as words (N, W), prompts as tokens -> (P, L, H, N) float32."""
+    def read(self, words: Tensor, tokens: list[list[int]], layers: list[int]):
+        """The LLM over regions as words (N, W) and prompts as tokens: what each of `layers` reads of them, normed, (T, W);
+        rotary positions; where the regions and the prompts begin. Tuned queries and keys change nothing of it."""
         reasoner, model = self.reasoner, self.reasoner.llm.model
         count = torch.tensor([len(t) for t in tokens])
         owner = torch.arange(len(tokens)).repeat_interleave(count)
@@ -121,32 +136,42 @@ class PocketLooker:
         sees = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
         sees &= (whose[None] == -1) | (whose[None] == whose[:, None])
         rotary = model.rotary_emb(x, position_ids=position)
-        regions = slice(len(opening), len(opening) + len(words))
-        rows = []
+        normed = {}
         for k, layer in enumerate(model.layers[: layers[-1] + 1]):
             if k in layers:
-                attention = self.tuned.get(k, layer.self_attn)
-                normed = layer.input_layernorm(x[0])
-                each = queries_on_keys(attention, normed, rotary, slice(start, None), regions)  # (H, T, N)
-                rows.append(each.new_zeros(len(tokens), len(each), len(words)).index_add(0, owner, each.transpose(0, 1)))
+                normed[k] = layer.input_layernorm(x[0])
             if k < layers[-1]:
                 x = layer(x, attention_mask=sees[None, None], position_embeddings=rotary, position_ids=position)
+        return normed, rotary, slice(len(opening), len(opening) + len(words)), start
+
+    def scores(self, read, tokens: list[list[int]], layers: list[int]) -> Tensor:
+        """What `read` gave -> (P, L, H, N) float32."""
+        normed, rotary, regions, start = read
+        count = torch.tensor([len(t) for t in tokens])
+        owner, rows = torch.arange(len(tokens)).repeat_interleave(count), []
+        for k in layers:
+            attention = self.tuned.get(k, self.reasoner.llm.model.layers[k].self_attn)
+            each = queries_on_keys(attention, normed[k], rotary, slice(start, None), regions)  # (H, T, N)
+            rows.append(each.new_zeros(len(tokens), len(each), each.shape[2]).index_add(0, owner, each.transpose(0, 1)))
         return torch.stack(rows, 1) / count[:, None, None, None]
 
-    def tunable(self, layers: list[int], prompts: list[str]) -> dict[str, torch.nn.Parameter]:
-        """What one-shot tuning trains: queries and keys of `layers` (copies in float32), embeddings of the prompts' tokens."""
+    def tunable_attention(self, layers: list[int]) -> dict[str, torch.nn.Parameter]:
+        """What one-shot tuning trains first: queries and keys of `layers`, copies in float32."""
         for k in layers:
             own = copy.deepcopy(self.reasoner.llm.model.layers[k].self_attn).float().requires_grad_(False)
             own.q_proj.requires_grad_(True), own.k_proj.requires_grad_(True)
             self.tuned[k] = own
+        return {f"layers.{k}.{n}": p for k, m in self.tuned.items() for n, p in m.named_parameters() if p.requires_grad}
+
+    def tunable_words(self, prompts: list[str]) -> dict[str, torch.nn.Parameter]:
+        """What it trains then: embeddings of the prompts' tokens."""
         tokens = sorted({i for p in prompts for i in self.reasoner.tokens(f" {p}")})
         rows = self.reasoner.embed(tokens).detach().float()
         self.rows = {i: torch.nn.Parameter(row.clone()) for i, row in zip(tokens, rows)}
-        return {**{f"layers.{k}.{n}": p for k, m in self.tuned.items() for n, p in m.named_parameters() if p.requires_grad},
-                **{f"rows.{i}": p for i, p in self.rows.items()}}
+        return {f"rows.{i}": p for i, p in self.rows.items()}
 
     def restore(self, tuned: dict[str, Tensor]) -> None:
-        """Take over what `tunable` named; {} gives back the LLM's own."""
+        """Take over what the two named; {} gives back the LLM's own."""
         self.tuned, self.rows = {}, {int(k[5:]): v.float() for k, v in tuned.items() if k.startswith("rows.")}
         for name, value in tuned.items():
             if name.startswith("layers."):
