@@ -35,23 +35,31 @@ def parser() -> argparse.ArgumentParser:
                       help="folders of evaluation pictures, or lists of their names: no question is made about these "
                            "pictures, whatever they are called, at whatever size")
     asking = parser.add_argument_group("questions")
-    asking.add_argument("--writer", default="phrasebank", choices=["phrasebank", "openai"],
-                        help="who words the questions; openai: a model behind any OpenAI-compatible server")
+    asking.add_argument("--writer", default="phrasebank", choices=["phrasebank", "openai", "hf"],
+                        help="who words the questions: phrasebank: no model, offline; openai: a model behind any OpenAI-compatible "
+                             "server; hf: a model in this process, through transformers (default: phrasebank)")
     asking.add_argument("--per-image", type=int, default=24, help="questions per photo, at most (default: 24)")
     asking.add_argument("--seed", type=int, default=0, help="another seed, other questions (default: 0)")
     asking.add_argument("--bank", default="coco", help="phrase bank: a name in datagen/phrases or a .toml file; several with commas between")
     asking.add_argument("--split", default="train", choices=["train", "held"],
                         help="train: phrases to learn from; held: the two of each category that are kept aside")
-    server = parser.add_argument_group("with --writer openai", "the key is read from OPENAI_API_KEY and written nowhere; what was "
+    server = parser.add_argument_group("with --writer openai or hf", "the key is read from OPENAI_API_KEY and written nowhere; what was "
                                        "answered is never asked again")
-    server.add_argument("--model", help="the writer, as the server calls it")
+    server.add_argument("--model", help="the writer: as the server calls it; hf: a folder in transformers' layout or a hub id")
     server.add_argument("--base-url", help="the server, such as http://127.0.0.1:8000/v1 (default: the client's own)")
-    server.add_argument("--describe-with", metavar="MODEL", help="a multimodal model that describes each photo first")
+    server.add_argument("--describe-with", metavar="MODEL", help="a multimodal model that describes each photo first, and looks for "
+                        "what is said to be absent; with --writer hf it runs in this process too")
     server.add_argument("--captions", metavar="FILE", help="COCO captions json to be used instead of a description")
     server.add_argument("--no-second-opinion", action="store_true", help="do not let the model answer its own questions")
-    server.add_argument("--concurrency", type=int, default=16, help="requests at a time (default: 16)")
+    server.add_argument("--concurrency", type=int, default=16, help="requests at a time; hf: in a batch (default: 16)")
+    server.add_argument("--answer-tokens", type=int, metavar="N", help="tokens of an answer, at most (default: the server's own; hf: 2048)")
+    server.add_argument("--device", default="cpu", help="for hf and --sam (default: cpu)")
     server.add_argument("--price", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="per million tokens")
     server.add_argument("--budget", type=float, help="stop before more than this is spent")
+    scale = parser.add_argument_group("many machines")
+    scale.add_argument("--engine", default="plain", choices=["plain", "ray"],
+                       help="ray: the same rows by Ray Data, on this machine or, with RAY_ADDRESS, on a cluster (default: plain)")
+    scale.add_argument("--workers", type=int, default=2, help="of --engine ray (default: 2)")
     written = parser.add_argument_group("output")
     written.add_argument("--out", required=True, help="folder to write to")
     written.add_argument("--val", type=float, default=0.0, metavar="SHARE",
@@ -77,27 +85,26 @@ def run(options: argparse.Namespace) -> str:
 
     from datagen.dataset import write_dataset
     from datagen.engine import plain
-    from datagen.index import open_index
     from datagen.kept import Kept
     from datagen.leaks import fingerprints
     from datagen.output import output
-    from datagen.phrasebank import load
-    from datagen.photos import Photos
     from datagen.pick import pick
 
     check(options)
     out, drops = Path(options.out), Counter()
-    bank = load(options.bank) if options.writer == "phrasebank" else None
-    annotations = Path(options.annotations) if options.annotations else None
-    index = open_index(options.format, annotations, Path(options.images), out / "photos.sqlite")
-    photos = Photos(index, Path(options.images), bank, boxes=options.sam != "none", empty=options.format == "none", parts=options.parts)
+    photos = open_photos(options)
     known = fingerprints(options.exclude) if options.exclude else None
     if options.pick:
         photos.only = pick(photos, options.pick, options.complex, options.seed, drops)
     kept = Kept(out / "kept.sqlite")
     from_dataset = "ego_objects" if options.format == "egoobjects" else "coco"
     with output(out, options.val, from_dataset) as written:
-        made = plain(photos.read(drops), options, known, kept)
+        if options.engine == "ray":
+            from datagen.engine_ray import on_ray
+
+            made = on_ray(photos, drops, options, known, kept)
+        else:
+            made = plain(photos.read(drops), options, known, kept)
         for _, one in tqdm(made, total=len(photos), unit="photo", desc=options.model or options.split):
             written.add(one)
         written.statistics.drops.update(drops)
@@ -108,11 +115,23 @@ def run(options: argparse.Namespace) -> str:
     return summary(written.statistics.figures(), out)
 
 
+def open_photos(options: argparse.Namespace):
+    """The data set's photos, through the index in the output folder."""
+    from datagen.index import open_index
+    from datagen.phrasebank import load
+    from datagen.photos import Photos
+
+    annotations = Path(options.annotations) if options.annotations else None
+    index = open_index(options.format, annotations, Path(options.images), Path(options.out) / "photos.sqlite")
+    bank = load(options.bank) if options.writer == "phrasebank" else None
+    return Photos(index, Path(options.images), bank, options.sam != "none", options.format == "none", options.parts)
+
+
 def check(options: argparse.Namespace) -> None:
     """BadInput for options that cannot be."""
     from assistant.errors import BadInput
 
-    for name in ("per_image", "concurrency", "pick"):
+    for name in ("per_image", "concurrency", "pick", "answer_tokens", "workers"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise BadInput(f"--{name.replace('_', '-')} must be at least 1")
     if (options.annotations is None) != (options.format == "none"):

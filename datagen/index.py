@@ -33,7 +33,7 @@ def open_index(kind: str, annotations: Path | None, images: Path, file: Path | N
     if not _is_current(file, made_of):
         with replace_whole(file) as temporary:
             fill(sqlite3.connect(temporary, isolation_level=None), kind, annotations, images, made_of).close()
-    return sqlite3.connect(file, isolation_level=None)
+    return sqlite3.connect(file, isolation_level=None, check_same_thread=False)  # a Ray worker may hand it to another
 
 
 def state(kind: str, annotations: Path | None, images: Path) -> str:

@@ -150,6 +150,8 @@ def asking(photo: Photo, bank: dict[str, Entry], settings: Settings, drops: Coun
     if found is None:
         drops["photo: no usable answer"] += 1
         return []
+    if not found["questions"]:
+        drops["photo: the model wrote no question"] += 1
     seen, good = Seen(), []
     for row in found["questions"][: 2 * settings.per_image]:
         question = read(row, instances)

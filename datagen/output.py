@@ -43,7 +43,8 @@ def output(folder: Path, val: float = 0.0, from_dataset: str = "coco") -> Iterat
         out = Output(folder, val, from_dataset, {name: files.enter_context(whole_file(folder / name)) for name in names})
         yield out
         if not out.statistics.questions:
-            raise BadInput("no question could be made of these photos")
+            drops = ", ".join(f"{count} x {reason}" for reason, count in out.statistics.drops.most_common(8))
+            raise BadInput("no question could be made of these photos" + (f"; given up: {drops}" if drops else ""))
         out.files["llmseg40k.json"].write("}" if out.begun else "{}")
         for name, content in (("statistics.json", json.dumps(out.statistics.figures(), indent=1, ensure_ascii=False)),
                               ("statistics.html", out.statistics.page(folder.resolve().name))):

@@ -120,6 +120,11 @@ class Photos:
         if not usable:
             raise BadInput(f"none of the {len(self)} photos in {self.images} can be used: {dict(drops)}")
 
+    def one(self, number) -> Photo:
+        """A photo by its number in the data set."""
+        _, name, width, height, about = self.index.execute("select * from images where number = ?", (number,)).fetchone()
+        return self._photo(number, self.images / name, width, height, json.loads(about), Counter())
+
     def _photo(self, number, file: Path, width: int, height: int, about: dict, drops: Counter) -> Photo:
         instances = []
         for identity, category, row in self.index.execute(

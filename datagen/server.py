@@ -5,7 +5,7 @@
 
 Works with vLLM, SGLang, llama.cpp, Ollama, `transformers serve` and the cloud. The official client does the
 waiting and the retries (429, 5xx, broken connections); an answer that is not JSON of the wanted form is
-asked for again with another seed. Every good answer is kept by the content of its
+asked for again with another seed, and with the form in words, since not all servers enforce it. Every good answer is kept by the content of its
 request: a run that was killed, or is given again, only asks what is new. The key comes from
 OPENAI_API_KEY and is written nowhere.
 """
@@ -37,19 +37,20 @@ class Ledger:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0  # in the currency of --price
+    last_error: str = ""
 
 
 class Server:
     """price: (per million prompt tokens, per million completion tokens); budget: stop before more than this is spent."""
 
     def __init__(self, model: str, base_url: str | None, kept: Kept, concurrency: int = 16, price: tuple[float, float] = (0, 0),
-                 budget: float | None = None, timeout: float = 120.0, temperature: float = 0.8):
+                 budget: float | None = None, timeout: float = 300.0, temperature: float = 0.8, tokens: int | None = None):
         try:
             import openai
         except ImportError:
             raise BadInput("--writer openai needs the client: pip install 'maskpick[llm]'") from None
 
-        self.kept = kept
+        self.kept, self.tokens, self.enforces = kept, tokens, True
         self.openai, self.model, self.price, self.budget, self.temperature = openai, model, price, budget, temperature
         key = os.environ.get("OPENAI_API_KEY", "none" if base_url else None)
         if key is None:
@@ -80,25 +81,35 @@ class Server:
                     self.ledger.requests += 1
                     # As chat.completions.create sends it, without its walk through every key: that takes longer than the rest.
                     reply = await self.client.post("/chat/completions", cast_to=object, body={
-                        "model": self.model, "messages": messages, "response_format": form, "seed": (seed + attempt) % 2**31,
-                        "temperature": self.temperature})
+                        "model": self.model, "messages": in_words(messages, schema) if attempt or not self.enforces else messages,
+                        "seed": (seed + attempt) % 2**31, "temperature": self.temperature,
+                        **({"response_format": form} if self.enforces else {}),
+                        **({"max_completion_tokens": self.tokens} if self.tokens else {})})
                 except (self.openai.AuthenticationError, self.openai.PermissionDeniedError) as error:
                     raise BadInput(f"the server refuses the key: {_line(error)}") from None
                 except self.openai.NotFoundError as error:
                     raise BadInput(f"the server does not know {self.model}: {_line(error)}") from None
-                except self.openai.OpenAIError:  # after the client's own retries
-                    self.ledger.failed += 1
-                    return None
+                except (self.openai.BadRequestError, self.openai.UnprocessableEntityError) as error:
+                    if not self.enforces or "response_format" not in str(error):
+                        return self._failed(error)
+                    self.enforces = False  # it does not know the form: from now on it is told in words
+                    continue
+                except self.openai.OpenAIError as error:  # after the client's own retries
+                    return self._failed(error)
                 except (ValueError, TypeError):  # not even an envelope
                     self.ledger.bad_answers += 1
                     continue
             self._count(reply)
-            answer = _object(reply)
+            answer = parsed(content_of(reply))
             if answer is not None and fits(answer, schema):
                 self.kept.put(name, answer)
                 return answer
             self.ledger.bad_answers += 1
         return None
+
+    def _failed(self, error: Exception) -> None:
+        self.ledger.failed += 1
+        self.ledger.last_error = f"{type(error).__name__}: {_line(error)}"
 
     def _count(self, reply) -> None:
         usage = reply.get("usage") if isinstance(reply, dict) else None
@@ -120,10 +131,28 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:160]
 
 
-def _object(reply) -> dict | None:
+def in_words(messages: list[dict], schema: dict) -> list[dict]:
+    """The messages with the wanted form in words, for servers that do not enforce it."""
+    *others, last = messages
+    told = f"\n\nAnswer with one JSON object and nothing else, of this JSON schema: {json.dumps(schema)}"
+    content = last["content"]
+    content = content + told if isinstance(content, str) else [*content, {"type": "text", "text": told}]
+    return [*others, last | {"content": content}]
+
+
+def content_of(reply) -> str:
+    """The text of a reply, "" where it is none."""
     try:
-        found = json.loads(reply["choices"][0]["message"]["content"])
-    except (KeyError, IndexError, TypeError, ValueError, RecursionError):
+        return reply["choices"][0]["message"]["content"] or ""
+    except (KeyError, IndexError, TypeError):
+        return ""
+
+
+def parsed(content: str) -> dict | None:
+    """A JSON object, also in the fence that models like to put around it; None where it is none."""
+    try:
+        found = json.loads(content.strip().removeprefix("```json").removeprefix("```").removesuffix("```"))
+    except (AttributeError, TypeError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

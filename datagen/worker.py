@@ -53,8 +53,8 @@ class Worker:
     def __init__(self, options: argparse.Namespace, known: Known | None, kept: Kept):
         self.options, self.known, self.kept = options, known, kept
         self.bank, self.groups = phrasebank.load(options.bank), phrasebank.load_groups(options.bank)
-        self.told, self.eyes = captions(options.captions), None
-        self.outliner = None if options.sam == "none" else Outliner(options.sam, kept)
+        self.told, self.model, self.eyes = captions(options.captions), None, None
+        self.outliner = None if options.sam == "none" else Outliner(options.sam, kept, options.device)
         self.rules = self._rules()
 
     def _rules(self) -> str:
@@ -79,24 +79,33 @@ class Worker:
     async def __aenter__(self) -> "Worker":
         self.opened = contextlib.AsyncExitStack()
         o = self.options
-        if o.writer == "openai":
+        if o.writer != "phrasebank":
             if not o.model:
-                raise BadInput("--writer openai needs --model, the name by which the server knows it")
-            self.model = await self._server(o.model)
-        if o.describe_with:
-            self.eyes = await self._server(o.describe_with)
-            if o.writer == "openai":
-                self.eyes.ledger, self.eyes.slots = self.model.ledger, self.model.slots  # one budget, one limit
+                raise BadInput(f"--writer {o.writer} needs --model, the language model's name")
+            self.model = await self._open(o.model)
+        if o.describe_with == o.model and self.model:
+            self.eyes = self.model
+        elif o.describe_with:
+            self.eyes = await self._open(o.describe_with)
+            if self.model:
+                self.eyes.ledger = self.model.ledger
+                self.eyes.slots = getattr(self.model, "slots", getattr(self.eyes, "slots", None))  # one budget, one limit
         return self
 
-    async def _server(self, model: str):
+    async def _open(self, model: str):
+        """A model in this process for --writer hf, and where it is a folder and no server is named."""
+        o = self.options
+        if o.writer == "hf" or (o.writer == "phrasebank" and not o.base_url and Path(model).is_dir()):
+            from datagen.local import Local
+
+            return await self.opened.enter_async_context(Local(model, self.kept, o.concurrency, o.device, o.answer_tokens or 2048))
         from datagen.server import Server
 
-        o = self.options
-        return await self.opened.enter_async_context(Server(model, o.base_url, self.kept, o.concurrency, tuple(o.price), o.budget))
+        return await self.opened.enter_async_context(
+            Server(model, o.base_url, self.kept, o.concurrency, tuple(o.price), o.budget, tokens=o.answer_tokens))
 
     async def __aexit__(self, *error) -> None:
-        if asked := getattr(self, "model", self.eyes):
+        if asked := self.model or self.eyes:
             print(f"{asked.ledger}", file=sys.stderr)
         await self.opened.aclose()
 
