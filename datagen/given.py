@@ -27,7 +27,9 @@ class Given:
         self.groups = [group for group in groups if set(group.categories) <= set(bank)]
         self.rng = random.Random(seed_for(photo, split, seed))
         self.there = set(photo.keys()) | photo.partial
-        self.present = [key for key in photo.keys() if key not in photo.partial]  # every one of it is outlined
+        self.whole = [key for key in photo.keys() if key not in photo.partial]  # every one of it is outlined
+        # What can be asked about by itself: nothing else in the photo might go by its name.
+        self.present = [key for key in self.whole if not (bank[key].vague and self.there & set(bank[key].confused))]
         self.labelled = set(photo.absent or photo.categories) | self.there        # only of that is absence known
         self.used: Counter = Counter()      # phrases and categories asked about so far
 
@@ -51,7 +53,7 @@ class Given:
 
     def group(self, present: bool) -> tuple[Group, Phrase] | None:
         """A question that several categories answer, of which at least one, or none, is in the photo."""
-        shown = set(self.present)
+        shown = set(self.whole)
         mixed_up = self._mixed_up()
         fitting = {}
         for group in self.groups:
@@ -89,6 +91,8 @@ class Given:
         wrong = r"\bis the " if len(there) > 1 or plurals & set(there) else "(?!)"
         if sets := [re.escape(words) for words, present in targets if not present and words in plurals]:
             wrong += r"|there is no.*\b(%s) |(%s) \[ABS\] is" % ("|".join(sets), "|".join(sets))
+        # "..., and road, and ..." without a verb or an article is no English, alone it is.
+        wrong += r"|(?:[;.] |, and )(?!(no|nothing|the|I|that|look|you|here|it|there) )"
         for _ in range(50):
             reply = reply_for(targets, self.rng)
             if not re.search(wrong, reply, re.I):

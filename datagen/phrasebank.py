@@ -56,6 +56,7 @@ class Entry:
     phrases: tuple[Phrase, ...]
     part_of: str = ""        # what it is a part of ("car"), if of anything
     who: bool = False        # a person
+    vague: bool = False      # not asked about beside what it is confused with
 
     def split(self, split: str) -> list[Phrase]:
         """The phrases of "train" or of "held"."""
@@ -158,7 +159,8 @@ def _entry(path: Path, key: str, table: dict, confused: set[str]) -> Entry:
         phrases.append(Phrase(f"{key}/{number}", text.strip(), key, also, held, table.get("who", False)))
     return Entry(key, table["name"], table["plural"], table.get("number", "count"), tuple(table.get("synonyms", ())),
                  tuple(table.get("avoid", ())), table["group"], tuple(sorted(confused)),
-                 tuple(table.get("beside", ())), tuple(phrases), table.get("part_of", ""), table.get("who", False))
+                 tuple(table.get("beside", ())), tuple(phrases), table.get("part_of", ""), table.get("who", False),
+                 table.get("vague", False))
 
 
 def pluralise(word: str) -> str:

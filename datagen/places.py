@@ -15,6 +15,7 @@ IN_ROW = 0.07     # the same between those that are counted off ("the second fro
 LARGER = 1.5      # times the next area, for "the biggest"
 TOO_MANY = 8      # instances: beyond that nobody searches for "the smallest"
 NEARER = 0.12     # of the picture's diagonal: how much further off the next one must be from what it is beside
+ALONE = 0.002     # share of the picture's area below which one of several is not singled out
 ANCHOR = (0.004, 0.35)  # share of the picture's area that something others are near to may cover
 
 
@@ -28,6 +29,7 @@ def places(photo: Photo, instances: Sequence[Instance]) -> dict[str, Instance]:
     found: dict[str, Instance] = {}
     if not comparable(instances):
         return found
+    smallest = ALONE * photo.width * photo.height
     for axis, side, low, high in ((0, photo.width, "left", "right"), (1, photo.height, "top", "bottom")):
         order = sorted(instances, key=lambda instance: instance.centre[axis])
         gaps = [(b.centre[axis] - a.centre[axis]) / side for a, b in zip(order, order[1:])]
@@ -42,7 +44,7 @@ def places(photo: Photo, instances: Sequence[Instance]) -> dict[str, Instance]:
         found["biggest"] = order[-1]
     if order[1].area >= LARGER * order[0].area:
         found["smallest"] = order[0]
-    return found
+    return {place: instance for place, instance in found.items() if instance.area >= smallest}
 
 
 def _in_row(order: list[Instance], gaps: list[float]) -> dict[str, Instance]:
@@ -69,6 +71,7 @@ def beside(photo: Photo, instances: Sequence[Instance]) -> Iterator[tuple[str, I
     """("nearest" or "furthest", which of the instances, from what): the only thing of its kind, neither tiny nor huge."""
     if not comparable(instances):
         return
+    smallest = ALONE * photo.width * photo.height
     diagonal = (photo.width ** 2 + photo.height ** 2) ** 0.5
     for key in photo.keys():
         anchors = photo.of(key)
@@ -82,9 +85,9 @@ def beside(photo: Photo, instances: Sequence[Instance]) -> Iterator[tuple[str, I
             (near, lambda i: _gap(i, anchors[0])), (far, lambda i: _distance(i, anchors[0])))
             for a, b in zip(order, order[1:])]
         count = len(instances) - 1
-        if near[0] is far[0] and min(steps[0], steps[count]) >= NEARER:
+        if near[0] is far[0] and near[0].area >= smallest and min(steps[0], steps[count]) >= NEARER:
             yield "nearest", near[0], anchors[0]
-        if near[-1] is far[-1] and min(steps[count - 1], steps[-1]) >= NEARER and len(instances) > 2:
+        if near[-1] is far[-1] and far[-1].area >= smallest and min(steps[count - 1], steps[-1]) >= NEARER and len(instances) > 2:
             yield "furthest", far[-1], anchors[0]
 
 

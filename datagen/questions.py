@@ -24,7 +24,7 @@ from datagen.places import beside, places
 KINDS = {"implicit": 7, "named": 4, "multi": 4, "position": 4, "part": 6, "class": 2, "absent": 5, "followup": 5}  # weights
 GROUPED = 0.3   # share of implicit questions that several categories may answer
 PREMISE = 0.35  # share of absent questions that take the thing for granted: "the red umbrella beside the dog"
-SEEN = 0.0005   # share of the picture's area below which a thing is not asked about: ten by ten px of 512 x 384
+SEEN = 0.001    # share of the picture's area below which a thing is not asked about: 14 x 14 px of 512 x 384
 TRIES = 12      # per question wanted, before the photo is left with fewer
 
 
@@ -33,7 +33,7 @@ def _of_group(given: Given, present: bool) -> Record | str:
     if found is None:
         return "no question about a group of things is clear here"
     group, question = found
-    keys = [key for key in group.categories if key in given.present] if present else group.categories[:1]
+    keys = [key for key in group.categories if key in given.whole] if present else group.categories[:1]
     things = [(given.bank[key], given.photo.of(key), question) for key in keys]
     kind = "absent" if not present else "implicit" if len(keys) == 1 else "multi"
     return given.record(kind, wording.dress(question.text, given.rng), [(mention(thing), thing) for thing in things])
@@ -71,7 +71,8 @@ def _absent(given: Given) -> Record | str:
     if key is None:
         return "nothing is missing from the photo"
     if not given.bank[key].part_of and given.rng.random() < PREMISE:
-        anchors = [other for other in given.present if count(given.photo.of(other)) == 1 and not given.bank[other].part_of]
+        anchors = [other for other in given.present if count(given.photo.of(other)) == 1 and not given.bank[other].part_of
+                   and given.bank[other].number != "mass"]  # nothing stands "behind the sky"
         if anchors:
             return _false_premise(given, key, given.rng.choice(anchors))
     thing = given.thing(key, by_phrase=given.rng.random() < 0.6)

@@ -200,7 +200,9 @@ def followup_among(entry: Entry, count: int, split: str, rng: random.Random) -> 
 
 def followup_same(many: bool, who: bool, split: str, rng: random.Random) -> str:
     """A follow-up about the same again, by a pronoun: "cut it out"."""
-    slots = {"it": "them" if many or who else "it", "is": "are" if many else "is", "that": "those" if many else "that"}
+    slots = {"it": "them" if many or who else "it"}
+    if not who:
+        slots |= {"is": "are" if many else "is", "that": "those" if many else "that"}
     return _say(templates()["then_same"][split], slots, rng)
 
 
