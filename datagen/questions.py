@@ -25,6 +25,7 @@ KINDS = {"implicit": 7, "named": 4, "multi": 4, "position": 4, "part": 6, "class
 GROUPED = 0.3   # share of implicit questions that several categories may answer
 PREMISE = 0.35  # share of absent questions that take the thing for granted: "the red umbrella beside the dog"
 SEEN = 0.001    # share of the picture's area below which a thing is not asked about: 14 x 14 px of 512 x 384
+AGAIN = 2       # times that the same one of several is asked for, in other words
 TRIES = 12      # per question wanted, before the photo is left with fewer
 
 
@@ -125,7 +126,7 @@ def _position(given: Given) -> Record | str:
                 options[f"{place} {key}"] = (place, key, instance, None)
             for place, instance, anchor in beside(given.photo, instances):
                 options[f"{place} {key} {anchor.key}"] = (place, key, instance, given.bank[anchor.key])
-    options = {name: option for name, option in options.items() if not given.used[name]}
+    options = {name: option for name, option in options.items() if given.used[name] < AGAIN}
     if not options:
         return "no single instance stands out by its place or size"
     place, key, instance, anchor = options[given.category(sorted(options))]

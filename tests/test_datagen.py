@@ -138,6 +138,22 @@ def test_absence_is_only_claimed_of_what_the_data_outlines(photos):
     assert gone == {"cat"}
 
 
+def test_vague_names_are_not_asked_beside_what_they_are_confused_with():
+    bank, groups = load("clothing"), load_groups("clothing")
+    names = {key: k for k, key in enumerate(bank)}
+
+    def asked(*keys):
+        photo = Photo(1, Path("x.jpg"), WIDTH, HEIGHT, tuple(
+            Instance(k, key, box(10 + 60 * k, 50, 50, 40), (10 + 60 * k, 50, 50, 40), 2000.0, False) for k, key in enumerate(keys)), names)
+        return [record.source for seed in range(3) for record in questions.compose(photo, bank, "train", 30, seed, Counter(), groups)]
+
+    assert bank["bag"].vague and "purse" in bank["bag"].confused
+    assert {"bag", "purse"} & {key for source in asked("bag", "hat", "belt") for key in source["categories"]} == {"bag"}
+    for source in asked("bag", "purse", "hat", "belt"):  # both at once is a question about what they carry
+        found = {"bag", "purse"} & set(source["categories"])
+        assert not found or (found == {"bag", "purse"} and source["phrase_ids"][0].startswith("carried/"))
+
+
 def test_false_premises_are_about_what_is_missing(photos):
     photo, found = read(photos)[0], 0
     anchors = ("beside the", "next to the", "front of the", "behind the", "near the", "closest to the", "left of the", "right of the",
