@@ -151,6 +151,8 @@ def build_page(assistant, examples=(), records: Path | None = None):
         def legend(s):
             if s.view == EVERYTHING:
                 return f"{len(s.regions)} regions. Click one, then ask what it is."
+            if s.view == HAND:
+                return "Mark a thing on the picture, choose a candidate, name it, use it."
             if s.view == LOOKING:
                 return f"Where the model looks for {literal(s.heat[0])}: the brighter, the more. The Answer tab shows the masks again."
             if s.view == CLASSES and s.classes:
