@@ -8,6 +8,7 @@ the rules do not read in full goes to the model, and so does what they cannot an
     read("and the one on the left?", ["cup"])            # FollowUp("choose", "", "left")
     read("not that one, the smaller", ["cup"])           # FollowUp("other", "", "smaller")
     read("now remove the cup", ["cup", "spoon"])         # FollowUp("drop", "cup")
+    read("only the cup", ["cup", "spoon"])               # FollowUp("keep", "cup")
     read("also the spoon", ["cup"])                      # FollowUp("add", "spoon")
     read_about("the cup next to it")                     # ("near", "cup")
     read_about("what is this?")                          # ("name", "")
@@ -22,25 +23,37 @@ from assistant.answer import Answer, Target
 from assistant.grammar import ABS, SEG, clean_phrase, plain, reply_for
 
 PICKS = {name: pick for pick, names in {
-    "left": "left leftmost", "right": "right rightmost", "top": "top topmost upper uppermost highest higher",
-    "bottom": "bottom lower lowest lowermost", "middle": "middle central centre center",
-    "smallest": "smallest tiniest littlest", "largest": "largest biggest",
+    "left": "left leftmost lefthand", "right": "right rightmost righthand", "top": "top topmost upper uppermost highest higher",
+    "bottom": "bottom bottommost lower lowest lowermost", "middle": "middle central centre center",
+    "smallest": "smallest tiniest littlest", "largest": "largest biggest hugest",
     "smaller": "small smaller little tiny", "larger": "big bigger large larger"}.items() for name in names.split()}
 SAID = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom",
         "middle": "in the middle"}  # others stand before the name
 FILLER = set("and the a an one ones only just what about is are which on at in to of side hand please now that those "
              "these this it them show me keep i mean meant no so then ok okay but actually rather thing instead where "
-             "whats wheres there".split())
-START = r"(?:(?:and|now|then|ok|okay|please|no|so|but|actually|just|can you|could you|well)[ ,]+)*"
-DROP = re.compile(START + r"(?:remove|delete|drop|hide|erase|forget|discard|exclude|leave out|take (?:away|out|off)|get rid of|"
-                  r"without|except|not|ignore) (.+?)(?: (?:please|now|too|as well|from it))*")
-OTHER = re.compile(START + r"(?:(?:not|wrong|isnt|its not|it isnt|thats not|i dont mean) (?:it|that|this|the)?(?: one| right)?|"
-                   r"wrong|no|another(?: one)?|(?:the|show (?:me )?the|what about the|where is the)? ?other(?: one)?|"
-                   r"try another(?: one)?)((?: .*)?)")
-ADD = re.compile(START + r"(?:also|add|plus|include|and also|as well as) (?:find |show |mark |select )?(.+?)|"
-                 + START + r"(.+?) (?:too|as well)")
+             "whats wheres there let see by itself alone make next want need narrow down could can you do mark find as well far "
+             "too sorry give".split())
+# What may stand before and after the matter itself.
+LEAD = re.compile(r"(?:and|now|then|ok|okay|please|no|so|but|actually|well|sorry|next|good|thanks|yes|of (?:those|them|these)|too many|"
+                  r"not all of them|on second thoughts|(?:can|could|would|will) you|can i see|show(?: me)?|let me see|give me|mark|outline|"
+                  r"select|find|where(?: exactly)? (?:is|are)|wheres|whereabouts (?:is|are)|(?:what|how) about|which(?: one| of them)? is|"
+                  r"i (?:mean|meant|want|need)) ")
+TRAIL = re.compile(r" (?:please|too|as well|now|instead|then|again|sorry)$")
+KEEP = re.compile(r"(?:only|just|keep|nothing but|nothing except|i (?:only|just) (?:want|need|meant)|make (?:it|that)|leave everything out but|"
+                  r"narrow it down to) (.+)|(.+) (?:only|alone|by (?:itself|themselves)|and nothing else)")
+DROP = re.compile(r"(?:remove|delete|drop|hide|erase|forget|discard|exclude|skip|leave out|take (?:away|out|off)|get rid of|without|except|not|"
+                  r"ignore|i (?:did not|didnt|dont|do not) (?:want|mean|need)|(?:all|everything)(?: of (?:that|them|it))?(?: just named)? "
+                  r"(?:but|except|without)|the same without) (.+)|take (.+) away")
+OTHER = re.compile(r"(?:(?:not|wrong|isnt|its not|it isnt|thats not) (?:it|that|this|the)?(?: one| right)?|wrong|no|another(?: one)?|"
+                   r"(?:try |show me |show )?another(?: one)?)((?: .*)?)")
+OTHERS = re.compile(r"(?:(?:not|everything but|all but) (?:that|this|it)(?: one)? )?(?:the |all the |all )?(?:others?|other ones?|rest(?: of (?:them|those))?|remaining(?: ones?)?)")
+ADD = re.compile(r"(?:also|add|plus|include|as well as) (.+)|((?:the|my|your|his|her|their|that|those) .+) (?:too|as well)")
+AGAIN = re.compile(r"(?:(?:show|point at|point to|outline|select|mark|segment|trace|cut|colour|color|draw|find|see|where(?: exactly)? (?:is|are)|"
+                   r"give me the mask of) )?(?:it|them|that|those|this|these)(?: (?:to me|out|in))?(?: again| once more)?|once more(?: please)?(?: where)?|again|"
+                   r"where(?: again)?")
 POINTING = set("the one ones on at in to".split())
-IT = set("it that this one them those these all everything".split())
+START = r"(?:(?:and|now|then|ok|okay|please|so|but|can you|could you|well) )*"
+IT = set("it that this one them those these".split())
 NAME = re.compile(START + r"(?:what|who|which)(?: kind of| sort of)?(?: \w+)?(?: is| are|s| do you (?:call|see)|)(?: (?:it|this|that|here|"
                   r"these|those|there))?(?: \w+)?(?: called)?|(?:tell me what|name) (?:it|this|that)(?: is)?")
 NAMED = set("what whats who which kind sort of is are s do you call see it this that here these those there thing object "
@@ -56,7 +69,8 @@ TRIED = 6  # runners-up that are looked at for a comparison
 
 @dataclass(frozen=True)
 class FollowUp:
-    """act: drop | choose | other | add; phrase: the name it is about, "" = what was shown last; pick: a value of PICKS, or ""."""
+    """act: drop | keep | choose | other | others | add | again; phrase: the name it is about (keep: names, a line each; drop:
+    "*" = all), "" = what was shown last; pick: a value of PICKS, or ""."""
 
     act: str
     phrase: str = ""
@@ -65,7 +79,7 @@ class FollowUp:
 
 def words_of(text: str) -> str:
     """Lower case words with single spaces, no punctuation: "What's that?" -> "whats that"."""
-    return " ".join(re.sub(r"[^\w\s]", " ", re.sub(r"['’]", "", text.lower())).split())
+    return " ".join(re.sub(r"[^\w\s]", " ", re.sub(r"['’]|(?<=left)-(?=hand)|(?<=right)-(?=hand)", "", text.lower())).split())
 
 
 def singular(word: str) -> str:
@@ -87,25 +101,47 @@ def read(question: str, names: list[str]) -> FollowUp | None:
     """What `question` asks to do with the things shown, `names` (at least one); None where it is for the model."""
     if not names:
         return None
-    text = words_of(question)
-    if found := OTHER.fullmatch(text):
-        rest = [w for w in found[1].split() if w not in FILLER]
-        if not rest:
-            return FollowUp("other")
-        if len(rest) == 1 and rest[0] in PICKS:
-            return FollowUp("other", "", PICKS[rest[0]])
-    chosen = _read_choice(text, names)
-    if chosen:
-        return chosen
-    if found := DROP.fullmatch(text):
-        if set(found[1].split()) <= IT | FILLER:
-            return FollowUp("drop", names[-1] if not set(found[1].split()) & {"all", "everything", "them"} else "*")
-        name = name_in(found[1], names)
-        return FollowUp("drop", name) if name else None
-    if found := ADD.fullmatch(text):
-        phrase = re.sub(r"^(the|an?|some|any)\s+", "", found[1] or found[2])
-        return FollowUp("add", phrase) if phrase and not set(phrase.split()) <= IT | FILLER else None
-    return None
+    whole = text = words_of(question)
+    if found := ADD.fullmatch(re.sub(r"^(?:and|now|please|ok) ", "", text)):
+        phrase = re.sub(r"^(?:find |show |mark |select )?(?:the|an?|some|any)\s+", "", found[1] or found[2])
+        if not set(phrase.split()) & {"other", "others", "rest"} and not set(phrase.split()) <= IT | FILLER:
+            return FollowUp("add", phrase)
+    while True:  # down to the matter
+        if OTHERS.fullmatch(text):
+            return FollowUp("others")
+        if found := OTHER.fullmatch(text):
+            rest = [w for w in found[1].split() if w not in FILLER]
+            if rest in (["others"], ["other"], ["rest"]):
+                return FollowUp("others")
+            if not rest:
+                return FollowUp("other")
+            if len(rest) == 1 and rest[0] in PICKS:
+                return FollowUp("other", "", PICKS[rest[0]])
+        if AGAIN.fullmatch(text) and text != whole.split(" ")[0]:
+            return FollowUp("again")
+        if found := DROP.fullmatch(text):
+            return _read_drop(found[1] or found[2], names)
+        chosen = _read_choice(text, names)
+        if chosen:
+            return chosen
+        if found := KEEP.fullmatch(text):
+            kept = [name_in(part, names) for part in re.split(r" and |, ", re.sub(r" (?:drop|forget) the rest$", "", found[1] or found[2]))]
+            if kept and all(kept):
+                return FollowUp("keep", "\n".join(kept))
+        shorter = TRAIL.sub("", LEAD.sub("", text, count=1) if LEAD.match(text) else text)
+        if shorter == text:
+            return None
+        text = shorter
+
+
+def _read_drop(what: str, names: list[str]) -> FollowUp | None:
+    words = set(what.split())
+    if words <= {"everything", "all", "them", "it", "of", "that"} and words & {"everything", "all", "them"}:
+        return FollowUp("drop", "*")
+    if words <= IT | FILLER:
+        return FollowUp("drop", names[-1])
+    name = name_in(what, names)
+    return FollowUp("drop", name) if name else None
 
 
 def _read_choice(text: str, names: list[str]) -> FollowUp | None:
@@ -149,18 +185,40 @@ def answer(scene, question: str, options: dict) -> Answer | None:
         gone = "everything" if found.phrase == "*" else f"the {clean_phrase(found.phrase)}"
         left = plain(reply_for([(t.phrase, True) for t in rest])) if rest else "Nothing is left."
         return _answer(scene, question, rest, f"Without {gone}. {left}")
+    if found.act == "again":
+        return _answer(scene, question, shown)
+    if found.act == "keep":
+        return _answer(scene, question, [t for t in shown if t.phrase in found.phrase.split("\n")])
+    if found.act == "others":
+        return _others(scene, question, shown[-1], options)
     if found.act == "add":
         new = scene._ask(f"Where is the {found.phrase}?", options)
         known = {t.phrase.lower() for t in new.targets}
         return _answer(scene, question, [t for t in shown if t.phrase.lower() not in known] + new.targets)
     target = next((t for t in shown if t.phrase == found.phrase), shown[-1])
-    mask, proposals = _pick(scene, target, found)
+    mask, proposals = _pick(scene, target, found, options)
     if mask is None:
         named = f"the {target.phrase} {SAID[found.pick]}" if found.pick in SAID else f"the {found.pick} {target.phrase}"
         return replace(scene._ask(f"Where is {named}?", options), question=question) if found.act == "choose" else None
     others = [*target.others, *target.proposals] if found.act == "other" else [*target.proposals, *target.others]  # the rejected last
     others = [i for i in others if i not in proposals]
     return _answer(scene, question, [Target(target.phrase, True, target.confidence, mask, proposals, others)])
+
+
+def _all_but(scene, target: Target, options: dict) -> list[tuple[np.ndarray, list[int]]]:
+    """The instances of the target's name that the model finds and that are not alike to it, with their proposals."""
+    told = scene._ask(f"Where are all the {target.phrase}?", options)
+    return [(m, p) for t in told.targets if t.present for m, p in instances(scene, t) if _alike(m, target.mask) < ALIKE]
+
+
+def _others(scene, question: str, target: Target, options: dict) -> Answer | None:
+    """All things of the target's name but the one shown; where the model finds no other, the first runner-up."""
+    found = _all_but(scene, target, options)
+    found = found or [(scene.proposals.mask(i), [i]) for i in _distinct(scene, target.others, [target.mask])[:1]]
+    if not found:
+        return None
+    mask, proposals = np.logical_or.reduce([m for m, _ in found]), [i for _, p in found for i in p]
+    return _answer(scene, question, [Target(target.phrase, True, target.confidence, mask, proposals, target.proposals)])
 
 
 def answer_about(scene, question: str, about: np.ndarray, options: dict) -> Answer | None:
@@ -242,14 +300,18 @@ def _distinct(scene, proposals: list[int], rejected: list[np.ndarray]) -> list[i
     return kept
 
 
-def _pick(scene, target: Target, found: FollowUp) -> tuple[np.ndarray | None, list[int]]:
-    """The instance meant and its proposals: among those shown if there are several, else among the runners-up."""
+def _pick(scene, target: Target, found: FollowUp, options: dict) -> tuple[np.ndarray | None, list[int]]:
+    """The instance meant and its proposals: among those shown if there are several, else among the others that the model
+    finds, else among the runners-up."""
     shown = instances(scene, target)
     if found.pick and len(shown) > 1:
         return min(shown, key=lambda one: _rank(one[0], found.pick))
     others = _distinct(scene, target.others, [target.mask])
     if not found.pick:
         return (scene.proposals.mask(others[0]), others[:1]) if others else (None, [])
+    fitting = [one for one in _all_but(scene, target, options) if _rank(one[0], found.pick) < _rank(target.mask, found.pick)]
+    if fitting:
+        return min(fitting, key=lambda one: _rank(one[0], found.pick))
     for i in others[:TRIED]:  # best first: the first that is smaller than, left of, ... what was shown
         mask = scene.proposals.mask(i)
         if _rank(mask, found.pick) < _rank(target.mask, found.pick):

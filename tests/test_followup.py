@@ -79,7 +79,11 @@ def is_mask(answer, *which):
 @pytest.mark.parametrize("question, meant", [
     ("and the one on the left?", FollowUp("choose", "", "left")), ("Only the smaller one.", FollowUp("choose", "", "smaller")),
     ("not that one, the smaller", FollowUp("other", "", "smaller")), ("Not that one!", FollowUp("other")),
-    ("no, another one", FollowUp("other")), ("the other one", FollowUp("other")), ("now remove the cup", FollowUp("drop", "cup")),
+    ("no, another one", FollowUp("other")), ("the other one", FollowUp("others")), ("whereabouts are the others?", FollowUp("others")),
+    ("not that one, the others.", FollowUp("others")), ("nothing but the cup, please", FollowUp("keep", "cup")),
+    ("Keep the cup and the spoon, drop the rest.", FollowUp("keep", "cup\nspoon")), ("once more, please, where?", FollowUp("again")),
+    ("make that the left-hand one only", FollowUp("choose", "", "left")), ("is there a knife, too?", None),
+    ("everything just named except the spoon", FollowUp("drop", "spoon")), ("how about a knife?", None), ("now remove the cup", FollowUp("drop", "cup")),
     ("please hide the spoons", FollowUp("drop", "spoon")), ("remove it", FollowUp("drop", "spoon")),
     ("not the cup", FollowUp("drop", "cup")), ("forget everything", FollowUp("drop", "*")),
     ("also the knife", FollowUp("add", "knife")), ("the plate too", FollowUp("add", "plate")),
@@ -106,7 +110,7 @@ def test_read_about(question, meant):
        st.lists(st.text(max_size=12), max_size=4))
 def test_any_text_is_read(question, names):
     found = read(question, names)
-    assert found is None or (names and (found.act == "add" or found.phrase in ["", "*", *names]) and found.pick in ["", *PICKS.values()])
+    assert found is None or (names and (found.act == "add" or found.act == "keep" or found.phrase in ["", "*", *names]) and found.pick in ["", *PICKS.values()])
     read_about(question)
 
 
@@ -118,8 +122,9 @@ def test_a_conversation_about_masks(scene, parts):
     assert parse(scene.turns[-1].answer)[0].phrase == "cup"  # the model reads what was answered
     assert is_mask(scene.ask("also the spoon"), 0, 3)
     assert is_mask(scene.ask("not the cup"), 3)
+    assert is_mask(scene.ask("select it again"), 3)
     assert is_mask(scene.ask("remove it")) and not parse(scene.turns[-1].answer)
-    assert len(scene.turns) == 6
+    assert len(scene.turns) == 7
     scene.reset()
     scene.ask("not that one")  # nothing is shown: for the model
     assert parts.asked[-1] == "not that one"
@@ -132,9 +137,19 @@ def test_others_come_from_the_runners_up(scene, parts):
     scene.ask("the cup")
     assert is_mask(scene.ask("not that one"), 0) and is_mask(scene.ask("not that one"), 2)
     scene.ask("the cup")
+    assert is_mask(scene.ask("the other one"), 0) and parts.asked[-1] == "Where are all the cup?"
+    scene.ask("the cup")
     before = len(parts.asked)
     said = scene.ask("the one on the right")  # nothing lies further right: the model is asked, in full
-    assert parts.asked[before:] == ["Where is the cup on the right?"] and said.question == "the one on the right"
+    assert parts.asked[before:] == ["Where are all the cup?", "Where is the cup on the right?"] and said.question == "the one on the right"
+
+
+def test_only_one_of_several_things(scene, parts):
+    scene.ask("the cups and the spoon")
+    assert is_mask(scene.ask("only the spoon"), 3)
+    scene.ask("the cups")
+    assert is_mask(scene.ask("the one on the left"), 0)
+    assert is_mask(scene.ask("and the others?"), 1, 2)
 
 
 def test_the_remembered_can_be_left_alone(scene):
