@@ -25,7 +25,7 @@ from assistant.presets import add_model_arguments, name_of, open_from
 
 LARGEST_FILE = "50mb"
 SESSIONS = 50  # with open photos in memory; the one idle longest makes room
-KEPT = 12  # opened pictures, by their content: asking about one again, in any session, does not open it again
+KEPT = 24  # opened pictures, by their content: asking about one again, in any session, does not open it again
 EXAMPLES = (  # pictures that scikit-image's wheel ships
     ("astronaut", "Who is going to fly into orbit, and is there a bear?", "A smiling astronaut in an orange suit"),
     ("chelsea", "Which animal is purring, and is there a dog?", "A tabby cat looking at the camera"),
