@@ -1,8 +1,6 @@
 """Maps, InfoScore and rankings on scores that are known, and where the pocket preset looks."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -159,14 +157,21 @@ def test_tuned_attention_leaves_replies_alone(scene):
     looker.restore({})
 
 
-def test_the_command(scene, tmp_path):
+def test_the_command(scene, tmp_path, monkeypatch, capsys):
     from PIL import Image
 
+    import assistant.looking
+    from assistant.__main__ import main
+
+    monkeypatch.setattr(assistant.looking, "open_looker", lambda args: scene.assistant.parts.looker)  # loaded already
     Image.fromarray(data.chelsea()).save(tmp_path / "cat.png")
-    run = lambda *a: subprocess.run([sys.executable, "-m", "assistant", *map(str, a)], capture_output=True, text=True)
-    done = run("attend", tmp_path / "cat.png", "a cat", "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    assert np.asarray(Image.open(tmp_path / "out" / "heat.png")).shape == (300, 451)
-    assert Image.open(tmp_path / "out" / "overlay.png").size == (451, 300)
-    bad = run("attend", tmp_path / "cat.png", "?", "--out", tmp_path / "out")
-    assert bad.returncode == 2 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
+    words = ["x", "attend", str(tmp_path / "cat.png"), "a cat", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", words)
+    assert main() == 0 and "at most" in capsys.readouterr().out
+    heat = np.asarray(Image.open(tmp_path / "out" / "heat.png"))
+    assert heat.shape == (300, 451) and heat.dtype == np.uint16 and Image.open(tmp_path / "out" / "overlay.png").size == (451, 300)
+    assert np.allclose(heat / 65535, scene.attend("a cat"), atol=1e-2)
+    monkeypatch.setattr("sys.argv", [*words[:3], "?", *words[4:]])
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
