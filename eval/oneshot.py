@@ -7,7 +7,7 @@ mIoU is over the classes and the background, from pixel counts of the whole set;
 `finetune attention` draws its photos from elsewhere, and `rank-layers` ranks on others: nothing here was seen before.
 
 Arms: all layers; the layers that the ranking uses; the best heads (`--heads`); each tuned run (`--tuned`), whose mean and
-spread are given; and refinements by ConvCRF and by votes of SAM's proposals. Reads VOC's layout, COCO's, or a COCO-format
+spread are given (a run can be added to a result later: give the command again); and refinements by ConvCRF and by votes of SAM's proposals. Reads VOC's layout, COCO's, or a COCO-format
 folder. Differences are paired, with 95 % bootstrap intervals over photos.
 """
 
@@ -86,14 +86,15 @@ def refined(maps: torch.Tensor, image: np.ndarray, masks: torch.Tensor | None, h
     return out
 
 
-def answers(looker, view, image, masks, prompts: list[str], owner, names: list[str], ranking: Ranking, tuned: dict, args) -> dict:
-    """{arm: (H, W) label map} of one photo."""
+def answers(looker, view, image, masks, prompts: list[str], owner, names: list[str], ranking: Ranking, tuned: dict, args,
+            free: bool = True) -> dict:
+    """{arm: (H, W) label map} of one photo; free False: only what is tuned."""
     size, classes, found = image.shape[:2], len(names) + 1, {}
     looker.kept = {}  # of this photo
-    look = looker.look(view, prompts)
-    every = [(layer, None) for layer in look.layers]
+    look = looker.look(view, prompts) if free else None
+    every = [(layer, None) for layer in range(looker.layers)]
     for name, use in (("all layers", every), ("ranked layers", ranking.use), ("ranked heads", [h[:2] for h in ranking.heads[: args.heads]])):
-        if not use:
+        if not use or not free:
             continue
         maps = drawn(look, use, owner, classes, size)
         found[name] = enlarged(maps, size)
@@ -142,6 +143,7 @@ def main(args: argparse.Namespace) -> None:
     from assistant.images import open_image
     from assistant.looking import open_looker
     from assistant.presets import name_of
+    from assistant.weights import sha256_of
 
     names, photos = read_labelled(args.root, args.split)
     photos = photos[: args.limit]
@@ -152,17 +154,17 @@ def main(args: argparse.Namespace) -> None:
     looker.ranking = ranking
     looker.restore({})  # training-free means the model's own attention
     tuned, weights = read_tuned(args.tuned, ranking), dict(looker.weights)
-    if args.tuned:
-        from assistant.weights import sha256_of
-
-        weights |= {f"tuned {run}": sha256_of(args.tuned / f"run-{run}.safetensors") for run in tuned}
+    sums = {str(run): sha256_of(args.tuned / f"run-{run}.safetensors") for run in tuned}
     prompts = names + [c for c in CONTRAST if c not in names]
     owner = torch.tensor([k + 1 for k in range(len(names))] + [0] * (len(prompts) - len(names)))
     run = Run(args.out, {"benchmark": "oneshot", "version": VERSION, "root": str(args.root.resolve()), "split": args.split,
                          "preset": name_of(args), "weights": weights, "use": ranking.use, "heads": args.heads,
                          "refinement": not args.no_refinement, "seed": args.seed})
     for photo in tqdm(run.mine(photos), desc="pictures", disable=None):
-        if photo.path.name in run.done:
+        before = run.done.get(photo.path.name, {})
+        known = before.get("tuned", {})
+        missing = {r: w for r, w in tuned.items() if known.get(str(r)) != sums[str(r)]}  # runs may be added to a result
+        if before and ("error" in before or not missing):
             continue
         line = {"image": str(photo.path)}
         try:
@@ -173,23 +175,23 @@ def main(args: argparse.Namespace) -> None:
             masks = None if args.no_refinement else masks_on(looker, view, args, truth.shape)
             began = time.perf_counter()
             with torch.inference_mode():
-                found = answers(looker, view, image, masks, prompts, owner, names, ranking, tuned, args)
+                found = answers(looker, view, image, masks, prompts, owner, names, ranking, missing, args, not before)
             line["seconds"] = time.perf_counter() - began
         except BadInput as error:
             if args.strict:
                 raise BadInput(f"{photo.path.name}: {error}") from None
             run.add(photo.path.name, line | {"error": str(error)})
             continue
-        line["arms"] = {}
+        line["arms"], line["tuned"] = dict(before.get("arms", {})), known | {str(r): sums[str(r)] for r in missing}
         for arm, label in found.items():
             counts = class_counts(label, truth, len(names) + 1)
             line["arms"][arm] = {str(k): counts[:, k].tolist() for k in np.flatnonzero(counts.any(0))}
         run.add(photo.path.name, line)
-        for arm in ("ranked layers", f"tuned {min(tuned)}") if tuned else ("ranked layers",):
+        for arm in found.keys() & {"ranked layers", *(f"tuned {r}" for r in tuned if r == min(tuned))}:
             np_save_label(args.out / arm, photo.path.stem, found[arm])
     lines = run.gather(photo.path.name for photo in photos)
     if lines is not None:
-        finish(args, names, photos, lines, sorted(tuned), name_of(args), weights)
+        finish(args, names, photos, lines, sorted(tuned), name_of(args), weights | {f"tuned {r}": s for r, s in sums.items()})
 
 
 def masks_on(looker, view, args, size) -> torch.Tensor:
