@@ -57,8 +57,8 @@ def scale_of(name: str) -> str:
     return UNIT if name == "llava" or "llava_1_5" in name or "llava_v1_5" in name else THOUSAND
 
 
-def frame_of(scale: str, size: tuple[int, int], seen: tuple[int, int], padded: bool = False) -> Frame:
-    """size: (H, W) of the photo; seen: (w, h) px of the picture in front of the model; padded: see `squared`."""
+def frame_of(scale: str, size: tuple[int, int], seen: tuple[int, int] | None = None, padded: bool = False) -> Frame:
+    """size: (H, W) of the photo; seen: (w, h) px of the picture in front of the model, for PIXELS; padded: see `squared`."""
     h, w = size
     span, corner = ((w, h), (0.0, 0.0))
     if padded:
@@ -78,14 +78,15 @@ def squared(image: np.ndarray) -> np.ndarray:
 
 
 def within(image: np.ndarray, most: int, multiple: int = 1, pixels: int | None = None) -> np.ndarray:
-    """The picture (H, W, 3) uint8 with sides of at most `most` px that are multiples of `multiple`, and at most `pixels`
-    in all; never enlarged by more than the rounding."""
+    """The picture (H, W, 3) uint8 with sides of at most `most` px that are multiples of `multiple` (two at least, where
+    that is not 1), and at most `pixels` in all; only what is smaller than that is enlarged."""
     from PIL import Image
 
     h, w = image.shape[:2]
     scale = min(1.0, most / max(h, w), (pixels / (h * w)) ** 0.5 if pixels else 1.0)
     down = pixels is not None and scale < 1
-    side = lambda s: max(multiple, int(s * scale / multiple + (0 if down else 0.5)) * multiple)
+    least = 2 * multiple if multiple > 1 else 1
+    side = lambda s: max(least, int(s * scale / multiple + (0 if down else 0.5)) * multiple)
     if (side(h), side(w)) == (h, w):
         return image
     return np.asarray(Image.fromarray(image).resize((side(w), side(h)), Image.Resampling.LANCZOS))

@@ -22,6 +22,10 @@ from assistant.errors import BadInput
 from assistant.grammar import ABS, SEG, SYSTEM_PROMPT, Turn, chat_messages
 
 
+# Left as they are by 4-bit loading: what sees is small, and suffers most; widths there are no multiple of a block's 64.
+WHOLE = ["lm_head", r".*\b(visual|vision_tower|vision_model|multi_modal_projector|connector)\b"]
+
+
 @dataclass
 class Reply:
     """What a reasoner answered. markers, states and margins have one entry per [SEG] or [ABS] that it wrote, in order;
@@ -92,11 +96,13 @@ class Reasoner:
         if dtype is None:
             dtype = torch.float32 if str(device) == "cpu" else torch.bfloat16
         quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                                       bnb_4bit_compute_dtype=dtype) if four_bit else None
+                                       bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=WHOLE) if four_bit else None
         try:
             processor = AutoProcessor.from_pretrained(name_or_path)
             model = AutoModelForImageTextToText.from_pretrained(
                 name_or_path, dtype=dtype, device_map={"": device}, quantization_config=quantised)
+        except torch.OutOfMemoryError:
+            raise BadInput(f"{device} has not enough memory for {name_or_path}: use --four-bit, or a smaller --preset") from None
         except ImportError as e:
             advice = "; pip install 'maskpick[bnb]'" if four_bit and "bitsandbytes" in str(e) else ""
             raise BadInput(f"{name_or_path} needs a package that is missing: {_first_line(e)}{advice}") from e
@@ -192,8 +198,12 @@ class Reasoner:
         with torch.inference_mode(), torch.random.fork_rng(enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            out = self.model.generate(**inputs, **sampling, **more, max_new_tokens=max_new_tokens,
-                                      return_dict_in_generate=True)
+            try:
+                out = self.model.generate(**inputs, **sampling, **more, max_new_tokens=max_new_tokens,
+                                          return_dict_in_generate=True)
+            except torch.OutOfMemoryError:
+                raise BadInput(f"not enough memory for a conversation of {length:,} tokens: start a new one, or use --four-bit "
+                               "or a smaller --preset") from None
         return out.sequences[0, length:].tolist(), out
 
     def spoken(self, ids: list[int]) -> str:

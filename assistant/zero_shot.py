@@ -110,8 +110,9 @@ class ZeroShot:
         scale = scale_of(self.model.name)
         if "framed" not in view.made:
             image = within(view.image, SIDE, PATCH, QWEN_PIXELS) if scale == PIXELS else self._shown(view.image)
+            seen = self.model.seen_size(image) if scale == PIXELS else None
             padded = self.model.crops and scale != PIXELS
-            view.made["framed"] = image, frame_of(scale, view.image.shape[:2], self.model.seen_size(image), padded)
+            view.made["framed"] = image, frame_of(scale, view.image.shape[:2], seen, padded)
         image, frame = view.made["framed"]
         share = lambda *values: [round(v * e, 2) if scale == UNIT else round(v * e) for v, e in zip(values, 2 * frame.extent)]
         system = BOXED.format(meaning=frame.meaning, box=share(0.2, 0.1, 0.5, 0.6), point=share(0.3, 0.3))

@@ -181,6 +181,26 @@ def test_what_does_not_go_together_is_one_line(folders, tmp_path, monkeypatch):
     assert "holds a qwen3_vl model, not SAM" in refusal("--mllm", mllm, "--sam", mllm, "--device", "cpu")
 
 
+def test_too_little_memory_says_what_to_change(folders, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    reasoner = Reasoner.load(folders["qwen3_vl"])
+    monkeypatch.setattr(reasoner.model, "generate", full)
+    with pytest.raises(BadInput, match="not enough memory for a conversation of .* tokens: .*--four-bit"):
+        LocalModel(reasoner).ask([Turn("which?", images=[CAT])], "Look.", marks_schema([1]))
+    monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", full)
+    with pytest.raises(BadInput, match="not enough memory for .*--four-bit, or a smaller --preset"):
+        Reasoner.load(folders["qwen3_vl"])
+
+
+def test_four_bit_weights_pick_marks(folders):
+    pytest.importorskip("bitsandbytes")
+    model = Assistant.from_pretrained(folders["qwen3_vl"], folders["sam"], device="cpu", four_bit=True).parts.model
+    assert any(p.dtype == torch.uint8 for p in model.reasoner.model.parameters())
+    assert in_form(model.ask([Turn("which?", images=[CAT])], "Look.", short(marks_schema([1, 2]))), {})
+
+
 def test_sam_of_every_kind(folders, tmp_path):
     from test_segmenter import tiny_sam as official
 

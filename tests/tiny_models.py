@@ -55,7 +55,7 @@ def tiny_qwen3_vl(folder, tied: bool = False, seed: int = 0) -> Path:
         chat_template=QWEN_TEMPLATE)
     config = Qwen3VLConfig(
         text_config=dict(
-            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, head_dim=16,
+            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, head_dim=16,
             num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=8192, tie_word_embeddings=tied,
             initializer_range=0.1,
             rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2],
