@@ -1,14 +1,19 @@
 """Questions with masks from photos with masks.
 
-    python -m datagen --images photos --annotations instances.json --out questions
+    python -m datagen --images photos --annotations instances.json --out questions          # no model, no network
+    python -m datagen --images photos --annotations labels --format labelme --bank clothing,coco --out questions
+    python -m datagen --images photos --annotations lvis.json --format lvis --pick 10000 --out questions \\
+        --writer openai --model qwen3-vl --base-url http://127.0.0.1:8000/v1 --describe-with qwen3-vl --concurrency 64
+    python -m datagen --images photos --format none --describe-with models/Qwen3-VL-4B --out questions   # nothing is labelled
+    python -m datagen.browse questions                                                       # look, and throw out
 
 Writes DIR/records.jsonl (the project's records, one question a line), DIR/llmseg40k.json (LLM-Seg40K's form),
-DIR/statistics.json and .html. The same command gives the same files; killed at any point, it goes on where it was.
-`python -m datagen.browse DIR` shows the rows one by one; what is thrown out there stays out.
+DIR/statistics.json and .html. The same command gives the same files; killed at any point, it goes on where it was. What is
+thrown out by hand stays out.
 
-Five steps, a file each: pick (pick.py; outline.py where masks or names are missing), describe (describe.py), ask (phrasebank: questions.py; a language model:
-llm_writer.py), check (checks.py), write (output.py). What each photo gave is kept in DIR/kept.sqlite, so that a second
-run does only what is new.
+Five steps: pick (pick.py; outline.py where masks or names are missing), describe (describe.py), ask (questions.py from
+the phrase bank, llm_writer.py by a language model), check (checks.py), write (output.py). What each photo gave is kept in
+DIR/kept.sqlite, so that a second run does only what is new.
 """
 
 import argparse
@@ -35,9 +40,10 @@ def parser() -> argparse.ArgumentParser:
                       help="folders of evaluation pictures, or lists of their names: no question is made about these "
                            "pictures, whatever they are called, at whatever size")
     asking = parser.add_argument_group("questions")
-    asking.add_argument("--writer", default="phrasebank", choices=["phrasebank", "openai", "hf"],
+    asking.add_argument("--writer", default="phrasebank", choices=["phrasebank", "openai", "hf", "vllm"],
                         help="who words the questions: phrasebank: no model, offline; openai: a model behind any OpenAI-compatible "
-                             "server; hf: a model in this process, through transformers (default: phrasebank)")
+                             "server; hf: a model in this process, through transformers; vllm: with --engine ray, on a cluster's GPUs "
+                             "(default: phrasebank)")
     asking.add_argument("--per-image", type=int, default=24, help="questions per photo, at most (default: 24)")
     asking.add_argument("--seed", type=int, default=0, help="another seed, other questions (default: 0)")
     asking.add_argument("--bank", default="coco", help="phrase bank: a name in datagen/phrases or a .toml file; several with commas between")
@@ -101,8 +107,9 @@ def run(options: argparse.Namespace) -> str:
     with output(out, options.val, from_dataset) as written:
         if options.engine == "ray":
             from datagen.engine_ray import on_ray
+            from datagen.engine_vllm import on_vllm
 
-            made = on_ray(photos, drops, options, known, kept)
+            made = on_vllm(photos, drops, options, kept) if options.writer == "vllm" else on_ray(photos, drops, options, known, kept)
         else:
             made = plain(photos.read(drops), options, known, kept)
         for _, one in tqdm(made, total=len(photos), unit="photo", desc=options.model or options.split):
@@ -134,6 +141,8 @@ def check(options: argparse.Namespace) -> None:
     for name in ("per_image", "concurrency", "pick", "answer_tokens", "workers"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise BadInput(f"--{name.replace('_', '-')} must be at least 1")
+    if options.writer == "vllm" and not (options.engine == "ray" and options.model):
+        raise BadInput("--writer vllm needs --engine ray and --model")
     if (options.annotations is None) != (options.format == "none"):
         raise BadInput("--annotations names the annotations; with --format none there are none")
     if options.format == "none" and not (options.describe_with and options.sam != "none"):

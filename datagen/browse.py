@@ -76,7 +76,8 @@ def page(rows: Rows, kind: str, number: int) -> str:
         targets = ", ".join(f"{t.phrase}{'' if t.rle else ' (absent)'}" for t in record.targets)
         cards.append(
             f'<article class="{"out" if gone else ""}"><img loading=lazy src="/picture/{name}.jpg" alt="{html.escape(targets)}">'
-            f'<p class=q>{html.escape(record.question)}<p>{html.escape(plain(record.answer))}'
+            + "".join(f'<p class=k>{html.escape(turn.question)}<p class=k>{html.escape(plain(turn.answer))}' for turn in record.history)
+            + f'<p class=q>{html.escape(record.question)}<p>{html.escape(plain(record.answer))}'
             f'<p class=k>{html.escape(rows.kind(record))}: {html.escape(targets)}; {html.escape(Path(record.image).name)}'
             f'<form method=post action="/{"keep" if gone else "reject"}"><input type=hidden name=id value="{name}">'
             f'<input type=hidden name=back value="{html.escape(urlencode({"kind": kind, "page": number}))}">'

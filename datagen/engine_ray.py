@@ -8,7 +8,10 @@ model. What comes back is kept here, in one file and in the photos' order: rows 
 """
 
 import argparse
+import contextlib
 import json
+import os
+from collections import Counter
 from collections.abc import Iterator
 from copy import copy
 from pathlib import Path
@@ -47,38 +50,25 @@ class Share:
         return [made async for _, made in in_order(map(self.photos.one, numbers), self.worker.make, at_once)]
 
 
-def on_ray(photos: Photos, drops, options: argparse.Namespace, known: Known | None, kept: Kept) -> Iterator[tuple[Photo, Made]]:
-    """(photo, what was made of it), in the photos' order."""
+@contextlib.contextmanager
+def on_cluster(options: argparse.Namespace):
+    """The ray module, connected; what a worker's BadInput says becomes ours."""
     try:
         import ray
         import ray.data
     except ImportError:
         raise BadInput("--engine ray needs Ray: pip install 'maskpick[scale]'") from None
 
-    names = Worker(options, known, kept)
-    waiting = [json.dumps(photo.id) for photo in photos if kept.get(names.name(photo)) is None]
     started = not ray.is_initialized()
     if started:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False,
-                 **({} if _has_cluster() else {"num_cpus": options.workers + 1}),
+                 **({} if os.environ.get("RAY_ADDRESS") else {"num_cpus": options.workers + 1}),
                  runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent.parent)}})
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
     try:
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
-        made = iter(())
-        if waiting:
-            rows = ray.data.from_items([{"number": number} for number in waiting], override_num_blocks=max(1, len(waiting) // BATCH))
-            rows = rows.map_batches(Share, batch_size=BATCH, fn_constructor_args=(options, known),
-                                    compute=ray.data.ActorPoolStrategy(size=options.workers))
-            made = iter(rows.iter_rows())
-        for photo in photos.read(drops):
-            name = names.name(photo)
-            if (found := kept.get(name)) is None:
-                found = json.loads(next(made)["made"])
-                if Made(**found).final:
-                    kept.put(name, found)
-            yield photo, Made(**found)
+        yield ray
     except ray.exceptions.RayError as error:
         while error is not None and not isinstance(error, BadInput):
             error = getattr(error, "cause", None) or error.__cause__
@@ -90,7 +80,20 @@ def on_ray(photos: Photos, drops, options: argparse.Namespace, known: Known | No
             ray.shutdown()
 
 
-def _has_cluster() -> bool:
-    import os
-
-    return bool(os.environ.get("RAY_ADDRESS"))
+def on_ray(photos: Photos, drops: Counter, options: argparse.Namespace, known: Known | None, kept: Kept) -> Iterator[tuple[Photo, Made]]:
+    """(photo, what was made of it), in the photos' order."""
+    names = Worker(options, known, kept)
+    waiting = [json.dumps(photo.id) for photo in photos if kept.get(names.name(photo)) is None]
+    with on_cluster(options) as ray:
+        made = iter(())
+        if waiting:
+            rows = ray.data.from_items([{"number": number} for number in waiting], override_num_blocks=max(1, len(waiting) // BATCH))
+            made = iter(rows.map_batches(Share, batch_size=BATCH, fn_constructor_args=(options, known),
+                                         compute=ray.data.ActorPoolStrategy(size=options.workers)).iter_rows())
+        for photo in photos.read(drops):
+            name = names.name(photo)
+            if (found := kept.get(name)) is None:
+                found = json.loads(next(made)["made"])
+                if Made(**found).final:
+                    kept.put(name, found)
+            yield photo, Made(**found)

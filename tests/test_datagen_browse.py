@@ -28,6 +28,7 @@ def folder(tmp_path):
     rows = [Record("a.jpg", W, H, f"what is <b>number {k}</b>?", "The cup [SEG]; there is no bear [ABS].",
                    [RecordTarget("cup", to_rle(mask)), RecordTarget("bear", None)], {"kind": "multi" if k else "named"})
             for k in range(browse.PAGE + 3)]
+    rows[2].source["history"] = [{"question": "Anything to drink from?", "answer": "I see the cup [SEG]."}]
     write_records(tmp_path / "records.jsonl", rows)
     return tmp_path
 
@@ -56,7 +57,7 @@ def test_rows_are_shown_with_their_masks(address, folder):
     kind, page = get(address)
     page = page.decode()
     assert kind == "text/html" and page.count("<article") == browse.PAGE and "page 1 of 2" in page
-    assert "&lt;b&gt;number 0" in page and "<b>" not in page and "bear (absent)" in page and "[SEG]" not in page
+    assert "&lt;b&gt;number 0" in page and "<b>" not in page and "bear (absent)" in page and "<p class=k>Anything to drink from?<p class=k>I see the cup." in page and "[SEG]" not in page
     assert get(f"{address}/?page=1")[1].decode().count("<article") == 3
     assert get(f"{address}/?kind=named")[1].decode().count("<article") == 1
     kind, picture = get(f"{address}/picture/{row_id(read_records(folder / 'records.jsonl')[0])}.jpg")

@@ -39,7 +39,7 @@ def smollm2():
 
 
 @pytest.fixture
-def server(smollm2):
+def server(smollm2, tmp_path):
     """The address of `transformers serve` with SmolLM2."""
     for needed in ("fastapi", "uvicorn"):
         pytest.importorskip(needed, reason="transformers serve needs it")
@@ -47,15 +47,17 @@ def server(smollm2):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
-    process = subprocess.Popen([sys.executable, "-c", code, "serve", str(smollm2), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"NO_PROXY": "127.0.0.1"})
+    log = tmp_path / "serve.log"
+    process = subprocess.Popen([sys.executable, "-c", code, "serve", str(smollm2), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu",
+                                "--dtype", "float32"],
+                               stdout=log.open("wb"), stderr=subprocess.STDOUT, env=os.environ | {"NO_PROXY": "127.0.0.1"})
     for _ in range(400):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read()
             break
         except OSError:
             if process.poll() is not None:
-                pytest.skip(f"transformers serve does not start here: {process.stderr.read()[-200:]}")
+                pytest.skip(f"transformers serve does not start here: {log.read_text()[-200:]}")
             time.sleep(0.25)
     else:
         process.kill()
@@ -82,9 +84,9 @@ def rubbish(code, capsys):
 def test_the_writer_asks_a_real_server(photos, server, smollm2, capsys, monkeypatch):  # noqa: F811
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    code = main(words(photos, "--writer", "openai", "--model", smollm2, "--base-url", server, "--answer-tokens", 16, "--pick", 1,
+    code = main(words(photos, "--writer", "openai", "--model", smollm2, "--base-url", server, "--answer-tokens", 8, "--pick", 1,
                       "--concurrency", 2))
-    assert rubbish(code, capsys) == 3  # sixteen tokens hold no answer
+    assert rubbish(code, capsys) == 3  # eight tokens hold no answer
 
 
 def test_a_real_model_answers_in_the_form(smollm2):

@@ -2,10 +2,12 @@
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -180,8 +182,11 @@ def test_what_passes_every_check_becomes_records(photos, model, capsys):
     assert first[5].history == [Turn("What could I drink out of?", first[5].source["history"][0]["answer"])]
     assert parse(first[5].history[0].answer)[0].phrase == "cups" and first[5].source["annotation_ids"] == [[10]]
     assert "requests=24" in capsys.readouterr().err
-    for file in (photos / "out").iterdir():
-        assert b"sk-secret" not in file.read_bytes(), file
+    generate(photos, model, "--val", 0.5, "--parquet", "--seed", 1)
+    for file in (photos / "out").rglob("*"):
+        assert file.is_dir() or b"sk-secret" not in file.read_bytes(), file
+    kept = sqlite3.connect(photos / "out/kept.sqlite").execute("select name, value from kept").fetchall()
+    assert len(kept) > 24 and not any(b"sk-secret" in name.encode() + zlib.decompress(value) for name, value in kept)
 
 
 def test_nothing_is_asked_twice(photos, model):
