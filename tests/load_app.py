@@ -11,6 +11,7 @@ not, where anything is refused without one polite line, or where the process end
 import argparse
 import json
 import random
+import signal
 import socket
 import statistics
 import subprocess
@@ -111,27 +112,30 @@ def load(page, files, clients, seconds) -> dict:
             "memory_mb": {"start": round(memory[0]), "first_half_max": round(max(memory[: half or 1])), "second_half_max": round(max(memory[half:]))}}
 
 
-def fuzz(page, folder, count) -> dict:
+def fuzz(page, folder, count, figures) -> None:
+    """Fills `figures` as it goes, so that a run cut short has said what it found."""
     from hostile import hostile_files, hostile_questions
 
-    client, outcome, bad = page.client(), {"answered": 0, "refused": 0}, []
+    client, bad = page.client(), []
+    figures |= {"files": 0, "questions": 0, "answered": 0, "refused": 0, "bad": bad}
     good = photos(folder)[0]
     cases = [(f, "where is the cup?", f.name) for f in hostile_files(Path(folder) / "hostile", count)]
     cases += [(good, q, repr(q[:60])) for q in hostile_questions(count)]
     for file, question, name in cases:
         try:
             said = ask(client, file, question)
-            outcome["answered"] += 1
+            figures["answered"] += 1
             if not isinstance(said.get("text"), str):
                 bad.append(f"{name}: no answer")
         except Exception as error:
-            outcome["refused"] += 1
+            figures["refused"] += 1
             if "went wrong" in str(error) or "\n" in str(error).strip() or len(str(error)) > 700 or type(error).__name__ != "AppError":
                 bad.append(f"{name}: {type(error).__name__}: {str(error)[:200]}")
+        figures["questions" if file is good else "files"] += 1
         if not page.alive():
             bad.append(f"{name}: the process ended")
             break
-    return {"files": count, "questions": count, **outcome, "bad": bad, "memory_mb": round(page.memory()) if page.alive() else None}
+        figures["memory_mb"] = round(page.memory())
 
 
 def main() -> int:
@@ -142,6 +146,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parent))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the page ends with this
     with tempfile.TemporaryDirectory() as folder:
         page, figures = Page(folder), {}
         try:
@@ -149,10 +154,10 @@ def main() -> int:
                 figures["load"] = load(page, photos(folder), args.clients, args.seconds)
                 print(json.dumps(figures["load"]), flush=True)
             if args.fuzz:
-                figures["fuzz"] = fuzz(page, folder, args.fuzz)
-                print(json.dumps(figures["fuzz"], ensure_ascii=True), flush=True)
+                fuzz(page, folder, args.fuzz, figures.setdefault("fuzz", {}))
             alive = page.alive()
         finally:
+            print(json.dumps(figures.get("fuzz", {})), flush=True)
             page.process.terminate()
             page.process.wait(30)
     if args.out:

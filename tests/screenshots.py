@@ -15,7 +15,7 @@ from pathlib import Path
 from assistant.errors import BadInput, exit_code
 
 SIZES = {"wide": (1440, 900), "phone": (390, 844)}
-README = {"empty-wide-light", "answer-wide-light", "hand-wide-dark", "answer-phone-light"}
+README = {"answer-wide-light", "hand-wide-dark"}
 
 
 class Stage:

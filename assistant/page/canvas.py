@@ -103,14 +103,14 @@ def layers(targets: list[Target], size: tuple[int, int], percent: bool = True) -
 
 
 def heat_layer(image: np.ndarray, phrase: str, heat: np.ndarray) -> dict:
-    """A heat map (H, W) in [0, 1] over the picture, drawn as it is."""
+    """A heat map (H, W) in [0, 1] over the picture, its highest place as bright as can be."""
     from PIL import Image
 
     from assistant.drawing import draw_heat
 
     size = view_size(image)
     small = [np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in (image, heat.astype(np.float32))]
-    url = as_url(draw_heat(small[0], small[1].clip(0, 1)), "JPEG", quality=85)
+    url = as_url(draw_heat(small[0], (small[1] / max(float(small[1].max()), 1e-6)).clip(0, 1)), "JPEG", quality=85)
     return {"name": phrase, "sure": "", "colour": "#f0e442", "tip": f"where the model looks for {phrase}", "present": True, "raw": True, "png": url}
 
 

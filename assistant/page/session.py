@@ -329,7 +329,7 @@ class Session:
             question = f"Where is what is like the {phrase} of photo {shown + 1}?"
             there = bool(mask.any())
             target = Target(phrase, there, float(min(max(score, 0.0), 1.0)), mask if there else None, [])
-            text = f"Most like it is this {phrase}." if there else f"Nothing here is like the {phrase}."
+            text = f"The most alike here is this {phrase}; whether it is one was not asked." if there else f"Nothing here is like the {phrase}."
             found.append(Exchanged(number, question, None, Answer(text, [target], scene.size, scene.image, question), waiting=False))
         self.log += found
         for number in others:
