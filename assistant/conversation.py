@@ -4,7 +4,7 @@
     conversation = load(text)                    # BadInput, one line, for anything that is not such a file
 
 The file is data only: nothing in it is executed, no path in it is opened, every field is checked. Photos are inside it
-as JPEG (quality 95), so masks stay exact and pixels nearly so.
+as JPEG (quality 95, less where the file would be too large), so masks stay exact and pixels nearly so.
 """
 
 import base64
@@ -22,8 +22,9 @@ from assistant.images import open_image
 from assistant.record import from_rle, to_rle
 
 VERSION = 1
-LARGEST = 100_000_000  # characters of a file
-MOST = {"photos": 12, "exchanges": 500, "targets": 300}
+LARGEST = 50_000_000  # bytes of a file, what the page lets be uploaded
+MOST = {"photos": 6, "exchanges": 500, "targets": 300}
+PIXELS = {"photos": 128_000_000, "masks": 500_000_000}  # in all: small files can unfold to any size
 LONGEST = 4_000  # characters of a text
 
 
@@ -46,23 +47,35 @@ class Conversation:
 
 
 def dump(conversation: Conversation) -> str:
-    """The file's text."""
-    return json.dumps({
+    """The file's text, ASCII. BadInput where it would be larger than can be opened again."""
+    for quality in (95, 80, 60):
+        table = _table(conversation, quality)
+        if _mask_pixels(table["exchanges"], conversation.photos) > PIXELS["masks"]:
+            raise BadInput("the conversation has more masks than can be opened again: start a new one, or undo some questions")
+        text = json.dumps(table)
+        if len(text) <= LARGEST:
+            return text
+    raise BadInput(f"the conversation takes {len(text) // 10**6} MB, more than the {LARGEST // 10**6} MB that can be opened again: "
+                   "keep fewer or smaller photos in it")
+
+
+def _table(conversation: Conversation, quality: int) -> dict:
+    return {
         "maskpick": VERSION,
-        "photos": [{"name": name[:200], "jpeg": base64.b64encode(as_jpeg(image)).decode()} for name, image in conversation.photos],
+        "photos": [{"name": name[:200], "jpeg": base64.b64encode(as_jpeg(image, quality)).decode()} for name, image in conversation.photos],
         "exchanges": [{"photo": e.photo, "question": e.question, "about": None if e.about is None else to_rle(e.about),
                        "text": e.answer.text[:LONGEST],
                        "targets": [{"phrase": t.phrase[:LONGEST], "present": bool(t.present), "confidence": float(t.confidence),
                                     "rle": to_rle(t.mask) if t.present else None} for t in e.answer.targets]}
-                      for e in conversation.exchanges]}, ensure_ascii=False)
+                      for e in conversation.exchanges]}
 
 
-def as_jpeg(image: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 -> JPEG of quality 95 without chroma subsampling."""
+def as_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
+    """(H, W, 3) uint8 -> JPEG without chroma subsampling."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=95, subsampling=0)
+    Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling=0)
     return file.getvalue()
 
 
@@ -82,10 +95,26 @@ def load(text: str | bytes) -> Conversation:
     for name in ("photos", "exchanges"):
         if len(table[name]) > MOST[name]:
             raise _bad(f"it has {len(table[name])} {name}, at most {MOST[name]} are read")
-    photos = [_photo(row, f"photo {k}") for k, row in enumerate(table["photos"], 1)]
+    photos = []
+    for k, row in enumerate(table["photos"], 1):
+        photos.append(_photo(row, f"photo {k}"))
+        if sum(image.shape[0] * image.shape[1] for _, image in photos) > PIXELS["photos"]:
+            raise _bad(f"its photos have more than {PIXELS['photos']:,} pixels")
     if not photos:
         raise _bad("it has no photo")
+    if _mask_pixels(table["exchanges"], photos) > PIXELS["masks"]:
+        raise _bad(f"its masks have more than {PIXELS['masks']:,} pixels")
     return Conversation(photos, [_exchange(row, f"exchange {k}", photos) for k, row in enumerate(table["exchanges"], 1)])
+
+
+def _mask_pixels(rows: list, photos: list) -> int:
+    """How many pixels the masks of these exchanges unfold to; of rows that are no exchanges, none."""
+    total = 0
+    for row in rows:
+        if isinstance(row, dict) and isinstance(row.get("targets"), list) and isinstance(row.get("photo"), int) and row["photo"] in range(len(photos)):
+            masks = sum(isinstance(t, dict) and t.get("rle") is not None for t in row["targets"]) + (row.get("about") is not None)
+            total += masks * photos[row["photo"]][1].shape[0] * photos[row["photo"]][1].shape[1]
+    return total
 
 
 def _bad(reason: str) -> BadInput:

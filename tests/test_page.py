@@ -280,6 +280,22 @@ def test_a_conversation_reopens(session, assistant):
     assert len(other.scene.turns) == 2 and [t.phrase for t in ask(other, "remove it").targets] == []
 
 
+def test_a_large_conversation_is_shrunk_or_refused(monkeypatch):
+    from assistant import conversation
+
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
+    talk = Conversation([("noise", noise)], [])
+    whole = len(dump(talk))
+    monkeypatch.setattr(conversation, "LARGEST", whole - 1)
+    assert len(dump(talk)) < whole and load(dump(talk)).photos[0][1].shape == noise.shape
+    monkeypatch.setitem(conversation.PIXELS, "photos", 39_999)
+    with pytest.raises(BadInput, match="more than 39,999 pixels"):
+        load(dump(talk))
+    monkeypatch.setattr(conversation, "LARGEST", 1000)
+    with pytest.raises(BadInput, match="fewer or smaller photos"):
+        dump(talk)
+
+
 def small_file():
     image = np.zeros((20, 30, 3), np.uint8)
     answer = Answer("I see it.", [Target("it", True, 0.5, np.ones((20, 30), bool), [])], (20, 30), image, "what?")
@@ -303,6 +319,17 @@ def test_a_broken_file_is_one_line(data):
         load(json.dumps(table))
     except BadInput as error:
         assert "\n" not in str(error) and len(str(error)) < 400
+
+
+def test_masks_cannot_unfold_without_end(monkeypatch):
+    from assistant import conversation
+
+    whole = small_file()
+    monkeypatch.setitem(conversation.PIXELS, "masks", 599)
+    with pytest.raises(BadInput, match="its masks have more than 599"):
+        load(whole)
+    with pytest.raises(BadInput, match="more masks than"):
+        small_file()
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "{", "[" * 100_000, '{"maskpick": 1}', '{"maskpick": 1, "photos": [], "exchanges": []}',
