@@ -150,8 +150,9 @@ def _load_reasoner(mllm, adapter, device, four_bit: bool):
     lora = None
     if adapter is not None:
         lora = Path(adapter) / "lora" if (Path(adapter) / "lora").is_dir() else Path(adapter)
+    device = pick_device(device)
     where = resolve_model(mllm)
-    reasoner = Reasoner.load(where, adapter=lora, device=pick_device(device), four_bit=four_bit)
+    reasoner = Reasoner.load(where, adapter=lora, device=device, four_bit=four_bit)
     weights = {"mllm": fingerprint(where)}
     return reasoner, weights | ({"adapter": fingerprint(adapter)} if adapter else {})
 

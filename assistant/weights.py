@@ -296,10 +296,13 @@ def resolve_model(name_or_path, file: str = "config.json") -> str:
         raise BadInput(f"no model folder at {where!r}: give an existing folder, or a hub id such as "
                        "Qwen/Qwen3-VL-2B-Instruct")
 
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     try:
-        hf_hub_download(where, file)
+        try:
+            hf_hub_download(where, file, local_files_only=True)
+        except errors.LocalEntryNotFoundError:
+            get_hf_file_metadata(hf_hub_url(where, file))  # asks once; a download would try for half a minute, and say so
     except errors.HFValidationError:
         raise BadInput(f"{where!r} is neither a folder nor a hub id such as Qwen/Qwen3-VL-2B-Instruct") from None
     except errors.GatedRepoError:
