@@ -6,7 +6,8 @@
     python app.py --host 0.0.0.0 --port 8080    # let other machines on the network in
     python app.py --auth user:password          # ask for a name and a password first
     python app.py --records corrections         # what visitors correct becomes training records in that folder
-    python app.py --mcp                         # its actions as tools of an MCP server too (pip install 'maskpick[mcp]')
+    python app.py --mcp                         # its actions as tools of an MCP server too (pip install
+    'maskpick[mcp]')
 
 The page's parts are in `assistant/page`; every action ends in one call into `assistant`. A program can call the same
 actions through gradio_client: see `assistant/page/api.py`.
@@ -62,12 +63,25 @@ def serve(page, host="127.0.0.1", port=7860, share=False, auth=None, mcp=False, 
     theme = gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"])
     try:
         return page.launch(
-            server_name=host, server_port=port, share=share, prevent_thread_lock=not block, theme=theme, auth=auth,
-            css_paths=Path(parts.__file__).parent / "page.css", max_file_size=LARGEST_FILE, footer_links=["api"], ssr_mode=False,
-            show_error=False, state_session_capacity=SESSIONS, quiet=not block, mcp_server=mcp)
+            server_name=host,
+            server_port=port,
+            share=share,
+            prevent_thread_lock=not block,
+            theme=theme,
+            auth=auth,
+            css_paths=Path(parts.__file__).parent / "page.css",
+            max_file_size=LARGEST_FILE,
+            footer_links=["api"],
+            ssr_mode=False,
+            show_error=False,
+            state_session_capacity=SESSIONS,
+            quiet=not block,
+            mcp_server=mcp,
+        )
     except OSError as error:
-        raise BadInput(f"cannot listen on {host}:{port} ({error.strerror or 'it is in use'}); "
-                       "choose another with --port") from None
+        raise BadInput(
+            f"cannot listen on {host}:{port} ({error.strerror or 'it is in use'}); choose another with --port"
+        ) from None
 
 
 def pair(text: str) -> tuple[str, str]:
@@ -80,12 +94,22 @@ def pair(text: str) -> tuple[str, str]:
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="app.py", description="Open the chat page.")
     add_model_arguments(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1); 0.0.0.0 lets other machines in")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1); 0.0.0.0 lets other machines in"
+    )
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
-    parser.add_argument("--share", choices=("on", "off"), nargs="?", const="on", default="off",
-                        help="ask Gradio for a public link as well (default: off)")
+    parser.add_argument(
+        "--share",
+        choices=("on", "off"),
+        nargs="?",
+        const="on",
+        default="off",
+        help="ask Gradio for a public link as well (default: off)",
+    )
     parser.add_argument("--auth", type=pair, metavar="USER:PASSWORD", help="ask for this name and password first")
-    parser.add_argument("--records", type=Path, metavar="DIR", help="save what visitors correct as training records in this folder")
+    parser.add_argument(
+        "--records", type=Path, metavar="DIR", help="save what visitors correct as training records in this folder"
+    )
     parser.add_argument("--mcp", action="store_true", help="offer the actions as tools of an MCP server as well")
     args = parser.parse_args(argv)
 

@@ -30,7 +30,8 @@ LONGEST = 4_000  # characters of a text
 
 @dataclass
 class Exchange:
-    """A question about a photo (its index) and its answer. about: (H, W) bool, the part that was pointed at, or None."""
+    """A question about a photo (its index) and its answer. about: (H, W) bool, the part that was pointed at, or
+    None."""
 
     photo: int
     question: str
@@ -51,23 +52,45 @@ def dump(conversation: Conversation) -> str:
     for quality in (95, 80, 60):
         table = _table(conversation, quality)
         if _mask_pixels(table["exchanges"], conversation.photos) > PIXELS["masks"]:
-            raise BadInput("the conversation has more masks than can be opened again: start a new one, or undo some questions")
+            raise BadInput(
+                "the conversation has more masks than can be opened again: start a new one, or undo some questions"
+            )
         text = json.dumps(table)
         if len(text) <= LARGEST:
             return text
-    raise BadInput(f"the conversation takes {len(text) // 10**6} MB, more than the {LARGEST // 10**6} MB that can be opened again: "
-                   "keep fewer or smaller photos in it")
+    raise BadInput(
+        f"the conversation takes {len(text) // 10**6} MB, more than the {LARGEST // 10**6} MB that can be "
+        f"opened again: "
+        "keep fewer or smaller photos in it"
+    )
 
 
 def _table(conversation: Conversation, quality: int) -> dict:
     return {
         "maskpick": VERSION,
-        "photos": [{"name": name[:200], "jpeg": base64.b64encode(as_jpeg(image, quality)).decode()} for name, image in conversation.photos],
-        "exchanges": [{"photo": e.photo, "question": e.question, "about": None if e.about is None else to_rle(e.about),
-                       "text": e.answer.text[:LONGEST],
-                       "targets": [{"phrase": t.phrase[:LONGEST], "present": bool(t.present), "confidence": float(t.confidence),
-                                    "rle": to_rle(t.mask) if t.present else None} for t in e.answer.targets]}
-                      for e in conversation.exchanges]}
+        "photos": [
+            {"name": name[:200], "jpeg": base64.b64encode(as_jpeg(image, quality)).decode()}
+            for name, image in conversation.photos
+        ],
+        "exchanges": [
+            {
+                "photo": e.photo,
+                "question": e.question,
+                "about": None if e.about is None else to_rle(e.about),
+                "text": e.answer.text[:LONGEST],
+                "targets": [
+                    {
+                        "phrase": t.phrase[:LONGEST],
+                        "present": bool(t.present),
+                        "confidence": float(t.confidence),
+                        "rle": to_rle(t.mask) if t.present else None,
+                    }
+                    for t in e.answer.targets
+                ],
+            }
+            for e in conversation.exchanges
+        ],
+    }
 
 
 def as_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
@@ -104,21 +127,32 @@ def load(text: str | bytes) -> Conversation:
         raise _bad("it has no photo")
     if _mask_pixels(table["exchanges"], photos) > PIXELS["masks"]:
         raise _bad(f"its masks have more than {PIXELS['masks']:,} pixels")
-    return Conversation(photos, [_exchange(row, f"exchange {k}", photos) for k, row in enumerate(table["exchanges"], 1)])
+    return Conversation(
+        photos, [_exchange(row, f"exchange {k}", photos) for k, row in enumerate(table["exchanges"], 1)]
+    )
 
 
 def _mask_pixels(rows: list, photos: list) -> int:
     """How many pixels the masks of these exchanges unfold to; of rows that are no exchanges, none."""
     total = 0
     for row in rows:
-        if isinstance(row, dict) and isinstance(row.get("targets"), list) and isinstance(row.get("photo"), int) and row["photo"] in range(len(photos)):
-            masks = sum(isinstance(t, dict) and t.get("rle") is not None for t in row["targets"]) + (row.get("about") is not None)
+        if (
+            isinstance(row, dict)
+            and isinstance(row.get("targets"), list)
+            and isinstance(row.get("photo"), int)
+            and row["photo"] in range(len(photos))
+        ):
+            masks = sum(isinstance(t, dict) and t.get("rle") is not None for t in row["targets"]) + (
+                row.get("about") is not None
+            )
             total += masks * photos[row["photo"]][1].shape[0] * photos[row["photo"]][1].shape[1]
     return total
 
 
 def _bad(reason: str) -> BadInput:
-    return BadInput(f"this is no conversation that can be reopened: {reason}; give a file that \"Save conversation\" wrote")
+    return BadInput(
+        f'this is no conversation that can be reopened: {reason}; give a file that "Save conversation" wrote'
+    )
 
 
 def _fields(row, kinds: dict[str, type], where: str) -> None:

@@ -1,6 +1,6 @@
 """A stand-in for the models, for tests of the page: it finds colours by their names. Everything else is the product's.
 
-    python -m tests.fake_assistant      # the page on this stand-in, to look at
+python -m tests.fake_assistant      # the page on this stand-in, to look at
 """
 
 import re
@@ -37,7 +37,8 @@ def near(image, colour):
 
 
 class FakeParts:
-    """Answers with the colours that the question names, and "turn N" where it asks for the turns. "crash" breaks it, "slow"
+    """Answers with the colours that the question names, and "turn N" where it asks for the turns. "crash" breaks it,
+    "slow"
     takes its time."""
 
     def __init__(self, seconds):
@@ -58,9 +59,16 @@ class FakeParts:
         time.sleep(self.seconds)
         masks = [m for colour in PAINT.values() if (m := near(image, colour)).any()]
         boxes = np.zeros((len(masks), 4), np.float32)
-        found = Proposals([to_rle(m) for m in masks], boxes, np.linspace(0.9, 0.7, len(masks)).astype(np.float32),
-                          np.ones(len(masks), np.float32), np.array([m.sum() for m in masks], np.int64),
-                          boxes[:, :2], np.zeros((len(masks), 4, 4), np.float32), image.shape[:2])
+        found = Proposals(
+            [to_rle(m) for m in masks],
+            boxes,
+            np.linspace(0.9, 0.7, len(masks)).astype(np.float32),
+            np.ones(len(masks), np.float32),
+            np.array([m.sum() for m in masks], np.int64),
+            boxes[:, :2],
+            np.zeros((len(masks), 4, 4), np.float32),
+            image.shape[:2],
+        )
         tell("recognising", found)
         time.sleep(self.seconds)
         return SimpleNamespace(embedding=image, proposals=found)
@@ -88,7 +96,8 @@ class FakeParts:
         return Reply(reply_for(said), len(said)), found
 
     def predict(self, image, points=None, labels=None, box=None, mask=None, multimask=True):
-        """The colour under the clicks; for a box, the commonest paint in it; else the mask, less what is clicked away."""
+        """The colour under the clicks; for a box, the commonest paint in it; else the mask, less what is clicked
+        away."""
         whole = np.zeros(image.shape[:2], bool) if mask is None else mask.copy()
         labels = [1] * len(points or []) if labels is None else labels
         for (x, y), label in zip(points or [], labels):
@@ -100,8 +109,13 @@ class FakeParts:
             whole |= max(paints, key=lambda m: m[y0:y1, x0:x1].sum())
         if not multimask:
             return whole[None], np.array([0.9], np.float32), None
-        return (np.stack([whole, ndimage.binary_dilation(whole, iterations=6), ndimage.binary_erosion(whole, iterations=6)]),
-                np.array([0.8, 0.6, 0.4], np.float32), None)
+        return (
+            np.stack(
+                [whole, ndimage.binary_dilation(whole, iterations=6), ndimage.binary_erosion(whole, iterations=6)]
+            ),
+            np.array([0.8, 0.6, 0.4], np.float32),
+            None,
+        )
 
     def name(self, image, view, mask):
         colour = np.median(image[mask], axis=0)

@@ -1,6 +1,7 @@
 """The real page under load and under attack; prints figures and writes them as JSON.
 
-    python -m tests.load_app --out load.json                      # 20 clients for two minutes, then 300 files, 300 questions
+    python -m tests.load_app --out load.json                      # 20 clients for two minutes, then 300 files, 300
+    questions
     python -m tests.load_app --clients 5 --seconds 20 --fuzz 20
 
 Starts `app.py` on the pocket preset as its own process. Clients ask about 16 photos at their own pace, from none to ten
@@ -22,7 +23,12 @@ import time
 from pathlib import Path
 
 APP = Path(__file__).parent.parent / "app.py"
-QUESTIONS = ["where is the cat?", "what could I drink from?", "is there a person, and is there a zebra?", "what is in the picture?"]
+QUESTIONS = [
+    "where is the cat?",
+    "what could I drink from?",
+    "is there a person, and is there a zebra?",
+    "what is in the picture?",
+]
 
 
 def photos(folder) -> list[Path]:
@@ -34,7 +40,9 @@ def photos(folder) -> list[Path]:
     out = []
     for name in ("chelsea", "coffee", "astronaut", "rocket"):
         image = getattr(skimage.data, name)()
-        for k, view in enumerate((image, image[:, ::-1], image[: image.shape[0] * 3 // 4], image[:, image.shape[1] // 4 :])):
+        for k, view in enumerate(
+            (image, image[:, ::-1], image[: image.shape[0] * 3 // 4], image[:, image.shape[1] // 4 :])
+        ):
             out.append(Path(folder) / f"{name}{k}.png")
             Image.fromarray(np.ascontiguousarray(view)).save(out[-1])
     return out
@@ -48,7 +56,9 @@ class Page:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.log = open(Path(folder) / "page.log", "w+")
-        self.process = subprocess.Popen([sys.executable, str(APP), "--port", str(port), *command], cwd=APP.parent, stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen(
+            [sys.executable, str(APP), "--port", str(port), *command], cwd=APP.parent, stdout=self.log, stderr=self.log
+        )
         self.address = f"http://127.0.0.1:{port}/"
 
     def client(self, patience=300):
@@ -107,9 +117,20 @@ def load(page, files, clients, seconds) -> dict:
         memory.append(page.memory())
         time.sleep(1)
     half = len(memory) // 2
-    return {"clients": clients, "seconds": seconds, "answers": len(waits), "mixed_up": len(wrong), "errors": errors,
-            "wait_median_s": round(statistics.median(waits), 2), "wait_p95_s": round(sorted(waits)[int(len(waits) * 0.95)], 2),
-            "memory_mb": {"start": round(memory[0]), "first_half_max": round(max(memory[: half or 1])), "second_half_max": round(max(memory[half:]))}}
+    return {
+        "clients": clients,
+        "seconds": seconds,
+        "answers": len(waits),
+        "mixed_up": len(wrong),
+        "errors": errors,
+        "wait_median_s": round(statistics.median(waits), 2),
+        "wait_p95_s": round(sorted(waits)[int(len(waits) * 0.95)], 2),
+        "memory_mb": {
+            "start": round(memory[0]),
+            "first_half_max": round(max(memory[: half or 1])),
+            "second_half_max": round(max(memory[half:])),
+        },
+    }
 
 
 def fuzz(page, folder, count, figures) -> None:
@@ -129,7 +150,12 @@ def fuzz(page, folder, count, figures) -> None:
                 bad.append(f"{name}: no answer")
         except Exception as error:
             figures["refused"] += 1
-            if "went wrong" in str(error) or "\n" in str(error).strip() or len(str(error)) > 700 or type(error).__name__ != "AppError":
+            if (
+                "went wrong" in str(error)
+                or "\n" in str(error).strip()
+                or len(str(error)) > 700
+                or type(error).__name__ != "AppError"
+            ):
                 bad.append(f"{name}: {type(error).__name__}: {str(error)[:200]}")
         figures["questions" if file is good else "files"] += 1
         if not page.alive():
@@ -139,7 +165,9 @@ def fuzz(page, folder, count, figures) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.load_app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.load_app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--fuzz", type=int, default=300)
@@ -162,7 +190,11 @@ def main() -> int:
             page.process.wait(30)
     if args.out:
         args.out.write_text(json.dumps(figures, indent=1))
-    failed = not alive or figures.get("fuzz", {}).get("bad") or any(figures.get("load", {}).get(k) for k in ("mixed_up", "errors"))
+    failed = (
+        not alive
+        or figures.get("fuzz", {}).get("bad")
+        or any(figures.get("load", {}).get(k) for k in ("mixed_up", "errors"))
+    )
     return int(bool(failed))
 
 

@@ -1,7 +1,7 @@
 """Pictures of the page's main states, on the pocket preset and scikit-image's photos, in headless Chromium.
 
-    python -m tests.screenshots --out docs            # page-*.jpg, those that the README shows
-    python -m tests.screenshots --out shots --all     # every state, wide and on a phone, light and dark
+python -m tests.screenshots --out docs            # page-*.jpg, those that the README shows
+python -m tests.screenshots --out shots --all     # every state, wide and on a phone, light and dark
 """
 
 import argparse
@@ -23,7 +23,10 @@ class Stage:
 
     def __init__(self, browser, address, size, theme):
         width, height = SIZES[size]
-        self.tag, self.page = f"{size}-{theme}", browser.new_context(viewport={"width": width, "height": height}).new_page()
+        self.tag, self.page = (
+            f"{size}-{theme}",
+            browser.new_context(viewport={"width": width, "height": height}).new_page(),
+        )
         self.page.set_default_timeout(120_000)
         self.page.goto(f"{address}?__theme={theme}")
         self.page.wait_for_selector("#question textarea")
@@ -48,7 +51,10 @@ class Stage:
         before = self.page.locator("#chat [data-testid=user]").count()
         self.page.fill("#question textarea", question)
         self.page.keyboard.press("Enter")
-        self.page.wait_for_function("n => document.querySelectorAll('#chat [data-testid=user]').length > n && !document.querySelector('.busy')", arg=before)
+        self.page.wait_for_function(
+            "n => document.querySelectorAll('#chat [data-testid=user]').length > n && !document.querySelector('.busy')",
+            arg=before,
+        )
 
     def tab(self, name):
         tab = self.page.get_by_role("tab", name=name)
@@ -83,7 +89,12 @@ def run(args) -> None:
         examples = app.save_examples(Path(folder))
         _, address, _ = app.serve(build_page(assistant, examples), port=None, block=False)
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        looks = [(s, t) for s in SIZES for t in ("light", "dark") if wanted is None or any(w.endswith(f"{s}-{t}") for w in wanted)]
+        looks = [
+            (s, t)
+            for s in SIZES
+            for t in ("light", "dark")
+            if wanted is None or any(w.endswith(f"{s}-{t}") for w in wanted)
+        ]
         for size, theme in looks:
             visit(Stage(browser, address, size, theme), examples, args.out, wanted, Path(folder))
         browser.close()
@@ -91,7 +102,7 @@ def run(args) -> None:
 
 def visit(stage, examples, out, wanted, folder):
     stage.shot(out, "empty", wanted)
-    cup, people = examples[2]["file"], examples[0]["file"]
+    cup = examples[2]["file"]
     stage.open(cup)
     if wanted is None:
         stage.page.wait_for_timeout(600)
@@ -139,7 +150,9 @@ def visit(stage, examples, out, wanted, folder):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m tests.screenshots", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.screenshots", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--all", action="store_true")
     code = exit_code(lambda: run(parser.parse_args()))

@@ -28,8 +28,15 @@ from assistant.page.layout import build_page  # noqa: E402
 from fake_assistant import PAINT, FakeAssistant, near, picture  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 PATIENCE = 60_000  # milliseconds
 
 
@@ -65,13 +72,18 @@ def no_photo(folder):
 
 # -- starting it --------------------------------------------------------------------------------------------------
 
+
 def test_help_is_instant():
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run([sys.executable, app.__file__, "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--preset" in done.stdout and "--share" in done.stdout and "--auth" in done.stdout
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1
-    listed = subprocess.run([sys.executable, "-c", "import app, sys; print([m for m in ('gradio', 'torch', 'numpy') "
-                             "if m in sys.modules])"], cwd=Path(app.__file__).parent, capture_output=True, text=True)
+    listed = subprocess.run(
+        [sys.executable, "-c", "import app, sys; print([m for m in ('gradio', 'torch', 'numpy') if m in sys.modules])"],
+        cwd=Path(app.__file__).parent,
+        capture_output=True,
+        text=True,
+    )
     assert listed.stdout.strip() == "[]"
 
 
@@ -98,6 +110,7 @@ def test_taken_port_is_one_line(page):
 
 
 # -- as a program -------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def client(page):
@@ -129,22 +142,35 @@ def test_api_does_what_the_page_does(client, page, photo):
     red, green = (near(picture(), PAINT[name]) for name in ("red", "green"))
     call = lambda name, *values, **named: client.predict(image, *values, api_name=f"/{name}", **named)
     found = call("segment", points=[[60, 150]])
-    assert (from_rle(found["masks"][0]["rle"]) == green).all() and [m["score"] for m in found["masks"]] == pytest.approx([0.8, 0.6, 0.4])
+    assert (from_rle(found["masks"][0]["rle"]) == green).all() and [
+        m["score"] for m in found["masks"]
+    ] == pytest.approx([0.8, 0.6, 0.4])
     assert len(call("segment", box=[200, 100, 350, 239], multimask=False)["masks"]) == 1
-    assert (from_rle(call("segment", points=[[250, 170]], labels=[0], mask=to_rle(red | green))["masks"][0]["rle"]) == green).all()
+    assert (
+        from_rle(call("segment", points=[[250, 170]], labels=[0], mask=to_rle(red | green))["masks"][0]["rle"]) == green
+    ).all()
     assert call("ask", "what is this?", about=to_rle(green))["targets"][0]["phrase"] == "green box"
     later = call("ask", "now remove the ball", earlier=["red and green"])
     assert [t["phrase"] for t in later["targets"]] == ["green box"]
-    assert [m["area"] for m in call("everything", 1.0)["masks"]] == sorted((m["area"] for m in call("everything")["masks"]), reverse=True)
+    assert [m["area"] for m in call("everything", 1.0)["masks"]] == sorted(
+        (m["area"] for m in call("everything")["masks"]), reverse=True
+    )
     listed = call("classes", "red, bench")["classes"]
-    assert [(c["name"], c["present"], c["rle"] is None) for c in listed] == [("red", True, False), ("bench", False, True)]
+    assert [(c["name"], c["present"], c["rle"] is None) for c in listed] == [
+        ("red", True, False),
+        ("bench", False, True),
+    ]
     assert (from_rle(call("segment_like", image, to_rle(green), "crate")["rle"]) == green).all()
     heat = Image.open(io.BytesIO(base64.b64decode(call("attend", "ball")["heat"].split(",")[1])))
     assert heat.size == (360, 240) and heat.getextrema() == (pytest.approx(4, abs=4), 255)
     assert page[1].parts.opened - opened <= 1  # the same picture is not opened again
-    for name, values in (("segment", {"mask": {"size": [1, 1], "counts": "x"}}),
-                         ("everything", {"granularity": 7}), ("classes", {"names": ""}), ("ask", {"question": "x", "about": {}}),
-                         ("ask", {"question": "x", "earlier": ["x"] * 9})):
+    for name, values in (
+        ("segment", {"mask": {"size": [1, 1], "counts": "x"}}),
+        ("everything", {"granularity": 7}),
+        ("classes", {"names": ""}),
+        ("ask", {"question": "x", "about": {}}),
+        ("ask", {"question": "x", "earlier": ["x"] * 9}),
+    ):
         with pytest.raises(Exception) as caught:
             call(name, **values)
         assert "went wrong" not in str(caught.value) and "\n" not in str(caught.value)
@@ -176,18 +202,39 @@ def test_api_reads_uploads_only(client, photo):
 
     root = f"{client.src.rstrip('/')}/gradio_api"
     outside = str(photo)  # a good picture, but not one that was uploaded
-    for image in (outside, {"path": outside}, {"path": outside, "meta": {"_type": "gradio.FileData"}},
-                  {"path": str(photo.parent / "uploads" / ".." / photo.name)}, {"path": 5}, {}, 5):
+    for image in (
+        outside,
+        {"path": outside},
+        {"path": outside, "meta": {"_type": "gradio.FileData"}},
+        {"path": str(photo.parent / "uploads" / ".." / photo.name)},
+        {"path": 5},
+        {},
+        5,
+    ):
         event = httpx.post(f"{root}/call/ask", json={"data": [image, "red"]}).json()["event_id"]
         stream = httpx.get(f"{root}/call/ask/{event}", timeout=60).text
         assert "event: error" in stream and "red ball" not in stream
-    for path in (outside, app.__file__, "/etc/passwd", "../../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "..%2f..%2fetc%2fpasswd",
-                 f"{photo.parent}/uploads/../{photo.name}", f"{photo.parent}/records/records.jsonl", "/proc/self/environ"):
+    for path in (
+        outside,
+        app.__file__,
+        "/etc/passwd",
+        "../../../../etc/passwd",
+        "%2e%2e/%2e%2e/etc/passwd",
+        "..%2f..%2fetc%2fpasswd",
+        f"{photo.parent}/uploads/../{photo.name}",
+        f"{photo.parent}/records/records.jsonl",
+        "/proc/self/environ",
+    ):
         assert httpx.get(f"{root}/file={path}").status_code in (403, 404), path
     assert httpx.post(f"{root}/upload", files={"files": ("../../../evil.png", b"x")}).status_code in (200, 400)
     assert not list(photo.parent.parent.rglob("evil.png")) or all(
-        (photo.parent / "uploads") in found.parents for found in photo.parent.parent.rglob("evil.png"))
-    from_afar = {"path": f"{client.src}gradio_api/heartbeat/x", "url": f"{client.src}config", "meta": {"_type": "gradio.FileData"}}
+        (photo.parent / "uploads") in found.parents for found in photo.parent.parent.rglob("evil.png")
+    )
+    from_afar = {
+        "path": f"{client.src}gradio_api/heartbeat/x",
+        "url": f"{client.src}config",
+        "meta": {"_type": "gradio.FileData"},
+    }
     event = httpx.post(f"{root}/call/ask", json={"data": [from_afar, "red"]}).json()["event_id"]
     assert "event: error" in httpx.get(f"{root}/call/ask/{event}", timeout=60).text
 
@@ -197,12 +244,17 @@ def test_hostile_input_through_the_wire(client, photo, folder):
     from gradio_client import handle_file
     from hostile import PIECES, hostile_files
 
-    cases = [(f, "red") for f in hostile_files(folder / "hostile", 16)[::3]] + [(photo, q) for q in [*PIECES[:20:6], "\0" * 100_000]]
+    cases = [(f, "red") for f in hostile_files(folder / "hostile", 16)[::3]] + [
+        (photo, q) for q in [*PIECES[:20:6], "\0" * 100_000]
+    ]
     for file, question in cases:
         try:
             assert isinstance(ask(client, handle_file(str(file)), question)["text"], str)
         except gradio_client.exceptions.AppError as error:
-            assert "went wrong" not in str(error) and "\n" not in str(error) and len(str(error)) < 700, (file.name, question[:50])
+            assert "went wrong" not in str(error) and "\n" not in str(error) and len(str(error)) < 700, (
+                file.name,
+                question[:50],
+            )
 
 
 def test_a_password_keeps_others_out(folder):
@@ -238,12 +290,18 @@ def test_mcp_offers_the_same_actions(folder, photo):
     _, address, _ = app.serve(blocks, port=None, mcp=True, block=False)
 
     async def visit():
-        async with streamablehttp_client(f"{address}gradio_api/mcp/") as (reader, writer, _), ClientSession(reader, writer) as session:
+        async with (
+            streamablehttp_client(f"{address}gradio_api/mcp/") as (reader, writer, _),
+            ClientSession(reader, writer) as session,
+        ):
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
             image = "data:image/png;base64," + base64.b64encode(photo.read_bytes()).decode()
-            said = await session.call_tool(next(n for n in tools if n.endswith("ask")), {"image": image, "question": "red and a bench"})
+            said = await session.call_tool(
+                next(n for n in tools if n.endswith("ask")), {"image": image, "question": "red and a bench"}
+            )
             return tools, said
+
     try:
         tools, said = asyncio.run(visit())
     finally:
@@ -281,6 +339,7 @@ def test_one_at_a_time(page, photo):
 
 
 # -- as a person --------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -324,7 +383,10 @@ class Visitor:
         self.page.fill("#question textarea", question)
         self.page.keyboard.press("Enter")
         self.page.wait_for_function(
-            "n => document.querySelectorAll('#chat [data-testid=user]').length > n && !document.querySelector('#chat .busy')", arg=before)
+            "n => document.querySelectorAll('#chat [data-testid=user]').length > n && "
+            "!document.querySelector('#chat .busy')",
+            arg=before,
+        )
         return bubbles.last.inner_text()
 
     def tab(self, name):
@@ -361,7 +423,9 @@ def test_a_visit(browser, page, client, photo, folder):
     assert "red ball 92%" in said and "not in the picture: bench" in said
     assert "Not in the picture: bench" in visitor.page.inner_text("#status")
     visitor.drawn(1)
-    assert "red ball 92%" in " ".join(visitor.page.inner_text(".mp-legend").split()) and "no bench" in visitor.page.inner_text(".mp-legend")
+    assert "red ball 92%" in " ".join(
+        visitor.page.inner_text(".mp-legend").split()
+    ) and "no bench" in visitor.page.inner_text(".mp-legend")
     colour = np.array([int(COLOURS[0][k : k + 2], 16) for k in (1, 3, 5)])
     tinted = visitor.painted(0.7, 0.7)
     assert np.abs(tinted - colour).sum() < np.abs(plain - colour).sum() * 0.75  # the mask lies over the ball
@@ -376,7 +440,14 @@ def test_a_visit(browser, page, client, photo, folder):
     visitor.tab("Save")
     with zipfile.ZipFile(visitor.download("#export")) as archive:
         saved = json.loads(archive.read("answer.json"))
-        assert {"mask.png", "overlay.png", "coco.json", "labelme.json", "1_green-box.png", "1_green-box_cutout.png"} <= set(archive.namelist())
+        assert {
+            "mask.png",
+            "overlay.png",
+            "coco.json",
+            "labelme.json",
+            "1_green-box.png",
+            "1_green-box_cutout.png",
+        } <= set(archive.namelist())
         mask = np.asarray(Image.open(io.BytesIO(archive.read("1_green-box.png")))) > 0
     again = ask(client, handle_file(str(photo)), "green")["targets"][0]["rle"]
     assert saved["targets"][0]["rle"] == again and (mask == from_rle(again)).all()
@@ -387,7 +458,9 @@ def test_a_visit(browser, page, client, photo, folder):
     visitor.page.wait_for_selector("text=Forgotten.")
     visitor.drawn(0)
     assert "turn 1" in visitor.ask("blue turns")
-    assert "no bench" in visitor.ask("is there a bench?") and "Nothing is outlined." in visitor.page.inner_text("#status")
+    assert "no bench" in visitor.ask("is there a bench?") and "Nothing is outlined." in visitor.page.inner_text(
+        "#status"
+    )
     visitor.page.click("#fresh")
     visitor.page.wait_for_selector("#chat .example")  # as at first
     assert not visitor.page.is_visible(".mp-stage")
@@ -510,7 +583,10 @@ def test_everything_classes_and_a_saved_conversation(browser, page, photo, folde
     assert visitor.page.input_value("#question textarea") == "red and green"
     visitor.page.fill("#question textarea", "blue")
     visitor.page.keyboard.press("Enter")
-    visitor.page.wait_for_function("() => document.querySelectorAll('#chat [data-testid=user]').length == 1 && !document.querySelector('#chat .busy')")
+    visitor.page.wait_for_function(
+        "() => document.querySelectorAll('#chat [data-testid=user]').length == 1 && "
+        "!document.querySelector('#chat .busy')"
+    )
     assert "blue sky" in visitor.page.inner_text("#chat")
     visitor.page.click("#fresh")
     (folder / "broken.json").write_text('{"maskpick": 1}')
@@ -547,7 +623,9 @@ def test_what_goes_wrong_is_said(browser, page, photo, no_photo):
     visitor.page.wait_for_selector("#chat >> text=Stopped.")
     visitor.page.wait_for_function("() => !document.querySelector('#chat .busy')")
     steps = page[1].parts.steps
-    assert "turn 3" in visitor.ask("turns") and page[1].parts.steps == steps < 60  # it has ended, and has no place in memory
+    assert (
+        "turn 3" in visitor.ask("turns") and page[1].parts.steps == steps < 60
+    )  # it has ended, and has no place in memory
 
 
 def test_two_visitors_keep_apart(browser, page, photo, folder):
@@ -569,7 +647,9 @@ def test_fits_the_screen(browser, page, photo, folder, width, height, theme):
     if theme == "dark":  # an example answers at once
         visitor.page.click("#chat .example >> nth=0")
         visitor.page.wait_for_selector("#power", state="visible")
-        visitor.page.wait_for_function("() => document.querySelector('#chat [data-testid=bot]') && !document.querySelector('#chat .busy')")
+        visitor.page.wait_for_function(
+            "() => document.querySelector('#chat [data-testid=bot]') && !document.querySelector('#chat .busy')"
+        )
         assert app.EXAMPLES[0][1] in visitor.page.inner_text("#chat")
     else:
         visitor.open(photo)
@@ -590,5 +670,7 @@ def test_the_readme_example_runs(page, photo, monkeypatch):
     Image.fromarray(picture(300, 480)).save("photo.jpg", quality=95)
     found = {}
     exec(example.removeprefix("python\n").replace("http://127.0.0.1:7860", page[0]), found)
-    assert found["answer"]["question"] == "what keeps the rain off?" and found["left"]["question"] == "the one on the left"
+    assert (
+        found["answer"]["question"] == "what keeps the rain off?" and found["left"]["question"] == "the one on the left"
+    )
     assert len(found["masks"]["masks"]) == 3

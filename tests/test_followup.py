@@ -38,9 +38,16 @@ class Parts:
     def open(self, image, progress=None):
         self.opened += 1
         n = len(MASKS)
-        proposals = Proposals([to_rle(m) for m in MASKS], np.zeros((n, 4), np.float32), np.linspace(0.9, 0.8, n).astype(np.float32),
-                              np.ones(n, np.float32), np.array([m.sum() for m in MASKS]), np.zeros((n, 2), np.float32),
-                              np.zeros((n, 4, 4), np.float32), (H, W))
+        proposals = Proposals(
+            [to_rle(m) for m in MASKS],
+            np.zeros((n, 4), np.float32),
+            np.linspace(0.9, 0.8, n).astype(np.float32),
+            np.ones(n, np.float32),
+            np.array([m.sum() for m in MASKS]),
+            np.zeros((n, 2), np.float32),
+            np.zeros((n, 4, 4), np.float32),
+            (H, W),
+        )
         for step in ("looking", "outlining"):
             if progress:
                 progress(step, proposals if step == "outlining" else None)
@@ -76,41 +83,85 @@ def is_mask(answer, *which):
     return np.array_equal(answer.mask, wanted)
 
 
-@pytest.mark.parametrize("question, meant", [
-    ("and the one on the left?", FollowUp("choose", "", "left")), ("Only the smaller one.", FollowUp("choose", "", "smaller")),
-    ("not that one, the smaller", FollowUp("other", "", "smaller")), ("Not that one!", FollowUp("other")),
-    ("no, another one", FollowUp("other")), ("the other one", FollowUp("others")), ("whereabouts are the others?", FollowUp("others")),
-    ("not that one, the others.", FollowUp("others")), ("nothing but the cup, please", FollowUp("keep", "cup")),
-    ("Keep the cup and the spoon, drop the rest.", FollowUp("keep", "cup\nspoon")), ("once more, please, where?", FollowUp("again")),
-    ("make that the left-hand one only", FollowUp("choose", "", "left")), ("is there a knife, too?", None),
-    ("everything just named except the spoon", FollowUp("drop", "spoon")), ("how about a knife?", None), ("now remove the cup", FollowUp("drop", "cup")),
-    ("please hide the spoons", FollowUp("drop", "spoon")), ("remove it", FollowUp("drop", "spoon")),
-    ("not the cup", FollowUp("drop", "cup")), ("forget everything", FollowUp("drop", "*")),
-    ("also the knife", FollowUp("add", "knife")), ("the plate too", FollowUp("add", "plate")),
-    ("which one is bigger?", FollowUp("choose", "", "larger")), ("the cup in the middle", FollowUp("choose", "cup", "middle")),
-    # for the model:
-    ("is there a dog?", None), ("what's left?", None), ("the small dog", None), ("remove the table", None), ("", None),
-    ("what is on the table?", None), ("¿y la de la izquierda?", None), ("左边的那个", None), ("what is the right tool for it?", None)])
+@pytest.mark.parametrize(
+    "question, meant",
+    [
+        ("and the one on the left?", FollowUp("choose", "", "left")),
+        ("Only the smaller one.", FollowUp("choose", "", "smaller")),
+        ("not that one, the smaller", FollowUp("other", "", "smaller")),
+        ("Not that one!", FollowUp("other")),
+        ("no, another one", FollowUp("other")),
+        ("the other one", FollowUp("others")),
+        ("whereabouts are the others?", FollowUp("others")),
+        ("not that one, the others.", FollowUp("others")),
+        ("nothing but the cup, please", FollowUp("keep", "cup")),
+        ("Keep the cup and the spoon, drop the rest.", FollowUp("keep", "cup\nspoon")),
+        ("once more, please, where?", FollowUp("again")),
+        ("make that the left-hand one only", FollowUp("choose", "", "left")),
+        ("is there a knife, too?", None),
+        ("everything just named except the spoon", FollowUp("drop", "spoon")),
+        ("how about a knife?", None),
+        ("now remove the cup", FollowUp("drop", "cup")),
+        ("please hide the spoons", FollowUp("drop", "spoon")),
+        ("remove it", FollowUp("drop", "spoon")),
+        ("not the cup", FollowUp("drop", "cup")),
+        ("forget everything", FollowUp("drop", "*")),
+        ("also the knife", FollowUp("add", "knife")),
+        ("the plate too", FollowUp("add", "plate")),
+        ("which one is bigger?", FollowUp("choose", "", "larger")),
+        ("the cup in the middle", FollowUp("choose", "cup", "middle")),
+        # for the model:
+        ("is there a dog?", None),
+        ("what's left?", None),
+        ("the small dog", None),
+        ("remove the table", None),
+        ("", None),
+        ("what is on the table?", None),
+        ("¿y la de la izquierda?", None),
+        ("左边的那个", None),
+        ("what is the right tool for it?", None),
+    ],
+)
 def test_read(question, meant):
     assert read(question, ["cup", "spoon"]) == meant
     assert read(question, []) is None
 
 
-@pytest.mark.parametrize("question, meant", [
-    ("what is this?", ("name", "")), ("What's it called?", ("name", "")), ("the cup next to it", ("near", "cup")),
-    ("is there a spoon to the left of this?", ("left", "spoon")), ("what is under it?", ("below", "")), ("who is that", ("name", "")),
-    ("what is it made of?", None), ("where is the handle?", None), ("", None)])
+@pytest.mark.parametrize(
+    "question, meant",
+    [
+        ("what is this?", ("name", "")),
+        ("What's it called?", ("name", "")),
+        ("the cup next to it", ("near", "cup")),
+        ("is there a spoon to the left of this?", ("left", "spoon")),
+        ("what is under it?", ("below", "")),
+        ("who is that", ("name", "")),
+        ("what is it made of?", None),
+        ("where is the handle?", None),
+        ("", None),
+    ],
+)
 def test_read_about(question, meant):
     assert read_about(question) == meant
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.one_of(st.text(max_size=80), st.lists(st.sampled_from([*PICKS, *"the one on not that remove cup spoon it also , ? and too".split()]),
-                                                 max_size=9).map(" ".join)),
-       st.lists(st.text(max_size=12), max_size=4))
+@given(
+    st.one_of(
+        st.text(max_size=80),
+        st.lists(
+            st.sampled_from([*PICKS, *"the one on not that remove cup spoon it also , ? and too".split()]), max_size=9
+        ).map(" ".join),
+    ),
+    st.lists(st.text(max_size=12), max_size=4),
+)
 def test_any_text_is_read(question, names):
     found = read(question, names)
-    assert found is None or (names and (found.act == "add" or found.act == "keep" or found.phrase in ["", "*", *names]) and found.pick in ["", *PICKS.values()])
+    assert found is None or (
+        names
+        and (found.act == "add" or found.act == "keep" or found.phrase in ["", "*", *names])
+        and found.pick in ["", *PICKS.values()]
+    )
     read_about(question)
 
 
@@ -141,7 +192,10 @@ def test_others_come_from_the_runners_up(scene, parts):
     scene.ask("the cup")
     before = len(parts.asked)
     said = scene.ask("the one on the right")  # nothing lies further right: the model is asked, in full
-    assert parts.asked[before:] == ["Where are all the cup?", "Where is the cup on the right?"] and said.question == "the one on the right"
+    assert (
+        parts.asked[before:] == ["Where are all the cup?", "Where is the cup on the right?"]
+        and said.question == "the one on the right"
+    )
 
 
 def test_only_one_of_several_things(scene, parts):
@@ -167,7 +221,9 @@ def test_a_mask_made_by_hand_is_followed_up(scene):
 def test_about_a_part(scene, parts):
     named = scene.ask("what is this?", about=MASKS[3])
     assert named.text == "This looks like: spoon (70%). Or else: fork 20%." and is_mask(named, 3)
-    assert is_mask(scene.ask("the cup left of it", about=MASKS[1]), 2) and is_mask(scene.ask("the cup next to it", about=MASKS[3]), 2)
+    assert is_mask(scene.ask("the cup left of it", about=MASKS[1]), 2) and is_mask(
+        scene.ask("the cup next to it", about=MASKS[3]), 2
+    )
     assert is_mask(scene.ask("what is below it?", about=MASKS[2]), 3)
     nothing = scene.ask("the cup left of it", about=MASKS[0])
     assert not nothing.present and nothing.targets[0].phrase == "cup"
@@ -208,8 +264,16 @@ def test_granularity_prefers_parts_or_wholes():
     whole, part = np.zeros((40, 40), bool), np.zeros((40, 40), bool)
     whole[:30, :30], part[:20, :20] = True, True
     masks = [part, whole]
-    pool = Proposals([to_rle(m) for m in masks], np.zeros((2, 4), np.float32), np.full(2, 0.9, np.float32), np.ones(2, np.float32),
-                     np.array([m.sum() for m in masks]), np.zeros((2, 2), np.float32), np.zeros((2, 4, 4), np.float32), (40, 40))
+    pool = Proposals(
+        [to_rle(m) for m in masks],
+        np.zeros((2, 4), np.float32),
+        np.full(2, 0.9, np.float32),
+        np.ones(2, np.float32),
+        np.array([m.sum() for m in masks]),
+        np.zeros((2, 2), np.float32),
+        np.zeros((2, 4, 4), np.float32),
+        (40, 40),
+    )
     assert by_granularity(pool, 1).areas.tolist() == [900] and by_granularity(pool, 0).areas.tolist() == [400, 900]
     with pytest.raises(BadInput, match="between 0"):
         by_granularity(pool, 1.5)

@@ -32,6 +32,7 @@ def answer_of(*targets, text):
 
 # -- words --------------------------------------------------------------------------------------------------------
 
+
 def test_every_thing_typed_stays_text():
     hostile = "<img src=x onerror=alert(1)> **bold** `code` $$x$$ [a](javascript:b) &lt; <b>"
     coded = words.literal(hostile)
@@ -44,13 +45,18 @@ def test_every_thing_typed_stays_text():
 def test_reply_has_the_colours_of_the_masks():
     mask = np.ones((4, 6), bool)
     reply = answer_of(
-        Target("cup", True, 0.81, mask, [0]), Target("cup", True, 0.6, mask, [1]), Target("dog", False, 0.1, None, []),
-        text="A cup and another cup, but no dog <here>.")
+        Target("cup", True, 0.81, mask, [0]),
+        Target("cup", True, 0.6, mask, [1]),
+        Target("dog", False, 0.1, None, []),
+        text="A cup and another cup, but no dog <here>.",
+    )
     bubble = words.reply_bubble(reply)
     assert bubble.count("cup</span>") == 2 and bubble.count(COLOURS[0]) == 4 and bubble.count(COLOURS[1]) == 4
     assert "cup 81&#37;" in bubble and "cup &#40;2&#41; 60&#37;" in bubble
     assert '<span class="absent">not in the picture&#58; dog</span>' in bubble and "<here>" not in bubble
-    assert "Not in the picture: dog" in words.summary(reply.targets) and "2 things outlined" in words.summary(reply.targets)
+    assert "Not in the picture: dog" in words.summary(reply.targets) and "2 things outlined" in words.summary(
+        reply.targets
+    )
 
 
 def test_a_reply_is_readable_while_it_is_written():
@@ -59,6 +65,7 @@ def test_a_reply_is_readable_while_it_is_written():
 
 
 # -- worker -------------------------------------------------------------------------------------------------------
+
 
 def test_worker_tells_and_ends():
     worker = Worker()
@@ -89,6 +96,7 @@ def test_stopping_really_stops():
 
 
 # -- a session ----------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def assistant():
@@ -215,7 +223,9 @@ def test_an_example_is_found_in_other_photos(session, assistant):
     session.show_photo(0)
     session.select(0)
     assert session.find_alike("beach ball", lambda *news: None) == 2 and session.at == 1
-    assert (session.answer.mask == near(mirrored, PAINT["red"])).all() and session.answer.targets[0].phrase == "beach ball"
+    assert (session.answer.mask == near(mirrored, PAINT["red"])).all() and session.answer.targets[
+        0
+    ].phrase == "beach ball"
     session.show_photo(2)
     assert not session.answer.present and "Nothing here is like" in session.answer.text
     session.show_photo(1)
@@ -241,16 +251,28 @@ def test_class_names_are_read():
 
 # -- what the browser sends ---------------------------------------------------------------------------------------
 
+
 def test_prompts_are_checked():
-    prompt = canvas.read_prompt({"points": [[0.5, 0.25, 1], [1, 0, 0]], "box": [0, 0, 0.5, 1], "added": None}, (100, 200))
+    prompt = canvas.read_prompt(
+        {"points": [[0.5, 0.25, 1], [1, 0, 0]], "box": [0, 0, 0.5, 1], "added": None}, (100, 200)
+    )
     assert prompt == {"points": [[100, 25], [200, 0]], "labels": [1, 0], "box": [0, 0, 100, 100]}
     mask = np.zeros((100, 200), bool)
     mask[20:60, 30:90] = True
     layer = np.dstack([np.zeros((100, 200, 3), np.uint8), mask.astype(np.uint8) * 255])
     painted = canvas.read_prompt({"added": canvas.as_url(Image.fromarray(layer))}, (100, 200))["added"]
     assert (painted == mask).all()
-    for bad in ({"points": [[0.5, 2, 1]]}, {"points": "all"}, {"points": [[0, 0, 1]] * 101}, {"box": [0, 0, float("nan"), 1]},
-                {"box": 5}, {"added": "data:image/png;base64,AAAA"}, {"added": "file:///x"}, {"erased": 5}, {"points": [[True, 0, 1]]}):
+    for bad in (
+        {"points": [[0.5, 2, 1]]},
+        {"points": "all"},
+        {"points": [[0, 0, 1]] * 101},
+        {"box": [0, 0, float("nan"), 1]},
+        {"box": 5},
+        {"added": "data:image/png;base64,AAAA"},
+        {"added": "file:///x"},
+        {"erased": 5},
+        {"points": [[True, 0, 1]]},
+    ):
         with pytest.raises(BadInput):
             canvas.read_prompt(bad, (100, 200))
 
@@ -259,12 +281,18 @@ def test_the_canvas_gets_colours_and_no_photo_twice(session):
     ask(session, "red and a bench")
     first, second = canvas.shown(session), canvas.shown(session)
     assert first["photo"]["width"] == 360 and "photo" not in second
-    assert [(m["name"], m["present"], m["colour"]) for m in first["masks"]] == [("red ball", True, COLOURS[0]), ("bench", False, COLOURS[1])]
+    assert [(m["name"], m["present"], m["colour"]) for m in first["masks"]] == [
+        ("red ball", True, COLOURS[0]),
+        ("bench", False, COLOURS[1]),
+    ]
     alpha = np.asarray(canvas.outlined(RED, (360, 240)))[..., 1]
-    assert ((alpha > 0) == RED).all() and alpha[168, 252] == 127 and alpha.max() == 255  # a rim around a see-through inside
+    assert (
+        ((alpha > 0) == RED).all() and alpha[168, 252] == 127 and alpha.max() == 255
+    )  # a rim around a see-through inside
 
 
 # -- files --------------------------------------------------------------------------------------------------------
+
 
 def test_a_conversation_reopens(session, assistant):
     ask(session, "red and a bench")
@@ -308,12 +336,27 @@ def test_a_broken_file_is_one_line(data):
     table = json.loads(small_file())
     place, path = table, []
     while isinstance(place, dict | list) and place and (not path or data.draw(st.booleans())):
-        key = data.draw(st.sampled_from(sorted(place))) if isinstance(place, dict) else data.draw(st.integers(0, len(place) - 1))
+        key = (
+            data.draw(st.sampled_from(sorted(place)))
+            if isinstance(place, dict)
+            else data.draw(st.integers(0, len(place) - 1))
+        )
         path.append((place, key))
         place = place[key]
     holder, key = path[-1]
-    value = data.draw(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.just([]), st.just({}),
-                                st.just({"size": [20, 30], "counts": "junk"}), st.just([[[]]])))
+    value = data.draw(
+        st.one_of(
+            st.none(),
+            st.booleans(),
+            st.integers(),
+            st.floats(),
+            st.text(max_size=9),
+            st.just([]),
+            st.just({}),
+            st.just({"size": [20, 30], "counts": "junk"}),
+            st.just([[[]]]),
+        )
+    )
     holder[key] = value
     try:
         load(json.dumps(table))
@@ -332,8 +375,21 @@ def test_masks_cannot_unfold_without_end(monkeypatch):
         small_file()
 
 
-@pytest.mark.parametrize("text", ["", "null", "[]", "{", "[" * 100_000, '{"maskpick": 1}', '{"maskpick": 1, "photos": [], "exchanges": []}',
-                                  b"\xff\xfe", "PK\x03\x04", '{"maskpick": NaN, "photos": [], "exchanges": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        "{",
+        "[" * 100_000,
+        '{"maskpick": 1}',
+        '{"maskpick": 1, "photos": [], "exchanges": []}',
+        b"\xff\xfe",
+        "PK\x03\x04",
+        '{"maskpick": NaN, "photos": [], "exchanges": []}',
+    ],
+)
 def test_no_conversation_is_one_line(text):
     with pytest.raises(BadInput, match="no conversation that can be reopened"):
         load(text)
@@ -357,7 +413,10 @@ def test_corrections_are_records(session, tmp_path):
     other = Answer("", [Target("x", True, 1, GREEN, [])], GREEN.shape, picture(), "x?")
     save_correction(tmp_path, other, [Turn("before", "y [SEG].")])
     assert len(read_records(file)) == 2 and len(list((tmp_path / "images").iterdir())) == 1
-    for bad in (Answer("", [], (4, 4), np.zeros((4, 4, 3), np.uint8), "x"), Answer("", other.targets, GREEN.shape, None, "x")):
+    for bad in (
+        Answer("", [], (4, 4), np.zeros((4, 4, 3), np.uint8), "x"),
+        Answer("", other.targets, GREEN.shape, None, "x"),
+    ):
         with pytest.raises(BadInput, match="training record"):
             save_correction(tmp_path, bad)
     (tmp_path / "no").write_text("")
@@ -375,7 +434,9 @@ def test_hostile_files_and_questions_end_in_one_polite_line(assistant, tmp_path)
     refused, worker = 0, Worker()
     good = tmp_path / "good.png"
     Image.fromarray(picture()[::4, ::4].copy()).save(good)
-    cases = [(f, "red") for f in hostile_files(tmp_path / "hostile", 2 * len(KINDS))] + [(good, q) for q in hostile_questions(150)]
+    cases = [(f, "red") for f in hostile_files(tmp_path / "hostile", 2 * len(KINDS))] + [
+        (good, q) for q in hostile_questions(150)
+    ]
     for file, question in cases:
         try:
             answer = worker.call(lambda: assistant.open(file).ask(question))
@@ -383,5 +444,9 @@ def test_hostile_files_and_questions_end_in_one_polite_line(assistant, tmp_path)
         except Exception as error:
             refused += 1
             said = polite(error, file)
-            assert "went wrong" not in said and "\n" not in said and str(tmp_path) not in said, (file.name, question[:60], said)
+            assert "went wrong" not in said and "\n" not in said and str(tmp_path) not in said, (
+                file.name,
+                question[:60],
+                said,
+            )
     assert 15 < refused < len(cases) - 60

@@ -1,12 +1,13 @@
-"""The page's actions for programs: typed endpoints (gradio_client, curl) and, with `app.py --mcp`, tools of an MCP server.
+"""The page's actions for programs: typed endpoints (gradio_client, curl) and, with `app.py --mcp`, tools of an MCP
+server.
 
     from gradio_client import Client, handle_file
     client = Client("http://127.0.0.1:7860")
     client.predict(handle_file("photo.jpg"), "what keeps the rain off?", api_name="/ask")
 
 Every call names its picture; a picture that was opened lately is not opened again. Masks are COCO RLE
-{"size": [h, w], "counts": str}, which pycocotools.mask.decode reads; boxes are [x, y, w, h] px. Errors are one line that
-says what to do.
+{"size": [h, w], "counts": str}, which pycocotools.mask.decode reads; boxes are [x, y, w, h] px. Errors are one line
+that says what to do.
 """
 
 from pathlib import Path
@@ -30,7 +31,11 @@ def uploaded(payload) -> Path:
     from gradio.utils import get_upload_folder
 
     path = payload.get("path") if isinstance(payload, dict) else None
-    if not isinstance(path, str) or "\0" in path or not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+    if (
+        not isinstance(path, str)
+        or "\0" in path
+        or not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve())
+    ):
         raise BadInput("the picture is missing: upload a file, with gradio_client by handle_file(path)")
     return Path(path)
 
@@ -54,13 +59,15 @@ def add_api(assistant, worker: Worker) -> None:
         Args:
             image: the picture
             question: any text of at most 4,000 characters, such as "what keeps the rain off, and is there a bear?"
-            about: a mask as COCO RLE {"size": [h, w], "counts": str} of the part of the picture that "it" and "this" mean
-            earlier: questions that were asked before this one, oldest first, for follow-ups such as "the one on the left"
+            about: a mask as COCO RLE {"size": [h, w], "counts": str} of the part of the picture that "it" means
+            earlier: questions that were asked before this one, oldest first, for follow-ups such as "the left one"
 
         Returns:
             {"question", "text", "width", "height", "targets": [{"phrase": str, "present": bool, "confidence": 0 to 1,
-            "box": [x, y, w, h], "area": px, "proposals": [int], "rle": mask}]}; rle and box are null where the thing is absent
+            "box": [x, y, w, h], "area": px, "proposals": [int], "rle": mask}]}; rle and box are null where the "
+            "thing is absent
         """
+
         def work(scene):
             before = earlier or []
             if not isinstance(before, list) or len(before) > EARLIER:
@@ -71,8 +78,14 @@ def add_api(assistant, worker: Worker) -> None:
 
         return answering(image, work)
 
-    def segment(image: gr.FileData, points: list[list[float]] | None = None, labels: list[int] | None = None,
-                box: list[float] | None = None, mask: dict | None = None, multimask: bool = True) -> dict:
+    def segment(
+        image: gr.FileData,
+        points: list[list[float]] | None = None,
+        labels: list[int] | None = None,
+        box: list[float] | None = None,
+        mask: dict | None = None,
+        multimask: bool = True,
+    ) -> dict:
         """Outline what clicks, a box or a rough mask point at, as Segment Anything does.
 
         Args:
@@ -86,10 +99,15 @@ def add_api(assistant, worker: Worker) -> None:
         Returns:
             {"width", "height", "masks": [{"rle": mask, "score": predicted IoU, 0 to 1}]}, best first
         """
+
         def work(scene):
             masks, scores = scene.segment(points, labels, box, None if mask is None else mask_of(mask), bool(multimask))
             rows = [{"rle": to_rle(m), "score": min(max(float(s), 0.0), 1.0)} for m, s in zip(masks, scores)]
-            return {"width": scene.size[1], "height": scene.size[0], "masks": sorted(rows, key=lambda row: -row["score"])}
+            return {
+                "width": scene.size[1],
+                "height": scene.size[0],
+                "masks": sorted(rows, key=lambda row: -row["score"]),
+            }
 
         return answering(image, work)
 
@@ -103,11 +121,18 @@ def add_api(assistant, worker: Worker) -> None:
         Returns:
             {"width", "height", "masks": [{"rle": mask, "score": predicted IoU, 0 to 1, "area": px}]}, largest first
         """
+
         def work(scene):
             found = by_granularity(scene.proposals, granularity)
-            rows = [{"rle": rle, "score": min(max(float(s), 0.0), 1.0), "area": int(a)}
-                    for rle, s, a in zip(found.rles, found.predicted_iou, found.areas)]
-            return {"width": scene.size[1], "height": scene.size[0], "masks": sorted(rows, key=lambda row: -row["area"])}
+            rows = [
+                {"rle": rle, "score": min(max(float(s), 0.0), 1.0), "area": int(a)}
+                for rle, s, a in zip(found.rles, found.predicted_iou, found.areas)
+            ]
+            return {
+                "width": scene.size[1],
+                "height": scene.size[0],
+                "masks": sorted(rows, key=lambda row: -row["area"]),
+            }
 
         return answering(image, work)
 
@@ -121,14 +146,21 @@ def add_api(assistant, worker: Worker) -> None:
         Returns:
             {"width", "height", "classes": [{"name": str, "present": bool, "confidence": 0 to 1, "rle": mask or null}]}
         """
+
         def work(scene):
             listed = read_names(names)
             found, rows = ask_classes(scene, listed), []
             for k, name in enumerate(listed):
                 there, sure = found["said"].get(name, (False, 0.0))
                 area = found["label"] == k
-                rows.append({"name": name, "present": bool(there and area.any()), "confidence": sure,
-                             "rle": to_rle(area) if there and area.any() else None})
+                rows.append(
+                    {
+                        "name": name,
+                        "present": bool(there and area.any()),
+                        "confidence": sure,
+                        "rle": to_rle(area) if there and area.any() else None,
+                    }
+                )
             return {"width": scene.size[1], "height": scene.size[0], "classes": rows}
 
         return answering(image, work)
@@ -145,10 +177,15 @@ def add_api(assistant, worker: Worker) -> None:
         Returns:
             {"width", "height", "rle": mask or null where nothing is like it, "score": 0 to 1}
         """
+
         def work(scene):
             found, score = scene.segment_like(open_image(uploaded(reference)), mask_of(mask), label or None)
-            return {"width": scene.size[1], "height": scene.size[0], "rle": to_rle(found) if found.any() else None,
-                    "score": min(max(float(score), 0.0), 1.0)}
+            return {
+                "width": scene.size[1],
+                "height": scene.size[0],
+                "rle": to_rle(found) if found.any() else None,
+                "score": min(max(float(score), 0.0), 1.0),
+            }
 
         return answering(image, work)
 
@@ -162,6 +199,7 @@ def add_api(assistant, worker: Worker) -> None:
         Returns:
             {"width", "height", "heat": a grey PNG of the picture's size as a data URL, 255 = where it looks most}
         """
+
         def work(scene):
             heat = Image.fromarray((scene.attend(phrase).clip(0, 1) * 255).round().astype(np.uint8))
             return {"width": scene.size[1], "height": scene.size[0], "heat": as_url(heat)}

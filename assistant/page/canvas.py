@@ -1,8 +1,8 @@
 """The picture with its masks, as a gr.HTML whose script is canvas.js: what the browser is sent, and what it sends.
 
-    canvas = gr.HTML(html_template=TEMPLATE, js_on_load=SCRIPT, **nothing())
-    canvas.prompt(handler)                       # handler(event: gr.EventData): read_prompt(event, scene.size)
-    return gr.HTML(**shown(session))             # what an event changes
+canvas = gr.HTML(html_template=TEMPLATE, js_on_load=SCRIPT, **nothing())
+canvas.prompt(handler)                       # handler(event: gr.EventData): read_prompt(event, scene.size)
+return gr.HTML(**shown(session))             # what an event changes
 """
 
 import base64
@@ -63,18 +63,38 @@ def outlined(mask: np.ndarray, size: tuple[int, int]):
 
 
 def layer(mask: np.ndarray, size: tuple[int, int], name: str, sure: str, colour: str, tip: str) -> dict:
-    return {"name": name, "sure": sure, "colour": colour, "tip": tip, "present": True, "png": as_url(outlined(mask, size))}
+    return {
+        "name": name,
+        "sure": sure,
+        "colour": colour,
+        "tip": tip,
+        "present": True,
+        "png": as_url(outlined(mask, size)),
+    }
 
 
 def nothing() -> dict:
-    return {"photo": None, "masks": [], "view": "answer", "selected": None, "found": [], "round": 0, "busy": False, "label": ""}
+    return {
+        "photo": None,
+        "masks": [],
+        "view": "answer",
+        "selected": None,
+        "found": [],
+        "round": 0,
+        "busy": False,
+        "label": "",
+    }
 
 
 def photo_of(image: np.ndarray, name: str) -> dict:
     from PIL import Image
 
     width, height = view_size(image)
-    small = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS) if (height, width) != image.shape[:2] else Image.fromarray(image)
+    small = (
+        Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+        if (height, width) != image.shape[:2]
+        else Image.fromarray(image)
+    )
     return {"url": as_url(small, "JPEG", quality=88), "width": width, "height": height, "alt": f"Photo: {name}"}
 
 
@@ -98,7 +118,16 @@ def layers(targets: list[Target], size: tuple[int, int], percent: bool = True) -
         if target.present:
             out.append(layer(target.mask, size, name, sure if percent else "", colour, tip))
         else:
-            out.append({"name": name, "sure": "", "colour": colour, "tip": f"{name}: not in the picture", "present": False, "png": ""})
+            out.append(
+                {
+                    "name": name,
+                    "sure": "",
+                    "colour": colour,
+                    "tip": f"{name}: not in the picture",
+                    "present": False,
+                    "png": "",
+                }
+            )
     return out
 
 
@@ -109,9 +138,19 @@ def heat_layer(image: np.ndarray, phrase: str, heat: np.ndarray) -> dict:
     from assistant.drawing import draw_heat
 
     size = view_size(image)
-    small = [np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in (image, heat.astype(np.float32))]
+    small = [
+        np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in (image, heat.astype(np.float32))
+    ]
     url = as_url(draw_heat(small[0], (small[1] / max(float(small[1].max()), 1e-6)).clip(0, 1)), "JPEG", quality=85)
-    return {"name": phrase, "sure": "", "colour": "#f0e442", "tip": f"where the model looks for {phrase}", "present": True, "raw": True, "png": url}
+    return {
+        "name": phrase,
+        "sure": "",
+        "colour": "#f0e442",
+        "tip": f"where the model looks for {phrase}",
+        "present": True,
+        "raw": True,
+        "png": url,
+    }
 
 
 def shown(session: Session, marks: bool = False) -> dict:
@@ -129,13 +168,30 @@ def shown(session: Session, marks: bool = False) -> dict:
     elif session.view == LOOKING:
         label = f"where the model looks for {session.heat[0]}"
     else:
-        label = f"{len(present)} regions" if every else f"outlined: {', '.join(present)}" if present else "nothing is outlined"
+        label = (
+            f"{len(present)} regions"
+            if every
+            else f"outlined: {', '.join(present)}"
+            if present
+            else "nothing is outlined"
+        )
     tips = {True: "exactly what was drawn", False: "predicted IoU: how good the mask is likely to be"}
     settings = {
-        "masks": [] if session.view == HAND else [heat_layer(image, *session.heat)] if session.view == LOOKING else layers(targets, size, not every), "view": session.view, "busy": False,
-        "selected": session.selected, "label": label,
-        "found": [layer(mask, size, name, "", "#14b8a6", tips[score is None]) for name, mask, score in session.hand.found]
-        if session.view == HAND else []}
+        "masks": []
+        if session.view == HAND
+        else [heat_layer(image, *session.heat)]
+        if session.view == LOOKING
+        else layers(targets, size, not every),
+        "view": session.view,
+        "busy": False,
+        "selected": session.selected,
+        "label": label,
+        "found": [
+            layer(mask, size, name, "", "#14b8a6", tips[score is None]) for name, mask, score in session.hand.found
+        ]
+        if session.view == HAND
+        else [],
+    }
     photo = session.drawn is not session.scene
     if photo:
         session.drawn = session.scene
@@ -152,7 +208,10 @@ def read_prompt(data: dict, size: tuple[int, int]) -> dict:
     if not isinstance(rows, list) or len(rows) > MARKS:
         raise BadInput(f"at most {MARKS} clicks can be marked at once")
     rows = [_shares(row, 3, "a click") for row in rows]
-    prompt = {"points": [[x * width, y * height] for x, y, _ in rows], "labels": [int(label > 0.5) for *_, label in rows]}
+    prompt = {
+        "points": [[x * width, y * height] for x, y, _ in rows],
+        "labels": [int(label > 0.5) for *_, label in rows],
+    }
     if data.get("box") is not None:
         x0, y0, x1, y1 = _shares(data["box"], 4, "the box")
         prompt["box"] = [x0 * width, y0 * height, x1 * width, y1 * height]
@@ -163,8 +222,13 @@ def read_prompt(data: dict, size: tuple[int, int]) -> dict:
 
 
 def _shares(row, count: int, what: str) -> list[float]:
-    fine = isinstance(row, list) and len(row) == count and all(
-        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and 0 <= v <= 1 for v in row)
+    fine = (
+        isinstance(row, list)
+        and len(row) == count
+        and all(
+            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and 0 <= v <= 1 for v in row
+        )
+    )
     if not fine:
         raise BadInput(f"{what} is not within the picture")
     return [float(v) for v in row]
@@ -178,7 +242,7 @@ def _painted(url, size: tuple[int, int]) -> np.ndarray:
     if not isinstance(url, str) or not url.startswith(head) or len(url) > PAINTED:
         raise BadInput("what was painted cannot be read: clear it and paint again")
     try:
-        with Image.open(io.BytesIO(base64.b64decode(url[len(head):], validate=True)), formats=["PNG"]) as picture:
+        with Image.open(io.BytesIO(base64.b64decode(url[len(head) :], validate=True)), formats=["PNG"]) as picture:
             if max(picture.size) > 2 * VIEW_SIDE:
                 raise ValueError
             alpha = picture.convert("RGBA").getchannel("A")

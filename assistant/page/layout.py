@@ -25,8 +25,19 @@ UPLOADS_KEPT = (3600, 24 * 3600)  # seconds: look for old uploads every hour, de
 SESSION_KEPT = 3600  # seconds after the last action
 PAST = 10  # conversations whose text the browser keeps
 WELCOME = "### What are you looking for?\nDrop a photo, then ask for things in your own words."
-DOING = {"looking": "looking at it", "outlining": "outlining everything in it", "recognising": "recognising what was outlined"}
-TABS = {ANSWER: "Answer", HAND: "By hand", EVERYTHING: "Everything", CLASSES: "Classes", "like": "Like this", "keep": "Save"}
+DOING = {
+    "looking": "looking at it",
+    "outlining": "outlining everything in it",
+    "recognising": "recognising what was outlined",
+}
+TABS = {
+    ANSWER: "Answer",
+    HAND: "By hand",
+    EVERYTHING: "Everything",
+    CLASSES: "Classes",
+    "like": "Like this",
+    "keep": "Save",
+}
 
 
 def messages(s: Session) -> list[dict]:
@@ -42,9 +53,17 @@ def bubbles(s: Session) -> list[dict]:
         before = f'<span class="notes">Photo {e.photo + 1}</span><br>' if e.photo != photo and len(s.scenes) > 1 else ""
         about = f'<span class="notes">about</span> {tag(e.about.phrase, e.about, "#14b8a6")}<br>' if e.about else ""
         photo = e.photo
-        out.append({"role": "user", "content": before + about + (literal(shorter(e.question)) or "&#8230;"), "id": number})
+        out.append(
+            {"role": "user", "content": before + about + (literal(shorter(e.question)) or "&#8230;"), "id": number}
+        )
         said = reply_bubble(e.answer) if e.answer else literal(e.said) if not e.waiting else partly(e.said)
-        out.append({"role": "assistant", "content": said + (' <span class="notes">corrected by hand</span>' if e.corrected else ""), "id": number})
+        out.append(
+            {
+                "role": "assistant",
+                "content": said + (' <span class="notes">corrected by hand</span>' if e.corrected else ""),
+                "id": number,
+            }
+        )
     if s.note:
         out.append({"role": "assistant", "content": literal(s.note)})
     return out
@@ -53,94 +72,188 @@ def bubbles(s: Session) -> list[dict]:
 def past_text(past) -> str:
     """Earlier conversations, from the browser's own storage, as HTML; "" where there are none (or something else)."""
     rows = [row for row in past if isinstance(row, list)] if isinstance(past, list) else []
-    talks = [[line for line in row if isinstance(line, list) and len(line) == 2 and all(isinstance(v, str) for v in line)] for row in rows]
-    return "".join(f'<dl class="past">{"".join(f"<dt>{literal(shorter(q))}</dt><dd>{literal(shorter(a))}</dd>" for q, a in talk)}</dl>'
-                   for talk in reversed(talks[-PAST:]) if talk)
+    talks = [
+        [line for line in row if isinstance(line, list) and len(line) == 2 and all(isinstance(v, str) for v in line)]
+        for row in rows
+    ]
+    row = lambda told: f"<dt>{literal(shorter(told[0]))}</dt><dd>{literal(shorter(told[1]))}</dd>"
+    return "".join(
+        f'<dl class="past">{"".join(map(row, talk))}</dl>' for talk in reversed(talks[-PAST:]) if talk
+    )
 
 
 def build_page(assistant, examples=(), records: Path | None = None):
-    """The page over `assistant` as gr.Blocks; see `app.serve`. examples: [{"file": path, "question": str}]; records: a folder
-    that corrections are saved into as well."""
+    """The page over `assistant` as gr.Blocks; see `app.serve`. examples: [{"file": path, "question": str}]; records: a
+    folder that corrections are saved into as well."""
     import gradio as gr
 
     worker = Worker()
-    heavy = {"concurrency_id": "assistant", "concurrency_limit": 1, "api_visibility": "private", "show_progress": "hidden",
-             "trigger_mode": "multiple"}  # by default a second question is dropped while the browser waits for the first
+    heavy = {
+        "concurrency_id": "assistant",
+        "concurrency_limit": 1,
+        "api_visibility": "private",
+        "show_progress": "hidden",
+        "trigger_mode": "multiple",
+    }  # by default a second question is dropped while the browser waits for the first
     instant = {"queue": False, "show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple"}
 
     with gr.Blocks(title="maskpick", delete_cache=UPLOADS_KEPT, analytics_enabled=False, fill_width=True) as page:
         session = gr.State(Session(), time_to_live=SESSION_KEPT, delete_callback=lambda s: s.clear())
         past = gr.BrowserState([], storage_key="maskpick-conversations", secret="maskpick")
-        gr.HTML("<h1>maskpick</h1><p>Ask a photo in everyday words. What you mean is outlined and named; "
-                "what is not there is said to be absent.</p>", elem_id="head")
+        gr.HTML(
+            "<h1>maskpick</h1><p>Ask a photo in everyday words. What you mean is outlined and named; "
+            "what is not there is said to be absent.</p>",
+            elem_id="head",
+        )
         with gr.Row(elem_id="panes"):
             with gr.Column(scale=5, min_width=320, elem_id="talk"):
                 chat = gr.Chatbot(
-                    show_label=False, label="Conversation", elem_id="chat", height=None, latex_delimiters=[],
-                    buttons=[], feedback_options=None, allow_file_downloads=False, placeholder=WELCOME,
-                    examples=[{"text": e["question"], "files": [str(e["file"])]} for e in examples] or None)
+                    show_label=False,
+                    label="Conversation",
+                    elem_id="chat",
+                    height=None,
+                    latex_delimiters=[],
+                    buttons=[],
+                    feedback_options=None,
+                    allow_file_downloads=False,
+                    placeholder=WELCOME,
+                    examples=[{"text": e["question"], "files": [str(e["file"])]} for e in examples] or None,
+                )
                 with gr.Row(visible=False, elem_id="chip") as chip:
                     about = gr.HTML("", elem_id="about")
                     let_go = gr.Button("Let go", size="sm", min_width=60, scale=0)
                 question = gr.Textbox(
-                    label="Your question", show_label=False, container=False, lines=1, max_lines=5, submit_btn=True,
-                    placeholder="What keeps the rain off?", elem_id="question")
+                    label="Your question",
+                    show_label=False,
+                    container=False,
+                    lines=1,
+                    max_lines=5,
+                    submit_btn=True,
+                    placeholder="What keeps the rain off?",
+                    elem_id="question",
+                )
                 with gr.Row(visible=False, elem_id="turns") as turns:
                     stop = gr.Button("Stop", size="sm", min_width=60, variant="stop", visible=False, elem_id="stop")
                     undo = gr.Button("Undo", size="sm", min_width=60, elem_id="undo")
                     edit = gr.Button("Edit question", size="sm", min_width=60, elem_id="edit")
                     retry = gr.Button("Try again", size="sm", min_width=60, elem_id="retry")
-                with gr.Accordion("Earlier conversations (text only; photos are not kept)", open=False, visible=False, elem_id="past") as past_box:
+                with gr.Accordion(
+                    "Earlier conversations (text only; photos are not kept)", open=False, visible=False, elem_id="past"
+                ) as past_box:
                     past_words = gr.HTML("")
                     forget = gr.Button("Forget them", size="sm", elem_id="forget")
             with gr.Column(scale=6, min_width=320, elem_id="side"):
                 photo = gr.Image(
-                    type="filepath", sources=["upload", "clipboard", "webcam"], show_label=False, label="Photo",
-                    height="min(460px, 50dvh)", buttons=[], elem_id="photo", alt_text="The photo that is being opened",
-                    placeholder="# Drop a photo here\nor click to choose one")
-                canvas = gr.HTML(html_template=picture.TEMPLATE, js_on_load=picture.SCRIPT, elem_id="picture",
-                                 apply_default_css=False, **picture.nothing())
+                    type="filepath",
+                    sources=["upload", "clipboard", "webcam"],
+                    show_label=False,
+                    label="Photo",
+                    height="min(460px, 50dvh)",
+                    buttons=[],
+                    elem_id="photo",
+                    alt_text="The photo that is being opened",
+                    placeholder="# Drop a photo here\nor click to choose one",
+                )
+                canvas = gr.HTML(
+                    html_template=picture.TEMPLATE,
+                    js_on_load=picture.SCRIPT,
+                    elem_id="picture",
+                    apply_default_css=False,
+                    **picture.nothing(),
+                )
                 status = gr.HTML("", elem_id="status")
                 strip = gr.Radio([], show_label=False, label="Photos", container=False, visible=False, elem_id="strip")
-                with gr.Column(visible=False, elem_id="power") as power, gr.Tabs(selected=ANSWER, elem_id="tabs") as tabs:
+                with (
+                    gr.Column(visible=False, elem_id="power") as power,
+                    gr.Tabs(selected=ANSWER, elem_id="tabs") as tabs,
+                ):
                     with gr.Tab(TABS[ANSWER], id=ANSWER) as answer_tab:
                         with gr.Row():
                             refine = gr.Button("Refine by hand", size="sm", min_width=90, elem_id="refine")
                             gone = gr.Button("Not there", size="sm", min_width=90, elem_id="gone")
                             look = gr.Button("Where it looked", size="sm", min_width=90, elem_id="look")
                             teach = gr.Button("Save as training record", size="sm", min_width=90, elem_id="teach")
-                        gr.HTML('<p class="hint">Click a mask, then ask about it, refine it, or say that it is not there.</p>')
+                        gr.HTML(
+                            '<p class="hint">Click a mask, then ask about it, refine it, or say that it is not there.</p>'
+                        )
                     with gr.Tab(TABS[HAND], id=HAND) as hand_tab:
                         with gr.Row():
-                            name = gr.Textbox(show_label=False, label="Name", placeholder="What is it called?", container=False,
-                                              scale=3, min_width=120, max_length=200, elem_id="name")
+                            name = gr.Textbox(
+                                show_label=False,
+                                label="Name",
+                                placeholder="What is it called?",
+                                container=False,
+                                scale=3,
+                                min_width=120,
+                                max_length=200,
+                                elem_id="name",
+                            )
                             use = gr.Button("Use this mask", size="sm", min_width=90, variant="primary", elem_id="use")
                     with gr.Tab(TABS[EVERYTHING], id=EVERYTHING) as everything_tab:
-                        grain = gr.Slider(0, 1, 0.5, step=0.05, label="Granularity: 0 = parts, 1 = whole things", elem_id="grain")
+                        grain = gr.Slider(
+                            0, 1, 0.5, step=0.05, label="Granularity: 0 = parts, 1 = whole things", elem_id="grain"
+                        )
                     with gr.Tab(TABS[CLASSES], id=CLASSES) as classes_tab:
                         with gr.Row():
-                            names = gr.Textbox(show_label=False, label="Classes", placeholder="road, sky, car, person", container=False,
-                                               lines=2, max_lines=6, scale=3, min_width=160, elem_id="names")
+                            names = gr.Textbox(
+                                show_label=False,
+                                label="Classes",
+                                placeholder="road, sky, car, person",
+                                container=False,
+                                lines=2,
+                                max_lines=6,
+                                scale=3,
+                                min_width=160,
+                                elem_id="names",
+                            )
                             map_it = gr.Button("Map them", size="sm", min_width=90, variant="primary", elem_id="map")
                     with gr.Tab(TABS["like"], id="like"):
-                        gr.HTML('<p class="hint">Select a mask (or make one by hand), add photos, and find what is like it in each of them. '
-                                'A name helps, and may be left out.</p>')
+                        gr.HTML(
+                            '<p class="hint">Select a mask (or make one by hand), add photos, and find what is like it in each of them. '
+                            "A name helps, and may be left out.</p>"
+                        )
                         with gr.Row():
-                            label = gr.Textbox(show_label=False, label="Name", placeholder="Name, if it has one", container=False, scale=2,
-                                               min_width=120, max_length=200, elem_id="label")
-                            alike = gr.Button("Find it in the other photos", size="sm", min_width=90, variant="primary", elem_id="alike")
+                            label = gr.Textbox(
+                                show_label=False,
+                                label="Name",
+                                placeholder="Name, if it has one",
+                                container=False,
+                                scale=2,
+                                min_width=120,
+                                max_length=200,
+                                elem_id="label",
+                            )
+                            alike = gr.Button(
+                                "Find it in the other photos",
+                                size="sm",
+                                min_width=90,
+                                variant="primary",
+                                elem_id="alike",
+                            )
                     with gr.Tab(TABS["keep"], id="keep"):
                         with gr.Row():
                             export = gr.Button("Masks (zip)", size="sm", min_width=90, elem_id="export")
                             keep = gr.Button("Conversation (json)", size="sm", min_width=90, elem_id="keep")
                             taught = gr.Button("Training records (zip)", size="sm", min_width=90, elem_id="taught")
-                        gr.HTML('<p class="hint">Masks: PNG, cut-outs, COCO and LabelMe json. The conversation file reopens everything, '
-                                'photos included.</p>')
+                        gr.HTML(
+                            '<p class="hint">Masks: PNG, cut-outs, COCO and LabelMe json. The conversation file reopens everything, '
+                            "photos included.</p>"
+                        )
                 with gr.Row(elem_id="tools"):
-                    more = gr.UploadButton("Add photos", size="sm", min_width=80, file_types=["image"], file_count="multiple", visible=False, elem_id="more")
+                    more = gr.UploadButton(
+                        "Add photos",
+                        size="sm",
+                        min_width=80,
+                        file_types=["image"],
+                        file_count="multiple",
+                        visible=False,
+                        elem_id="more",
+                    )
                     again = gr.Button("Start over", size="sm", min_width=80, visible=False, elem_id="again")
                     fresh = gr.Button("New conversation", size="sm", min_width=80, visible=False, elem_id="fresh")
-                    reopen = gr.UploadButton("Open a saved conversation", size="sm", min_width=80, file_types=[".json"], elem_id="reopen")
+                    reopen = gr.UploadButton(
+                        "Open a saved conversation", size="sm", min_width=80, file_types=[".json"], elem_id="reopen"
+                    )
                 download = gr.DownloadButton(visible="hidden", elem_id="download")
 
         # -- what is shown ----------------------------------------------------------------------------------------
@@ -154,16 +267,24 @@ def build_page(assistant, examples=(), records: Path | None = None):
             if s.view == HAND:
                 return "Mark a thing on the picture, choose a candidate, name it, use it."
             if s.view == LOOKING:
-                return f"Where the model looks for {literal(s.heat[0])}: the brighter, the more. The Answer tab shows the masks again."
+                where = literal(s.heat[0])
+                return f"Where the model looks for {where}: the brighter, the more. The Answer tab shows the masks again."
             if s.view == CLASSES and s.classes:
                 missing = s.classes["unanswered"]
-                return summary(s.classes["targets"]) + (f" Not answered: {literal(', '.join(missing))}." if missing else "")
+                return summary(s.classes["targets"]) + (
+                    f" Not answered: {literal(', '.join(missing))}." if missing else ""
+                )
             return summary(s.answer.targets) if s.answer else ""
 
         def talk(s):
             waiting = s.next() is not None or bool(s.pending)
-            return {session: s, chat: messages(s), stop: gr.Button(visible=waiting), turns: gr.Row(visible=bool(s.log) or waiting),
-                    **{b: gr.Button(visible=bool(s.log)) for b in (undo, edit, retry)}}
+            return {
+                session: s,
+                chat: messages(s),
+                stop: gr.Button(visible=waiting),
+                turns: gr.Row(visible=bool(s.log) or waiting),
+                **{b: gr.Button(visible=bool(s.log)) for b in (undo, edit, retry)},
+            }
 
         def chips(s):
             text = ""
@@ -171,31 +292,64 @@ def build_page(assistant, examples=(), records: Path | None = None):
                 text = '<span class="notes">Editing this question: what follows it will be forgotten.</span>'
             elif s.chosen is not None:
                 colour = next(c for t, _, _, c in named(s.targets) if t is s.chosen)
-                text = f'<span class="notes">Your next question is about</span> {tag(s.chosen.phrase, s.chosen, colour)}'
+                text = (
+                    f'<span class="notes">Your next question is about</span> {tag(s.chosen.phrase, s.chosen, colour)}'
+                )
             return {chip: gr.Row(visible=bool(text)), about: text}
 
         def show(s, marks=False, note=None):
             """Everything that depends on the session."""
             opened = s.scene is not None
             labels = [f"{k}. {n}" for k, n in enumerate(s.names, 1)]
-            return {**talk(s), **chips(s), canvas: gr.HTML(**picture.shown(s, marks)),
-                    status: line(legend(s) if note is None else note),
-                    strip: gr.Radio(choices=labels, value=labels[s.at] if opened else None, visible=len(labels) > 1),
-                    tabs: gr.Tabs(selected=s.view if s.view in TABS else None), photo: gr.Image(visible=not opened, value=None), power: gr.Column(visible=opened),
-                    **{b: gr.Button(visible=opened) for b in (again, fresh)}, more: gr.UploadButton(visible=opened),
-                    reopen: gr.UploadButton(visible=not opened)}
+            return {
+                **talk(s),
+                **chips(s),
+                canvas: gr.HTML(**picture.shown(s, marks)),
+                status: line(legend(s) if note is None else note),
+                strip: gr.Radio(choices=labels, value=labels[s.at] if opened else None, visible=len(labels) > 1),
+                tabs: gr.Tabs(selected=s.view if s.view in TABS else None),
+                photo: gr.Image(visible=not opened, value=None),
+                power: gr.Column(visible=opened),
+                **{b: gr.Button(visible=opened) for b in (again, fresh)},
+                more: gr.UploadButton(visible=opened),
+                reopen: gr.UploadButton(visible=not opened),
+            }
 
-        every = [session, chat, chip, about, question, turns, stop, undo, edit, retry, photo, canvas, status, strip, tabs, power, name, label,
-                 more, again, fresh, reopen]
+        every = [
+            session,
+            chat,
+            chip,
+            about,
+            question,
+            turns,
+            stop,
+            undo,
+            edit,
+            retry,
+            photo,
+            canvas,
+            status,
+            strip,
+            tabs,
+            power,
+            name,
+            label,
+            more,
+            again,
+            fresh,
+            reopen,
+        ]
 
         def guarded(action):
             """A handler whose bad input is one polite line."""
+
             def run(s, *values, **more):
                 try:
                     return action(s, *values, **more)
                 except Exception as error:  # a visitor's doing must never end the process
                     gr.Warning(literal(polite(error)))
                     return {session: s}
+
             return functools.wraps(action)(run)
 
         # -- photos -----------------------------------------------------------------------------------------------
@@ -242,7 +396,9 @@ def build_page(assistant, examples=(), records: Path | None = None):
             while s.pending and s.epoch == epoch:
                 path, start = s.pending[0], time.perf_counter()
                 try:
-                    for kind, news in worker.run(lambda tell: (tell(open_image(path)), assistant.open(path, progress=tell))[1], stopped):
+                    for kind, news in worker.run(
+                        lambda tell: (tell(open_image(path)), assistant.open(path, progress=tell))[1], stopped
+                    ):
                         if s.epoch != epoch:
                             break
                         if kind == "done":
@@ -250,12 +406,19 @@ def build_page(assistant, examples=(), records: Path | None = None):
                         elif len(news) == 1:  # the picture itself, read
                             image = news[0]
                             s.drawn = None
-                            yield {photo: gr.Image(visible=False, value=None), status: line("Opening the photo", busy=True),
-                                   canvas: gr.HTML(**(picture.nothing() | {"photo": picture.photo_of(image, path.stem), "busy": True}))}
+                            yield {
+                                photo: gr.Image(visible=False, value=None),
+                                status: line("Opening the photo", busy=True),
+                                canvas: gr.HTML(
+                                    **(picture.nothing() | {"photo": picture.photo_of(image, path.stem), "busy": True})
+                                ),
+                            }
                         else:
                             outlines = picture.ghosts(image, news[1]) if news[1] is not None else []
-                            yield {status: line(f"Opening the photo: {DOING.get(news[0], literal(news[0]))}", busy=True),
-                                   **({canvas: gr.HTML(masks=outlines, busy=True)} if outlines else {})}
+                            yield {
+                                status: line(f"Opening the photo: {DOING.get(news[0], literal(news[0]))}", busy=True),
+                                **({canvas: gr.HTML(masks=outlines, busy=True)} if outlines else {}),
+                            }
                 except Exception as error:
                     if s.epoch == epoch:
                         s.pending = []
@@ -391,6 +554,7 @@ def build_page(assistant, examples=(), records: Path | None = None):
                     s.view, s.selected = (view if view == ANSWER or s.classes else ANSWER), None
                     return {**show(s, marks=True), tabs: gr.Tabs(selected=view)}
                 return show(s, marks=True)
+
             return run
 
         @guarded
@@ -414,7 +578,11 @@ def build_page(assistant, examples=(), records: Path | None = None):
             worker.call(lambda: s.mark(**prompt))
             s.choice = 0
             count = len(s.hand.found)
-            note = f"{count} candidates with their predicted IoU; choose one, name it, use it." if count else "Click on a thing to outline it."
+            note = (
+                f"{count} candidates with their predicted IoU; choose one, name it, use it."
+                if count
+                else "Click on a thing to outline it."
+            )
             return {session: s, canvas: gr.HTML(found=picture.shown(s)["found"]), status: line(note)}
 
         @guarded
@@ -435,7 +603,12 @@ def build_page(assistant, examples=(), records: Path | None = None):
 
         def class_map(s, text):
             try:
-                yield {session: s, status: line("Asking for the classes", busy=True), stop: gr.Button(visible=True), turns: gr.Row(visible=True)}
+                yield {
+                    session: s,
+                    status: line("Asking for the classes", busy=True),
+                    stop: gr.Button(visible=True),
+                    turns: gr.Row(visible=True),
+                }
                 for _ in worker.run(lambda tell: s.map_classes(text, check=lambda: tell("class")), s.stop):
                     pass
             except Exception as error:
@@ -451,14 +624,26 @@ def build_page(assistant, examples=(), records: Path | None = None):
 
         def find_alike(s, called):
             try:
-                yield {session: s, status: line("Looking through the other photos", busy=True), stop: gr.Button(visible=True), turns: gr.Row(visible=True)}
+                yield {
+                    session: s,
+                    status: line("Looking through the other photos", busy=True),
+                    stop: gr.Button(visible=True),
+                    turns: gr.Row(visible=True),
+                }
                 for kind, count in worker.run(lambda tell: s.find_alike(called or "", tell), s.stop):
                     pass
             except Exception as error:
                 gr.Warning(literal(polite(error)))
                 yield {**talk(s), status: line(literal(polite(error).capitalize()) + ".")}
                 return
-            yield {**show(s, marks=True, note=f"Searched {count} photo{'s' if count > 1 else ''}; choose a photo above to see what was found."), label: ""}
+            yield {
+                **show(
+                    s,
+                    marks=True,
+                    note=f"Searched {count} photo{'s' if count > 1 else ''}: choose one above to see what was found.",
+                ),
+                label: "",
+            }
 
         # -- files ------------------------------------------------------------------------------------------------
 
@@ -468,16 +653,24 @@ def build_page(assistant, examples=(), records: Path | None = None):
             if records:
                 worker.call(lambda: save_correction(records, *s.corrections[-1]))
             count = len(s.corrections)
-            return {session: s, status: line(f"Kept as a training record ({count} so far); take {'it' if count == 1 else 'them'} home under Save.")}
+            return {
+                session: s,
+                status: line(
+                    f"Kept as a training record ({count} so far); take {'it' if count == 1 else 'them'} home "
+                    f"under Save."
+                ),
+            }
 
         def packed(fill):
             """A download whose files `fill(session, folder)` writes; it returns the one to send."""
+
             def run(s):
                 with tempfile.TemporaryDirectory() as folder:
                     try:
                         yield str(fill(s, Path(folder)))  # Gradio takes its copy before this goes on
                     except Exception as error:
                         raise gr.Error(polite(error), print_exception=False) from None
+
             return run
 
         def zipped(inside):
@@ -501,7 +694,7 @@ def build_page(assistant, examples=(), records: Path | None = None):
 
         def records_zip(s, folder):
             if not s.corrections:
-                raise BadInput("no training records yet: correct an answer, then \"Save as training record\"")
+                raise BadInput('no training records yet: correct an answer, then "Save as training record"')
             for one in s.corrections:
                 save_correction(folder / "records", *one)
             return zipped(folder / "records")
@@ -514,7 +707,9 @@ def build_page(assistant, examples=(), records: Path | None = None):
                 yield {session: s, status: line("Opening the conversation", busy=True)}
                 saved = load(uploaded(payload).read_bytes())
                 if len(saved.photos) > PHOTOS:
-                    raise BadInput(f"the conversation has {len(saved.photos)} photos: at most {PHOTOS} can be opened at once")
+                    raise BadInput(
+                        f"the conversation has {len(saved.photos)} photos: at most {PHOTOS} can be opened at once"
+                    )
                 scenes = []
                 for _, image in saved.photos:
                     for kind, news in worker.run(lambda tell: assistant.open(image, progress=tell), s.stop):
@@ -531,7 +726,11 @@ def build_page(assistant, examples=(), records: Path | None = None):
             if s.scene is None:
                 return {session: s}
             s.take_back(0) if s.log else None
-            s.note = "Forgotten. What are you looking for in this photo?" if len(s.scenes) == 1 else "Forgotten. What are you looking for?"
+            s.note = (
+                "Forgotten. What are you looking for in this photo?"
+                if len(s.scenes) == 1
+                else "Forgotten. What are you looking for?"
+            )
             return show(s, marks=True)
 
         def begin_anew(s):
@@ -588,7 +787,8 @@ def build_page(assistant, examples=(), records: Path | None = None):
         gr.on([fresh.click, photo.clear], begin_anew, session, every, **instant)
         for button, fill in ((export, masks_zip), (keep, conversation_json), (taught, records_zip)):
             button.click(packed(fill), session, download, **heavy).success(
-                None, js="() => document.querySelector('#download').click()", api_visibility="private")
+                None, js="() => document.querySelector('#download').click()", api_visibility="private"
+            )
         page.load(recall, past, [past_box, past_words], **instant)
         forget.click(lambda: ([], gr.Accordion(visible=False), ""), None, [past, past_box, past_words], **instant)
         add_api(assistant, worker)

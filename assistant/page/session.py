@@ -17,7 +17,13 @@ from assistant.errors import BadInput
 from assistant.grammar import Turn, check_question, clean_phrase, plain, reply_for
 from assistant.proposals import by_granularity
 
-ANSWER, HAND, EVERYTHING, CLASSES, LOOKING = "answer", "hand", "everything", "classes", "looking"  # what the picture shows
+ANSWER, HAND, EVERYTHING, CLASSES, LOOKING = (
+    "answer",
+    "hand",
+    "everything",
+    "classes",
+    "looking",
+)  # what the picture shows
 PHOTOS = 6  # of a conversation
 REGIONS = 60  # of everything mode
 
@@ -212,8 +218,14 @@ class Session:
         exchange = self.exchange
         if exchange is None:
             raise BadInput("there is no answer to save as a training record: ask something first")
-        before = [e.answer for e in self.log[: self.log.index(exchange)] if e.photo == exchange.photo and e.answer is not None]
-        same = [k for k, (a, _) in enumerate(self.corrections) if a.question == exchange.answer.question and a.image is exchange.answer.image]
+        before = [
+            e.answer for e in self.log[: self.log.index(exchange)] if e.photo == exchange.photo and e.answer is not None
+        ]
+        same = [
+            k
+            for k, (a, _) in enumerate(self.corrections)
+            if a.question == exchange.answer.question and a.image is exchange.answer.image
+        ]
         for k in reversed(same):
             del self.corrections[k]
         self.corrections.append((exchange.answer, [turn_of(a) for a in before]))
@@ -225,11 +237,15 @@ class Session:
         chosen, number = self.chosen, self.selected
         kept = number if self.view == ANSWER and chosen is not None else None
         self.view, self.selected = HAND, None
-        self.hand = Hand(kept, None if chosen is None else chosen.mask, [] if chosen is None else [("as it was", chosen.mask, None)])
+        self.hand = Hand(
+            kept, None if chosen is None else chosen.mask, [] if chosen is None else [("as it was", chosen.mask, None)]
+        )
 
     def mark(self, points=(), labels=(), box=None, added=None, erased=None) -> None:
-        """SAM on clicks (N, 2) xy px with labels (N,) in {1, 0}, a box xyxy px, what was painted and erased (H, W) bool, and the
-        mask that it started from. Fills `hand.found`: a single best reading where the prompt is not one lone click, three
+        """SAM on clicks (N, 2) xy px with labels (N,) in {1, 0}, a box xyxy px, what was painted and erased (H, W)
+        bool, and the
+        mask that it started from. Fills `hand.found`: a single best reading where the prompt is not one lone click,
+        three
         readings of it, and what was painted exactly as it is."""
         painted = self.hand.base
         if added is not None or erased is not None:
@@ -287,8 +303,10 @@ class Session:
     def everything(self, granularity: float) -> None:
         found = by_granularity(self.scene.proposals, granularity)
         order = np.argsort(-found.areas)[:REGIONS]
-        self.regions = [Target(f"region {n}", True, float(found.predicted_iou[i].clip(0, 1)), found.mask(int(i)), [])
-                        for n, i in enumerate(order, 1)]
+        self.regions = [
+            Target(f"region {n}", True, float(found.predicted_iou[i].clip(0, 1)), found.mask(int(i)), [])
+            for n, i in enumerate(order, 1)
+        ]
         self.view, self.selected = EVERYTHING, None
 
     def map_classes(self, text: str, check=None) -> None:
@@ -298,8 +316,14 @@ class Session:
         for k, name in enumerate(names):
             present, sure = found["said"].get(name, (False, 0.0))
             mask = found["label"] == k
-            targets.append(Target(name, present and bool(mask.any()), sure, mask if present and mask.any() else None, []))
-        self.classes = {"targets": targets, "unanswered": [n for n in names if n not in found["said"]], "label": found["label"]}
+            targets.append(
+                Target(name, present and bool(mask.any()), sure, mask if present and mask.any() else None, [])
+            )
+        self.classes = {
+            "targets": targets,
+            "unanswered": [n for n in names if n not in found["said"]],
+            "label": found["label"],
+        }
         self.view, self.selected = CLASSES, None
 
     # -- elsewhere ------------------------------------------------------------------------------------------------
@@ -319,7 +343,7 @@ class Session:
             raise BadInput("select a mask first: click on it, or make one by hand")
         others = [k for k in range(len(self.scenes)) if k != shown]
         if not others:
-            raise BadInput("there is no other photo yet: add those to search with \"Add photos\"")
+            raise BadInput('there is no other photo yet: add those to search with "Add photos"')
         label, found = " ".join(label.split())[:200], []
         phrase = clean_phrase(label or example.phrase)
         for number in others:
@@ -329,8 +353,16 @@ class Session:
             question = f"Where is what is like the {phrase} of photo {shown + 1}?"
             there = bool(mask.any())
             target = Target(phrase, there, float(min(max(score, 0.0), 1.0)), mask if there else None, [])
-            text = f"The most alike here is this {phrase}; whether it is one was not asked." if there else f"Nothing here is like the {phrase}."
-            found.append(Exchanged(number, question, None, Answer(text, [target], scene.size, scene.image, question), waiting=False))
+            text = (
+                f"The most alike here is this {phrase}; whether it is one was not asked."
+                if there
+                else f"Nothing here is like the {phrase}."
+            )
+            found.append(
+                Exchanged(
+                    number, question, None, Answer(text, [target], scene.size, scene.image, question), waiting=False
+                )
+            )
         self.log += found
         for number in others:
             self.remember(number)
@@ -341,9 +373,11 @@ class Session:
     # -- files ----------------------------------------------------------------------------------------------------
 
     def conversation(self) -> Conversation:
-        answered = [e for e in self.log if e.answer is not None][-MOST["exchanges"]:]
-        return Conversation([(n, s.image) for n, s in zip(self.names, self.scenes)],
-                            [Exchange(e.photo, e.question, e.answer, e.about.mask if e.about else None) for e in answered])
+        answered = [e for e in self.log if e.answer is not None][-MOST["exchanges"] :]
+        return Conversation(
+            [(n, s.image) for n, s in zip(self.names, self.scenes)],
+            [Exchange(e.photo, e.question, e.answer, e.about.mask if e.about else None) for e in answered],
+        )
 
     def reopen(self, saved: Conversation, scenes: list) -> None:
         """Go on with a conversation that was saved; scenes: its photos, opened."""
@@ -351,7 +385,9 @@ class Session:
         self.scenes, self.names = scenes, [Path(name).name or "photo" for name, _ in saved.photos]
         for e in saved.exchanges:
             about = None if e.about is None else Target("this", True, 1.0, e.about, [])
-            self.log.append(Exchanged(e.photo, e.question, about, replace(e.answer, image=scenes[e.photo].image), waiting=False))
+            self.log.append(
+                Exchanged(e.photo, e.question, about, replace(e.answer, image=scenes[e.photo].image), waiting=False)
+            )
         for photo in range(len(scenes)):
             self.remember(photo)
         self.at = saved.exchanges[-1].photo if saved.exchanges else 0

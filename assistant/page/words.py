@@ -9,6 +9,7 @@ QUOTED = 600  # characters of a question that its bubble repeats
 
 def literal(text: str) -> str:
     """`text` written so that neither HTML nor markdown reads anything into it; line breaks stay."""
+
     def code(c):
         if c.isalnum() or c == " ":
             return c
@@ -49,11 +50,14 @@ def reply_bubble(answer: Answer) -> str:
             before, end = literal(answer.text[end:start]), start + len(target.phrase)
             hint = f"{sure} sure that it is there" if target.present else f"not in the picture, {sure} for it"
             parts += [before, tag(answer.text[start:end], target, colour, hint)]
-    notes = [tag(f"{name} {sure}" if target.present else f"not in the picture: {name}", target, colour)
-             for target, name, sure, colour in rows]
+    notes = [
+        tag(f"{name} {sure}" if target.present else f"not in the picture: {name}", target, colour)
+        for target, name, sure, colour in rows
+    ]
     text = "".join(parts) + literal(answer.text[end:])
     if answer.reasoning:
-        text = f'<details class="notes"><summary>What it thought</summary>{literal(answer.reasoning[:4000])}</details>{text}'
+        thought = literal(answer.reasoning[:4000])
+        text = f'<details class="notes"><summary>What it thought</summary>{thought}</details>{text}'
     return f'{text}<br><span class="notes">{" ".join(notes)}</span>' if notes else text
 
 
