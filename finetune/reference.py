@@ -232,10 +232,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sam", help="official .pth, transformers folder or hub id; default: the pocket SAM")
     parser.add_argument("--clip", help="transformers folder or hub id; default: the pocket preset's features")
     parser.add_argument("--no-coarse", action="store_true", help="tokens alone, as the paper; the default adds a mask prompt")
-    parser.add_argument("--steps", type=int, default=320)
-    parser.add_argument("--alone", type=float, default=0.75, help="share of the steps, at first, that train the coarse drawing "
+    parser.add_argument("--steps", type=int, default=280)
+    parser.add_argument("--alone", type=float, default=0.85, help="share of the steps, at first, that train the coarse drawing "
                         "without SAM, at a fifth of the cost")
-    parser.add_argument("--episodes", type=int, default=1600, help="drawn once, of all categories; a fold learns from those "
+    parser.add_argument("--episodes", type=int, default=1000, help="drawn once, of all categories; a fold learns from those "
                         "of its own; each is gone through several times")
     parser.add_argument("--batch", type=int, default=8, help="episodes a step")
     parser.add_argument("--lr", type=float, default=5e-4)
@@ -323,16 +323,17 @@ def train(args: argparse.Namespace, matcher: Matcher, episodes: list[Gathered]) 
         average, start = state["average"], state["step"]
         print(f"resuming at step {start}", flush=True)
     log, saved = Log(args.out / "log.jsonl"), time.time()
+    first = 0 if args.no_coarse else int(args.alone * args.steps)  # step with SAM: what reads tokens begins to learn then
     for step in range(start, args.steps):
-        alone, figures = step < args.alone * args.steps and not args.no_coarse, {}
+        alone, figures = step < first, {}
         batch = batch_of(episodes, args.seed, step, args.batch)
         full, targets = read_given(batch)
         given = {"plain": full.nameless(), "text": full}
         queries = None if alone else [read(e.query, matcher, e.name)[0] for e in batch]
         for arm, encoder in encoders.items():
             torch.manual_seed(args.seed * 1_000_003 + step)  # of the dropout
-            for group in optimizers[arm].param_groups:
-                group["lr"] = group["full"] * rate(step, args.steps, min(50, args.steps // 10 + 1))
+            for group, (at, of) in zip(optimizers[arm].param_groups, ((step - first, args.steps - first), (step, args.steps))):
+                group["lr"] = group["full"] * rate(max(0, at), max(1, of), min(50, of // 10 + 1))
             encoder.train()
             loss, iou = step_loss(matcher, encoder, given[arm], queries, targets)
             optimizers[arm].zero_grad(set_to_none=True)
