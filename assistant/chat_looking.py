@@ -72,7 +72,8 @@ class ChatLooker(Looker):
         inputs = inputs.to(weight.device, dtype=weight.dtype)
         ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
         places = [picture_places(row, self.model.config, self.tokenizer, inputs, len(images[0]), kept) for row in ids]
-        at = [phrase_tokens(self.tokenizer, row, m, int(p[0].max()) + 1, phrase) for row, m, p, phrase in zip(ids, mask, places, prompts)]
+        at = [phrase_tokens(self.tokenizer, row, m, int(p[0].max()) + 1, phrase)
+              for row, m, p, phrase in zip(ids, mask, places, prompts)]
         with reasoner.lock, self._recorded(layers, [p[0] for p in places], at) as rows, self.words.active():
             hidden = self.model.model(**inputs).last_hidden_state
         if set(rows) != set(layers):

@@ -167,9 +167,10 @@ class BlipLooker(Looker):
                 handles.append(getattr(modules[k], part).register_forward_hook(hook))
         try:
             with self.words.active():
-                states = self.text(input_ids=encoded.input_ids.to(device), attention_mask=encoded.attention_mask.to(device),
-                                   encoder_hidden_states=patches.expand(len(prompts), -1, -1),
-                                   encoder_attention_mask=torch.ones(len(prompts), patches.shape[1], device=device)).last_hidden_state
+                states = self.text(
+                    input_ids=encoded.input_ids.to(device), attention_mask=encoded.attention_mask.to(device),
+                    encoder_hidden_states=patches.expand(len(prompts), -1, -1),
+                    encoder_attention_mask=torch.ones(len(prompts), patches.shape[1], device=device)).last_hidden_state
         finally:
             for handle in handles:
                 handle.remove()
@@ -187,7 +188,8 @@ class BlipLooker(Looker):
 
 
 def load_looker(name_or_path, device: str = "cpu", adapter=None) -> Looker:
-    """A folder in transformers' layout or a hub id; adapter: what finetune wrote for a chat model. BadInput: what cannot be loaded, or looks at nothing."""
+    """A folder in transformers' layout or a hub id; adapter: what finetune wrote for a chat model. BadInput: what cannot be
+    loaded, or looks at nothing."""
     from transformers import AutoConfig
 
     from assistant.chat_looking import ChatLooker

@@ -7,8 +7,9 @@ mIoU is over the classes and the background, from pixel counts of the whole set;
 `finetune attention` draws its photos from elsewhere, and `rank-layers` ranks on others: nothing here was seen before.
 
 Arms: all layers; the layers that the ranking uses; the best heads (`--heads`); each tuned run (`--tuned`), whose mean and
-spread are given (a run can be added to a result later: give the command again); and refinements by ConvCRF and by votes of SAM's proposals. Reads VOC's layout, COCO's, or a COCO-format
-folder. Differences are paired, with 95 % bootstrap intervals over photos.
+spread are given (runs can be added to a result later: give the command again); refinements by ConvCRF and by votes of SAM's
+proposals; and each of the first three "without match": attention alone, not weighted by how well a prompt fits the picture.
+Reads VOC's layout, COCO's, or a COCO-format folder. Differences are paired, with 95 % bootstrap intervals over photos.
 """
 
 import argparse
@@ -93,7 +94,8 @@ def answers(looker, view, image, masks, prompts: list[str], owner, names: list[s
     looker.kept = {}  # of this photo
     look = looker.look(view, prompts) if free else None
     every = [(layer, None) for layer in range(looker.layers)]
-    for name, use in (("all layers", every), ("ranked layers", ranking.use), ("ranked heads", [h[:2] for h in ranking.heads[: args.heads]])):
+    heads = [(layer, head) for layer, head, _ in ranking.heads[: args.heads]]
+    for name, use in (("all layers", every), ("ranked layers", ranking.use), ("ranked heads", heads)):
         if not use or not free:
             continue
         maps = drawn(look, use, owner, classes, size)
@@ -170,7 +172,7 @@ def main(args: argparse.Namespace) -> None:
         try:
             truth, image = photo.read(), open_image(photo.path)
             if truth.shape != image.shape[:2]:
-                raise BadInput(f"the picture is {image.shape[1]}x{image.shape[0]}, its labels are {truth.shape[1]}x{truth.shape[0]}")
+                raise BadInput(f"the picture is {image.shape[1]}x{image.shape[0]}, its labels {truth.shape[1]}x{truth.shape[0]}")
             view = looker.open(photo.path, args.keep or args.out / "views")
             masks = None if args.no_refinement else masks_on(looker, view, args, truth.shape)
             began = time.perf_counter()
@@ -222,7 +224,8 @@ def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[i
     each = {arm: np.stack([table([{"counts": line["arms"][arm]}], classes) for line in good]) for arm in arms}
     groups = {arm: [arm] for arm in arms if not arm.startswith("tuned")}
     if runs:  # the mean over runs stands for tuning
-        groups |= {"tuned" + end: [f"tuned {r}{end}" for r in runs] for end in ("", ", crf", ", vote") if f"tuned {runs[0]}{end}" in arms}
+        ends = [end for end in ("", ", crf", ", vote") if f"tuned {runs[0]}{end}" in arms]
+        groups |= {"tuned" + end: [f"tuned {r}{end}" for r in runs] for end in ends}
     value = lambda group, pick: float(np.mean([miou(each[arm][pick].sum(0)) for arm in groups[group]]))
     every, rng = np.arange(len(good)), np.random.default_rng(args.seed)
     draws = [rng.integers(len(good), size=len(good)) for _ in range(500)]  # the same photos in every arm: differences are paired
@@ -230,7 +233,9 @@ def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[i
     interval = lambda values: [float(v) for v in np.quantile(values, [0.025, 0.975])]
     scores = {group: value(group, every) for group in groups}
     against = {}
-    for b, a in (("ranked layers", "all layers"), ("ranked heads", "all layers"), ("tuned", "ranked layers"), ("tuned", "all layers"),
+    alone = ", without match"
+    for b, a in (("ranked layers", "all layers"), ("ranked heads", "all layers"), ("tuned", "ranked layers"),
+                 ("tuned", "all layers"), ("ranked layers" + alone, "all layers" + alone), ("ranked heads" + alone, "all layers" + alone),
                  *((f"{g}, {how}", g) for g in ("ranked layers", "tuned") for how in ("crf", "vote"))):
         if a in groups and b in groups:
             against[f"{b} - {a}"] = [scores[b] - scores[a], *interval(resampled[b] - resampled[a])]
@@ -245,7 +250,8 @@ def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[i
     number = lambda v: None if np.isnan(v) else float(v)
     result = Result(benchmark="oneshot", version=VERSION, n=len(good), preset=preset, weights=weights, figures=figures,
                     ci95={group: interval(resampled[group]) for group in groups},
-                    by={name: {group: number(values[k]) for group, values in per_class.items()} for k, name in enumerate(["background", *names])},
+                    by={name: {group: number(values[k]) for group, values in per_class.items()}
+                        for k, name in enumerate(["background", *names])},
                     seconds_per_image=float(np.median([line["seconds"] for line in good])),
                     bad=[{"name": line["key"], "error": line["error"]} for line in lines if "error" in line])
     write_result(args.out, result)
@@ -254,7 +260,8 @@ def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[i
                 {g: f"{s:.4f} [{result.ci95[g][0]:.4f}, {result.ci95[g][1]:.4f}]" for g, s in scores.items()})
     if runs:
         print(f"  tuned, {len(runs)} runs: {np.mean(spread):.4f} +- {np.std(spread):.4f}")
-    print_table("paired differences with 95 % intervals", {k: f"{d:+.4f} [{lo:+.4f}, {hi:+.4f}]" for k, (d, lo, hi) in against.items()})
+    print_table("paired differences with 95 % intervals",
+                {k: f"{d:+.4f} [{lo:+.4f}, {hi:+.4f}]" for k, (d, lo, hi) in against.items()})
 
 
 def pictures_of(lines: list[dict], names: list[str], out: Path, photos: dict, runs: list[int]):
@@ -268,7 +275,8 @@ def pictures_of(lines: list[dict], names: list[str], out: Path, photos: dict, ru
     for group, picked in (("Worst", ranked[:shown]), ("Best", ranked[::-1][:shown])):
         for line in picked:
             photo = photos[line["key"]]
-            maps = {"truth": photo.read()} | {arm: read_prediction(out / arm / "label_maps", photo.path.stem, len(names) + 1) for arm in arms}
+            maps = {arm: read_prediction(out / arm / "label_maps", photo.path.stem, len(names) + 1) for arm in arms}
+            maps = {"truth": photo.read()} | maps
             numbers = sorted({int(k) for m in maps.values() for k in np.unique(m) if k > 0})
             panels = []
             for name, label in maps.items():

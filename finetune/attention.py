@@ -32,7 +32,8 @@ GRID = 128  # cells of the longer side that the loss is counted on
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from assistant.presets import add_model_arguments
 
-    parser.add_argument("--data", type=Path, required=True, help="labelled photos that one per category is drawn from (COCO-format, COCO, VOC)")
+    parser.add_argument("--data", type=Path, required=True, 
+                        help="labelled photos that one per category is drawn from (COCO-format, COCO, VOC)")
     parser.add_argument("--split", default="train", help="part of the data set, in VOC's and COCO's layouts")
     parser.add_argument("--ranking", type=Path, help="what rank-layers wrote (default: the preset's own)")
     add_model_arguments(parser)
@@ -105,7 +106,8 @@ def tune(looker, supports: list[tuple], names: list[str], passes: int, word_pass
                 parameter.data.copy_(state["model"][name])
             if state["step"]:
                 optimizer.load_state_dict(state["optimizer"])
-        order = [torch.randperm(len(supports), generator=torch.Generator().manual_seed(10000 * seed + 1000 * phase + p)) for p in range(rounds)]
+        dice = [torch.Generator().manual_seed(10000 * seed + 1000 * phase + p) for p in range(rounds)]
+        order = [torch.randperm(len(supports), generator=each) for each in dice]
         steps = torch.cat(order).split(batch)
         for step in range(state["step"], len(steps)):
             for group in optimizer.param_groups:
@@ -121,8 +123,8 @@ def tune(looker, supports: list[tuple], names: list[str], passes: int, word_pass
                 log.add(step, {"loss": float(np.mean(losses))}, every=100)
             if state_file and (step % SAVED == SAVED - 1 or step + 1 == len(steps)):
                 with replace_whole(state_file) as path:
-                    torch.save({"model": {n: p.data for n, p in trained.items()}, "optimizer": optimizer.state_dict(), "step": step + 1,
-                                "phase": phase}, path)
+                    torch.save({"model": {n: p.data for n, p in trained.items()}, "optimizer": optimizer.state_dict(),
+                                "step": step + 1, "phase": phase}, path)
         state = {"phase": phase + 1, "step": 0}
     return {name: p.detach().clone() for name, p in trained.items()}
 
@@ -145,8 +147,8 @@ def main(args: argparse.Namespace) -> None:
     if looker.ranking is None:
         raise BadInput("give --ranking, what python -m assistant rank-layers wrote for this model")
     photos = [(photo.path, photo.read()) for photo in found]
-    settings = {"data": str(args.data.resolve()), "use": looker.ranking.use, "passes": args.passes, "word_passes": args.word_passes, "batch": args.batch, "lr": args.lr,
-                "model": args.mllm or args.preset}
+    settings = {"data": str(args.data.resolve()), "use": looker.ranking.use, "passes": args.passes,
+                "word_passes": args.word_passes, "batch": args.batch, "lr": args.lr, "model": args.mllm or args.preset}
     settings = json.loads(json.dumps(settings))
     file = args.out / "attention.json"
     before = json.loads(file.read_text())["settings"] if file.exists() else settings
@@ -165,7 +167,8 @@ def main(args: argparse.Namespace) -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         with replace_whole(file) as path:
             path.write_text(json.dumps({"settings": settings}, indent=1) + "\n")
-        tuned = tune(looker, supports, names, args.passes, args.word_passes, args.batch, args.lr, run, state, Log(args.out / f"loss-{run}.jsonl"))
+        tuned = tune(looker, supports, names, args.passes, args.word_passes, args.batch, args.lr, run, state,
+                     Log(args.out / f"loss-{run}.jsonl"))
         about = {"use": json.dumps(looker.ranking.use), "photos": json.dumps({names[c - 1]: photos[i][0].name for c, i in pairs})}
         with replace_whole(done) as path:
             save_file({name: value.contiguous() for name, value in tuned.items()}, path, about)

@@ -98,7 +98,8 @@ class PocketLooker:
         h, w = view.proposals.size
         step = max(1, round(max(h, w) / SIDE))
         masks = [decode_rle(rle)[::step, ::step] for rle in view.proposals.rles]
-        places = RegionPlaces(torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, -(-h // step), -(-w // step), dtype=torch.bool))
+        none = np.zeros((0, -(-h // step), -(-w // step)), bool)
+        places = RegionPlaces(torch.from_numpy(np.stack(masks) if masks else none))
         if self.kept is not None:
             self.kept[id(view)] = view, places
         return places
