@@ -136,6 +136,7 @@ def test_pocket_prompts_do_not_see_each_other(scene):
 
 def test_tuned_attention_leaves_replies_alone(scene):
     looker = scene.assistant.parts.looker
+    looker.restore({})
     before, reply = scene.attend("cat"), scene.ask("where is the cat?", remember=False).text
     layer = looker.ranking.use[0][0]
     with torch.enable_grad():
