@@ -245,8 +245,8 @@ def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[i
                "arms": scores, "differences": {k: [round(v, 4) for v in row] for k, row in against.items()}}
     if runs:
         figures |= {"tuned_runs": [round(v, 4) for v in spread], "tuned_std": float(np.std(spread))}
-    per_class = {group: np.nanmean([class_ious(each[arm].sum(0)) for arm in members], 0) for group, members in groups.items()
-                 if group in ("all layers", "ranked layers", "tuned")}
+    mean = lambda members: np.ma.masked_invalid([class_ious(each[arm].sum(0)) for arm in members]).mean(0).filled(np.nan)
+    per_class = {group: mean(members) for group, members in groups.items() if group in ("all layers", "ranked layers", "tuned")}
     number = lambda v: None if np.isnan(v) else float(v)
     result = Result(benchmark="oneshot", version=VERSION, n=len(good), preset=preset, weights=weights, figures=figures,
                     ci95={group: interval(resampled[group]) for group in groups},
