@@ -75,11 +75,11 @@ def load_preset(name: str, adapter=None, device: str | None = None, mllm: str | 
     preset = PRESETS[name]
     if mllm is None and selection is None and adapter is None and name != "pocket":
         selection = preset.selection
-    return load_parts(mllm or preset.mllm, sam or preset.sam, adapter, selection, device, features=preset.features, **options)
+    return load_parts(mllm or preset.mllm, sam or preset.sam, adapter, selection, device, **options)
 
 
 def load_parts(mllm: str, sam: str, adapter=None, selection: str | None = None, device: str | None = None,
-               four_bit: bool = False, base_url: str | None = None, second_look: bool = False, features: str | None = None):
+               four_bit: bool = False, base_url: str | None = None, second_look: bool = False):
     """-> (parts, {part: sha256 or name}).
 
     mllm: a hub id or folder of transformers, openai:MODEL (on a server at `base_url`), or pocket. sam: see
@@ -100,7 +100,7 @@ def load_parts(mllm: str, sam: str, adapter=None, selection: str | None = None, 
     if selection == "trained" and adapter is None:
         raise BadInput("--selection trained needs --adapter, a folder that finetune wrote; without one choose marks or boxes")
     if adapter and selection in (None, "trained"):
-        return _load_trained(mllm, sam, adapter, device, four_bit, features)
+        return _load_trained(mllm, sam, adapter, device, four_bit)
     from assistant.zero_shot import ZeroShot
 
     if remote:
@@ -133,14 +133,13 @@ def _load_pocket(sam, adapter, selection, device, four_bit: bool, second_look: b
     return load_pocket(adapter)
 
 
-def _load_trained(mllm, sam, adapter, device, four_bit: bool, features: str | None):
-    try:
-        from assistant.tuned import load_tuned
-    except ImportError:
-        raise BadInput("a trained selection for this model is not part of this version; choose --selection marks or boxes") from None
-    reasoner, weights = _load_reasoner(mllm, adapter, device, four_bit)
+def _load_trained(mllm, sam, adapter, device, four_bit: bool):
+    from assistant.tuned import load_tuned
+    from assistant.weights import fingerprint
+
+    reasoner, weights = _load_reasoner(mllm, None, device, four_bit)
     eyes, weights["sam"] = load_eyes(sam, device)
-    return load_tuned(reasoner, eyes, Path(adapter)), weights
+    return load_tuned(reasoner, eyes, Path(adapter)), weights | {"adapter": fingerprint(adapter)}
 
 
 def _load_reasoner(mllm, adapter, device, four_bit: bool):

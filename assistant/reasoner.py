@@ -113,10 +113,11 @@ class Reasoner:
             raise BadInput(f"{name_or_path} has no image processor or no chat template; use a chat model that sees")
         reasoner = cls(model, processor)
         if adapter is not None:
-            reasoner._adapt(adapter, merge=not four_bit)
+            reasoner.adapt(adapter, merge=not four_bit)
         return reasoner
 
-    def _adapt(self, adapter, merge: bool) -> None:
+    def adapt(self, adapter, merge: bool) -> None:
+        """Put a peft folder or hub id on the model. BadInput: it cannot be read, or was trained on another one."""
         from peft import PeftModel
 
         try:
@@ -234,6 +235,24 @@ class Reasoner:
         labels = inputs["input_ids"].clone()
         labels[:, : labels.shape[1] - (len(whole) - shared)] = -100
         return inputs, labels, ((labels[0] == self.seg) | (labels[0] == self.abs)).nonzero()[:, 0] - 1
+
+    def conversation(self, turns: list[Turn], taught: list[bool] | None = None):
+        """The answers of a conversation as a lesson (taught: of which turns, else of all): inputs and labels as `teacher`
+        gives them, and which turns are learned: a template that writes past answers differently from what was said
+        leaves only the last."""
+        inputs, labels, _ = self.teacher(turns)
+        learned = []
+        for k in range(len(turns) - 1):
+            if taught and not taught[k]:
+                learned.append(False)
+                continue
+            part, said, _ = self.teacher(turns[: k + 1])
+            ids, length = part["input_ids"][0], part["input_ids"].shape[1]
+            same = torch.equal(ids, inputs["input_ids"][0, :length])
+            if same:
+                labels[0, :length] = torch.where(said[0] != -100, said[0], labels[0, :length])
+            learned.append(same)
+        return inputs, labels, [*learned, True]
 
 
 class _Pieces:

@@ -111,12 +111,19 @@ def choose(scores: Scores, k: int) -> list[int]:
     return [int(i) for i in order if value[i] > value[order[0]] - NEAR or inside[i]]
 
 
-def selection_losses(scores: Scores, iou: Tensor, iop: Tensor, present: Tensor, ignored: Tensor) -> dict[str, Tensor]:
+def runners_up(scores: Scores, k: int, chosen: list[int], count: int = 24) -> list[int]:
+    """The next best proposals of target k after the chosen ones, best first: for "not that one"."""
+    return [int(i) for i in torch.argsort(worth(scores, k), descending=True) if int(i) not in chosen][:count]
+
+
+def selection_losses(scores: Scores, iou: Tensor, iop: Tensor, present: Tensor, ignored: Tensor,
+                     hard: int = 0) -> dict[str, Tensor]:
     """LLM-Seg's alignment and IoP losses, and presence.
 
     iou, iop: (M, N) of each proposal with each target in [0, 1]; present: (M,) bool; ignored: (M, N) bool.
     align: KL(softmax(iou / T) || softmax(similarity / T)); iop: cross-entropy with the share as soft label,
-    weighted towards proposals that touch the target; presence: cross-entropy. Absent targets train the last two.
+    weighted towards proposals that touch the target, and the `hard` outside of it that it takes most for its own;
+    presence: cross-entropy. Absent targets train the last two.
     """
     p = (iou / TEMPERATURE).masked_fill(ignored, -1e4).softmax(1)
     q = (scores.similarity / TEMPERATURE).masked_fill(ignored, -1e4).log_softmax(1)
@@ -124,6 +131,10 @@ def selection_losses(scores: Scores, iou: Tensor, iop: Tensor, present: Tensor, 
     usable = present & (iou.amax(1) > 0.1)
     align = (align * usable).sum() / usable.sum().clamp(min=1)
     weight = (~ignored) * (0.3 + iop + (iop > 0.5))
+    if hard:
+        outside = scores.iop.detach().masked_fill(ignored | (iop > 0.1), -torch.inf)
+        worst, where = outside.topk(min(hard, outside.shape[1]), dim=1)
+        weight = weight.scatter_add(1, where, worst.isfinite().float())
     error = F.binary_cross_entropy_with_logits(scores.iop, iop, reduction="none")
     inside = ((error * weight).sum(1) / weight.sum(1).clamp(min=1e-6)).mean()
     presence = F.binary_cross_entropy_with_logits(scores.presence, present.float())

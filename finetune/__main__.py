@@ -1,10 +1,17 @@
-"""Train the parts of a preset. Each stage resumes when the same command is given again.
+"""Tune a preset, or any multimodal LLM with any SAM, on your own records:
+
+    python -m finetune --preset pocket --data train.jsonl --val val.jsonl --out runs/tuned
+    python -m finetune --help            all settings
+
+Stages of their own:
 
     python -m finetune sam --help        the pocket SAM: neck, prompt encoder, mask decoder
-    python -m finetune records --help    region encoder, LoRA, token rows and selector, from records
+    python -m finetune records --help    the pocket's region encoder, LoRA, token rows and selector, from scratch
     python -m finetune reference --help  "segment like this": prompts from a reference, from outlined pictures
     python -m finetune attention --help  where a model looks, from one labelled photo per category
     python -m finetune publish --help    copy what was trained into the package, with checksums
+    python -m finetune merge --help      an adapter and its LLM as one model
+    python -m finetune push --help       an adapter to a hub
 """
 
 import argparse
@@ -13,20 +20,18 @@ import sys
 
 from assistant.errors import exit_code
 
-STAGES = ("sam", "records", "reference", "attention", "publish")
+STAGES = ("sam", "records", "reference", "attention", "publish", "merge", "push")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m finetune", description=__doc__,
+def main(words: list[str] | None = None) -> int:
+    words = sys.argv[1:] if words is None else words
+    stage = words[0] if words and words[0] in STAGES else None
+    module = importlib.import_module(f"finetune.{stage or 'tune'}")
+    parser = argparse.ArgumentParser(prog=f"python -m finetune {stage or ''}".strip(), description=module.__doc__,
+                                     epilog=None if stage else __doc__.split("\n\n", 2)[2],
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=STAGES)
-    if len(sys.argv) < 2 or sys.argv[1] not in STAGES:
-        parser.parse_args()
-    stage = importlib.import_module(f"finetune.{sys.argv[1]}")
-    parser = argparse.ArgumentParser(prog=f"python -m finetune {sys.argv[1]}", description=stage.__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    stage.add_arguments(parser)
-    return exit_code(lambda: stage.main(parser.parse_args(sys.argv[2:])))
+    module.add_arguments(parser)
+    return exit_code(lambda: module.main(parser.parse_args(words[1:] if stage else words)))
 
 
 if __name__ == "__main__":

@@ -30,13 +30,18 @@ def labelled(regions: Regions, index: dict[str, int]) -> tuple[np.ndarray, np.nd
 
 
 def train_encoder(encoder: RegionEncoder, features: Tensor, label: Tensor, thing: Tensor, views: Tensor, view_label: Tensor,
-                  steps: int, lr: float) -> None:
+                  steps: int, lr: float, before: RegionEncoder | None = None) -> None:
     """Phase 1, on regions (N, REGION): `label` (N,) rows of the encoder's names, -1 = no name; `thing` (N,) in [0, 1].
-    views: (V, REGION) more of what has a name, view_label (V,)."""
-    known = (label >= 0).nonzero()[:, 0]
+    views: (V, REGION) more of what has a name, view_label (V,). before: what it goes on from; regions without a name keep
+    the words they have there, and what was a thing stays one (few of the things in new pictures are outlined)."""
+    label_of, known = label, (label >= 0).nonzero()[:, 0]
     named, label = torch.cat([features[known], views]), torch.cat([label[known], view_label])
     weight = label.bincount(minlength=len(encoder.names)).float().clamp(min=1).rsqrt()[label]
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=0.05)
+    if before is not None:
+        with torch.no_grad():
+            old = before(features)
+        thing = torch.where(label_of >= 0, thing, torch.maximum(thing, old.thing.sigmoid()))
     encoder.train()
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -45,8 +50,13 @@ def train_encoder(encoder: RegionEncoder, features: Tensor, label: Tensor, thing
         seen = encoder(torch.cat([named[some], features[every]]))
         name = F.cross_entropy(encoder.name_logits(seen.words[:192], encoder.names), label[some], label_smoothing=0.05)
         is_thing = F.binary_cross_entropy_with_logits(seen.thing[192:], thing[every])
+        loss = name + 0.5 * is_thing
+        if before is not None:
+            other = label_of[every] < 0
+            kept = 1 - F.cosine_similarity(seen.words[192:], old.words[every], dim=-1)
+            loss = loss + 5 * (kept * other).sum() / other.sum().clamp(min=1)
         optimizer.zero_grad()
-        (name + 0.5 * is_thing).backward()
+        loss.backward()
         optimizer.step()
     encoder.eval().requires_grad_(False)
 
@@ -68,13 +78,20 @@ def vocabulary(records: list[Record], named: list[str]) -> tuple[list[str], list
     return categories, [said[c].most_common(1)[0][0] if said[c] else c for c in categories], forms
 
 
-def learn_to_see(args, reasoner: PocketReasoner, records, regions: dict[Path, Regions]) -> dict[Path, Seen]:
+def learn_to_see(args, reasoner: PocketReasoner, records, regions: dict[Path, Regions],
+                 before: RegionEncoder | None = None) -> dict[Path, Seen]:
     """Phase 1: gives `reasoner` its encoder and forms; returns each picture as an encoder sees it that was not trained on
-    it. Prints how often those name an outlined region rightly."""
+    it. Prints how often those name an outlined region rightly. before: an encoder to go on from, with the names that
+    `reasoner.forms` lists; what they do not name comes after them."""
     categories, names, forms = vocabulary([r for r, _ in records], [n for r in regions.values() for n in r.names])
-    taught = torch.stack([reasoner.name(n) for n in names])
-    reasoner.forms = forms
-    index = {c: i for i, c in enumerate(categories)}
+    said = reasoner.forms if before is not None else {}
+    known = {c: said.get(c.lower(), said.get(n.lower())) for c, n in zip(categories, names)}
+    new = [c for c in categories if known[c] is None]
+    kept_names = before.names if before is not None else torch.zeros(0, reasoner.common.shape[0])
+    taught = torch.cat([kept_names, *(reasoner.spelled(n)[None] for c, n in zip(categories, names) if known[c] is None)])
+    index = {c: len(kept_names) + new.index(c) if known[c] is None else known[c] for c in categories}
+    reasoner.forms = {f: index[categories[i]] for f, i in forms.items()} | said
+    names = list(range(len(taught)))
     width = reasoner.llm.get_base_model().config.hidden_size
     features = torch.cat([r.features for r in regions.values()])
     pairs = [labelled(r, index) for r in regions.values()]
@@ -91,11 +108,15 @@ def learn_to_see(args, reasoner: PocketReasoner, records, regions: dict[Path, Re
             encoder.load_state_dict({k.removeprefix(f"{i}."): v for k, v in kept.items() if k.startswith(f"{i}.")})
             encoder.eval().requires_grad_(False)
             continue
-        encoder.mean.copy_(features.mean(0))
-        encoder.scale.copy_(features.std(0) + 1e-3)
+        if before is not None:
+            encoder.load_state_dict({k: v for k, v in before.state_dict().items() if k != "names"}, strict=False)
+        else:
+            encoder.mean.copy_(features.mean(0))
+            encoder.scale.copy_(features.std(0) + 1e-3)
         encoder.names.copy_(taught)
         mine, also = fold != i, view_fold != i
-        train_encoder(encoder, features[mine], label[mine], thing[mine], views[also], view_label[also], args.encoder_steps, 1e-3)
+        train_encoder(encoder, features[mine], label[mine], thing[mine], views[also], view_label[also], args.encoder_steps,
+                      getattr(args, "encoder_lr", 1e-3), before)
     if not kept:
         with replace_whole(file) as path:
             save_file({f"{i}.{k}": v for i, e in enumerate(encoders) for k, v in e.state_dict().items()}, path)

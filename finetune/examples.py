@@ -58,14 +58,17 @@ def compact(targets: Iterable[tuple[str, bool]]) -> str:
 class RecordData:
     """Records with what is seen in their pictures; `example(k)` is fixed by (seed, k).
 
-    seen: by picture, through an encoder that does not know it. aside: draw from the pictures kept aside, or the rest.
+    seen: by picture, through an encoder that does not know it. aside: draw from the pictures `kept_aside` (by default
+    every tenth), or the rest. rates: what the records of a picture count (by default all the same).
     """
 
     def __init__(self, records: list[tuple[Record, Path]], regions: dict[Path, Regions], seen: dict[Path, Seen], seed: int,
-                 aside: bool = False):
+                 aside: bool = False, kept_aside: set[Path] | None = None, rates: dict[Path, float] | None = None):
         images = list(regions)
         self.fold = {image: i % FOLDS for i, image in enumerate(images)}
-        mine = {image for i, image in enumerate(images) if (i % KEPT_ASIDE == KEPT_ASIDE - 1) == aside}
+        if kept_aside is None:
+            kept_aside = {image for i, image in enumerate(images) if i % KEPT_ASIDE == KEPT_ASIDE - 1}
+        mine = {image for image in images if (image in kept_aside) == aside}
         self.records = [(r, i) for r, i in records if i in mine and r.targets]
         self.regions, self.seen, self.seed = regions, seen, seed
         self.images = {f: [i for i in images if i in mine and self.fold[i] == f] for f in range(FOLDS)}
@@ -75,7 +78,8 @@ class RecordData:
         self.cache: dict[int, tuple] = {}
         kinds = [r.source.get("kind", "") for r, _ in self.records]
         counts = Counter(kinds)
-        self.weights = np.array([1 / counts[k] ** 0.5 for k in kinds])
+        rates = rates or {}
+        self.weights = np.array([rates.get(i, 1.0) / counts[k] ** 0.5 for k, (_, i) in zip(kinds, self.records)])
         self.weights /= self.weights.sum()
 
     def targets(self, k: int) -> tuple[np.ndarray, np.ndarray]:

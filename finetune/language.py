@@ -13,21 +13,24 @@ from assistant.files import replace_whole
 from assistant.grammar import ABS, SEG
 from assistant.pocket.reasoner import FIRST, OPENING, PocketReasoner, RegionEncoder, load_tokenizer
 from assistant.weights import smollm2_folder
+from finetune.adapter import save_lora
 from finetune.examples import Example, RecordData
 from finetune.log import Log, rate
 
 FIRST_TUNED = 14  # LoRA from this layer of 30 upwards
 
 
-def build(rank: int) -> PocketReasoner:
-    """SmolLM2 untuned: LoRA in its upper layers, [SEG] and [ABS] rows trainable."""
-    from peft import LoraConfig, get_peft_model
+def build(rank: int, adapter: Path | None = None) -> PocketReasoner:
+    """SmolLM2 untuned, or with the LoRA of `adapter`: in its upper layers, [SEG] and [ABS] rows trainable."""
+    from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
 
     folder = smollm2_folder()
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     tokenizer = load_tokenizer(folder)
     llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if adapter is not None:
+        return PocketReasoner(PeftModel.from_pretrained(llm, adapter, is_trainable=True), tokenizer, RegionEncoder(llm.config.hidden_size))
     rows = tokenizer.convert_tokens_to_ids([SEG, ABS])
     with torch.no_grad():
         table = llm.get_input_embeddings().weight
@@ -100,7 +103,7 @@ def train_llm(args, reasoner: PocketReasoner, data: RecordData) -> None:
     for p in trained.values():
         p.data = p.data.float()
     optimizer = torch.optim.AdamW(trained.values(), lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98))
-    start = 0
+    start, began = 0, {n: p.detach().clone() for n, p in trained.items()}
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         for n, p in trained.items():
@@ -109,7 +112,7 @@ def train_llm(args, reasoner: PocketReasoner, data: RecordData) -> None:
         start = state["step"]
         print(f"resuming the LLM at step {start}", flush=True)
     llm.train()
-    log, saved = Log(args.out / "llm.jsonl"), time.time()
+    log, saved = Log(args.out / "llm.jsonl", start), time.time()
     for step in range(start, args.steps):
         examples = [data.example(step * args.batch + i) for i in range(args.batch)]
         for group in optimizer.param_groups:
@@ -121,17 +124,26 @@ def train_llm(args, reasoner: PocketReasoner, data: RecordData) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
         optimizer.step()
+        draw_back(trained, began, args)
         present = torch.tensor([p for e in examples for p in e.present])
         right = ((torch.cat(margins) > 0) == present).float().mean()
         words = (logits.argmax(1) == tokens).float().mean()
-        log.add(step, {"text": loss.item(), "word_right": words.item(), "marker_right": right.item()}, every=20)
+        log.add(step, {"text": loss.item(), "word_right": words.item(), "marker_right": right.item()}, every=getattr(args, "log_every", 20))
         if time.time() - saved > 60 * args.save_every or step + 1 == args.steps:
             with replace_whole(state_file) as path:
                 torch.save({"model": {n: p.data for n, p in trained.items()}, "optimizer": optimizer.state_dict(),
                             "step": step + 1}, path)
             saved = time.time()
     llm.eval()
-    llm.save_pretrained(args.out / "lora", save_embedding_layers=False)
+    save_lora(args.out / "lora", llm)
+
+
+def draw_back(now: dict[str, Tensor], began: dict[str, Tensor], args) -> None:
+    """Weights that go on from others stay near them (L2-SP, Li et al. 2018), by a share of the way at each step."""
+    if share := getattr(args, "anchor", 0):
+        with torch.no_grad():
+            for n, p in now.items():
+                p.data.lerp_(began[n], share)
 
 
 def states_of(reasoner: PocketReasoner, data: RecordData, numbers: range, file: Path, plain: bool = False) -> dict[str, Tensor]:

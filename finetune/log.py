@@ -1,16 +1,23 @@
-"""What training prints and keeps of its figures, and its learning rate."""
+"""What training prints and keeps of its figures (the report is drawn from it), and its learning rate."""
 
 import json
 import math
 import time
 from pathlib import Path
 
+from assistant.files import replace_whole
+
 
 class Log:
-    """Means of figures, printed now and then, and kept as JSON lines in `file`."""
+    """Means of figures, printed now and then, and kept as JSON lines in `file`. start: of a run that goes on; what was
+    written after that step is taken back."""
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, start: int | None = None):
         self.file, self.began, self.sums = file, time.time(), {}
+        if start is not None and file.exists():
+            lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= start]
+            with replace_whole(file) as path:
+                path.write_text("".join(line + "\n" for line in lines))
 
     def add(self, step: int, figures: dict, every: int) -> None:
         for k, v in figures.items():

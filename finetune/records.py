@@ -26,7 +26,8 @@ from assistant.weights import sha256_of
 from finetune.encoder import learn_to_see
 from finetune.examples import RecordData
 from finetune.language import build, train_llm
-from finetune.regions import all_regions, named_regions
+from finetune.outlined import all_regions, named_regions
+from finetune.regions import Kept
 from finetune.selection import train_selector
 
 
@@ -53,9 +54,11 @@ def main(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     records = [(r, image_path(r, f).resolve()) for f in args.data for r in read_records(f)]
-    named = named_regions(args.named)
     images = sorted({image for _, image in records})
-    regions = all_regions(load_eyes(args.sam), sha256_of(args.sam), images, named, args.regions or args.out / "regions")
+    by_name = named_regions(args.named)
+    named = {image: by_name.get(image.name, []) for image in images}
+    regions = all_regions(lambda: load_eyes(args.sam), f"pocket {sha256_of(args.sam)}", images, named,
+                          Kept(args.regions or args.out / "regions"))
     reasoner = build(args.rank)
     seen = learn_to_see(args, reasoner, records, regions)
     train_llm(args, reasoner, RecordData(records, regions, seen, args.seed))

@@ -13,15 +13,17 @@ from assistant.files import replace_whole
 from assistant.pocket.reasoner import SHAPE, PocketReasoner, Seen
 from assistant.selector import Selector, choose, selection_losses
 from finetune.examples import Example, RecordData
-from finetune.language import states_of
+from finetune.language import draw_back, states_of
 from finetune.log import Log, rate
 from finetune.regions import overlaps
+from finetune.validation import fit_presence
 
 WEIGHTS = {"align": 1.0, "iop": 2.0, "presence": 1.0}
 NOISE = 0.5, 1.0  # of the states and words, in units of their size: 300 photos are soon known by heart
 
 
-def select_batch(reasoner: PocketReasoner, selector: Selector, examples: list[Example], states: Tensor, margins: Tensor):
+def select_batch(reasoner: PocketReasoner, selector: Selector, examples: list[Example], states: Tensor, margins: Tensor,
+                 weights: dict[str, float] = WEIGHTS, hard: int = 0):
     """The selector's losses and scores; states (K, 576) and margins (K,) of the examples' targets, in their order."""
     sizes = [len(e.seen.words) for e in examples]
     count = max(sizes)
@@ -38,7 +40,7 @@ def select_batch(reasoner: PocketReasoner, selector: Selector, examples: list[Ex
     iou, iop = (torch.cat([wide(getattr(a, k)) for e in examples for a in e.asked]) for k in ("iou", "iop"))
     present = torch.tensor([p for e in examples for p in e.present])
     scores = selector(states, words, shapes, named, margins, ignored, Seen(words, shapes).thing)
-    losses = selection_losses(scores, iou, iop, present, ignored)
+    losses = selection_losses(scores, iou, iop, present, ignored, hard)
     with torch.no_grad():
         figures = {k: v.item() for k, v in losses.items()}
         best = torch.tensor([choose(scores, m)[0] for m in range(len(iou))])
@@ -47,24 +49,33 @@ def select_batch(reasoner: PocketReasoner, selector: Selector, examples: list[Ex
         inside = (scores.iop.sigmoid() > 0.5) & ~ignored & present[:, None]
         true = (iop > 0.5) & present[:, None]
         figures["inside_f1"] = (2 * (inside & true).sum() / (inside.sum() + true.sum()).clamp(min=1)).item()
-    return sum(WEIGHTS[k] * v for k, v in losses.items()), figures, scores
+    return sum(weights[k] * v for k, v in losses.items()), figures, scores
 
 
-def train_selector(args, reasoner: PocketReasoner, data: RecordData, aside: RecordData) -> None:
-    """Phase 3: states of `--states` examples once, kept on disk, then many cheap steps over fresh surroundings."""
+def train_selector(args, reasoner: PocketReasoner, data: RecordData, aside: RecordData, start: Selector | None = None,
+                   look=None) -> None:
+    """Phase 3: states of `--states` examples once, kept on disk, then many cheap steps over fresh surroundings.
+
+    start: a selector to go on from, at most `args.selector_lr`; every `args.check_every` steps it is then scored on
+    `aside`, the best is kept, and look(step, selector, figures) is called.
+    """
     first = 10**7  # examples that the LLM was not trained on in this form
     numbers = range(first, first + args.states)
     kept = states_of(reasoner, data, numbers, args.out / f"states-{args.steps}-{args.states}.safetensors")
     ends = kept["counts"].cumsum(0).tolist()
     torch.manual_seed(args.seed)
-    selector = Selector(kept["states"].shape[1], kept["states"].shape[1], SHAPE, dropout=0.2)
-    optimizer = torch.optim.AdamW(selector.parameters(), lr=1e-3, weight_decay=0.05)
+    selector = start or Selector(kept["states"].shape[1], kept["states"].shape[1], SHAPE, dropout=0.2)
+    lr, weights = (args.selector_lr, args.weights) if start else (1e-3, WEIGHTS)
+    optimizer = torch.optim.AdamW(selector.parameters(), lr=lr, weight_decay=0.0 if start else 0.05)
+    trained = dict(selector.named_parameters())
+    began = {n: p.detach().clone() for n, p in trained.items()}
     selector.train()
-    log, rng = Log(args.out / "selector.jsonl"), np.random.default_rng(args.seed)
+    log, rng = Log(args.out / "selector.jsonl", 0), np.random.default_rng(args.seed)
     noise = torch.Generator().manual_seed(args.seed)
+    best: tuple[float, dict] | None = None
     for step in range(args.selector_steps):
         for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * rate(step, args.selector_steps, 100)
+            group["lr"] = lr * rate(step, args.selector_steps, min(100, args.selector_steps // 5 + 1))
         which = rng.choice(len(ends), min(10, len(ends)), replace=False)
         examples = [data.example(first + int(k), again=int(rng.integers(2**31))) for k in which]
         rows = torch.cat([torch.arange(ends[k] - int(kept["counts"][k]), ends[k]) for k in which])
@@ -74,15 +85,31 @@ def train_selector(args, reasoner: PocketReasoner, data: RecordData, aside: Reco
             blur = torch.randn(e.seen.words.shape, generator=noise) / e.seen.words.shape[1] ** 0.5
             e.seen = Seen(F.normalize(e.seen.words + NOISE[1] * blur, dim=-1), e.seen.shape)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, figures, _ = select_batch(reasoner, selector, examples, states, kept["margins"][rows])
+            loss, figures, _ = select_batch(reasoner, selector, examples, states, kept["margins"][rows], weights,
+                                            getattr(args, "hard", 0))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(selector.parameters(), 1.0)
         optimizer.step()
-        log.add(step, figures, every=100)
+        draw_back(trained, began, args)
+        log.add(step, figures, every=getattr(args, "log_every", 100))
+        done = step + 1 == args.selector_steps
+        if look and aside.records and (done or (step + 1) % args.check_every == 0):
+            figures, _ = examine(args, reasoner, selector.eval(), aside)
+            look(step + 1, selector, figures)
+            if best is None or figures["score"] > best[0]:
+                best = figures["score"], {k: v.clone() for k, v in selector.state_dict().items()}
+            selector.train()
+    if best:
+        selector.load_state_dict(best[1])
     selector.eval()
     if aside.records:
-        calibrate(args, reasoner, selector, aside)
+        figures, fit = examine(args, reasoner, selector, aside)
+        scale, shift = selector.calibration.tolist()
+        selector.calibration.copy_(torch.stack([scale * fit[0], shift * fit[0] + fit[1]]))
+        line = json.dumps({k: round(v, 4) for k, v in figures.items()})
+        print(f"kept aside: {line}", flush=True)
+        (args.out / "aside.json").write_text(line + "\n")
     heads = {f"encoder.{k}": v for k, v in reasoner.encoder.state_dict().items()}
     heads |= {f"selector.{k}": v for k, v in selector.state_dict().items()}
     about = {"selector": json.dumps(selector.config), "forms": json.dumps(reasoner.forms)}
@@ -91,11 +118,11 @@ def train_selector(args, reasoner: PocketReasoner, data: RecordData, aside: Reco
 
 
 @torch.no_grad()
-def calibrate(args, reasoner: PocketReasoner, selector: Selector, aside: RecordData, count: int = 160) -> None:
-    """Fit the confidence (Platt 1999, both classes with equal weight, so that one half is the fair threshold) on the
-    pictures kept aside, and print how well their questions are answered, given the right names."""
-    numbers = range(2 * 10**7, 2 * 10**7 + count)
-    kept = states_of(reasoner, aside, numbers, args.out / f"aside-{args.steps}.safetensors", plain=True)
+def examine(args, reasoner: PocketReasoner, selector: Selector, aside: RecordData, steps: int | None = None) -> tuple[dict, Tensor]:
+    """How well the questions of the pictures kept aside are answered, given the right names, with the confidence fitted
+    to them; and that fit of presence (scale and shift). steps: that the LLM has taken, all of them by default."""
+    numbers = range(2 * 10**7, 2 * 10**7 + getattr(args, "examined", 160))
+    kept = states_of(reasoner, aside, numbers, args.out / f"aside-{args.steps if steps is None else steps}.safetensors", plain=True)
     ends = kept["counts"].cumsum(0).tolist()
     presence, present, overlap, best = [], [], [], []
     for k, end in enumerate(ends):
@@ -104,30 +131,16 @@ def calibrate(args, reasoner: PocketReasoner, selector: Selector, aside: RecordD
         scores = select_batch(reasoner, selector, [example], kept["states"][rows], kept["margins"][rows])[2]
         presence.append(scores.presence)
         present += example.present
-        truths = [t for ts in example.truths for t in ts]
-        for m, truth in enumerate(truths):
+        for m, truth in enumerate(t for ts in example.truths for t in ts):
+            overlap.append(0.0)
             if truth and example.rles:
                 union = coco_mask.merge([example.rles[i] for i in choose(scores, m)])
-                overlap.append(float(coco_mask.iou([union], [truth], [False])[0, 0]))
+                overlap[-1] = float(coco_mask.iou([union], [truth], [False])[0, 0])
                 best.append(max(overlaps(example.rles, truth)[0]))
-    presence, present = torch.cat(presence), torch.tensor(present)
-    weight = torch.where(present, 0.5 / present.float().mean().clamp(min=1e-3), 0.5 / (1 - present.float().mean()).clamp(min=1e-3))
-    with torch.enable_grad():
-        fit = torch.tensor([1.0, 0.0], requires_grad=True)
-        optimizer = torch.optim.LBFGS([fit], max_iter=50, line_search_fn="strong_wolfe")
-
-        def closure():
-            optimizer.zero_grad()
-            loss = F.binary_cross_entropy_with_logits(presence * fit[0] + fit[1], present.float(), weight) + 1e-3 * fit.square().sum()
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
-    selector.calibration.copy_(fit.detach())
-    sure = presence * fit[0].detach() + fit[1].detach() > 0
-    figures = {"targets": len(present), "iou": float(np.mean(overlap)), "best_single": float(np.mean(best)),
-               "T_acc": sure[present].float().mean().item(), "N_acc": (~sure[~present]).float().mean().item(),
-               "scale": fit[0].item(), "shift": fit[1].item()}
-    line = json.dumps({k: round(v, 4) for k, v in figures.items()})
-    print(f"kept aside: {line}", flush=True)
-    (args.out / "aside.json").write_text(line + "\n")
+    presence, present, overlap = torch.cat(presence), torch.tensor(present), torch.tensor(overlap)
+    fit = fit_presence(presence, present)
+    sure = presence * fit[0] + fit[1] > 0
+    share = lambda x: x.float().mean().item()
+    return {"score": share(torch.where(present, overlap * sure, (~sure).float())), "iou": share(overlap[present]),
+            "best_single": float(np.mean(best)), "T_acc": share(sure[present]), "N_acc": share(~sure[~present]),
+            "targets": len(present), "scale": fit[0].item(), "shift": fit[1].item()}, fit

@@ -61,7 +61,7 @@ def setting(tmp_path, llm_folder, monkeypatch):
     monkeypatch.setattr(language, "smollm2_folder", lambda: llm_folder)
     monkeypatch.setattr(language, "FIRST_TUNED", 2)
     monkeypatch.setattr(records, "named_regions", lambda file: {})
-    monkeypatch.setattr(records, "all_regions", lambda eyes, key, images, named, folder: {i: regions[i] for i in images})
+    monkeypatch.setattr(records, "all_regions", lambda eyes, key, images, named, kept: {i: regions[i] for i in images})
     monkeypatch.setattr("assistant.pocket.model.load_eyes", lambda file: None)
     return tmp_path
 

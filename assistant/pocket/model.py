@@ -25,12 +25,11 @@ from assistant.pocket.sam import IMAGE_SIZE, build_pocket_sam, load_backbone
 from assistant.pocket.vision import REGION, region_features
 from assistant.proposals import Proposals
 from assistant.segmenter import Embedding, Segmenter
-from assistant.selector import Selector, choose, worth
+from assistant.selector import Selector, choose, runners_up
 from assistant.upsampling import Resizer, encode_rle
 from assistant.weights import POCKET, BACKBONE, SMOLLM2, backbone_state, pocket_file, sha256_of, smollm2_folder
 
 
-OTHERS = 24  # runners-up that an answer keeps for "not that one"
 
 
 def fast_math():
@@ -154,9 +153,8 @@ class Pocket:
                 return False
             named = self.reasoner.encoder.match(seen.words, self.reasoner.name(phrase)[None])
             scores = self.selector(state[None], seen.words, seen.shape, named, margin[None], quality=seen.thing)
-            chosen, ranked = choose(scores, 0), torch.argsort(worth(scores, 0), descending=True)
-            others = [int(i) for i in ranked if int(i) not in chosen][:OTHERS]
-            found.append(Found(float(scores.presence[0].sigmoid()), chosen, others))
+            chosen = choose(scores, 0)
+            found.append(Found(float(scores.presence[0].sigmoid()), chosen, runners_up(scores, 0, chosen)))
             return found[-1].confidence >= threshold
 
         reply = self.reasoner.reply(turns, seen, decide=decide, **options)

@@ -139,6 +139,10 @@ class PocketReasoner:
         held = [f for f in self.forms if re.search(rf"\b{re.escape(f)}\b", phrase.lower())]
         if held:
             return self.encoder.names[self.forms[max(held, key=len)]]
+        return self.spelled(phrase)
+
+    def spelled(self, phrase: str) -> Tensor:
+        """(576,) float: the mean of a phrase's input embeddings, less what all tokens share."""
         return self.embed(self.tokens(f" {phrase}")).detach().float().mean(0) - self.common
 
     def question(self, text: str) -> str:

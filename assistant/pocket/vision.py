@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from assistant.pocket.sam import IMAGE_SIZE, PocketImageEncoder
+from assistant.regions import GEOMETRY, geometry, pooled
 
 CROP = 160  # px, side of a region's crop
 STRIDE16, STRIDE32 = 120, 352  # channels of the backbone's two deepest maps
-GEOMETRY = 9
 REGION = 2 * (STRIDE16 + STRIDE32) + STRIDE32 + GEOMETRY  # size of one region's feature vector
 
 
@@ -34,25 +34,6 @@ def deep_maps(encoder: PocketImageEncoder, pixels: Tensor) -> tuple[Tensor, Tens
     """(B, 3, h, w) normalised -> stride-16 (B, 120, h/16, w/16) and stride-32 (B, 352, h/32, w/32) maps."""
     maps = encoder.backbone(pixels.contiguous(memory_format=torch.channels_last))
     return maps[2].float(), maps[3].float()
-
-
-def pooled(features: Tensor, masks: Tensor) -> Tensor:
-    """Mean of features under soft masks. (B, C, h, w) or (1, C, h, w), (N, H, W) in [0, 1] -> (N, C)."""
-    weights = F.adaptive_avg_pool2d(masks[:, None], features.shape[-2:])[:, 0].flatten(1)
-    weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
-    if len(features) == 1:
-        return weights @ features[0].flatten(1).T
-    return torch.einsum("nchw,nhw->nc", features, weights.view(-1, *features.shape[-2:]))
-
-
-def geometry(boxes: Tensor, areas: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, 4) xyxy px, (N,) px, (H, W) -> (N, 9): centre, sides, sides' logs, root of the area share, fill, aspect."""
-    h, w = size
-    x0, y0, x1, y1 = boxes.float().unbind(1)
-    bw, bh = (x1 - x0).clamp(min=1) / w, (y1 - y0).clamp(min=1) / h
-    share = areas.float() / (h * w)
-    return torch.stack([(x0 + x1) / 2 / w, (y0 + y1) / 2 / h, bw, bh, bw.log() / 4, bh.log() / 4, share.sqrt(),
-                        share / (bw * bh), (bw * w / (bh * h)).log() / 2], 1)
 
 
 @torch.inference_mode()

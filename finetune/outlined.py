@@ -1,0 +1,135 @@
+"""Outlined things of the pocket preset's training pictures, whose names its region encoder learns.
+
+What is outlined is also seen in other views of the picture (cut, mirrored, in other light): few pictures are outlined,
+and a name learned from one view of a thing is soon forgotten in the next. Kept on disk as proposals are.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from tqdm import tqdm
+
+from assistant.pocket.vision import REGION
+from assistant.record import Record, coco_rle, to_rle
+from finetune.regions import Kept, Regions, picture_key, prepare, proposals_of
+
+VIEWS = 4  # other views of each picture
+PART = 0.2  # of a target's area: what is connected and covers as much is a thing of its own (both wheels of a car)
+
+
+def named_regions(instances: Path) -> dict[str, list[tuple[str, dict]]]:
+    """COCO `instances.json` -> {file name: [(category name, RLE)]}, crowds left out."""
+    data = json.loads(instances.read_text())
+    names = {c["id"]: c["name"] for c in data["categories"]}
+    images = {i["id"]: i for i in data["images"]}
+    found: dict[str, list] = {i["file_name"]: [] for i in data["images"]}
+    for a in data["annotations"]:
+        image = images[a["image_id"]]
+        if not a.get("iscrowd") and a["segmentation"]:
+            rle = coco_rle(a["segmentation"], image["height"], image["width"])
+            found[image["file_name"]].append((names[a["category_id"]], rle))
+    return found
+
+
+def named_in_records(records: list[tuple[Record, Path]]) -> dict[Path, list[tuple[str, dict]]]:
+    """What the targets of records outline, by picture: (name, RLE), every thing once. The name is the category where the
+    record tells it, else the phrase."""
+    from scipy import ndimage
+
+    found: dict[Path, dict] = {}
+    for record, image in records:
+        categories = record.source.get("categories", [])
+        for k, target in enumerate(record.targets):
+            if target.rle is None:
+                continue
+            name = categories[k] if len(categories) == len(record.targets) else target.phrase.lower()
+            found.setdefault(image, {}).setdefault((name, target.rle["counts"]), target.rle)
+    named: dict[Path, list] = {image: [] for _, image in records}
+    for image, things in found.items():
+        seen = set()
+        for (name, _), rle in things.items():
+            mask = coco_mask.decode(rle)
+            parts, count = ndimage.label(mask)
+            sizes = np.bincount(parts.ravel())[1:]
+            whole = [k + 1 for k in range(count) if sizes[k] >= PART * mask.sum()]
+            for rle in [rle] if len(whole) < 2 else [to_rle(parts == k) for k in whole]:
+                if (name, rle["counts"]) not in seen:
+                    seen.add((name, rle["counts"]))
+                    named[image].append((name, rle))
+    return named
+
+
+def outlined_features(eyes, image: np.ndarray, embedding, named: list[tuple[str, np.ndarray]]) -> tuple[Tensor, list[int]]:
+    """Features (K, R) of outlined things (name, (H, W) bool) as seen in `image`, and which of them they are: what covers
+    less than two cells is left out."""
+    from assistant.pocket.model import fast_math, shrink
+
+    low = [eyes.segmenter.low_logits(embedding, mask) for _, mask in named]
+    solid = [k for k, logits in enumerate(low) if (logits > 0).sum() >= 2]
+    if not solid:
+        return torch.zeros(0, REGION), []
+    with fast_math():
+        return eyes.features(shrink(image), embedding, torch.from_numpy(np.stack([low[k] for k in solid]))), solid
+
+
+def other_view(image: np.ndarray, named: list[tuple[str, np.ndarray]], rng) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]]:
+    """The picture cut to a part, maybe mirrored, in other light; and what of the outlined things is left in it."""
+    h, w = image.shape[:2]
+    ch, cw = (max(16, int(side * rng.uniform(0.5, 1))) for side in (h, w))
+    y, x = rng.integers(h - ch + 1), rng.integers(w - cw + 1)
+    step = -1 if rng.random() < 0.5 else 1
+    cut = lambda a: np.ascontiguousarray(a[y : y + ch, x : x + cw][:, ::step])
+    left = [(name, cut(mask)) for name, mask in named]
+    left = [(name, mask) for (name, mask), (_, whole) in zip(left, named) if mask.sum() > 0.6 * whole.sum()]
+    picture = Image.fromarray(cut(image))
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        picture = enhance(picture).enhance(rng.uniform(0.6, 1.4))
+    return np.asarray(picture), left
+
+
+def outlined_of(load_eyes: Callable, key: str, image_file: Path, named: list[tuple[str, dict]], kept: Kept) -> dict:
+    """One picture's outlined things and their other views: features, views (V, REGION); rles, names, view_names."""
+
+    def make():
+        from assistant.images import open_image
+
+        image, eyes = open_image(image_file), load_eyes()
+        masks = [(name, coco_mask.decode(rle).astype(bool)) for name, rle in named]
+        own, solid = outlined_features(eyes, image, eyes.segmenter.encode(image), masks)
+        rng = np.random.default_rng(int(hashlib.sha256(image_file.name.encode()).hexdigest()[:8], 16))
+        views, view_names = [torch.zeros(0, REGION)], []
+        for _ in range(VIEWS if named else 0):
+            other, left = other_view(image, masks, rng)
+            if left:
+                found, which = outlined_features(eyes, other, eyes.segmenter.encode(other), left)
+                views.append(found)
+                view_names += [left[k][0] for k in which]
+        words = {"rles": [named[k][1] for k in solid], "names": [named[k][0] for k in solid], "view_names": view_names}
+        return {"features": own.half().numpy(), "views": torch.cat(views).half().numpy(),
+                **{k: np.array(json.dumps(v)) for k, v in words.items()}}
+
+    if not named:
+        return {"features": torch.zeros(0, REGION), "views": torch.zeros(0, REGION), "rles": [], "names": [], "view_names": []}
+    key = hashlib.sha256(f"{key} {VIEWS} {json.dumps(named)}".encode()).hexdigest()
+    found = kept.get("outlined-" + picture_key(key, image_file), make)
+    return {k: torch.from_numpy(v.astype(np.float32)) if k in ("features", "views") else json.loads(str(v)) for k, v in found.items()}
+
+
+def all_regions(load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept) -> dict[Path, Regions]:
+    """Every picture's outlined things and proposals. load_eyes: called only if something is not kept yet."""
+    eyes: list = []
+    once = lambda: eyes[0] if eyes else eyes.append(load_eyes()) or eyes[0]
+    prepare(once, key, images, kept)
+    regions = {}
+    for image in tqdm(images, desc="outlined", unit="photo", disable=None):
+        own, found = outlined_of(once, key, image, named.get(image, []), kept), proposals_of(None, key, image, kept)
+        regions[image] = Regions(torch.cat([own["features"], found.features]), own["rles"] + found.rles, own["names"],
+                                 own["views"], own["view_names"])
+    return regions

@@ -1,0 +1,127 @@
+"""Tuning of the pocket preset from its committed weights, or from `--adapter`, in the three phases of `finetune records`:
+
+1. the region encoder learns the new names beside those it knows;
+2. LoRA and the token rows go on from where they are;
+3. the selector goes on, and its confidence is calibrated on --val.
+
+What it knew is kept in three ways: regions that are not outlined keep the words they had, weights are drawn back to where
+they began, and a further `--data FILE=RATE` of older records is learned along. The names that are new are the categories,
+or else the phrases, of the records' targets.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from assistant.errors import BadInput
+from assistant.grammar import Turn, parse
+from assistant.images import open_image
+from assistant.pocket.model import Pocket, View, load_eyes
+from assistant.pocket.reasoner import PocketReasoner, RegionEncoder
+from assistant.record import image_path, read_records
+from assistant.scene import THRESHOLD
+from assistant.selector import Selector
+from assistant.weights import POCKET, pocket_file, sha256_of
+from finetune.adapter import keep_settings
+from finetune.encoder import learn_to_see
+from finetune.examples import KEPT_ASIDE, RecordData
+from finetune.language import build, train_llm
+from finetune.outlined import all_regions, named_in_records
+from finetune.progress import Progress, merge
+from finetune.regions import Kept
+from finetune.selection import examine, train_selector
+from finetune.validation import SHOWN
+
+MINUTES = 1.0  # between checkpoints of the LLM
+EXAMINED = 80  # times that questions of pictures kept aside are drawn
+ANCHOR = 0.003  # of the way back to where it began that a weight goes in a step
+
+
+def tune(args: argparse.Namespace) -> None:
+    if args.sam or args.dino or args.four_bit or args.tune_vision:
+        raise BadInput("the pocket preset keeps its own SAM and eyes; leave out --sam, --dino, --four-bit and --tune-vision")
+    keep_settings(args.out, args.settings)
+    torch.manual_seed(args.seed)
+    sources = [(r, image_path(r, f).resolve(), k) for k, (f, _) in enumerate(args.sources) for r in read_records(f)]
+    held = [(r, image_path(r, args.val).resolve()) for r in read_records(args.val)] if args.val else []
+    records = [(r, image) for r, image, _ in sources]
+    aside = {image for _, image in held}
+    first = {image for _, image, k in sources if k == 0 or not held}
+    # Calibration also looks at what is only learned along: every tenth of those pictures.
+    others = sorted({image for _, image in records} - aside)
+    aside |= {i for n, i in enumerate(sorted(set(others) - first if held else others)) if n % KEPT_ASIDE == KEPT_ASIDE - 1}
+    images = [*others, *sorted(aside - set(others))]
+    rates = {image: rate_of(args, sources, k) for _, image, k in sources}
+
+    sam = pocket_file("sam.safetensors")
+    named = named_in_records(records)
+    regions = all_regions(lambda: load_eyes(sam), f"pocket {sha256_of(sam)}", images, named, Kept(args.cache or args.out / "regions", args.cache_gb))
+    start, folder = committed(args.adapter), (args.adapter or POCKET) / "lora"
+    reasoner = build(args.rank, folder)
+    reasoner.forms = dict(start.forms)
+    settings = argparse.Namespace(
+        out=args.out, seed=args.seed, lr=args.lr, steps=args.max_steps, batch=args.batch, save_every=MINUTES,
+        encoder_steps=args.max_steps, encoder_lr=5e-4, states=2 * args.max_steps, selector_steps=max(30, args.max_steps * 3 // 5),
+        selector_lr=args.selector_lr, weights=args.weights, hard=args.hard_negatives, anchor=ANCHOR, examined=EXAMINED,
+        check_every=max(10, args.save_every // 2), log_every=args.log_every)
+    asked = [(r, i) for r, i in held if r.targets] or [(r, i) for r, i in records if i in aside and r.targets]
+    shown = [asked[k] for k in np.linspace(0, len(asked) - 1, min(SHOWN, len(asked))).round().astype(int)] if asked else []
+    progress = Progress(args.out, [argparse.Namespace(record=r, image=i) for r, i in shown], None)
+
+    def look(step: int, selector: Selector, figures: dict) -> None:
+        parts = Pocket(None, PocketReasoner(reasoner.llm.get_base_model(), reasoner.tokenizer, reasoner.encoder, reasoner.forms),
+                       selector)
+        training, selector.training = selector.training, False
+
+        def ask(question: str, image: Path):
+            own = regions[image]
+            n = len(own.names)
+            reply, found = parts.ask([Turn(question)], View(None, None, own.features[n:]), THRESHOLD)
+            return reply.text, [merge([own.rles[n + i] for i in f.proposals]) for f, m in zip(found, parse(reply.text)) if m.present]
+
+        progress.ask = ask
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            progress.add(step, figures)
+        selector.training = training
+
+    if not (args.out / "llm.pt").exists():
+        reasoner.encoder = start.encoder
+        reasoner.llm.eval()
+        with torch.no_grad():
+            known = {image: start.encoder(regions[image].features) for image in aside}
+        now = RecordData(records + held, {i: regions[i] for i in sorted(aside)}, known, args.seed, True, aside, rates)
+        look(0, start.selector.eval(), examine(settings, reasoner, start.selector, now, 0)[0] if now.records else {})
+    seen = learn_to_see(settings, reasoner, records, regions, start.encoder)
+    data = lambda aside_or_not: RecordData(records + held, regions, seen, args.seed, aside_or_not, aside, rates)
+    train_llm(settings, reasoner, data(False))
+    train_selector(settings, reasoner, data(False), data(True), start.selector, look)
+    progress.report(f"Tuning the pocket preset: {args.out.name}", args.settings, {
+        "llm.jsonl": ["text", "word_right", "marker_right"], "selector.jsonl": ["align", "iop", "presence", "top_iou"]})
+    print(f"wrote {args.out}: give it as --adapter {args.out}, look at {args.out / 'report.html'}", flush=True)
+
+
+def rate_of(args, sources: list, k: int) -> float:
+    """What a record of file k counts: the files' shares are as their rates, whatever they hold."""
+    return args.sources[k][1] / sum(1 for *_, j in sources if j == k)
+
+
+def committed(adapter: Path | None) -> argparse.Namespace:
+    """The encoder, selector and forms that tuning begins with."""
+    from safetensors import safe_open
+
+    file = adapter / "heads.safetensors" if adapter else pocket_file("heads.safetensors")
+    if not file.is_file():
+        raise BadInput(f"no heads.safetensors in {adapter}; give --adapter a folder that finetune wrote")
+    with safe_open(file, "pt") as opened:
+        heads, about = {k: opened.get_tensor(k).float() for k in opened.keys()}, opened.metadata()
+    if "forms" not in about:
+        raise BadInput(f"{file} is not of the pocket preset; leave out --preset pocket and give --mllm")
+    part = lambda name: {k.removeprefix(name): v for k, v in heads.items() if k.startswith(name)}
+    selector = Selector(**json.loads(about["selector"]))
+    selector.load_state_dict(part("selector."))
+    encoder = RegionEncoder(selector.config["state_dim"], len(heads["encoder.names"]))
+    encoder.load_state_dict(part("encoder."))
+    return argparse.Namespace(selector=selector, encoder=encoder.eval().requires_grad_(False), forms=json.loads(about["forms"]))

@@ -1,0 +1,150 @@
+"""Tune a preset, or any multimodal LLM with any SAM, on records of your own.
+
+    python -m finetune --preset pocket --data train.jsonl coco.jsonl=0.3 --val val.jsonl --out runs/tuned
+    python -m finetune --mllm Qwen/Qwen3-VL-4B-Instruct --sam sam_vit_b.pth --data train.jsonl --out runs/tuned
+    accelerate launch --num_processes 4 -m finetune --preset base --data train.jsonl --out runs/tuned
+    python -m assistant ask photo.jpg "which part is dented?" --preset pocket --adapter runs/tuned
+
+The same command again goes on where it was stopped. --out is the folder that --adapter takes.
+"""
+
+import argparse
+from pathlib import Path
+
+LOSS_NAMES = ("text", "align", "iop", "presence", "marker")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--preset", default="pocket", help="what is tuned (default: pocket)")
+    add("--mllm", help="another multimodal LLM than the preset's: a folder, or a hub id")
+    add("--sam", help="another SAM: an official .pth, a folder, or a hub id")
+    add("--dino", help="DINOv2 whose features are added to SAM's: a folder, or a hub id")
+    add("--adapter", type=Path, help="go on from what an earlier tuning wrote")
+    add("--data", nargs="+", required=True, metavar="FILE[=RATE]", help="records; RATE: how often, relative to the others (1)")
+    add("--val", type=Path, metavar="FILE", help="records that choose the best checkpoint (without: the last is kept)")
+    add("--out", type=Path, required=True, help="folder for the adapter, the report, and what a later start goes on from")
+    add("--check", action="store_true", help="only check the records")
+    add("--max-steps", type=int, help="steps (default: pocket 250, others 1000)")
+    add("--save-every", type=int, default=100, metavar="N", help="steps between checkpoints, each with a validation (default: 100)")
+    add("--batch", type=int, help="conversations a step, over all processes (default: pocket 4 pictures, others 16)")
+    add("--micro", type=int, default=1, help="conversations a device computes at a time: memory (default: 1)")
+    add("--turns", type=int, default=3, help="questions about one picture in a conversation, at most (default: 3)")
+    add("--pictures", type=int, default=1, help="pictures in a conversation, at most (default: 1)")
+    add("--lr", type=float, help="of LoRA and the token rows (default: pocket 4e-4, others 2e-4)")
+    add("--selector-lr", type=float, default=5e-4, help="of the selector (default: 5e-4)")
+    add("--warm-up", type=int, default=20, help="steps (default: 20)")
+    add("--weights", nargs="+", default=[], metavar="LOSS=WEIGHT", help=f"of the losses {', '.join(LOSS_NAMES)} (default: 1 each)")
+    add("--hard-negatives", type=int, default=8, help="wrong proposals that count more: those that it likes most (default: 8)")
+    add("--rank", type=int, default=16, help="of LoRA (default: 16)")
+    add("--alpha", type=float, default=32, help="of LoRA (default: 32)")
+    add("--dropout", type=float, default=0.05, help="of LoRA (default: .05)")
+    add("--targets", nargs="+", metavar="NAME", help="linear layers that get LoRA, such as q_proj v_proj (default: all of the LLM's)")
+    add("--tune-vision", action="store_true", help="LoRA in the vision tower too; it is frozen otherwise")
+    add("--four-bit", action="store_true", help="QLoRA: the LLM in 4 bits (nf4)")
+    add("--dtype", choices=["float32", "bfloat16"], help="of the LLM (default: float32 on a CPU, else bfloat16)")
+    add("--gradient-checkpointing", action="store_true", help="less memory, more time")
+    add("--no-grouping", action="store_true", help="do not put conversations of like length together")
+    add("--cache", type=Path, help="folder of the pictures' regions (default: OUT/regions); may be shared")
+    add("--cache-gb", type=float, default=20, help="its size at most (default: 20)")
+    add("--workers", type=int, default=0, help="processes that read ahead (default: 0)")
+    add("--val-limit", type=int, default=200, help="validation records at most (default: 200)")
+    add("--log-every", type=int, default=10, help="steps between lines of figures (default: 10)")
+    add("--log-with", choices=["tensorboard", "trackio"], help="also log there (pip install tensorboard, or trackio)")
+    add("--device", help="default: a GPU if there is one")
+    add("--seed", type=int, default=0)
+
+
+WITHOUT = ("check", "cache", "cache_gb", "workers", "log_every", "log_with", "device", "command", "save_every", "adapter_files")
+
+
+def main(args: argparse.Namespace) -> None:
+    from assistant.errors import BadInput
+    from finetune.check import check_files, shared_pictures
+    from finetune.mixture import parse_source
+
+    args.sources = [parse_source(text) for text in args.data]
+    files = [file for file, _ in args.sources]
+    args.weights = loss_weights(args.weights)
+    for name in ("max_steps", "save_every", "batch", "micro", "turns", "pictures", "rank", "log_every"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise BadInput(f"--{name.replace('_', '-')} must be at least 1")
+    check_files([*files, *([args.val] if args.val else [])])
+    if args.check:
+        print("all records are as they should be")
+        return
+    if args.val and (both := shared_pictures(files, args.val)):
+        print(f"{both} pictures of --val are in --data too: its figures say little", flush=True)
+    pocket = args.preset == "pocket" and not args.mllm
+    defaults = {"max_steps": 250, "batch": 4, "lr": 4e-4} if pocket else {"max_steps": 1000, "batch": 16, "lr": 2e-4}
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    args.out.mkdir(parents=True, exist_ok=True)
+    args.settings = {k: v for k, v in vars(args).items() if k not in WITHOUT and k not in ("sources", "settings", "out")}
+    try:
+        tune_pocket(args) if pocket else tune_general(args)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        micro = f"--micro (now {args.micro})" if args.micro > 1 else "--turns" if args.turns > 1 else "--rank"
+        more = [] if pocket else [f"--{o.replace('_', '-')}" for o in ("gradient_checkpointing", "four_bit") if not getattr(args, o)]
+        raise BadInput(f"out of memory: lower {micro}" + (f", or add {' and '.join(more)}" if more else "")
+                       + "; the same command goes on from the last checkpoint") from error
+
+
+def loss_weights(words: list[str]) -> dict[str, float]:
+    """["align=2"] -> every loss's weight. BadInput: no such loss, or no number."""
+    from assistant.errors import BadInput
+
+    weights = dict.fromkeys(LOSS_NAMES, 1.0)
+    for word in words:
+        name, _, value = word.partition("=")
+        try:
+            weights[name] = {name: float(value)}[name] if name in weights else weights[name]
+        except (KeyError, ValueError):
+            raise BadInput(f"--weights {word}: write LOSS=WEIGHT with one of {', '.join(LOSS_NAMES)}") from None
+    return weights
+
+
+def out_of_memory(error: Exception) -> bool:
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
+
+
+def tune_pocket(args: argparse.Namespace) -> None:
+    from finetune.pocket import tune
+
+    tune(args)
+
+
+def tune_general(args: argparse.Namespace) -> None:
+    import torch
+    from accelerate import Accelerator
+
+    from assistant.errors import BadInput
+    from assistant.reasoner import Reasoner
+    from assistant.tuned import Dino
+    from assistant.weights import resolve_model
+    from finetune.adapter import keep_settings
+    from finetune.general import train
+    from finetune.parts import eyes_of, named_parts
+
+    mllm, sam, dino = named_parts(args)
+    args.mllm, args.dino = mllm, dino
+    cpu = args.device == "cpu" or not torch.cuda.is_available()
+    dtype = getattr(torch, args.dtype) if args.dtype else torch.float32 if cpu else torch.bfloat16
+    try:
+        accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if dtype == torch.bfloat16 else "no", log_with=args.log_with,
+                                  project_dir=args.out)
+        accelerator.init_trackers(args.out.name)
+    except (ImportError, ValueError) as error:
+        raise BadInput(f"--log-with {args.log_with}: {str(error).splitlines()[0]}; pip install {args.log_with}") from None
+    if accelerator.is_main_process:
+        keep_settings(args.out, args.settings)
+    accelerator.wait_for_everyone()
+    reasoner = Reasoner.load(resolve_model(mllm), device=str(accelerator.device), dtype=dtype, four_bit=args.four_bit)
+    args.load_dino = lambda: Dino(dino, accelerator.device) if dino else None
+    load_eyes, key = eyes_of(sam, str(accelerator.device))
+    train(args, reasoner, load_eyes, f"{key} dino {dino}", accelerator)

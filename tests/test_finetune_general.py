@@ -1,0 +1,247 @@
+"""`python -m finetune` for general models: learning end to end, resuming after a kill, two processes, bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import rectangles
+from assistant.errors import BadInput
+from assistant.grammar import Turn, parse
+from assistant.reasoner import Reasoner
+from assistant.record import read_records, write_records
+from assistant.scene import Assistant
+from assistant.tuned import load_tuned
+from finetune import __main__ as command
+from finetune import general, parts, tune
+from finetune.mixture import Mixture, parse_source, relist
+from finetune.regions import Kept
+from tiny_models import tiny_llava, tiny_qwen3_vl, tiny_smolvlm
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    return rectangles.write_world(folder, 6), rectangles.write_world(folder, 3, 1, "val")
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    return tiny_qwen3_vl(tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(autouse=True)
+def eyes(monkeypatch):
+    monkeypatch.setattr(parts, "eyes_of", lambda sam, device: (rectangles.RectangleEyes, "rectangles"))
+    monkeypatch.setattr(general, "ANSWER", 6)  # a random model goes on and on
+
+
+def words(mllm, data, out, *more) -> list[str]:
+    return ["--mllm", str(mllm), "--sam", "none", "--data", str(data), "--out", str(out), "--device", "cpu", "--batch", "4",
+            "--micro", "2", "--lr", "5e-3", "--selector-lr", "3e-3", *more]
+
+
+def tensors(out: Path) -> dict:
+    return load_file(out / "heads.safetensors") | load_file(out / "lora/adapter_model.safetensors")
+
+
+def test_a_tiny_model_learns_to_pick_and_to_say_what_is_not_there(qwen, tmp_path):
+    out, world = tmp_path / "out", [rectangles.write_world(tmp_path, 3)]
+    assert command.main(words(qwen, world[0], out, "--val", str(world[0]), "--max-steps", "140", "--save-every", "70", "--micro", "4",
+                              "--rank", "32", "--alpha", "64", "--dropout", "0", "--turns", "1")) == 0
+    assistant = Assistant(load_tuned(Reasoner.load(qwen), rectangles.RectangleEyes(), out), {})
+    records, scenes, right = read_records(world[0]), {}, []
+    for record in records:
+        scene = scenes.setdefault(record.image, assistant.open(world[0].parent / record.image))
+        scene.reset()
+        answer, target = scene.ask(record.question), record.targets[0]
+        there = [t for t in answer.targets if t.present]
+        right.append([t.phrase for t in answer.targets] == [target.phrase] and bool(there) == (target.rle is not None)
+                     and (not there or bool((there[0].mask == rectangles.square(there[0].proposals[0])).all())
+                          and there[0].mask.sum() == 576 and scene.image[there[0].mask].std(0).max() == 0))
+    assert np.mean(right) > 0.7  # by chance it would name one of three, say one of two, and pick one of four
+    report = (out / "report.html").read_text()
+    assert report.count("<svg") >= 5 and report.count("where is the") == 9 and "step 140" in report
+    steps = [json.loads(line)["step"] for line in (out / "val.jsonl").read_text().splitlines()]
+    assert steps == [0, 70, 140]
+
+
+@pytest.mark.parametrize("build", [tiny_smolvlm, tiny_llava])
+def test_the_same_recipe_trains_other_models(build, world, tmp_path):
+    """Several turns, two pictures in a conversation, a merged model that needs no LoRA any more."""
+    mllm, out, merged = build(tmp_path / "mllm"), tmp_path / "out", tmp_path / "merged"
+    assert command.main(words(mllm, world[0], out, "--max-steps", "12", "--pictures", "2", "--log-every", "4", "--warm-up", "2")) == 0
+    losses = [json.loads(line)["text"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0] - 0.5
+    assert command.main(["merge", "--adapter", str(out), "--out", str(merged), "--dtype", "float32"]) == 0
+    image = np.array(read_image(world[0].parent / "train0.png"))
+    replies = []
+    for model, adapter in ((mllm, out), (merged, merged)):
+        loaded = load_tuned(Reasoner.load(model), rectangles.RectangleEyes(), adapter)
+        view = loaded.eyes.open(image)
+        states = torch.randn(2, loaded.selector.config["state_dim"], generator=torch.manual_seed(0))
+        replies.append((loaded.reasoner.reply([Turn("which one?", images=[image])], max_new_tokens=12).text,
+                        loaded.select(states, torch.zeros(2), view.features)))
+    assert replies[0] == replies[1]
+
+
+def read_image(file):
+    from PIL import Image
+
+    return Image.open(file).convert("RGB")
+
+
+LAUNCHED = """
+import os, sys, time
+sys.path[:0] = [{root!r}, {tests!r}]
+import rectangles
+from finetune import __main__, general, parts
+parts.eyes_of = lambda sam, device: (rectangles.RectangleEyes, "rectangles")
+general.ANSWER = 6
+one_step, steps = general.one_step, []
+def slow(*args):
+    steps.append(1)
+    if len(steps) == {wait}:
+        open({flag!r}, "w").close()
+        time.sleep(600)  # to be killed here
+    return one_step(*args)
+general.one_step = slow
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+
+
+def launched(tmp_path: Path, name: str, wait: int = 0) -> str:
+    script = tmp_path / f"{name}.py"
+    script.write_text(LAUNCHED.format(root=str(ROOT), tests=str(ROOT / "tests"), wait=wait, flag=str(tmp_path / f"{name}.flag")))
+    return str(script)
+
+
+# As many threads as here: sums in another order would be other weights.
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "TOKENIZERS_PARALLELISM": "false"}
+
+
+def test_a_run_killed_outright_goes_on_to_the_same_weights(world, qwen, tmp_path):
+    more = ("--val", str(world[1]), "--max-steps", "4", "--save-every", "2", "--log-every", "1")
+    assert command.main(words(qwen, world[0], tmp_path / "whole", *more)) == 0
+    killed = subprocess.Popen([sys.executable, launched(tmp_path, "killed", wait=4), *words(qwen, world[0], tmp_path / "parts", *more)],
+                              env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "killed.flag").exists():
+        assert killed.poll() is None
+        time.sleep(0.1)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert torch.load(tmp_path / "parts/state.pt", weights_only=True)["step"] == 2
+    assert command.main(words(qwen, world[0], tmp_path / "parts", *more)) == 0
+    whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+    read = lambda out, file: [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (out / file).read_text().splitlines()]
+    for file in ("log.jsonl", "val.jsonl"):
+        assert read(tmp_path / "whole", file) == read(tmp_path / "parts", file)
+
+
+def test_two_processes_give_the_curve_of_one(world, qwen, tmp_path):
+    more = ("--val", str(world[1]), "--max-steps", "4", "--log-every", "1")
+    assert command.main(words(qwen, world[0], tmp_path / "one", *more)) == 0
+    run = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0",
+           launched(tmp_path, "two"), *words(qwen, world[0], tmp_path / "two", *more)]
+    done = subprocess.run(run, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = ([json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
+        for name in ("loss", "text", "align", "iop", "presence", "marker", "gradient"):
+            assert a[name] == pytest.approx(b[name], abs=2e-3), name
+    assert all(torch.allclose(v, tensors(tmp_path / "two")[k], atol=2e-4) for k, v in tensors(tmp_path / "one").items())
+
+
+def test_records_that_cannot_be_used_are_all_named_before_anything_is_loaded(world, tmp_path, capsys):
+    folder = world[0].parent
+    rows = read_records(world[0])[:6]
+    rows[1].image = "gone.png"
+    rows[2].targets[0].rle = {"size": [9, 9], "counts": "Q3"}
+    rows[3].targets = rows[3].targets * 2
+    rows[4].answer = "red [SEG] and red [SEG]."
+    write_records(folder / "bad.jsonl", rows)
+    code = command.main(["--mllm", "nothing/here", "--sam", "none", "--data", str(folder / "bad.jsonl"), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert code == 2 and not (tmp_path / "out").exists()
+    for line in (2, 3, 4, 5):
+        assert f"bad.jsonl:{line}: " in said
+    assert "bad.jsonl:1:" not in said and "bad.jsonl:6:" not in said
+    assert command.main(["--data", str(world[0]), "--out", str(tmp_path / "out"), "--check"]) == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_of_memory_says_what_to_change(world, qwen, tmp_path, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(general, "one_step", full)
+    assert command.main(words(qwen, world[0], tmp_path / "out", "--max-steps", "2")) == 2
+    said = capsys.readouterr().err
+    assert "--micro (now 2)" in said and "--gradient-checkpointing" in said and "--four-bit" in said and said.count("error") == 1
+
+
+def test_other_settings_do_not_go_on_from_a_run(world, qwen, tmp_path, capsys):
+    assert command.main(words(qwen, world[0], tmp_path / "out", "--max-steps", "2")) == 0
+    assert command.main(words(qwen, world[0], tmp_path / "out", "--max-steps", "2", "--rank", "4")) == 2
+    assert "--rank was 16" in capsys.readouterr().err
+
+
+def test_files_are_mixed_by_their_rates_and_every_record_comes_once_an_epoch(world):
+    mixture = Mixture([(world[0], 3.0), (world[1], 1.0)], 4000, turns=1)
+    assert abs((mixture.file == 0).mean() - 0.75) < 0.03
+    drawn = [k for k in range(4000) if mixture.file[k] == 0][:18]  # 18 records in the first file
+    assert len({(a.image, a.record.question) for k in drawn for a in mixture.lesson(k)}) == 18
+    again = Mixture([(world[0], 3.0), (world[1], 1.0)], 4000, turns=1)
+    assert all(mixture.lesson(k) == again.lesson(k) for k in range(50))
+    batches = [k for step in range(1000) for k in mixture.batch(step, 4)]
+    assert sorted(batches) == list(range(4000))
+    assert parse_source("a.jsonl=0.3") == (Path("a.jsonl"), 0.3) and parse_source("a.jsonl") == (Path("a.jsonl"), 1.0)
+    with pytest.raises(BadInput):
+        parse_source("a.jsonl=0")
+
+
+def test_class_lists_are_drawn_anew_answered_in_order_and_may_hold_nothing_that_is_there(world):
+    record = read_records(world[0])[0]
+    there = [r.targets[0] for r in read_records(world[0])[:3] if r.targets[0].rle]
+    record.question, record.targets = f"Which of these are there: {there[0].phrase}, {there[1].phrase}?", there
+    known = {t.phrase: t.rle for t in there} | {f"thing {k}": None for k in range(12)}
+    lists = [relist(record, known, np.random.default_rng(k)) for k in range(60)]
+    for one in lists:
+        names = one.question.removeprefix("Which of these are there: ").removesuffix("?").split(", ")
+        assert names == [t.phrase for t in one.targets]  # every listed class is answered, in the order of the question
+        assert [m.phrase for m in parse(one.answer)] == names
+        assert all(t.rle == known[t.phrase] for t in one.targets) and len(names) >= 2
+    assert len({one.question for one in lists}) > 50
+    empty = sum(all(t.rle is None for t in one.targets) for one in lists)
+    assert 0 < empty < 20
+
+
+def test_kept_regions_are_bounded_and_never_computed_twice(world, tmp_path):
+    kept, made = Kept(tmp_path, gigabytes=3e-6), []
+    make = lambda: made.append(1) or {"x": np.random.default_rng(0).random(100)}
+    kept.get("a", make), kept.get("a", make)
+    assert len(made) == 1
+    kept.get("b", make)
+    later = Kept(tmp_path, gigabytes=2.2e-6)  # another run, which needs neither
+    later.get("c", make)
+    assert not (tmp_path / "a.npz").exists() and (tmp_path / "c.npz").exists()
+    with pytest.raises(BadInput, match="--cache-gb"):
+        later.get("d", make), later.get("e", make)
+
+
+def test_weights_of_losses_are_read_and_checked():
+    assert tune.loss_weights(["align=2"]) == {"text": 1, "align": 2, "iop": 1, "presence": 1, "marker": 1}
+    for wrong in ("aling=2", "align=x", "align"):
+        with pytest.raises(BadInput, match="LOSS=WEIGHT"):
+            tune.loss_weights([wrong])
