@@ -120,7 +120,7 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
                 score = found["score"]
                 progress.add(step + 1, found, accelerator.is_main_process)
                 accelerator.log({f"val {k}": v for k, v in found.items()}, step=step + 1)
-            if score is None or best is None or score > best:
+            if score is None or best is None or score >= best:
                 best = score
                 about = {"mllm": args.mllm, "dino": args.dino, "regions": key, "step": step + 1, "val": score}
                 save_adapter(args.out, plain, about, calibration, student, accelerator)

@@ -57,8 +57,8 @@ def tensors(out: Path) -> dict:
 
 def test_a_tiny_model_learns_to_pick_and_to_say_what_is_not_there(qwen, tmp_path):
     out, world = tmp_path / "out", [rectangles.write_world(tmp_path, 3)]
-    assert command.main(words(qwen, world[0], out, "--val", str(world[0]), "--max-steps", "140", "--save-every", "70", "--micro", "4",
-                              "--rank", "32", "--alpha", "64", "--dropout", "0", "--turns", "1")) == 0
+    assert command.main(words(qwen, world[0], out, "--val", str(world[0]), "--max-steps", "130", "--save-every", "65", "--micro", "4",
+                              "--rank", "32", "--alpha", "64", "--dropout", "0")) == 0
     assistant = Assistant(load_tuned(Reasoner.load(qwen), rectangles.RectangleEyes(), out), {})
     records, scenes, right = read_records(world[0]), {}, []
     for record in records:
@@ -71,9 +71,9 @@ def test_a_tiny_model_learns_to_pick_and_to_say_what_is_not_there(qwen, tmp_path
                           and there[0].mask.sum() == 576 and scene.image[there[0].mask].std(0).max() == 0))
     assert np.mean(right) > 0.7  # by chance it would name one of three, say one of two, and pick one of four
     report = (out / "report.html").read_text()
-    assert report.count("<svg") >= 5 and report.count("where is the") == 9 and "step 140" in report
+    assert report.count("<svg") >= 5 and report.count("where is the") == 9 and "step 130" in report
     steps = [json.loads(line)["step"] for line in (out / "val.jsonl").read_text().splitlines()]
-    assert steps == [0, 70, 140]
+    assert steps == [0, 65, 130]
 
 
 @pytest.mark.parametrize("build", [tiny_smolvlm, tiny_llava])

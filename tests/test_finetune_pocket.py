@@ -1,0 +1,124 @@
+"""`python -m finetune --preset pocket`: new names are learned, old ones kept, and a stopped run goes on."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from assistant.pocket.reasoner import RegionEncoder
+from assistant.record import Record, RecordTarget, to_rle, write_records
+from finetune import __main__ as command
+from finetune import language, pocket, records, selection
+from finetune.outlined import named_in_records
+from tests.test_finetune_records import arguments, llm_folder, picture, setting  # noqa: F401
+
+NEW = "mug"  # what the tests of `records` call a cup; here it is what nobody has named before
+
+
+@pytest.fixture
+def before(setting, monkeypatch):  # noqa: F811
+    """An adapter that knows cats and dogs, and records about mugs."""
+    rows = [r for r in (setting / "records.jsonl").read_text().splitlines() if json.loads(r)["source"]["categories"] != ["cup"]]
+    (setting / "old.jsonl").write_text("".join(r + "\n" for r in rows))
+    made = {}
+    monkeypatch.setattr(records, "all_regions", lambda eyes, key, images, named, kept: made.setdefault("old", {
+        i: without_cups(r) for i, r in all_old(setting, images).items()}))
+    args = arguments(setting, setting / "base")
+    args.data, args.states, args.selector_steps, args.steps = [setting / "old.jsonl"], 8, 4, 2
+    records.main(args)
+    rng, new, regions = np.random.default_rng(7), [], {}
+    for i in range(10):
+        image = (setting / f"new{i}.jpg").resolve()
+        from PIL import Image
+
+        Image.fromarray(np.full((40, 60, 3), 99, np.uint8)).save(image)
+        own = regions[image] = picture(rng)
+        own.names = [NEW if n == "cup" else n for n in own.names]
+        rle = own.rles[own.names.index(NEW)] if NEW in own.names else None
+        new.append(Record(image.name, 60, 40, "where is the mug?", f"mug {'[SEG]' if rle else '[ABS]'}.", [RecordTarget(NEW, rle)]))
+    write_records(setting / "new.jsonl", new[:8])
+    write_records(setting / "val.jsonl", new[8:])
+
+    def all_regions(load, key, images, named, kept):
+        for image in images:  # only what the records outline is outlined for tuning
+            own = regions[image]
+            if own.names and own.names[0] is not None:
+                keep = [k for k, n in enumerate(own.names) if n in [name for name, _ in named.get(image, [])]]
+                rest = list(range(len(own.names), len(own.rles)))
+                regions[image] = type(own)(own.features[keep + rest], [own.rles[k] for k in keep + rest], [own.names[k] for k in keep])
+        return {i: regions[i] for i in images}
+
+    monkeypatch.setattr(pocket, "all_regions", all_regions)
+    monkeypatch.setattr(pocket, "EXAMINED", 6)
+    monkeypatch.setattr(pocket, "MINUTES", 0)
+    return setting
+
+
+def all_old(folder, images):
+    rng, out = np.random.default_rng(0), {}
+    for i in range(12):
+        out[(folder / f"{i}.jpg").resolve()] = picture(rng)
+    return {i: out[i] for i in images}
+
+
+def without_cups(regions):
+    keep = [k for k, n in enumerate(regions.names) if n != "cup"]
+    rest = [k + len(regions.names) for k in range(len(regions.names))]
+    return type(regions)(regions.features[keep + rest], [regions.rles[k] for k in keep + rest], [regions.names[k] for k in keep])
+
+
+def words(folder, out, steps: int = 30) -> list[str]:
+    return ["--preset", "pocket", "--adapter", str(folder / "base"), "--data", str(folder / "new.jsonl"), "--val",
+            str(folder / "val.jsonl"), "--out", str(out), "--max-steps", str(steps), "--save-every", "40", "--batch", "1"]
+
+
+def encoder_of(folder) -> tuple[RegionEncoder, dict]:
+    heads, about = load_file(folder / "heads.safetensors"), pocket.committed(folder)
+    return about.encoder, about.forms | {"count": len(heads["encoder.names"])}
+
+
+def test_new_names_are_learned_beside_the_old(before, capsys):
+    assert command.main(words(before, before / "out")) == 0
+    (old, old_forms), (new, forms) = encoder_of(before / "base"), encoder_of(before / "out")
+    assert old_forms["count"] == 2 and forms["count"] == 3 and forms[NEW] == 2
+    assert torch.equal(new.names[:2], old.names) and all(forms[n] == old_forms[n] for n in ("cat", "dog"))
+    rng = np.random.default_rng(99)
+    right = []
+    for _ in range(10):
+        own = picture(rng)
+        with torch.no_grad():
+            said = new.name_logits(new(own.features).words, new.names).argmax(1)[: len(own.names)]
+        right += [row == forms[NEW] for name, row in zip(own.names, said.tolist()) if name == "cup"]
+    assert np.mean(right) > 0.8
+    report = (before / "out/report.html").read_text()
+    assert report.count("where is the mug?") == 2 and "step 0" in report and report.count("<svg") >= 5
+
+
+def test_a_stopped_tuning_goes_on_to_the_same_weights(before, stopped):
+    assert command.main(words(before, before / "whole", 6)) == 0
+    stopped(language, "read_batch", 6, lambda: run(before))
+    assert command.main(words(before, before / "parts", 6)) == 0
+    for file in ("lora/adapter_model.safetensors", "heads.safetensors"):
+        whole, parts = (load_file(before / k / file) for k in ("whole", "parts"))
+        assert all(torch.allclose(whole[k].float(), parts[k].float(), atol=1e-5) for k in whole)
+
+
+def run(before) -> None:
+    if command.main(words(before, before / "parts", 6)) == 130:  # ctrl-C, said in one line
+        raise KeyboardInterrupt
+
+
+def test_names_come_from_the_records_and_apart_things_are_things_of_their_own():
+    wheels = np.zeros((20, 40), bool)
+    wheels[5:15, 2:12] = wheels[5:15, 25:35] = True
+    speck = wheels.copy()
+    speck[:, 20:] = False
+    speck[0, 0] = True
+    asked = [Record("a.jpg", 40, 20, "?", "wheels [SEG].", [RecordTarget("wheels", to_rle(wheels))], {"categories": ["wheel"]}),
+             Record("a.jpg", 40, 20, "?", "Wheels [SEG].", [RecordTarget("Speck", to_rle(speck))]),
+             Record("a.jpg", 40, 20, "?", "door [ABS].", [RecordTarget("door", None)])]
+    named = named_in_records([(r, "a") for r in asked])["a"]
+    assert [n for n, _ in named] == ["wheel", "wheel", "speck"]
+    assert [int(m.sum()) for m in map(selection.coco_mask.decode, (rle for _, rle in named))] == [100, 100, 101]
