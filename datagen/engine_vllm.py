@@ -5,8 +5,9 @@ after the other (the questions, then second opinions).
 
 `datagen.llm_writer.asking` says what to ask; it is run again from the start for each round, with the answers so far: a
 photo is a row with nothing but its number and those. Pictures are not sent: descriptions come from --captions. An answer
-of another form than was asked for is not asked for again here, but by the next run. The rounds are tested; vLLM itself
-needs a GPU and has not been run here.
+of another form than was asked for is not asked for again here, but by the next run. The rounds are tested on lists.
+NOT YET SHOWN TO WORK as a whole: vLLM needs a GPU, and with a scripted model in its place a run on a local Ray failed or
+was too slow to end on the machine it was written on; gathering a round's answers by `groupby` is what to look at first.
 """
 
 import argparse
