@@ -21,6 +21,7 @@ from assistant.grammar import Turn, check_question, parse, plain, reply_for
 from assistant.images import open_image
 
 THRESHOLD = 0.5  # confidence from which a target counts as present; [ABS] and anything below both mean absent
+LONGEST = 32  # sides to each other of a picture, at most: of a longer one SAM would see a line of cells
 REMEMBERED = 6  # turns the reasoner still reads
 
 
@@ -70,6 +71,10 @@ class Assistant:
         progress: called before each step as progress(what is done next, proposals or None); what it raises ends the work.
         """
         image = open_image(image)
+        height, width = image.shape[:2]
+        if max(height, width) > LONGEST * min(height, width):
+            raise BadInput(
+                f"the picture is {width}x{height}, too long and thin to be looked at: crop it to at most {LONGEST} to 1")
         if not self.keep:
             return Scene(self, image, self._look(image, progress))
         key = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()

@@ -246,6 +246,12 @@ def test_pictures_are_kept_by_content(parts):
     assert assistant.open(pictures[0]).turns == []
 
 
+def test_a_ribbon_is_refused(parts):
+    with pytest.raises(BadInput, match="20000x10, too long and thin"):
+        Assistant(parts, {}).open(np.zeros((10, 20_000, 3), np.uint8))
+    assert parts.opened == 0 and Assistant(parts, {}).open(np.zeros((10, 320, 3), np.uint8))
+
+
 def test_opening_can_be_stopped_and_leaves_nothing(parts):
     class Stop(Exception):
         pass

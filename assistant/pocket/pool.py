@@ -145,7 +145,7 @@ def candidates(sam, embedding: Tensor, image: np.ndarray, points_per_side: int =
     keep = suppress(logits > 0, iou * stability(logits), 0.8)
     logits, iou = logits[keep], iou[keep]
     seeds = logits[:96]
-    found = [(logits, iou), ask.boxes(boxes_of(seeds > 0), seeds)]
+    found = [(logits, iou)] + ([ask.boxes(boxes_of(seeds > 0), seeds)] if len(seeds) else [])
     if regions:
         raw = superpixels(image)
         drawn, drawn_iou = ask.boxes(boxes_of(raw), torch.where(raw, 6.0, -6.0))
