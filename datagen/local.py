@@ -9,7 +9,6 @@ answer is the likeliest one; others, for the same question, are drawn.
 """
 
 import asyncio
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass

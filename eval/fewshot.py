@@ -187,7 +187,8 @@ class Looks:
 def play(matcher, looks: Looks, queries: Pictures, sources: Pictures, episode: Episode) -> dict:
     """One episode, every arm -> its line."""
     from assistant.record import to_rle
-    from assistant.reference import Reference, check_mask, cover
+    from assistant.likeness import Reference, cover
+    from assistant.reference import check_mask
 
     name = queries.names[episode.category]
     query = looks(queries.paths[episode.query])

@@ -18,7 +18,6 @@ import torch
 
 from assistant.errors import BadInput
 from assistant.grammar import Turn, parse
-from assistant.images import open_image
 from assistant.pocket.model import Pocket, View, load_eyes
 from assistant.pocket.reasoner import PocketReasoner, RegionEncoder
 from assistant.record import image_path, read_records

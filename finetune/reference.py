@@ -30,22 +30,13 @@ from tqdm import tqdm
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
+from assistant.frozen_features import ClipFeatures, PocketFeatures
+from assistant.likeness import NAMELESS, Given, Look, Reference, cover, gather
 from assistant.pocket.model import fast_math
-from assistant.reference import (
-    NAMELESS,
-    ClipFeatures,
-    Given,
-    Look,
-    Matcher,
-    PocketFeatures,
-    PromptEncoder,
-    Reference,
-    cover,
-    gather,
-    prompted,
-)
+from assistant.prompt_encoder import PromptEncoder, prompted
+from assistant.reference import Matcher
 from finetune.log import Log, rate
-from finetune.regions import named_regions, other_view
+from finetune.outlined import named_regions, other_view
 
 ARMS = {"plain": False, "text": True}  # the encoders, and whether they are told the name
 FOLDS = 4

@@ -19,11 +19,10 @@ from torch.nn import functional as F
 
 from assistant.grammar import Turn
 from assistant.reasoner import Reasoner
-from assistant.record import Record
 from assistant.selector import Scores, selection_losses
 from assistant.tuned import TunedSelector
 from finetune.mixture import Asked
-from finetune.regions import Regions, overlaps
+from finetune.regions import overlaps
 
 LOSSES = {"text": 1.0, "align": 1.0, "iop": 1.0, "presence": 1.0, "marker": 1.0}  # and their weights
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from assistant.errors import BadInput
-from assistant.reference import Look, Reference
+from assistant.likeness import Look, Reference
 from eval import __main__ as command
 from eval import fewshot
 from eval.fewshot import Table, coco20i, coco_folder, draw_episodes, fold_of, pascal, scores

@@ -12,7 +12,7 @@ from assistant import Assistant
 from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.pointing import BOXED, boxes_schema, marks_schema, read_targets
-from assistant.coordinates import THOUSAND, UNIT, frame_of, scale_of
+from assistant.coordinates import UNIT, frame_of, scale_of
 from assistant.presets import PRESETS, add_model_arguments, load_segmenter, name_of, open_from, pick_device
 from assistant.reasoner import Reasoner
 from assistant.structured import LocalModel, Said, read_json

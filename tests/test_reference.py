@@ -11,20 +11,11 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from assistant.errors import BadInput
+from assistant.frozen_features import ClipFeatures
 from assistant.images import open_image
-from assistant.reference import (
-    ClipFeatures,
-    Matcher,
-    PromptEncoder,
-    attention_map,
-    check_mask,
-    cover,
-    gather,
-    likeness,
-    open_mask,
-    references,
-    scaled,
-)
+from assistant.likeness import attention_map, cover, gather, likeness, scaled
+from assistant.prompt_encoder import PromptEncoder
+from assistant.reference import Matcher, check_mask, open_mask, references
 from assistant.segmenter import Segmenter
 from tests.test_segmenter import tiny_sam, tiny_sam2, tiny_transformers_sam
 from tests.tiny_models import tiny_clip
