@@ -54,7 +54,11 @@ def train_encoder(encoder: RegionEncoder, features: Tensor, label: Tensor, thing
         if before is not None:
             other = label_of[every] < 0
             kept = 1 - F.cosine_similarity(seen.words[192:], old.words[every], dim=-1)
-            loss = loss + 5 * (kept * other).sum() / other.sum().clamp(min=1)
+            # What has no name here still bears the names it had, and none of the new (Li and Hoiem 2016): else all that is
+            # not outlined is soon called by what is.
+            said = before.name_logits(old.words[every], before.names).softmax(1)
+            now = encoder.name_logits(seen.words[192:], encoder.names).log_softmax(1)[:, : said.shape[1]]
+            loss = loss + ((5 * kept - (said * now).sum(1)) * other).sum() / other.sum().clamp(min=1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
