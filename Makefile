@@ -16,7 +16,7 @@ chat: .venv
 	$(VENV_PYTHON) app.py --preset pocket
 
 test: .venv
-	$(VENV_PYTHON) -m pytest -q
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n 2 --dist loadfile  # two processes of one thread each: threads would wait for each other
 
 .venv: $(STAMP)
 
