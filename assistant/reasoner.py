@@ -70,8 +70,10 @@ class Reasoner:
         self.typed = [t.content for t in added.values() if t.special or set("<>[]{}|") & set(t.content)]
         pad = self.tokenizer.pad_token_id
         # A checkpoint's own defaults would interfere: its repetition penalty, with the second [SEG] of a reply.
+        # A picture's own token in a reply would stand for a picture that is not there.
+        pictures = {getattr(model.config, k, None) for k in ("image_token_id", "image_token_index", "video_token_id")} - {None}
         model.generation_config = GenerationConfig(
-            eos_token_id=self.ends, pad_token_id=self.ends[0] if pad is None else pad)
+            eos_token_id=self.ends, pad_token_id=self.ends[0] if pad is None else pad, suppress_tokens=sorted(pictures) or None)
         self.quick = {"enable_thinking": False} if "enable_thinking" in processor.chat_template else {}
         self.system_role = True
         try:
