@@ -6,8 +6,7 @@
     python app.py --host 0.0.0.0 --port 8080    # let other machines on the network in
     python app.py --auth user:password          # ask for a name and a password first
     python app.py --records corrections         # what visitors correct becomes training records in that folder
-    python app.py --mcp                         # its actions as tools of an MCP server too (pip install
-    'maskpick[mcp]')
+    python app.py --mcp                         # its actions as an MCP server's tools too (pip install 'maskpick[mcp]')
 
 The page's parts are in `assistant/page`; every action ends in one call into `assistant`. A program can call the same
 actions through gradio_client: see `assistant/page/api.py`.
@@ -53,6 +52,7 @@ def serve(page, host="127.0.0.1", port=7860, share=False, auth=None, mcp=False, 
     import gradio as gr
 
     from assistant import page as parts
+    from assistant.page.api import tool_reply
 
     if mcp:
         try:
@@ -62,11 +62,11 @@ def serve(page, host="127.0.0.1", port=7860, share=False, auth=None, mcp=False, 
     fonts = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
     theme = gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"])
     try:
-        return page.launch(
+        where = page.launch(
             server_name=host,
             server_port=port,
             share=share,
-            prevent_thread_lock=not block,
+            prevent_thread_lock=True,
             theme=theme,
             auth=auth,
             css_paths=Path(parts.__file__).parent / "page.css",
@@ -82,6 +82,11 @@ def serve(page, host="127.0.0.1", port=7860, share=False, auth=None, mcp=False, 
         raise BadInput(
             f"cannot listen on {host}:{port} ({error.strerror or 'it is in use'}); choose another with --port"
         ) from None
+    if mcp:
+        page.mcp_server_obj.postprocess_output_data = lambda data, root_url: tool_reply(data)
+    if block:
+        page.block_thread()
+    return where
 
 
 def pair(text: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 
+from assistant.answer import Target
 from assistant.errors import BadInput
 
 PER_QUESTION = 6
@@ -24,7 +25,8 @@ def read_names(text: str) -> list[str]:
     and so do repetitions. BadInput: none, too many, or one too long."""
     if not isinstance(text, str):
         raise BadInput(f"a list of classes is text, not {type(text).__name__}")
-    parts = (re.sub(r"^\s*(?:[-*\u2022]|\d+[.):]?(?=\s))?\s*", "", part) for part in re.split(r"[\n,;\t|]+", text[:100_000]))
+    bullet = re.compile(r"^\s*(?:[-*\u2022]|\d+[.):]?(?=\s))?\s*")
+    parts = (bullet.sub("", part) for part in re.split(r"[\n,;\t|]+", text[:100_000]))
     names, seen = [], set()
     for name in (" ".join(part.strip(" \"'").split()) for part in parts):
         if name and name.lower() not in seen:
@@ -49,8 +51,9 @@ def ask_classes(scene, names: list[str], per_question: int = PER_QUESTION, check
     """Ask for all classes. check: called before each question, what it raises ends the work.
 
     Forgets what `scene` remembers; to keep it, pass `scene.fresh()`. Returns {"label": (H, W) int16, the class's
-    number in `names`, -1 where nothing was answered; "said": {class: [present, confidence]} of those answered; "strange":
-    phrases that are no class; "seconds", "tokens": of each question}. Where masks overlap, the surer answer lies on top.
+    number in `names`, -1 where nothing was answered; "said": {class: [present, confidence]} of those answered;
+    "strange": phrases that are no class; "seconds", "tokens": of each question}. Where masks overlap, the surer answer
+    lies on top.
     """
     size, painted, said, strange = scene.size, [], {}, []
     seconds, tokens = [], []
@@ -66,7 +69,7 @@ def ask_classes(scene, names: list[str], per_question: int = PER_QUESTION, check
         complete = len(answer.targets) == len(asked)
         for target, in_order in zip(answer.targets, asked if complete else [None] * len(answer.targets)):
             name = class_of(target.phrase, asked)
-            if name is None and in_order not in said:  # a synonym ("person" for pedestrian), in a list answered in order
+            if name is None and in_order not in said:  # a synonym ("person" for pedestrian), answered in order
                 name = in_order
             if name is None:
                 strange.append(target.phrase)
@@ -78,3 +81,14 @@ def ask_classes(scene, names: list[str], per_question: int = PER_QUESTION, check
     for _, number, mask in sorted(painted, key=lambda p: p[0]):
         label[mask] = number
     return {"label": label, "said": said, "strange": strange, "seconds": seconds, "tokens": tokens}
+
+
+def class_targets(found: dict, names: list[str]) -> list[Target]:
+    """What `ask_classes` found as a Target for each name: its pixels of the map; absent without any, or unanswered."""
+    targets = []
+    for number, name in enumerate(names):
+        present, confidence = found["said"].get(name, (False, 0.0))
+        mask = found["label"] == number
+        there = bool(present and mask.any())
+        targets.append(Target(name, there, confidence, mask if there else None, []))
+    return targets

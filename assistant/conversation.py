@@ -1,7 +1,7 @@
 """A conversation as one JSON file that reopens it: photos, questions, answers with their masks.
 
     text = dump(Conversation([("cups.jpg", image)], [Exchange(0, "where is the cup?", answer)]))
-    conversation = load(text)                    # BadInput, one line, for anything that is not such a file
+    conversation = load(text)                # BadInput, one line, for anything that is not such a file
 
 The file is data only: nothing in it is executed, no path in it is opened, every field is checked. Photos are inside it
 as JPEG (quality 95, less where the file would be too large), so masks stay exact and pixels nearly so.
@@ -59,9 +59,8 @@ def dump(conversation: Conversation) -> str:
         if len(text) <= LARGEST:
             return text
     raise BadInput(
-        f"the conversation takes {len(text) // 10**6} MB, more than the {LARGEST // 10**6} MB that can be "
-        f"opened again: "
-        "keep fewer or smaller photos in it"
+        f"the conversation takes {len(text) // 10**6} MB, more than the {LARGEST // 10**6} MB that can be opened "
+        "again: keep fewer or smaller photos in it"
     )
 
 

@@ -1,6 +1,6 @@
 """Corrected answers as training records, which `finetune` and `eval records` read as they are.
 
-save_correction("corrections", answer, history)      # corrections/records.jsonl, corrections/images/HASH.jpg
+    save_correction("corrections", answer, history)      # corrections/records.jsonl, corrections/images/HASH.jpg
 """
 
 import hashlib
@@ -20,8 +20,7 @@ def save_correction(folder, answer: Answer, history: list[Turn] = ()) -> Path:
     """Add an answer as it now stands to the records of `folder`, made where missing; returns the records file.
 
     history: the turns before it, for a question that needs them. The same question about the same photo is replaced.
-    The
-    photo is kept once, as JPEG, under a name made from its pixels. BadInput: no photo or question, nothing in the
+    The photo is kept once, as JPEG, under a name made from its pixels. BadInput: no photo or question, nothing in the
     answer, a folder that cannot be written, records in it that cannot be read.
     """
     if answer.image is None or not answer.question.strip():
@@ -29,10 +28,8 @@ def save_correction(folder, answer: Answer, history: list[Turn] = ()) -> Path:
     if not answer.targets:
         raise BadInput("the answer names nothing: a training record needs at least one thing, there or not there")
     folder = Path(folder)
-    file, image = (
-        folder / FILE,
-        f"images/{hashlib.sha256(repr(answer.size).encode() + answer.image.tobytes()).hexdigest()[:16]}.jpg",
-    )
+    pixels = hashlib.sha256(repr(answer.size).encode() + answer.image.tobytes()).hexdigest()[:16]
+    file, image = folder / FILE, f"images/{pixels}.jpg"
     targets = [RecordTarget(clean_phrase(t.phrase), to_rle(t.mask) if t.present else None) for t in answer.targets]
     said = reply_for([(t.phrase, t.rle is not None) for t in targets])
     before = [{"question": turn.question, "answer": turn.answer or ""} for turn in history]

@@ -128,8 +128,7 @@ class Scene:
             answer = followup.answer_about(self, question, about, options)
         answer = answer or self._ask(question, options)
         if remember:
-            said = reply_for([(t.phrase, t.present) for t in answer.targets])
-            self.turns.append(Turn(question, answer.said or said))
+            self.turns.append(turn_of(answer))
             self.shown = answer.targets
         return answer
 
@@ -186,3 +185,8 @@ class Scene:
         from assistant.looking import looker_of
 
         return attend(looker_of(self.assistant.parts), self.view, phrase)
+
+
+def turn_of(answer: Answer) -> Turn:
+    """What a scene remembers of an answer."""
+    return Turn(answer.question, answer.said or reply_for([(t.phrase, t.present) for t in answer.targets]))

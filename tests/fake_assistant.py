@@ -38,8 +38,7 @@ def near(image, colour):
 
 class FakeParts:
     """Answers with the colours that the question names, and "turn N" where it asks for the turns. "crash" breaks it,
-    "slow"
-    takes its time."""
+    "slow" takes its time."""
 
     def __init__(self, seconds):
         self.seconds, self.opened, self.steps = seconds, 0, 0
@@ -96,8 +95,7 @@ class FakeParts:
         return Reply(reply_for(said), len(said)), found
 
     def predict(self, image, points=None, labels=None, box=None, mask=None, multimask=True):
-        """The colour under the clicks; for a box, the commonest paint in it; else the mask, less what is clicked
-        away."""
+        """The colour under the clicks; for a box, the commonest paint in it; else the mask, less what is left out."""
         whole = np.zeros(image.shape[:2], bool) if mask is None else mask.copy()
         labels = [1] * len(points or []) if labels is None else labels
         for (x, y), label in zip(points or [], labels):

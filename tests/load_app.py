@@ -1,8 +1,8 @@
 """The real page under load and under attack; prints figures and writes them as JSON.
 
-    python -m tests.load_app --out load.json                      # 20 clients for two minutes, then 300 files, 300
-    questions
+    python -m tests.load_app --out load.json                      # 20 clients for two minutes, 300 files, 300 questions
     python -m tests.load_app --clients 5 --seconds 20 --fuzz 20
+    python -m tests.load_app --clients 0 --out fuzz.json          # a fuzz that was stopped goes on after its last case
 
 Starts `app.py` on the pocket preset as its own process. Clients ask about 16 photos at their own pace, from none to ten
 seconds of thought; every answer must equal the one that was given when nobody else asked. Exit code 1 where one does
@@ -21,6 +21,8 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+
+from assistant.files import replace_whole
 
 APP = Path(__file__).parent.parent / "app.py"
 QUESTIONS = [
@@ -133,16 +135,18 @@ def load(page, files, clients, seconds) -> dict:
     }
 
 
-def fuzz(page, folder, count, figures) -> None:
-    """Fills `figures` as it goes, so that a run cut short has said what it found."""
+def fuzz(page, folder, count, figures, save) -> None:
+    """Goes on where `figures` end; fills them and calls `save` after every case, so a run cut short is not lost."""
     from hostile import hostile_files, hostile_questions
 
-    client, bad = page.client(), []
-    figures |= {"files": 0, "questions": 0, "answered": 0, "refused": 0, "bad": bad}
-    good = photos(folder)[0]
+    client, good = page.client(), photos(folder)[0]
+    for name in ("files", "questions", "answered", "refused", "seconds"):
+        figures.setdefault(name, 0)
+    bad = figures.setdefault("bad", [])
     cases = [(f, "where is the cup?", f.name) for f in hostile_files(Path(folder) / "hostile", count)]
-    cases += [(good, q, repr(q[:60])) for q in hostile_questions(count)]
-    for file, question, name in cases:
+    cases += [(good, q, repr(q[:60])) for q in hostile_questions(count)]  # one photo, which is opened once
+    for file, question, name in cases[figures["files"] + figures["questions"]:]:
+        start = time.monotonic()
         try:
             said = ask(client, file, question)
             figures["answered"] += 1
@@ -150,18 +154,18 @@ def fuzz(page, folder, count, figures) -> None:
                 bad.append(f"{name}: no answer")
         except Exception as error:
             figures["refused"] += 1
-            if (
-                "went wrong" in str(error)
-                or "\n" in str(error).strip()
-                or len(str(error)) > 700
-                or type(error).__name__ != "AppError"
-            ):
+            polite = type(error).__name__ == "AppError" and "\n" not in str(error).strip() and len(str(error)) <= 700
+            if not polite or "went wrong" in str(error):
                 bad.append(f"{name}: {type(error).__name__}: {str(error)[:200]}")
         figures["questions" if file is good else "files"] += 1
+        figures["seconds"] = round(figures["seconds"] + time.monotonic() - start, 1)
         if not page.alive():
             bad.append(f"{name}: the process ended")
+        else:
+            figures["memory_mb"] = round(page.memory())
+        save()
+        if not page.alive():
             break
-        figures["memory_mb"] = round(page.memory())
 
 
 def main() -> int:
@@ -173,23 +177,29 @@ def main() -> int:
     parser.add_argument("--fuzz", type=int, default=300)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    figures = json.loads(args.out.read_text()) if args.out and args.out.exists() and not args.clients else {}
+
+    def save():
+        if args.out:
+            with replace_whole(args.out) as temporary:
+                temporary.write_text(json.dumps(figures, indent=1))
+
     sys.path.insert(0, str(Path(__file__).parent))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the page ends with this
     with tempfile.TemporaryDirectory() as folder:
-        page, figures = Page(folder), {}
+        page = Page(folder)
         try:
             if args.clients:
                 figures["load"] = load(page, photos(folder), args.clients, args.seconds)
                 print(json.dumps(figures["load"]), flush=True)
             if args.fuzz:
-                fuzz(page, folder, args.fuzz, figures.setdefault("fuzz", {}))
+                fuzz(page, folder, args.fuzz, figures.setdefault("fuzz", {}), save)
             alive = page.alive()
         finally:
             print(json.dumps(figures.get("fuzz", {})), flush=True)
             page.process.terminate()
             page.process.wait(30)
-    if args.out:
-        args.out.write_text(json.dumps(figures, indent=1))
+    save()
     failed = (
         not alive
         or figures.get("fuzz", {}).get("bad")

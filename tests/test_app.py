@@ -1,6 +1,5 @@
 """The chat page, driven by a program (gradio_client) and by a person's hands (headless Chromium)."""
 
-import ast
 import base64
 import io
 import json
@@ -297,18 +296,25 @@ def test_mcp_offers_the_same_actions(folder, photo):
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
             image = "data:image/png;base64," + base64.b64encode(photo.read_bytes()).decode()
-            said = await session.call_tool(
-                next(n for n in tools if n.endswith("ask")), {"image": image, "question": "red and a bench"}
-            )
-            return tools, said
+            name = lambda action: next(n for n in tools if n.endswith(action))
+            said = await session.call_tool(name("ask"), {"image": image, "question": "red, \"yes\" and a bench"})
+            heat = await session.call_tool(name("attend"), {"image": image, "phrase": "ball"})
+            wrong = await session.call_tool(name("classes"), {"image": image, "names": ""})
+            return tools, said, heat, wrong
 
     try:
-        tools, said = asyncio.run(visit())
+        tools, said, heat, wrong = asyncio.run(visit())
     finally:
         blocks.close()
     assert len(tools) == 6 and not said.isError
-    targets = ast.literal_eval(said.content[0].text)["targets"]
-    assert (from_rle(targets[0]["rle"]) == near(picture(), PAINT["red"])).all() and targets[1]["rle"] is None
+    (text,) = said.content
+    reply = json.loads(text.text)
+    assert reply["question"] == 'red, "yes" and a bench' and reply["targets"][1]["rle"] is None
+    assert (from_rle(reply["targets"][0]["rle"]) == near(picture(), PAINT["red"])).all()
+    size, shown = heat.content  # a picture is sent as one, not as text
+    assert json.loads(size.text) == {"width": 360, "height": 240} and shown.mimeType == "image/png"
+    assert Image.open(io.BytesIO(base64.b64decode(shown.data))).size == (360, 240)
+    assert wrong.isError and "the list of classes is empty" in wrong.content[0].text
 
 
 def test_one_at_a_time(page, photo):
@@ -342,7 +348,7 @@ def test_one_at_a_time(page, photo):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def chromium():
     sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed (apt-get install chromium)")
@@ -350,6 +356,13 @@ def browser():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def browser(chromium):
+    yield chromium
+    for context in chromium.contexts:  # pages that stay open go on drawing
+        context.close()
 
 
 class Visitor:

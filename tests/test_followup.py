@@ -9,7 +9,8 @@ from hypothesis import given, settings, strategies as st
 from assistant import Assistant
 from assistant.answer import Target
 from assistant.errors import BadInput
-from assistant.followup import FollowUp, PICKS, instances, read, read_about
+from assistant.followup import instances
+from assistant.followup_reading import PICKS, FollowUp, read, read_about
 from assistant.grammar import SEG, parse
 from assistant.proposals import Proposals, by_granularity
 from assistant.reasoner import Found, Reply

@@ -3,6 +3,7 @@
 import html
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,11 +140,10 @@ def test_photos_keep_their_own_turns(session, assistant):
     assert session.answer.question == "red" and len(session.scene.turns) == 1
     with pytest.raises(BadInput, match="no such photo"):
         session.show_photo(5)
-    for _ in range(PHOTOS - 2):
-        session.room()
-        session.add(session.scene, "again")
+    session.choose(*(Path("again") for _ in range(PHOTOS - 2)))
     with pytest.raises(BadInput, match="at most"):
-        session.room()
+        session.choose(Path("one more"))
+    assert len(session.pending) == PHOTOS - 2
 
 
 def test_a_mask_is_selected_and_asked_about(session):

@@ -1,5 +1,4 @@
-"""The page's actions for programs: typed endpoints (gradio_client, curl) and, with `app.py --mcp`, tools of an MCP
-server.
+"""The page's actions for programs: typed endpoints (gradio_client, curl); with `app.py --mcp`, tools of an MCP server.
 
     from gradio_client import Client, handle_file
     client = Client("http://127.0.0.1:7860")
@@ -10,12 +9,13 @@ Every call names its picture; a picture that was opened lately is not opened aga
 that says what to do.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from assistant.classes import ask_classes, read_names
+from assistant.classes import ask_classes, class_targets, read_names
 from assistant.errors import BadInput
 from assistant.images import open_image
 from assistant.page.canvas import as_url
@@ -24,6 +24,7 @@ from assistant.proposals import by_granularity
 from assistant.record import from_rle, to_rle
 
 EARLIER = 6  # questions before the one that is asked
+PNG = "data:image/png;base64,"
 
 
 def uploaded(payload) -> Path:
@@ -64,8 +65,8 @@ def add_api(assistant, worker: Worker) -> None:
 
         Returns:
             {"question", "text", "width", "height", "targets": [{"phrase": str, "present": bool, "confidence": 0 to 1,
-            "box": [x, y, w, h], "area": px, "proposals": [int], "rle": mask}]}; rle and box are null where the "
-            "thing is absent
+            "box": [x, y, w, h], "area": px, "proposals": [int], "rle": mask}]}; rle and box are null where the thing is
+            absent
         """
 
         def work(scene):
@@ -149,18 +150,15 @@ def add_api(assistant, worker: Worker) -> None:
 
         def work(scene):
             listed = read_names(names)
-            found, rows = ask_classes(scene, listed), []
-            for k, name in enumerate(listed):
-                there, sure = found["said"].get(name, (False, 0.0))
-                area = found["label"] == k
-                rows.append(
-                    {
-                        "name": name,
-                        "present": bool(there and area.any()),
-                        "confidence": sure,
-                        "rle": to_rle(area) if there and area.any() else None,
-                    }
-                )
+            rows = [
+                {
+                    "name": target.phrase,
+                    "present": target.present,
+                    "confidence": target.confidence,
+                    "rle": to_rle(target.mask) if target.present else None,
+                }
+                for target in class_targets(ask_classes(scene, listed), listed)
+            ]
             return {"width": scene.size[1], "height": scene.size[0], "classes": rows}
 
         return answering(image, work)
@@ -208,6 +206,21 @@ def add_api(assistant, worker: Worker) -> None:
 
     for action in (ask, segment, everything, classes, segment_like, attend):
         gr.api(action, api_name=action.__name__, concurrency_id="assistant", concurrency_limit=1)
+
+
+def tool_reply(data: list[dict]) -> list:
+    """What an endpoint returns, as the content of an MCP tool's reply: JSON, where Gradio writes Python's repr, and
+    pictures as pictures, which a model can look at."""
+    from mcp.types import ImageContent, TextContent
+
+    content = []
+    for value in data:
+        urls = {name: url for name, url in value.items() if isinstance(url, str) and url.startswith(PNG)}
+        rest = {name: part for name, part in value.items() if name not in urls}
+        content.append(TextContent(type="text", text=json.dumps(rest, ensure_ascii=False)))
+        for url in urls.values():
+            content.append(ImageContent(type="image", data=url.removeprefix(PNG), mimeType="image/png"))
+    return content
 
 
 def mask_of(rle) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The picture with its masks, as a gr.HTML whose script is canvas.js: what the browser is sent, and what it sends.
 
-canvas = gr.HTML(html_template=TEMPLATE, js_on_load=SCRIPT, **nothing())
-canvas.prompt(handler)                       # handler(event: gr.EventData): read_prompt(event, scene.size)
-return gr.HTML(**shown(session))             # what an event changes
+    canvas = gr.HTML(html_template=TEMPLATE, js_on_load=SCRIPT, **nothing())
+    canvas.prompt(handler)                   # handler(event: gr.EventData): read_prompt(event._data, scene.size)
+    return gr.HTML(**shown(session))         # what an event changes
 """
 
 import base64
@@ -24,7 +24,8 @@ SCRIPT = (Path(__file__).parent / "canvas.js").read_text(encoding="utf-8")
 TEMPLATE = """<div class="mp" hidden>
 <div class="mp-tools" role="toolbar" aria-label="Marking tools" hidden>
 <button type="button" data-tool="add" title="A click on the thing">+ Click</button>
-<button type="button" data-tool="cut" title="A click on what does not belong to it (or the right mouse button)">&minus; Click</button>
+<button type="button" data-tool="cut" 
+  title="A click on what does not belong to it (or the right mouse button)">&minus; Click</button>
 <button type="button" data-tool="box" title="A box around it: drag, or two clicks">Box</button>
 <button type="button" data-tool="brush" title="Paint over it">Brush</button>
 <button type="button" data-tool="erase" title="Rub out">Eraser</button>

@@ -11,19 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from assistant.answer import Answer, Target
-from assistant.classes import ask_classes, read_names
-from assistant.conversation import Conversation, Exchange, MOST
+from assistant.classes import ask_classes, class_targets, read_names
+from assistant.conversation import MOST, Conversation, Exchange
 from assistant.errors import BadInput
-from assistant.grammar import Turn, check_question, clean_phrase, plain, reply_for
+from assistant.grammar import check_question, clean_phrase, plain, reply_for
 from assistant.proposals import by_granularity
+from assistant.scene import turn_of
 
-ANSWER, HAND, EVERYTHING, CLASSES, LOOKING = (
-    "answer",
-    "hand",
-    "everything",
-    "classes",
-    "looking",
-)  # what the picture shows
+# What the picture shows.
+ANSWER, HAND, EVERYTHING, CLASSES, LOOKING = "answer", "hand", "everything", "classes", "looking"
 PHOTOS = 6  # of a conversation
 REGIONS = 60  # of everything mode
 
@@ -65,8 +61,7 @@ class Session:
 
     def clear(self) -> None:
         """Forget everything; work under way for it stops."""
-        self.stop.set()
-        self.stop = threading.Event()
+        self.interrupt()
         self.epoch += 1
         self.scenes, self.names, self.pending = [], [], []  # pending: Paths of photos that were chosen, not yet open
         self.log: list[Exchanged] = []
@@ -75,6 +70,11 @@ class Session:
         self.kept: list = []  # what the browser keeps of this conversation
         self.drawn = None  # scene whose photo the browser shows
         self.look()
+
+    def interrupt(self) -> None:
+        """End the work that is under way."""
+        self.stop.set()
+        self.stop = threading.Event()
 
     def look(self) -> None:
         """Back to the plain picture with the answer."""
@@ -102,9 +102,11 @@ class Session:
             self.look()
         self.at = at
 
-    def room(self, photos: int = 1) -> None:
-        if len(self.scenes) + len(self.pending) + photos > PHOTOS:
+    def choose(self, *paths: Path) -> None:
+        """Queue photos to be opened."""
+        if len(self.scenes) + len(self.pending) + len(paths) > PHOTOS:
             raise BadInput(f"a conversation has at most {PHOTOS} photos: start a new one")
+        self.note, self.pending = "", [*self.pending, *paths]
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -140,8 +142,8 @@ class Session:
 
     def halt(self) -> None:
         """Stop what runs and what waits."""
-        self.stop.set()
-        self.stop, self.pending = threading.Event(), []
+        self.interrupt()
+        self.pending = []
         for exchange in self.log:
             if exchange.waiting:
                 self.failed(exchange, "stopped")
@@ -156,8 +158,7 @@ class Session:
         first = len(self.log) - 1 if first is None else first
         gone, self.log = self.log[first:], self.log[:first]
         if any(e.waiting for e in gone):
-            self.stop.set()
-            self.stop = threading.Event()
+            self.interrupt()
         for photo in {e.photo for e in gone}:
             self.remember(photo)
         self.look()
@@ -218,17 +219,10 @@ class Session:
         exchange = self.exchange
         if exchange is None:
             raise BadInput("there is no answer to save as a training record: ask something first")
-        before = [
-            e.answer for e in self.log[: self.log.index(exchange)] if e.photo == exchange.photo and e.answer is not None
-        ]
-        same = [
-            k
-            for k, (a, _) in enumerate(self.corrections)
-            if a.question == exchange.answer.question and a.image is exchange.answer.image
-        ]
-        for k in reversed(same):
-            del self.corrections[k]
-        self.corrections.append((exchange.answer, [turn_of(a) for a in before]))
+        answer, earlier = exchange.answer, self.log[: self.log.index(exchange)]
+        history = [turn_of(e.answer) for e in earlier if e.photo == exchange.photo and e.answer is not None]
+        same = lambda other: other.question == answer.question and other.image is answer.image
+        self.corrections = [one for one in self.corrections if not same(one[0])] + [(answer, history)]
 
     # -- by hand --------------------------------------------------------------------------------------------------
 
@@ -237,16 +231,12 @@ class Session:
         chosen, number = self.chosen, self.selected
         kept = number if self.view == ANSWER and chosen is not None else None
         self.view, self.selected = HAND, None
-        self.hand = Hand(
-            kept, None if chosen is None else chosen.mask, [] if chosen is None else [("as it was", chosen.mask, None)]
-        )
+        self.hand = Hand(kept) if chosen is None else Hand(kept, chosen.mask, [("as it was", chosen.mask, None)])
 
     def mark(self, points=(), labels=(), box=None, added=None, erased=None) -> None:
         """SAM on clicks (N, 2) xy px with labels (N,) in {1, 0}, a box xyxy px, what was painted and erased (H, W)
-        bool, and the
-        mask that it started from. Fills `hand.found`: a single best reading where the prompt is not one lone click,
-        three
-        readings of it, and what was painted exactly as it is."""
+        bool, and the mask that it started from. Fills `hand.found`: a single best reading where the prompt is not one
+        lone click, three readings of it, and what was painted exactly as it is."""
         painted = self.hand.base
         if added is not None or erased is not None:
             painted = np.zeros(self.scene.size, bool) if painted is None else painted.copy()
@@ -312,18 +302,8 @@ class Session:
     def map_classes(self, text: str, check=None) -> None:
         names = read_names(text)
         found = ask_classes(self.scene.fresh(), names, check=check)
-        targets = []
-        for k, name in enumerate(names):
-            present, sure = found["said"].get(name, (False, 0.0))
-            mask = found["label"] == k
-            targets.append(
-                Target(name, present and bool(mask.any()), sure, mask if present and mask.any() else None, [])
-            )
-        self.classes = {
-            "targets": targets,
-            "unanswered": [n for n in names if n not in found["said"]],
-            "label": found["label"],
-        }
+        unanswered = [n for n in names if n not in found["said"]]
+        self.classes = {"targets": class_targets(found, names), "unanswered": unanswered}
         self.view, self.selected = CLASSES, None
 
     # -- elsewhere ------------------------------------------------------------------------------------------------
@@ -350,19 +330,12 @@ class Session:
             tell("photo", number)
             scene = self.scenes[number]
             mask, score = scene.segment_like(self.scenes[shown].image, example.mask, label or None)
-            question = f"Where is what is like the {phrase} of photo {shown + 1}?"
-            there = bool(mask.any())
+            question, there = f"Where is what is like the {phrase} of photo {shown + 1}?", bool(mask.any())
             target = Target(phrase, there, float(min(max(score, 0.0), 1.0)), mask if there else None, [])
-            text = (
-                f"The most alike here is this {phrase}; whether it is one was not asked."
-                if there
-                else f"Nothing here is like the {phrase}."
-            )
-            found.append(
-                Exchanged(
-                    number, question, None, Answer(text, [target], scene.size, scene.image, question), waiting=False
-                )
-            )
+            text = f"The most alike here is this {phrase}; whether it is one was not asked."
+            text = text if there else f"Nothing here is like the {phrase}."
+            answer = Answer(text, [target], scene.size, scene.image, question)
+            found.append(Exchanged(number, question, answer=answer, waiting=False))
         self.log += found
         for number in others:
             self.remember(number)
@@ -391,8 +364,3 @@ class Session:
         for photo in range(len(scenes)):
             self.remember(photo)
         self.at = saved.exchanges[-1].photo if saved.exchanges else 0
-
-
-def turn_of(answer: Answer) -> Turn:
-    """The turn that a scene remembers of an answer."""
-    return Turn(answer.question, answer.said or reply_for([(t.phrase, t.present) for t in answer.targets]))

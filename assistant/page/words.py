@@ -1,8 +1,9 @@
-"""Answers as HTML in which nothing that anyone typed has power, with each thing in the colour of its mask."""
+"""What the page says, as HTML in which nothing typed has power, with each thing in the colour of its mask."""
 
 import re
 
 from assistant.answer import Answer, Target, colour_of
+from assistant.page.session import CLASSES, EVERYTHING, HAND, LOOKING, Session
 
 QUOTED = 600  # characters of a question that its bubble repeats
 
@@ -74,3 +75,53 @@ def summary(targets: list[Target]) -> str:
     count = sum(target.present for target, *_ in rows)
     line = f"{count} {'thing' if count == 1 else 'things'} outlined." if count else "Nothing is outlined."
     return f'{line} <span class="absent">Not in the picture: {", ".join(absent)}</span>' if absent else line
+
+
+def legend(s: Session) -> str:
+    """The line beneath the picture, whatever it shows."""
+    if s.view == EVERYTHING:
+        return f"{len(s.regions)} regions. Click one, then ask what it is."
+    if s.view == HAND:
+        return "Mark a thing on the picture, choose a candidate, name it, use it."
+    if s.view == LOOKING:
+        where = literal(s.heat[0])
+        return f"Where the model looks for {where}: the brighter, the more. The Answer tab shows the masks again."
+    if s.view == CLASSES and s.classes:
+        missing = s.classes["unanswered"]
+        return summary(s.targets) + (f" Not answered: {literal(', '.join(missing))}." if missing else "")
+    return summary(s.answer.targets) if s.answer else ""
+
+
+def chip_of(s: Session) -> str:
+    """What the next question is about, "" where it is about the whole photo."""
+    if s.editing is not None:
+        return '<span class="notes">Editing this question: what follows it will be forgotten.</span>'
+    if s.chosen is None:
+        return ""
+    colour = next(c for t, _, _, c in named(s.targets) if t is s.chosen)
+    return f'<span class="notes">Your next question is about</span> {tag(s.chosen.phrase, s.chosen, colour)}'
+
+
+def bubbles(s: Session) -> list[dict]:
+    """The conversation for gr.Chatbot; each one's "id" is the number of its exchange."""
+    out, photo = [], 0
+    if s.scenes and not s.log:
+        out.append({"role": "assistant", "content": "The photo is open. What are you looking for?"})
+    for number, e in enumerate(s.log):
+        asked = literal(shorter(e.question)) or "&#8230;"
+        if e.about:
+            asked = f'<span class="notes">about</span> {tag(e.about.phrase, e.about, "#14b8a6")}<br>{asked}'
+        if e.photo != photo and len(s.scenes) > 1:
+            asked = f'<span class="notes">Photo {e.photo + 1}</span><br>{asked}'
+        photo = e.photo
+        out.append({"role": "user", "content": asked, "id": number})
+        said = reply_bubble(e.answer) if e.answer else partly(e.said) if e.waiting else literal(e.said)
+        said += ' <span class="notes">corrected by hand</span>' if e.corrected else ""
+        out.append({"role": "assistant", "content": said, "id": number})
+    if s.note:
+        out.append({"role": "assistant", "content": literal(s.note)})
+    return out
+
+
+def messages(s: Session) -> list[dict]:
+    return [{"role": b["role"], "content": b["content"]} for b in bubbles(s)]

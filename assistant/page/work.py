@@ -1,8 +1,7 @@
 """The one worker. Models compute in its thread only: one thing at a time, reported while it runs, stopped when told.
 
-for report in worker.run(lambda tell: assistant.open(image, progress=tell), stop):
-    ...                                     # what was told, as it comes
-result = report                             # the last one is ("done", result)
+    for kind, news in worker.run(lambda tell: assistant.open(image, progress=tell), stop):
+        ...                                 # ("told", arguments) as it comes; the last one is ("done", result)
 """
 
 import queue
@@ -19,9 +18,8 @@ class Stopped(Exception):
 
 class Worker:
     def __init__(self):
-        self.thread = ThreadPoolExecutor(
-            1, "assistant"
-        )  # one thread for good: memory that its libraries keep stays one share
+        # One thread for good: memory that its libraries keep stays one share.
+        self.thread = ThreadPoolExecutor(1, "assistant")
 
     def run(self, work: Callable, stop: threading.Event) -> Iterator[tuple]:
         """Yields ("told", arguments) for every call of `tell`, then ("done", result). work: called with `tell`, which
