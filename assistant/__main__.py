@@ -143,7 +143,7 @@ def main() -> int:
     look.set_defaults(run=attend)
     layers = commands.add_parser("rank-layers", help="which layers look where they read: InfoScore over unlabelled pictures")
     layers.add_argument("--images", type=Path, required=True, help="folder of pictures; none that will be evaluated")
-    layers.add_argument("--names", type=Path, 
+    layers.add_argument("--names", type=Path,
                         help="what may be in them: a text file, one name a line, or a json with COCO's categories")
     layers.add_argument("--every", type=int, default=1, help="use every so-manieth picture")
     layers.add_argument("--layers", type=int, default=1, help="attend shall use the best so many layers")

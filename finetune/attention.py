@@ -32,7 +32,7 @@ GRID = 128  # cells of the longer side that the loss is counted on
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from assistant.presets import add_model_arguments
 
-    parser.add_argument("--data", type=Path, required=True, 
+    parser.add_argument("--data", type=Path, required=True,
                         help="labelled photos that one per category is drawn from (COCO-format, COCO, VOC)")
     parser.add_argument("--split", default="train", help="part of the data set, in VOC's and COCO's layouts")
     parser.add_argument("--ranking", type=Path, help="what rank-layers wrote (default: the preset's own)")

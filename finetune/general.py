@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from assistant.errors import BadInput
-from assistant.grammar import Turn, parse
+from assistant.grammar import Turn
 from assistant.images import open_image
 from assistant.reasoner import Reasoner
 from assistant.scene import THRESHOLD
@@ -24,7 +24,7 @@ from assistant.tuned import Tuned, TunedEyes, TunedSelector, View, read_heads
 from finetune.adapter import restore, save_adapter, save_state, write_card
 from finetune.log import Log, rate
 from finetune.mixture import Mixture
-from finetune.progress import Progress, merge
+from finetune.progress import Progress, pointed_at
 from finetune.regions import Kept, prepare, proposals_of
 from finetune.student import LOSSES, Student, add_lora, collate, example
 from finetune.validation import SHOWN, Validation
@@ -92,7 +92,7 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
         plain.eval()
         regions = regions_of(image)
         reply, found = parts.ask([Turn(question)], View(None, None, opened(image), features=regions.features), THRESHOLD, max_new_tokens=ANSWER)
-        return reply.text, [merge([regions.rles[i] for i in f.proposals]) for f, m in zip(found, parse(reply.text)) if m.present]
+        return reply.text, pointed_at(reply.text, found, regions.rles)
 
     opened = lru_cache(maxsize=SHOWN)(open_image)
     progress = Progress(args.out, validation.shown if validation else [], ask)

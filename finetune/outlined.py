@@ -4,6 +4,7 @@ What is outlined is also seen in other views of the picture (cut, mirrored, in o
 and a name learned from one view of a thing is soon forgotten in the next. Kept on disk as proposals are.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -124,8 +125,7 @@ def outlined_of(load_eyes: Callable, key: str, image_file: Path, named: list[tup
 
 def all_regions(load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept) -> dict[Path, Regions]:
     """Every picture's outlined things and proposals. load_eyes: called only if something is not kept yet."""
-    eyes: list = []
-    once = lambda: eyes[0] if eyes else eyes.append(load_eyes()) or eyes[0]
+    once = functools.cache(load_eyes)
     prepare(once, key, images, kept)
     regions = {}
     for image in tqdm(images, desc="outlined", unit="photo", disable=None):

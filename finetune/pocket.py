@@ -10,16 +10,15 @@ or else the phrases, of the records' targets.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from assistant.errors import BadInput
-from assistant.grammar import Turn, parse
-from assistant.pocket.model import Pocket, View, load_eyes
-from assistant.pocket.reasoner import PocketReasoner, RegionEncoder
+from assistant.grammar import Turn
+from assistant.pocket.model import Pocket, View, heads_of, load_eyes
+from assistant.pocket.reasoner import PocketReasoner
 from assistant.record import image_path, read_records
 from assistant.scene import THRESHOLD
 from assistant.selector import Selector
@@ -29,7 +28,7 @@ from finetune.encoder import learn_to_see
 from finetune.examples import KEPT_ASIDE, RecordData
 from finetune.language import build, train_llm
 from finetune.outlined import all_regions, named_in_records
-from finetune.progress import Progress, merge
+from finetune.progress import Progress, pointed_at
 from finetune.regions import Kept
 from finetune.selection import examine, train_selector
 from finetune.validation import SHOWN
@@ -79,7 +78,7 @@ def tune(args: argparse.Namespace) -> None:
             own = regions[image]
             n = len(own.names)
             reply, found = parts.ask([Turn(question)], View(None, None, own.features[n:]), THRESHOLD)
-            return reply.text, [merge([own.rles[n + i] for i in f.proposals]) for f, m in zip(found, parse(reply.text)) if m.present]
+            return reply.text, pointed_at(reply.text, found, own.rles[n:])
 
         progress.ask = ask
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -118,9 +117,5 @@ def committed(adapter: Path | None) -> argparse.Namespace:
         heads, about = {k: opened.get_tensor(k).float() for k in opened.keys()}, opened.metadata()
     if "forms" not in about:
         raise BadInput(f"{file} is not of the pocket preset; leave out --preset pocket and give --mllm")
-    part = lambda name: {k.removeprefix(name): v for k, v in heads.items() if k.startswith(name)}
-    selector = Selector(**json.loads(about["selector"]))
-    selector.load_state_dict(part("selector."))
-    encoder = RegionEncoder(selector.config["state_dim"], len(heads["encoder.names"]))
-    encoder.load_state_dict(part("encoder."))
-    return argparse.Namespace(selector=selector, encoder=encoder.eval().requires_grad_(False), forms=json.loads(about["forms"]))
+    encoder, selector, forms = heads_of(heads, about)
+    return argparse.Namespace(selector=selector, encoder=encoder.eval().requires_grad_(False), forms=forms)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from assistant.files import replace_whole
+from assistant.grammar import parse
 from assistant.plots import END, Curve, Picture, begin, card, svg, table
 
 COLUMNS = 6  # times at which a question is shown
@@ -23,6 +24,11 @@ def merge(rles: list[dict]) -> dict:
 
     union = coco_mask.merge(rles)
     return {"size": list(union["size"]), "counts": union["counts"].decode()}
+
+
+def pointed_at(reply: str, found: list, rles: list[dict]) -> list[dict]:
+    """The masks of a reply's things that are there: of each, the union of the proposals `rles` that its Found names."""
+    return [merge([rles[i] for i in f.proposals]) for f, m in zip(found, parse(reply)) if m.present]
 
 
 class Progress:

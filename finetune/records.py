@@ -26,14 +26,16 @@ from assistant.weights import sha256_of
 from finetune.encoder import learn_to_see
 from finetune.examples import RecordData
 from finetune.language import build, train_llm
-from finetune.outlined import all_regions, named_regions
+from finetune.outlined import all_regions, named_in_records, named_regions
 from finetune.regions import Kept
 from finetune.selection import train_selector
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="records files")
-    parser.add_argument("--named", type=Path, required=True, help="COCO instances.json of the same pictures: outlined regions and their names")
+    parser.add_argument("--named", type=Path, nargs="*", default=[],
+                        help="COCO instances.json of the pictures: all that is outlined, with its name; pictures that none "
+                             "of them lists are taught what their records outline")
     parser.add_argument("--sam", type=Path, required=True, help="pocket SAM weights that make the proposals")
     parser.add_argument("--regions", type=Path, help="folder of cached regions (default: OUT/regions)")
     parser.add_argument("--out", type=Path, required=True)
@@ -55,8 +57,9 @@ def main(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     records = [(r, image_path(r, f).resolve()) for f in args.data for r in read_records(f)]
     images = sorted({image for _, image in records})
-    by_name = named_regions(args.named)
-    named = {image: by_name.get(image.name, []) for image in images}
+    by_name = {name: things for file in args.named for name, things in named_regions(file).items()}
+    told = named_in_records([(r, image) for r, image in records if image.name not in by_name])
+    named = {image: by_name[image.name] if image.name in by_name else told[image] for image in images}
     regions = all_regions(lambda: load_eyes(args.sam), f"pocket {sha256_of(args.sam)}", images, named,
                           Kept(args.regions or args.out / "regions"))
     reasoner = build(args.rank)

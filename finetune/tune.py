@@ -101,7 +101,8 @@ def loss_weights(words: list[str]) -> dict[str, float]:
     for word in words:
         name, _, value = word.partition("=")
         try:
-            weights[name] = {name: float(value)}[name] if name in weights else weights[name]
+            weights[name]  # KeyError: there is no such loss
+            weights[name] = float(value)
         except (KeyError, ValueError):
             raise BadInput(f"--weights {word}: write LOSS=WEIGHT with one of {', '.join(LOSS_NAMES)}") from None
     return weights

@@ -8,9 +8,9 @@ import pytest
 import skimage.data
 import torch
 
-from assistant.errors import BadInput
 from assistant.grammar import ABS, SEG, SYSTEM_PROMPT, Turn
 from assistant.reasoner import Reasoner, _Pieces
+from refusals import refusal
 from tiny_models import tiny_llava, tiny_qwen3_vl, tiny_smolvlm
 
 MODELS = {"qwen": tiny_qwen3_vl, "qwen tied": partial(tiny_qwen3_vl, tied=True), "smolvlm": tiny_smolvlm,
@@ -214,13 +214,6 @@ def test_token_rows_are_new_once_then_kept(folders, tmp_path):
         assert (again.seg, again.abs) == (reasoner.seg, reasoner.abs)
         for one in ("get_input_embeddings", "get_output_embeddings"):
             assert torch.equal(getattr(again.model, one)().weight, getattr(reasoner.model, one)().weight)
-
-
-def refusal(act) -> str:
-    with pytest.raises(BadInput) as caught:
-        act()
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
-    return str(caught.value)
 
 
 def test_what_cannot_be_loaded_is_one_clear_line(folders, tmp_path):

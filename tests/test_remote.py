@@ -26,6 +26,7 @@ from assistant.pointing import KEEP, marks_schema  # noqa: E402
 from assistant.remote import RemoteModel, unbounded  # noqa: E402
 from assistant.zero_shot import ZeroShot  # noqa: E402
 from marked_photo import NAMES, PHOTO, THINGS, Eyes  # noqa: E402
+from refusals import refusal  # noqa: E402
 from tiny_models import tiny_parrot, tiny_sam  # noqa: E402
 
 SAID = ('{"thought": "Coffee is drunk from a cup.", "targets": [{"phrase": "cup", "marks": [2]}, '
@@ -159,13 +160,6 @@ def test_boxes_and_a_second_look(server):
     scene = scene_on(server, "boxes")
     assert not scene.ask("cup?", second_look=True).targets[0].present
     assert np.array_equal(scene.ask("cup?").targets[0].mask, THINGS["cup"])
-
-
-def refusal(act) -> str:
-    with pytest.raises(BadInput) as caught:
-        act()
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
-    return str(caught.value)
 
 
 def test_a_server_that_fails_is_one_line(server, monkeypatch):

@@ -183,6 +183,17 @@ class Pocket:
         return [(words[int(k)], float(sure[k])) for k in sure.argsort(descending=True) if int(k) in words]
 
 
+def heads_of(heads: dict[str, Tensor], about: dict[str, str]) -> tuple[RegionEncoder, Selector, dict[str, int]]:
+    """The region encoder, the selector and the forms of names that a `heads.safetensors` holds: its tensors and metadata."""
+    shape = json.loads(about["selector"])
+    part = lambda name: {k.removeprefix(name): v for k, v in heads.items() if k.startswith(name)}
+    selector = Selector(**shape)
+    selector.load_state_dict(part("selector."))
+    encoder = RegionEncoder(shape["state_dim"], len(heads["encoder.names"]))
+    encoder.load_state_dict(part("encoder."))
+    return encoder, selector, json.loads(about["forms"])
+
+
 def load_pocket(adapter: Path | None = None) -> tuple[Pocket, dict[str, str]]:
     """The pocket preset's parts and the checksums of its weights; `adapter`: a folder that `finetune records` wrote."""
     from safetensors import safe_open
@@ -198,15 +209,11 @@ def load_pocket(adapter: Path | None = None) -> tuple[Pocket, dict[str, str]]:
     try:
         with safe_open(heads_file, "pt") as file:
             heads = {k: file.get_tensor(k).float() for k in file.keys()}
-            shape, forms = (json.loads(file.metadata()[k]) for k in ("selector", "forms"))
+            about = {k: file.metadata()[k] for k in ("selector", "forms")}
     except Exception as error:
         raise BadInput(f"cannot read {heads_file}: {str(error).splitlines()[0]}; fetch it again")
     folder = smollm2_folder()
-    part = lambda name: {k.removeprefix(name): v for k, v in heads.items() if k.startswith(name)}
-    selector = Selector(**shape)
-    selector.load_state_dict(part("selector."))
-    encoder = RegionEncoder(shape["state_dim"], len(heads["encoder.names"]))
-    encoder.load_state_dict(part("encoder."))
+    encoder, selector, forms = heads_of(heads, about)
     reasoner = PocketReasoner.load(folder, lora, encoder, forms)
     weights = {"sam": sha256_of(sam_file), "heads": sha256_of(heads_file), "lora": sha256_of(lora / "adapter_model.safetensors"),
                "llm": SMOLLM2[2], "backbone": BACKBONE[2]}
