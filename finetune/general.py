@@ -170,9 +170,8 @@ def one_step(args, step: int, student, optimizer, loader, weights, accelerator) 
     for i, batch in enumerate(mine):
         torch.manual_seed(hash((args.seed, step, rank + i * world)) % 2**63)  # dropout, wherever the part is computed
         last = i + 1 == len(mine)
-        with synchronised(accelerator, student, last), accelerator.autocast():
-            part, _, extra = student(batch)
         with synchronised(accelerator, student, last):
+            part, _, extra = student(batch)
             accelerator.backward((part * weights / totals).sum() * world)  # processes' gradients are averaged
         sums += part.detach()
         right += torch.stack([extra.get(k, sums.new_zeros(())).float() for k in ("word_right", "marker_right")])

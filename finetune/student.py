@@ -101,9 +101,18 @@ class Student(nn.Module):
     def __init__(self, llm: nn.Module, selector: TunedSelector, seg: int, abs: int, hard: int = 0):
         super().__init__()
         self.llm, self.selector, self.seg, self.abs, self.hard = llm, selector, seg, abs, hard
+        # FSDP spreads the weights of each of these by itself; a model may list layers that this one of its kind lacks.
+        there = {type(module).__name__ for module in llm.modules()}
+        self._no_split_modules = sorted(there & set(getattr(llm, "_no_split_modules", None) or ()))
 
-    def forward(self, batch: dict[str, Tensor], selected: bool = True) -> tuple[Tensor, Tensor, dict]:
-        """-> sums (len(LOSSES),) of the losses, their counts, and {"scores", "figures"} without gradient."""
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict]:
+        """-> sums (len(LOSSES),) of the losses, their counts, and {"scores", "figures"} without gradient. Computes in the
+        LLM's own precision."""
+        weight = self.llm.get_input_embeddings().weight
+        with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
+            return self._losses(batch)
+
+    def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict]:
         inputs = {k.removeprefix("input "): v for k, v in batch.items() if k.startswith("input ")}
         labels = batch["labels"][:, 1:]
         kept = (labels != -100).any(0).nonzero()[:, 0]  # only there the vocabulary is worth computing

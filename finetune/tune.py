@@ -137,8 +137,7 @@ def tune_general(args: argparse.Namespace) -> None:
     cpu = args.device == "cpu" or not torch.cuda.is_available()
     dtype = getattr(torch, args.dtype) if args.dtype else torch.float32 if cpu else torch.bfloat16
     try:
-        accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if dtype == torch.bfloat16 else "no", log_with=args.log_with,
-                                  project_dir=args.out)
+        accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=args.log_with, project_dir=args.out)
         accelerator.init_trackers(args.out.name)
     except (ImportError, ValueError) as error:
         raise BadInput(f"--log-with {args.log_with}: {str(error).splitlines()[0]}; pip install {args.log_with}") from None

@@ -50,8 +50,7 @@ class Validation:
             mine = first + rank < len(self.batches)  # all processes take as many steps
             asked = self.batches[min(first + rank, len(self.batches) - 1)]
             batch = {k: v.to(accelerator.device) for k, v in read([[a] for a in asked]).items()}
-            with accelerator.autocast():
-                sums, counts, extra = student(batch)
+            sums, counts, extra = student(batch)
             if mine:
                 text += torch.stack([sums[0], counts[0]])
                 rows += targets(extra["scores"], asked, regions_of)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from finetune import __main__ as command
 from finetune import general, parts, tune
 from finetune.mixture import Mixture, parse_source, relist
 from finetune.regions import Kept
-from tiny_models import tiny_llava, tiny_qwen3_vl, tiny_smolvlm
+from tiny_models import tiny_llava, tiny_qwen2_5_vl, tiny_qwen3_vl, tiny_smolvlm
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,8 +43,12 @@ def qwen(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def eyes(monkeypatch):
-    monkeypatch.setattr(parts, "eyes_of", lambda sam, device: (rectangles.RectangleEyes, "rectangles"))
-    monkeypatch.setattr(general, "ANSWER", 6)  # a random model goes on and on
+    see_rectangles(monkeypatch)
+
+
+def see_rectangles(patch) -> None:
+    patch.setattr(parts, "eyes_of", lambda sam, device: (rectangles.RectangleEyes, "rectangles"))
+    patch.setattr(general, "ANSWER", 6)  # a random model goes on and on
 
 
 def words(mllm, data, out, *more) -> list[str]:
@@ -76,7 +81,7 @@ def test_a_tiny_model_learns_to_pick_and_to_say_what_is_not_there(qwen, tmp_path
     assert steps == [0, 65, 130]
 
 
-@pytest.mark.parametrize("build", [tiny_smolvlm, tiny_llava])
+@pytest.mark.parametrize("build", [tiny_qwen2_5_vl, tiny_smolvlm, tiny_llava])
 def test_the_same_recipe_trains_other_models(build, world, tmp_path):
     """Several turns, two pictures in a conversation, a merged model that needs no LoRA any more."""
     mllm, out, merged = build(tmp_path / "mllm"), tmp_path / "out", tmp_path / "merged"
@@ -108,14 +113,22 @@ import rectangles
 from finetune import __main__, general, parts
 parts.eyes_of = lambda sam, device: (rectangles.RectangleEyes, "rectangles")
 general.ANSWER = 6
-one_step, steps = general.one_step, []
+one_step, save_state, steps = general.one_step, general.save_state, []
 def slow(*args):
     steps.append(1)
     if len(steps) == {wait}:
         open({flag!r}, "w").close()
         time.sleep(600)  # to be killed here
     return one_step(*args)
+def save(file, student, *more):
+    assert all(type(p).__name__ == "DTensor" for p in student.parameters())
+    assert sum(type(m).__name__.startswith("FSDP") for m in student.modules()) > 2
+    save_state(file, student, *more)
 general.one_step = slow
+if os.environ.get("ACCELERATE_USE_FSDP"):  # accelerate spreads weights over GPUs; here it takes CPUs for them
+    from accelerate import PartialState
+    PartialState(cpu=True).distributed_type = "MULTI_GPU"
+    general.save_state = save
 sys.exit(__main__.main(sys.argv[1:]))
 """
 
@@ -130,40 +143,75 @@ def launched(tmp_path: Path, name: str, wait: int = 0) -> str:
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "TOKENIZERS_PARALLELISM": "false"}
 
 
-def test_a_run_killed_outright_goes_on_to_the_same_weights(world, qwen, tmp_path):
-    more = ("--val", str(world[1]), "--max-steps", "4", "--save-every", "2", "--log-every", "1")
-    assert command.main(words(qwen, world[0], tmp_path / "whole", *more)) == 0
-    killed = subprocess.Popen([sys.executable, launched(tmp_path, "killed", wait=4), *words(qwen, world[0], tmp_path / "parts", *more)],
+def four_steps(world) -> tuple[str, ...]:
+    return "--val", str(world[1]), "--max-steps", "4", "--save-every", "2", "--log-every", "1"
+
+
+def lines(file: Path) -> list[dict]:
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in file.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def halves(world, qwen, tmp_path_factory):
+    """Folders of four steps in one process: stopped in the third, and whole."""
+    half, whole = tmp_path_factory.mktemp("halves") / "half", tmp_path_factory.mktemp("halves") / "whole"
+    one_step = general.one_step
+
+    def stop(args, step, *more):
+        if step == 2:
+            raise KeyboardInterrupt
+        return one_step(args, step, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        see_rectangles(patch)
+        patch.setattr(general, "one_step", stop)
+        assert command.main(words(qwen, world[0], half, *four_steps(world))) == 130
+        patch.setattr(general, "one_step", one_step)
+        assert command.main(words(qwen, world[0], whole, *four_steps(world))) == 0
+    return half, whole
+
+
+def test_a_run_killed_outright_goes_on_to_the_same_weights(world, qwen, halves, tmp_path):
+    out = tmp_path / "parts"
+    killed = subprocess.Popen([sys.executable, launched(tmp_path, "killed", wait=4), *words(qwen, world[0], out, *four_steps(world))],
                               env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / "killed.flag").exists():
         assert killed.poll() is None
         time.sleep(0.1)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert torch.load(tmp_path / "parts/state.pt", weights_only=True)["step"] == 2
-    assert command.main(words(qwen, world[0], tmp_path / "parts", *more)) == 0
-    whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    assert torch.load(out / "state.pt", weights_only=True)["step"] == 2
+    assert command.main(words(qwen, world[0], out, *four_steps(world))) == 0
+    whole, resumed = tensors(halves[1]), tensors(out)
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
-    read = lambda out, file: [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (out / file).read_text().splitlines()]
     for file in ("log.jsonl", "val.jsonl"):
-        assert read(tmp_path / "whole", file) == read(tmp_path / "parts", file)
+        assert lines(halves[1] / file) == lines(out / file)
 
 
-def test_two_processes_give_the_curve_of_one(world, qwen, tmp_path):
-    more = ("--val", str(world[1]), "--max-steps", "4", "--log-every", "1")
-    assert command.main(words(qwen, world[0], tmp_path / "one", *more)) == 0
-    run = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0",
-           launched(tmp_path, "two"), *words(qwen, world[0], tmp_path / "two", *more)]
+CONFIGS = ROOT / "finetune/configs"
+
+
+@pytest.mark.parametrize("how", [["--multi_gpu"], ["--config_file", str(CONFIGS / "fsdp2.yaml")]], ids=["copies", "fsdp2"])
+def test_two_processes_go_on_along_the_curve_of_one(how, world, qwen, halves, tmp_path):
+    """From what one process left in the middle, each with all weights or with its share of them; the end reads as one's."""
+    half, whole = halves
+    out = shutil.copytree(half, tmp_path / "out")
+    run = [sys.executable, "-m", "accelerate.commands.launch", *how, "--num_processes", "2", "--main_process_port", "0",
+           launched(tmp_path, "two"), *words(qwen, world[0], out, *four_steps(world))]
     done = subprocess.run(run, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    one, two = ([json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in ("one", "two"))
-    for a, b in zip(one, two, strict=True):
+    assert "resuming at step 2" in done.stdout
+    for a, b in zip(lines(whole / "log.jsonl"), lines(out / "log.jsonl"), strict=True):
         for name in ("loss", "text", "align", "iop", "presence", "marker", "gradient"):
             assert a[name] == pytest.approx(b[name], abs=2e-3), name
     # Adam makes full steps of gradients that are nothing but rounding, so the weights themselves may differ.
-    texts = [json.loads((tmp_path / n / "val.jsonl").read_text().splitlines()[-1])["text"] for n in ("one", "two")]
+    texts = [lines(folder / "val.jsonl")[-1]["text"] for folder in (whole, out)]
     assert texts[0] == pytest.approx(texts[1], abs=2e-2)
-    assert tensors(tmp_path / "one").keys() == tensors(tmp_path / "two").keys()
+    assert {k: v.shape for k, v in tensors(whole).items()} == {k: v.shape for k, v in tensors(out).items()}
+    one, two = (torch.load(folder / "state.pt", weights_only=True) for folder in (whole, out))
+    assert one["step"] == two["step"] == 4 and one["model"].keys() == two["model"].keys()
+    for name, moments in one["optimizer"]["state"].items():
+        assert torch.allclose(moments["exp_avg"], two["optimizer"]["state"][name]["exp_avg"], atol=1e-3), name
 
 
 def test_records_that_cannot_be_used_are_all_named_before_anything_is_loaded(world, tmp_path, capsys):
@@ -212,6 +260,22 @@ def test_files_are_mixed_by_their_rates_and_every_record_comes_once_an_epoch(wor
     assert parse_source("a.jsonl=0.3") == (Path("a.jsonl"), 0.3) and parse_source("a.jsonl") == (Path("a.jsonl"), 1.0)
     with pytest.raises(BadInput):
         parse_source("a.jsonl=0")
+
+
+def test_conversations_of_like_length_come_together_the_same_wherever_a_run_begins(world):
+    make = lambda grouped: Mixture([(world[0], 1.0)], 640, seed=3, grouped=grouped)
+    length = lambda mixture, k: sum(len(a.record.question) + len(a.record.answer) for a in mixture.lesson(k))
+    wasted = {}
+    for grouped in (True, False):
+        mixture = make(grouped)
+        batches = [mixture.batch(step, 8) for step in range(80)]
+        assert sorted(k for b in batches for k in b) == list(range(640))
+        lengths = [[length(mixture, k) for k in b] for b in batches]
+        wasted[grouped] = sum(max(n) * len(n) - sum(n) for n in lengths)
+    assert wasted[True] < wasted[False] / 3  # of padding
+    whole, later = make(True), make(True)
+    assert later.batch(77, 8) == whole.batch(77, 8)  # nothing was asked of it before
+    assert [whole.batch(step, 8) for step in range(8)] != sorted((whole.batch(step, 8) for step in range(8)), key=lambda b: length(whole, b[0]))
 
 
 def test_class_lists_are_drawn_anew_answered_in_order_and_may_hold_nothing_that_is_there(world):
