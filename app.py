@@ -61,6 +61,16 @@ def serve(page, host="127.0.0.1", port=7860, share=False, auth=None, mcp=False, 
             raise BadInput("--mcp needs one more package: pip install 'maskpick[mcp]'") from None
     fonts = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
     theme = gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"])
+    theme.set(  # darker than Soft's, which is hard to read: small text needs a contrast of 4.5 to 1
+        background_fill_primary="*neutral_50",  # Soft's own; `set` forgets it
+        body_text_color_subdued="*neutral_500",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_600",
+    )
     try:
         where = page.launch(
             server_name=host,

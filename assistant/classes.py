@@ -84,11 +84,12 @@ def ask_classes(scene, names: list[str], per_question: int = PER_QUESTION, check
 
 
 def class_targets(found: dict, names: list[str]) -> list[Target]:
-    """What `ask_classes` found as a Target for each name: its pixels of the map; absent without any, or unanswered."""
+    """What `ask_classes` found as a Target for each name that was answered: its pixels of the map; absent without any."""
     targets = []
     for number, name in enumerate(names):
-        present, confidence = found["said"].get(name, (False, 0.0))
-        mask = found["label"] == number
-        there = bool(present and mask.any())
-        targets.append(Target(name, there, confidence, mask if there else None, []))
+        if name in found["said"]:
+            present, confidence = found["said"][name]
+            mask = found["label"] == number
+            there = bool(present and mask.any())
+            targets.append(Target(name, there, confidence, mask if there else None, []))
     return targets

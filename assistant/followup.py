@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from assistant.answer import Answer, Target
-from assistant.followup_reading import FollowUp, read, read_about
+from assistant.followup_reading import FollowUp, bare, read, read_about
 from assistant.grammar import ABS, SEG, clean_phrase, plain, reply_for
 
 SAID = {
@@ -50,7 +50,8 @@ def answer(scene, question: str, options: dict) -> Answer | None:
     target = next((t for t in shown if t.phrase == found.phrase), shown[-1])
     mask, proposals = _pick(scene, target, found, options)
     if mask is None:
-        named = f"the {target.phrase} {SAID[found.pick]}" if found.pick in SAID else f"the {found.pick} {target.phrase}"
+        name = bare(target.phrase)
+        named = f"the {name} {SAID[found.pick]}" if found.pick in SAID else f"the {found.pick} {name}"
         return replace(scene._ask(f"Where is {named}?", options), question=question) if found.act == "choose" else None
     others = [*target.proposals, *target.others]
     if found.act == "other":  # the rejected last
@@ -61,7 +62,7 @@ def answer(scene, question: str, options: dict) -> Answer | None:
 
 def _all_but(scene, target: Target, options: dict) -> list[tuple[np.ndarray, list[int]]]:
     """The instances of the target's name that the model finds and that are not alike to it, with their proposals."""
-    told = scene._ask(f"Where are all the {target.phrase}?", options)
+    told = scene._ask(f"Please segment {bare(target.phrase)}.", options)  # as classes are asked for: all there is of it
     return [(m, p) for t in told.targets if t.present for m, p in instances(scene, t) if _alike(m, target.mask) < ALIKE]
 
 

@@ -103,6 +103,13 @@ def words_of(text: str) -> str:
     return " ".join(re.sub(r"[^\w\s]", " ", joined).split())
 
 
+def bare(phrase: str) -> str:
+    """What a phrase names, without what singles one out: "cup on the left", "smaller cup", "other cup" -> "cup"."""
+    phrase = re.sub(rf"^(?:(?:the|other|nearest|furthest|{'|'.join(PICKS)})\s+)+(?=\w)", "", phrase, flags=re.I)
+    return re.sub(r"(?<=\w)\s+(?:(?:on|at|in|to) the (?:far )?(?:left|right|top|bottom|middle)"
+                  r"|(?:nearest|closest|furthest|farthest) (?:to|from|away) .*)$", "", phrase, flags=re.I)
+
+
 def singular(word: str) -> str:
     return re.sub(r"(?<=\w\w)(?<!s)s$", "", word)
 

@@ -189,12 +189,12 @@ def test_others_come_from_the_runners_up(scene, parts):
     scene.ask("the cup")
     assert is_mask(scene.ask("not that one"), 0) and is_mask(scene.ask("not that one"), 2)
     scene.ask("the cup")
-    assert is_mask(scene.ask("the other one"), 0) and parts.asked[-1] == "Where are all the cup?"
+    assert is_mask(scene.ask("the other one"), 0) and parts.asked[-1] == "Please segment cup."
     scene.ask("the cup")
     before = len(parts.asked)
     said = scene.ask("the one on the right")  # nothing lies further right: the model is asked, in full
     assert (
-        parts.asked[before:] == ["Where are all the cup?", "Where is the cup on the right?"]
+        parts.asked[before:] == ["Please segment cup.", "Where is the cup on the right?"]
         and said.question == "the one on the right"
     )
 

@@ -161,7 +161,7 @@ def test_a_mask_is_selected_and_asked_about(session):
 def test_by_hand_new_refined_and_not_there(session):
     ask(session, "red and a bench")
     session.start_hand()
-    session.mark([[60, 150]], [1])
+    session.hand.mark(session.scene, [[60, 150]], [1])
     assert [name for name, *_ in session.hand.found] == ["A 0.80", "B 0.60", "C 0.40"]
     assert (session.hand.found[0][1] == GREEN).all()
     with pytest.raises(BadInput, match="a name"):
@@ -172,7 +172,7 @@ def test_by_hand_new_refined_and_not_there(session):
 
     session.select(1)
     session.start_hand()
-    session.mark([[10, 10]], [1])  # the sky belongs to it too
+    session.hand.mark(session.scene, [[10, 10]], [1])  # the sky belongs to it too
     assert [name for name, *_ in session.hand.found] == ["A 0.90", "B 0.80", "C 0.60", "D 0.40", "as drawn"]
     session.use(0, "")
     assert (session.answer.targets[1].mask == GREEN | BLUE).all()
@@ -180,7 +180,7 @@ def test_by_hand_new_refined_and_not_there(session):
     added[:5, :5] = True
     session.select(1)
     session.start_hand()
-    session.mark(added=added, erased=erased)
+    session.hand.mark(session.scene, added=added, erased=erased)
     drawn = session.hand.found[-1]
     assert drawn[0] == "as drawn" and (drawn[1] == GREEN).all()
 
@@ -193,7 +193,7 @@ def test_by_hand_new_refined_and_not_there(session):
 
 def test_a_mask_by_hand_needs_no_question(session):
     session.start_hand()
-    session.mark(box=[200, 100, 350, 239])
+    session.hand.mark(session.scene, box=[200, 100, 350, 239])
     session.use(0, "ball")
     assert session.answer.question == "Where is the ball?" and (session.answer.mask == RED).all()
     assert [t.phrase for t in ask(session, "remove the ball").targets] == []
@@ -206,6 +206,8 @@ def test_everything_and_classes(session):
     session.map_classes("red, bench\n2. blue")
     assert [(t.phrase, t.present) for t in session.targets] == [("red", True), ("bench", False), ("blue", True)]
     assert len(session.scene.turns) == 1  # the conversation does not notice
+    session.map_classes("bench, zebra")  # the fake says nothing of zebras: neither there nor absent
+    assert [t.phrase for t in session.targets] == ["bench"] and "said nothing of zebra" in words.legend(session)
     with pytest.raises(BadInput, match="empty"):
         session.map_classes(" ,, \n")
 

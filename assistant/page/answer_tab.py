@@ -4,7 +4,7 @@ import gradio as gr
 
 from assistant.corrections import save_correction
 from assistant.errors import BadInput
-from assistant.page.session import ANSWER
+from assistant.page.session import ANSWER, LOOKING
 from assistant.page.ui import HEAVY, INSTANT, TABS, line
 
 
@@ -45,6 +45,10 @@ def wire(ui) -> None:
         return ui.show(s)
 
     def where(s):
+        if s.view == LOOKING:
+            s.view = ANSWER
+            yield ui.show(s, marks=True)
+            return
         yield from ui.busily(s, "Seeing where it looks", lambda tell: s.attend(), lambda _: ui.show(s, marks=True))
 
     @ui.guarded

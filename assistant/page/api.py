@@ -145,21 +145,17 @@ def add_api(assistant, worker: Worker) -> None:
             names: the classes, one a line or with commas between them
 
         Returns:
-            {"width", "height", "classes": [{"name": str, "present": bool, "confidence": 0 to 1, "rle": mask or null}]}
+            {"width", "height", "classes": [{"name": str, "present": bool, "confidence": 0 to 1, "rle": mask or null}]};
+            present and confidence are null where the model said nothing of a class
         """
 
         def work(scene):
             listed = read_names(names)
-            rows = [
-                {
-                    "name": target.phrase,
-                    "present": target.present,
-                    "confidence": target.confidence,
-                    "rle": to_rle(target.mask) if target.present else None,
-                }
-                for target in class_targets(ask_classes(scene, listed), listed)
-            ]
-            return {"width": scene.size[1], "height": scene.size[0], "classes": rows}
+            rows = {name: {"name": name, "present": None, "confidence": None, "rle": None} for name in listed}
+            for target in class_targets(ask_classes(scene, listed), listed):
+                rle = to_rle(target.mask) if target.present else None
+                rows[target.phrase] |= {"present": target.present, "confidence": target.confidence, "rle": rle}
+            return {"width": scene.size[1], "height": scene.size[0], "classes": list(rows.values())}
 
         return answering(image, work)
 

@@ -1,8 +1,9 @@
 // The picture with its masks. Props from the server: photo, masks, view, selected, found, busy (see canvas.py).
-// Events to it: "pick" {number}, "prompt" {points, box, added, erased}, "choose" {number}. Coordinates are shares of the
-// picture's width and height. All text goes in as text, never as HTML.
+// Events to it: "pick" {number}, "prompt" {points, box, added, erased}, "choose" {number}. Coordinates are shares of
+// the picture's width and height. All text goes in as text, never as HTML.
 const $ = (name) => element.querySelector(".mp-" + name);
-const stage = $("stage"), photo = $("photo"), over = $("over"), tip = $("tip"), legend = $("legend"), tools = $("tools"), found = $("found");
+const stage = $("stage"), photo = $("photo"), over = $("over"), tip = $("tip");
+const legend = $("legend"), tools = $("tools"), found = $("found");
 const pen = over.getContext("2d");
 let masks = [], candidates = [], choice = 0, hidden = new Set(), hovered = -1, epoch = 0;
 let keys = false; // the crosshair is for those who mark by keyboard
@@ -48,12 +49,16 @@ function paint() {
   pen.lineCap = pen.lineJoin = "round";
   strokes.forEach((stroke) => trace(pen, stroke, stroke.erase ? "rgba(255,255,255,.55)" : "rgba(20,160,150,.55)"));
   const edge = (x, y, w, h) => {
-    pen.setLineDash([]); pen.lineWidth = 4 * unit; pen.strokeStyle = "#000a"; pen.strokeRect(x, y, w, h);
-    pen.setLineDash([6 * unit, 4 * unit]); pen.lineWidth = 2 * unit; pen.strokeStyle = "#fff"; pen.strokeRect(x, y, w, h);
+    for (const [dash, width, colour] of [[[], 4, "#000a"], [[6 * unit, 4 * unit], 2, "#fff"]]) {
+      pen.setLineDash(dash); pen.lineWidth = width * unit; pen.strokeStyle = colour; pen.strokeRect(x, y, w, h);
+    }
     pen.setLineDash([]);
   };
   const shown = box || (corner && cursor ? [corner[0], corner[1], cursor[0], cursor[1]] : null);
-  if (shown) edge(shown[0] * over.width, shown[1] * over.height, (shown[2] - shown[0]) * over.width, (shown[3] - shown[1]) * over.height);
+  if (shown) {
+    const [x, y, right, bottom] = shown.map((share, k) => share * (k % 2 ? over.height : over.width));
+    edge(x, y, right - x, bottom - y);
+  }
   marks.forEach(([x, y, inside]) => {
     const at = [x * over.width, y * over.height], r = 8 * unit;
     pen.beginPath(); pen.arc(...at, r, 0, 7); pen.fillStyle = inside ? "#0f766e" : "#b91c1c"; pen.fill();
@@ -66,7 +71,9 @@ function paint() {
     const at = [cursor[0] * over.width, cursor[1] * over.height], r = 10 * unit;
     for (const [width, colour] of [[4, "#000a"], [2, "#fff"]]) {
       pen.beginPath(); pen.lineWidth = width * unit; pen.strokeStyle = colour;
-      pen.moveTo(at[0] - r, at[1]); pen.lineTo(at[0] + r, at[1]); pen.moveTo(at[0], at[1] - r); pen.lineTo(at[0], at[1] + r); pen.stroke();
+      pen.moveTo(at[0] - r, at[1]); pen.lineTo(at[0] + r, at[1]);
+      pen.moveTo(at[0], at[1] - r); pen.lineTo(at[0], at[1] + r);
+      pen.stroke();
     }
   }
 }
@@ -76,8 +83,9 @@ function trace(to, stroke, colour) {
   to.lineWidth = stroke.width * to.canvas.width;
   to.lineCap = to.lineJoin = "round";
   to.beginPath();
-  stroke.points.forEach(([x, y], k) => to[k ? "lineTo" : "moveTo"](x * to.canvas.width, y * to.canvas.height));
-  if (stroke.points.length === 1) to.lineTo(stroke.points[0][0] * to.canvas.width + 0.1, stroke.points[0][1] * to.canvas.height);
+  const at = ([x, y]) => [x * to.canvas.width, y * to.canvas.height], [left, top] = at(stroke.points[0]);
+  stroke.points.forEach((point, k) => to[k ? "lineTo" : "moveTo"](...at(point)));
+  if (stroke.points.length === 1) to.lineTo(left + 0.1, top);
   to.stroke();
 }
 
@@ -85,7 +93,8 @@ function trace(to, stroke, colour) {
 function strokesAs(erase) {
   if (!strokes.some((s) => s.erase === erase)) return null;
   const scale = Math.min(1, 640 / Math.max(over.width, over.height));
-  const own = Object.assign(document.createElement("canvas"), { width: Math.round(over.width * scale), height: Math.round(over.height * scale) });
+  const size = { width: Math.round(over.width * scale), height: Math.round(over.height * scale) };
+  const own = Object.assign(document.createElement("canvas"), size);
   const draw = own.getContext("2d");
   strokes.forEach((stroke) => {
     draw.globalCompositeOperation = stroke.erase === erase ? "source-over" : "destination-out";
@@ -106,7 +115,8 @@ function place(event) {
 }
 
 function under([x, y]) {
-  const k = 4 * (Math.min(over.height - 1, Math.floor(y * over.height)) * over.width + Math.min(over.width - 1, Math.floor(x * over.width))) + 3;
+  const row = Math.min(over.height - 1, Math.floor(y * over.height));
+  const k = 4 * (row * over.width + Math.min(over.width - 1, Math.floor(x * over.width))) + 3;
   const hits = masks.map((_, n) => n).filter((n) => masks[n].present && !hidden.has(n) && masks[n].alpha[k] > 40);
   return hits.length ? hits.reduce((a, b) => (masks[b].area < masks[a].area ? b : a)) : -1;
 }
@@ -128,7 +138,8 @@ function use(at, negative) { // one click of the tool in hand
   if (props.busy) return;
   if (tool === "box") {
     if (!corner) { corner = at; box = null; paint(); return; }
-    box = [Math.min(corner[0], at[0]), Math.min(corner[1], at[1]), Math.max(corner[0], at[0]), Math.max(corner[1], at[1])];
+    const ends = [0, 1].map((k) => [corner[k], at[k]]);
+    box = [...ends.map((pair) => Math.min(...pair)), ...ends.map((pair) => Math.max(...pair))];
     corner = null;
     if (box[2] - box[0] < 0.005 || box[3] - box[1] < 0.005) { box = null; paint(); return; }
   } else if (tool === "add" || tool === "cut") marks.push([at[0], at[1], tool === "add" && !negative ? 1 : 0]);
@@ -155,7 +166,7 @@ over.addEventListener("pointermove", (event) => {
 });
 over.addEventListener("pointerup", (event) => {
   if (props.view !== "hand" || !drag) return;
-  const at = place(event), moved = Math.hypot(at[0] - drag.at[0], at[1] - drag.at[1]) > 0.01, right = drag.right, from = drag.at;
+  const at = place(event), { at: from, right } = drag, moved = Math.hypot(at[0] - from[0], at[1] - from[1]) > 0.01;
   drag = null;
   if (tool === "brush" || tool === "erase") send();
   else if (tool === "box") { if (moved || corner !== from) use(at); }
@@ -173,7 +184,8 @@ over.addEventListener("click", (event) => {
 });
 over.addEventListener("keydown", (event) => {
   if (props.view !== "hand") return;
-  const step = event.shiftKey ? 0.05 : 0.01, ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const step = event.shiftKey ? 0.05 : 0.01;
   cursor ||= [0.5, 0.5];
   keys = true;
   if (ways[event.key]) {
@@ -203,7 +215,9 @@ tools.addEventListener("click", (event) => {
 });
 
 const wipe = () => { marks = []; strokes = []; box = corner = null; };
-const press = () => tools.querySelectorAll("[data-tool]").forEach((b) => b.setAttribute("aria-pressed", b.dataset.tool === tool));
+const press = () => {
+  for (const own of tools.querySelectorAll("[data-tool]")) own.setAttribute("aria-pressed", own.dataset.tool === tool);
+};
 
 function button(text, pressed, title) {
   const own = document.createElement("button");
@@ -224,7 +238,8 @@ function list() {
       item.textContent = `no ${mask.name}`;
       item.title = mask.tip;
     } else {
-      const pick = button(mask.name, props.selected === k, `${mask.tip}: select, to ask about it`), eye = button("", !hidden.has(k), `show the mask of ${mask.name}`);
+      const pick = button(mask.name, props.selected === k, `${mask.tip}: select, to ask about it`);
+      const eye = button("", !hidden.has(k), `show the mask of ${mask.name}`);
       pick.className = "mp-name"; pick.style.setProperty("--own", mask.colour);
       const sure = document.createElement("span");
       sure.textContent = " " + mask.sure;
@@ -233,7 +248,11 @@ function list() {
       pick.addEventListener("click", () => trigger("pick", { number: k }));
       pick.addEventListener("mouseenter", () => { hovered = k; paint(); });
       pick.addEventListener("mouseleave", () => { hovered = -1; paint(); });
-      eye.addEventListener("click", () => { hidden.has(k) ? hidden.delete(k) : hidden.add(k); eye.setAttribute("aria-pressed", !hidden.has(k)); paint(); });
+      eye.addEventListener("click", () => {
+        if (!hidden.delete(k)) hidden.add(k);
+        eye.setAttribute("aria-pressed", !hidden.has(k));
+        paint();
+      });
       item.append(pick, eye);
     }
     legend.append(item);
@@ -265,7 +284,8 @@ async function update() {
     cursor = null;
   }
   if (fresh.photo || fresh.round) { wipe(); hidden = new Set(); }
-  const more = { masks: await Promise.all((props.masks || []).map(coloured)), found: await Promise.all((props.found || []).map(coloured)) };
+  const all = (layers) => Promise.all((layers || []).map(coloured));
+  const more = { masks: await all(props.masks), found: await all(props.found) };
   if (mine !== epoch) return;
   if (fresh.masks) hidden = new Set();
   masks = more.masks;

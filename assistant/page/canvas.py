@@ -22,9 +22,11 @@ MARKS = 100  # clicks of a prompt
 PAINTED = 3_000_000  # characters of a painted layer
 SCRIPT = (Path(__file__).parent / "canvas.js").read_text(encoding="utf-8")
 TEMPLATE = """<div class="mp" hidden>
+<div class="mp-stage"><img class="mp-photo" alt=""><canvas class="mp-over" tabindex="0" role="img"></canvas>
+<div class="mp-tip" role="tooltip" hidden></div></div>
 <div class="mp-tools" role="toolbar" aria-label="Marking tools" hidden>
 <button type="button" data-tool="add" title="A click on the thing">+ Click</button>
-<button type="button" data-tool="cut" 
+<button type="button" data-tool="cut"
   title="A click on what does not belong to it (or the right mouse button)">&minus; Click</button>
 <button type="button" data-tool="box" title="A box around it: drag, or two clicks">Box</button>
 <button type="button" data-tool="brush" title="Paint over it">Brush</button>
@@ -33,8 +35,6 @@ TEMPLATE = """<div class="mp" hidden>
 <button type="button" data-do="back" title="Take back the last mark">Undo mark</button>
 <button type="button" data-do="clear" title="Take back all marks">Clear</button>
 </div>
-<div class="mp-stage"><img class="mp-photo" alt=""><canvas class="mp-over" tabindex="0" role="img"></canvas>
-<div class="mp-tip" role="tooltip" hidden></div></div>
 <div class="mp-found" role="group" aria-label="Candidates" hidden></div>
 <ul class="mp-legend" aria-label="What is outlined"></ul></div>"""
 

@@ -5,8 +5,8 @@ import gradio as gr
 from assistant.errors import BadInput
 from assistant.page.session import ANSWER
 from assistant.page.ui import HEAVY, INSTANT, line
-from assistant.page.words import bubbles, literal, messages
-from assistant.page.work import Stopped, polite
+from assistant.page.words import bubbles, messages
+from assistant.page.work import polite
 
 WELCOME = "### What are you looking for?\nDrop a photo, then ask for things in your own words."
 
@@ -33,7 +33,7 @@ def build(ui) -> None:
         container=False,
         lines=1,
         max_lines=5,
-        submit_btn=True,
+        submit_btn="Ask",
         placeholder="What keeps the rain off?",
         elem_id="question",
     )
@@ -75,8 +75,6 @@ def wire(ui) -> None:
             if s.epoch == epoch and e in s.log:
                 s.failed(e, polite(error))
                 s.remember(e.photo)
-                if not isinstance(error, Stopped):
-                    gr.Warning(literal(polite(error)))
                 yield ui.talk(s)
                 return
         if s.epoch != epoch or e not in s.log:

@@ -8,7 +8,8 @@ from assistant.page.ui import HEAVY, TABS
 
 def build(ui) -> None:
     with gr.Tab(TABS[EVERYTHING], id=EVERYTHING) as ui.everything_tab:
-        ui.grain = gr.Slider(0, 1, 0.5, step=0.05, label="Granularity: 0 = parts, 1 = whole things", elem_id="grain")
+        info = "0 = parts, 1 = whole things"
+        ui.grain = gr.Slider(0, 1, 0.5, step=0.05, label="Granularity", info=info, elem_id="grain")
 
 
 def wire(ui) -> None:

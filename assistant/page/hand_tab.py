@@ -36,7 +36,7 @@ def wire(ui) -> None:
         if s.scene is None or s.view != HAND:
             return {ui.session: s}
         prompt = picture.read_prompt(event._data, s.scene.size)
-        ui.worker.call(lambda: s.mark(**prompt))
+        ui.worker.call(lambda: s.hand.mark(s.scene, **prompt))
         s.choice = 0
         count = len(s.hand.found)
         note = (

@@ -30,7 +30,8 @@ def build(ui) -> None:
 def wire(ui) -> None:
     def find_alike(s, called):
         def done(count):
-            note = f"Searched {count} photo{'s' if count > 1 else ''}: choose one above to see what was found."
+            rest = "s; choose among them to see what was found in each." if count > 1 else "."
+            note = f"Searched {count} photo{rest}"
             return {**ui.show(s, marks=True, note=note), ui.label: ""}
 
         work = lambda tell: s.find_alike(called or "", tell)

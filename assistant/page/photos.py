@@ -8,7 +8,7 @@ from assistant.errors import BadInput
 from assistant.images import open_image
 from assistant.page import canvas as picture
 from assistant.page.api import uploaded
-from assistant.page.ui import HEAVY, INSTANT, line
+from assistant.page.ui import HEAVY, INSTANT, line, warn
 from assistant.page.words import literal
 from assistant.page.work import Stopped, polite
 
@@ -83,7 +83,7 @@ def wire(ui) -> None:
 
     def refused(s, error, path=None):
         said = polite(error, path)
-        gr.Warning(literal(said))
+        warn(said)
         if not s.scenes:
             s.clear()
         s.pending, s.note = [], f"I could not open this photo: {said}."

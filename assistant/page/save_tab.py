@@ -12,8 +12,7 @@ from assistant.corrections import save_correction
 from assistant.errors import BadInput
 from assistant.page.api import uploaded
 from assistant.page.session import CLASSES, EVERYTHING, PHOTOS
-from assistant.page.ui import HEAVY, TABS, line
-from assistant.page.words import literal
+from assistant.page.ui import HEAVY, TABS, line, warn
 from assistant.page.work import polite
 
 
@@ -93,7 +92,7 @@ def wire(ui) -> None:
             s.reopen(saved, scenes)
         except Exception as error:
             said = polite(error)
-            gr.Warning(literal(said))
+            warn(said)
             s.clear()
             s.note = f"I could not open this: {said}."
             yield ui.show(s)

@@ -15,6 +15,7 @@ from assistant.classes import ask_classes, class_targets, read_names
 from assistant.conversation import MOST, Conversation, Exchange
 from assistant.errors import BadInput
 from assistant.grammar import check_question, clean_phrase, plain, reply_for
+from assistant.page.hand import Hand
 from assistant.proposals import by_granularity
 from assistant.scene import turn_of
 
@@ -36,16 +37,6 @@ class Exchanged:
     waiting: bool = True
     corrected: bool = False
     options: dict = field(default_factory=dict)  # of `Scene.ask`: a second try is sampled
-
-
-@dataclass
-class Hand:
-    """What is being marked by hand. target: number of the answer's target that it replaces, None for a new thing;
-    base: (H, W) bool, the mask that it starts from, or None; found: (name, mask, score or None) of the candidates."""
-
-    target: int | None = None
-    base: np.ndarray | None = None
-    found: list = field(default_factory=list)
 
 
 class Session:
@@ -232,35 +223,6 @@ class Session:
         kept = number if self.view == ANSWER and chosen is not None else None
         self.view, self.selected = HAND, None
         self.hand = Hand(kept) if chosen is None else Hand(kept, chosen.mask, [("as it was", chosen.mask, None)])
-
-    def mark(self, points=(), labels=(), box=None, added=None, erased=None) -> None:
-        """SAM on clicks (N, 2) xy px with labels (N,) in {1, 0}, a box xyxy px, what was painted and erased (H, W)
-        bool, and the mask that it started from. Fills `hand.found`: a single best reading where the prompt is not one
-        lone click, three readings of it, and what was painted exactly as it is."""
-        painted = self.hand.base
-        if added is not None or erased is not None:
-            painted = np.zeros(self.scene.size, bool) if painted is None else painted.copy()
-            painted |= added if added is not None else False
-            painted &= ~erased if erased is not None else True
-        prompt = {}
-        if len(points):
-            prompt |= {"points": points, "labels": labels}
-        if box is not None:
-            prompt["box"] = box
-        if painted is not None and painted.any():
-            prompt["mask"] = painted
-        if not prompt:
-            self.hand.found = []
-            return
-        masks, scores = self.scene.segment(**prompt, multimask=True)
-        found = [(m, float(s)) for m, s in sorted(zip(masks, scores), key=lambda one: -one[1])]
-        if box is not None or len(points) != 1 or "mask" in prompt:
-            single, sure = self.scene.segment(**prompt, multimask=False)
-            found.insert(0, (single[0], float(sure[0])))
-        found = [(m, min(max(s, 0.0), 1.0)) for m, s in found if m.any()]
-        self.hand.found = [(f"{chr(65 + k)} {s:.2f}", m, s) for k, (m, s) in enumerate(found)]
-        if painted is not None and painted.any():
-            self.hand.found.append(("as drawn", painted, None))
 
     def use(self, number: int, name: str) -> None:
         """Take a candidate into the answer, in place of the target that it refines, or as a new thing called `name`."""

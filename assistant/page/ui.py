@@ -12,7 +12,7 @@ from pathlib import Path
 import gradio as gr
 
 from assistant.page import canvas as picture
-from assistant.page.session import ANSWER, CLASSES, EVERYTHING, HAND, Session
+from assistant.page.session import ANSWER, CLASSES, EVERYTHING, HAND, LOOKING, Session
 from assistant.page.words import chip_of, legend, literal, messages
 from assistant.page.work import Worker, polite
 
@@ -35,6 +35,11 @@ def line(text: str, busy: bool = False) -> str:
     return f'<p role="status" class="{"busy" if busy else ""}">{text}</p>' if text else ""
 
 
+def warn(said: str) -> None:
+    """One polite line above everything else."""
+    gr.Warning(literal(said))
+
+
 class Ui:
     """assistant: asked through `worker` only; examples: [{"file": path, "question": str}]; records: a folder that
     corrections are saved into as well, or None. All other attributes are components, which the panels add."""
@@ -48,7 +53,8 @@ class Ui:
         return [
             *(self.session, self.chat, self.chip, self.about, self.question, self.turns),
             *(self.stop, self.undo, self.edit, self.retry, self.photo, self.canvas, self.status, self.strip),
-            *(self.tabs, self.power, self.name, self.label, self.more, self.again, self.fresh, self.reopen),
+            *(self.tabs, self.power, self.look, self.name, self.label),
+            *(self.more, self.again, self.fresh, self.reopen),
         ]
 
     def talk(self, s: Session) -> dict:
@@ -80,6 +86,7 @@ class Ui:
             self.tabs: gr.Tabs(selected=s.view if s.view in TABS else None),
             self.photo: gr.Image(visible=not opened, value=None),
             self.power: gr.Column(visible=opened),
+            self.look: gr.Button("Show the masks" if s.view == LOOKING else "Where it looked"),
             **{button: gr.Button(visible=opened) for button in (self.again, self.fresh)},
             self.more: gr.UploadButton(visible=opened),
             self.reopen: gr.UploadButton(visible=not opened),
@@ -93,7 +100,7 @@ class Ui:
             try:
                 return action(s, *values, **more)
             except Exception as error:  # a visitor's doing must never end the process
-                gr.Warning(literal(polite(error)))
+                warn(polite(error))
                 return {self.session: s}
 
         return run
@@ -112,7 +119,7 @@ class Ui:
                 pass
         except Exception as error:
             said = polite(error)
-            gr.Warning(literal(said))
+            warn(said)
             yield {**self.talk(s), self.status: line(literal(said[:1].upper() + said[1:]) + ".")}
             return
         yield done(result)

@@ -84,11 +84,10 @@ def legend(s: Session) -> str:
     if s.view == HAND:
         return "Mark a thing on the picture, choose a candidate, name it, use it."
     if s.view == LOOKING:
-        where = literal(s.heat[0])
-        return f"Where the model looks for {where}: the brighter, the more. The Answer tab shows the masks again."
+        return f"Where the model looks for {literal(s.heat[0])}: the brighter, the more."
     if s.view == CLASSES and s.classes:
-        missing = s.classes["unanswered"]
-        return summary(s.targets) + (f" Not answered: {literal(', '.join(missing))}." if missing else "")
+        missing = literal(", ".join(s.classes["unanswered"]))
+        return summary(s.targets) + (f" The model said nothing of {missing}." if missing else "")
     return summary(s.answer.targets) if s.answer else ""
 
 
