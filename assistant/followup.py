@@ -67,9 +67,8 @@ def _all_but(scene, target: Target, options: dict) -> list[tuple[np.ndarray, lis
 
 
 def _others(scene, question: str, target: Target, options: dict) -> Answer | None:
-    """All things of the target's name but the one shown; where the model finds no other, the first runner-up."""
+    """All things of the target's name but the one shown; None where the model finds no other."""
     found = _all_but(scene, target, options)
-    found = found or [(scene.proposals.mask(i), [i]) for i in _distinct(scene, target.others, [target.mask])[:1]]
     if not found:
         return None
     mask, proposals = np.logical_or.reduce([m for m, _ in found]), [i for _, p in found for i in p]

@@ -143,9 +143,11 @@ def fuzz(page, folder, count, figures, save) -> None:
     for name in ("files", "questions", "answered", "refused", "seconds"):
         figures.setdefault(name, 0)
     bad = figures.setdefault("bad", [])
-    cases = [(f, "where is the cup?", f.name) for f in hostile_files(Path(folder) / "hostile", count)]
-    cases += [(good, q, repr(q[:60])) for q in hostile_questions(count)]  # one photo, which is opened once
-    for file, question, name in cases[figures["files"] + figures["questions"]:]:
+    cases = {
+        "questions": [(good, q, repr(q[:60])) for q in hostile_questions(count)],  # of one photo, which is opened once
+        "files": [(f, "where is the cup?", f.name) for f in hostile_files(Path(folder) / "hostile", count)],
+    }
+    for kind, file, question, name in [(k, *case) for k, rows in cases.items() for case in rows[figures[k] :]]:
         start = time.monotonic()
         try:
             said = ask(client, file, question)
@@ -157,15 +159,14 @@ def fuzz(page, folder, count, figures, save) -> None:
             polite = type(error).__name__ == "AppError" and "\n" not in str(error).strip() and len(str(error)) <= 700
             if not polite or "went wrong" in str(error):
                 bad.append(f"{name}: {type(error).__name__}: {str(error)[:200]}")
-        figures["questions" if file is good else "files"] += 1
+        figures[kind] += 1
         figures["seconds"] = round(figures["seconds"] + time.monotonic() - start, 1)
         if not page.alive():
             bad.append(f"{name}: the process ended")
-        else:
-            figures["memory_mb"] = round(page.memory())
-        save()
-        if not page.alive():
             break
+        figures["memory_mb"] = round(page.memory())
+        save()
+    save()
 
 
 def main() -> int:

@@ -101,6 +101,8 @@ def run(args) -> None:
 
 
 def visit(stage, examples, out, wanted, folder):
+    from PIL import Image
+
     stage.shot(out, "empty", wanted)
     cup = examples[2]["file"]
     stage.open(cup)
@@ -119,6 +121,10 @@ def visit(stage, examples, out, wanted, folder):
     stage.shot(out, "hand", wanted)
     if wanted is not None:
         return
+    stage.tab("Answer")
+    stage.page.click("#look")
+    stage.page.wait_for_selector('.mp-stage[data-view="looking"]')
+    stage.shot(out, "looking", wanted)
     stage.tab("Everything")
     stage.page.wait_for_selector('.mp-stage[data-view="everything"]')
     stage.click(0.5, 0.4)
@@ -134,6 +140,20 @@ def visit(stage, examples, out, wanted, folder):
     stage.tab("Save")
     stage.shot(out, "save", wanted)
     stage.tab("Answer")
+    stage.ask("where is the cup?")
+    Image.open(cup).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "mirrored.png")
+    with stage.page.expect_file_chooser() as chooser:
+        stage.page.click("#more")
+    chooser.value.set_files(str(folder / "mirrored.png"))
+    stage.page.wait_for_selector("#strip >> text=2. mirrored")
+    stage.ready()
+    stage.page.click("#strip >> nth=0 >> label >> nth=0")
+    stage.page.click(".mp-legend .mp-name >> nth=0")
+    stage.page.wait_for_selector("#chip", state="visible")
+    stage.tab("Like this")
+    stage.page.click("#alike")
+    stage.page.wait_for_selector('.mp-photo[alt="Photo: mirrored"]')
+    stage.shot(out, "like", wanted)
     stage.ask("is there a zebra?")
     stage.shot(out, "absent", wanted)
     stage.page.fill("#question textarea", "where is the cup?")
