@@ -6,6 +6,17 @@ import tempfile
 from pathlib import Path
 from typing import Iterator
 
+from assistant.errors import BadInput
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and those above it, where they are missing. BadInput: nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise BadInput(f"cannot write to {folder} ({error.strerror or error}): choose another folder") from None
+
 
 @contextlib.contextmanager
 def replace_whole(path: Path) -> Iterator[Path]:

@@ -9,6 +9,13 @@ from assistant.record import check_records, image_path, stream_records
 SHOWN = 200  # troubles at most
 
 
+def must_exist(*files: Path | None) -> None:
+    """BadInput for the first of the files or folders that is not there; None is none."""
+    for file in files:
+        if file is not None and not file.exists():
+            raise BadInput(f"there is no {file}")
+
+
 def check_files(files: list[Path]) -> None:
     """BadInput after printing every trouble of every file, one `file:line: trouble` each."""
     troubles = []

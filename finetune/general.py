@@ -65,6 +65,8 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
     world, rank = accelerator.num_processes, accelerator.process_index
     if args.batch % (args.micro * world):
         raise BadInput(f"--batch {args.batch} must be a multiple of --micro {args.micro} times {world} processes")
+    if args.adapter:
+        read_heads(args.adapter)  # BadInput before the pictures are opened, which may take hours
     mixture = Mixture(args.sources, args.max_steps * args.batch, args.turns, args.pictures, args.seed, not args.no_grouping)
     validation = Validation.of(args.val, args.val_limit, args.micro) if args.val else None
     kept = Kept(args.cache or args.out / "regions", args.cache_gb)

@@ -34,4 +34,4 @@ class Log:
 
 def rate(step: int, steps: int, warm: int) -> float:
     """Share of the learning rate at a step: warm-up, then a cosine to 3 %."""
-    return min(1, (step + 1) / warm) * (0.03 + 0.97 * (1 + math.cos(math.pi * step / steps)) / 2)
+    return min(1, (step + 1) / max(1, warm)) * (0.03 + 0.97 * (1 + math.cos(math.pi * step / steps)) / 2)

@@ -20,12 +20,13 @@ def main(args: argparse.Namespace) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from assistant.files import replace_whole
+    from assistant.files import make_folder, replace_whole
     from assistant.reasoner import Reasoner
     from assistant.tuned import read_heads
     from assistant.weights import resolve_model
 
     selector, about = read_heads(args.adapter)
+    make_folder(args.out)
     reasoner = Reasoner.load(resolve_model(args.mllm or about["mllm"]), adapter=args.adapter / "lora", dtype=getattr(torch, args.dtype))
     reasoner.model.save_pretrained(args.out)
     reasoner.processor.save_pretrained(args.out)

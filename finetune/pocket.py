@@ -41,6 +41,7 @@ ANCHOR = 0.003  # of the way back to where it began that a weight goes in a step
 def tune(args: argparse.Namespace) -> None:
     if args.sam or args.dino or args.four_bit or args.tune_vision:
         raise BadInput("the pocket preset keeps its own SAM and eyes; leave out --sam, --dino, --four-bit and --tune-vision")
+    start, folder = committed(args.adapter), (args.adapter or POCKET) / "lora"
     keep_settings(args.out, args.settings)
     torch.manual_seed(args.seed)
     sources = [(r, image_path(r, f).resolve(), k) for k, (f, _) in enumerate(args.sources) for r in read_records(f)]
@@ -57,7 +58,6 @@ def tune(args: argparse.Namespace) -> None:
     sam = pocket_file("sam.safetensors")
     named = named_in_records(records)
     regions = all_regions(lambda: load_eyes(sam), f"pocket {sha256_of(sam)}", images, named, Kept(args.cache or args.out / "regions", args.cache_gb))
-    start, folder = committed(args.adapter), (args.adapter or POCKET) / "lora"
     reasoner = build(args.rank, folder)
     reasoner.forms = dict(start.forms)
     settings = argparse.Namespace(
@@ -113,8 +113,11 @@ def committed(adapter: Path | None) -> argparse.Namespace:
     file = adapter / "heads.safetensors" if adapter else pocket_file("heads.safetensors")
     if not file.is_file():
         raise BadInput(f"no heads.safetensors in {adapter}; give --adapter a folder that finetune wrote")
-    with safe_open(file, "pt") as opened:
-        heads, about = {k: opened.get_tensor(k).float() for k in opened.keys()}, opened.metadata()
+    try:
+        with safe_open(file, "pt") as opened:
+            heads, about = {k: opened.get_tensor(k).float() for k in opened.keys()}, opened.metadata() or {}
+    except Exception as error:  # safetensors' own kinds
+        raise BadInput(f"cannot read {file}: {str(error).splitlines()[0]}; fetch it again") from None
     if "forms" not in about:
         raise BadInput(f"{file} is not of the pocket preset; leave out --preset pocket and give --mllm")
     encoder, selector, forms = heads_of(heads, about)

@@ -22,6 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     from safetensors.torch import load_file, save_file
 
+    from assistant.errors import BadInput
+    from finetune.check import must_exist
+
+    if not (args.sam or args.reference or args.attention or args.reasoner):
+        raise BadInput("name what is to be published: --sam, --reference, --attention or --reasoner")
+    must_exist(args.sam, args.reference, args.attention)
+    if args.reasoner:
+        must_exist(*(args.reasoner / f for f in ("heads.safetensors", "lora/adapter_config.json", "lora/adapter_model.safetensors")))
     half = lambda state: {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
     if args.sam:
         with replace_whole(POCKET / "sam.safetensors") as path:

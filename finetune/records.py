@@ -21,8 +21,10 @@ from pathlib import Path
 
 import torch
 
+from assistant.files import make_folder
 from assistant.record import image_path, read_records
 from assistant.weights import sha256_of
+from finetune.check import must_exist
 from finetune.encoder import learn_to_see
 from finetune.examples import RecordData
 from finetune.language import build, train_llm
@@ -54,7 +56,8 @@ def main(args: argparse.Namespace) -> None:
     from assistant.pocket.model import load_eyes
 
     torch.manual_seed(args.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
+    must_exist(*args.data, *args.named, args.sam)
+    make_folder(args.out)
     records = [(r, image_path(r, f).resolve()) for f in args.data for r in read_records(f)]
     images = sorted({image for _, image in records})
     by_name = {name: things for file in args.named for name, things in named_regions(file).items()}

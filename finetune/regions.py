@@ -20,7 +20,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from assistant.errors import BadInput
-from assistant.files import replace_whole
+from assistant.files import make_folder, replace_whole
 from assistant.pocket.vision import REGION
 
 
@@ -40,7 +40,7 @@ class Kept:
 
     def __init__(self, folder: Path, gigabytes: float = 20):
         self.folder, self.limit, self.needed = Path(folder), gigabytes * 1e9, set()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self.size = sum(f.stat().st_size for f in self.folder.glob("*.npz"))
 
     def file(self, name: str) -> Path:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from assistant.pocket.sam import build_pocket_sam, load_backbone
-from assistant.files import replace_whole
+from assistant.files import make_folder, replace_whole
 from assistant.weights import backbone_state
 from finetune.log import Log
 from finetune.sam_data import PromptData
@@ -114,7 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     sam = build_pocket_sam()
     load_backbone(sam.image_encoder, backbone_state())
     if args.init:

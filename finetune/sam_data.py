@@ -15,6 +15,7 @@ from PIL import Image, ImageEnhance
 from pycocotools import mask as rle
 from scipy import ndimage
 
+from assistant.errors import BadInput
 from assistant.record import coco_rle
 
 # Share of samples from each folder. COCO and people are what users photograph; BSDS teaches whole images.
@@ -88,7 +89,7 @@ class PromptData(torch.utils.data.Dataset):
     def __init__(self, root: Path, size: int, prompts: int, seed: int, length: int):
         self.photos = all_photos(root)
         if not self.photos:
-            raise FileNotFoundError(f"no training photos under {root}")
+            raise BadInput(f"no training photos under {root}; its folders are listed in finetune/sam_data.py")
         self.size, self.prompts, self.seed, self.length = size, prompts, seed, length
         shares = np.array([SHARES[k] for k in self.photos])
         self.folders, self.shares = list(self.photos), shares / shares.sum()

@@ -60,15 +60,14 @@ WITHOUT = ("check", "cache", "cache_gb", "workers", "log_every", "log_with", "de
 
 def main(args: argparse.Namespace) -> None:
     from assistant.errors import BadInput
+    from assistant.files import make_folder
     from finetune.check import check_files, shared_pictures
     from finetune.mixture import parse_source
 
     args.sources = [parse_source(text) for text in args.data]
     files = [file for file, _ in args.sources]
     args.weights = loss_weights(args.weights)
-    for name in ("max_steps", "save_every", "batch", "micro", "turns", "pictures", "rank", "log_every"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise BadInput(f"--{name.replace('_', '-')} must be at least 1")
+    check_numbers(args)
     check_files([*files, *([args.val] if args.val else [])])
     if args.check:
         print("all records are as they should be")
@@ -80,7 +79,7 @@ def main(args: argparse.Namespace) -> None:
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     args.settings = {k: v for k, v in vars(args).items() if k not in WITHOUT and k not in ("sources", "settings", "out")}
     try:
         tune_pocket(args) if pocket else tune_general(args)
@@ -91,6 +90,25 @@ def main(args: argparse.Namespace) -> None:
         more = [] if pocket else [f"--{o.replace('_', '-')}" for o in ("gradient_checkpointing", "four_bit") if not getattr(args, o)]
         raise BadInput(f"out of memory: lower {micro}" + (f", or add {' and '.join(more)}" if more else "")
                        + "; the same command goes on from the last checkpoint") from error
+
+
+LEAST = {"max_steps": 1, "save_every": 1, "batch": 1, "micro": 1, "turns": 1, "pictures": 1, "rank": 1, "log_every": 1,
+         "val_limit": 1, "warm_up": 0, "hard_negatives": 0, "workers": 0}
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """BadInput for a number that nothing can be done with."""
+    from assistant.errors import BadInput
+
+    flag = lambda name: f"--{name.replace('_', '-')}"
+    for name, least in LEAST.items():
+        if (value := getattr(args, name)) is not None and value < least:
+            raise BadInput(f"{flag(name)} must be at least {least}")
+    for name in ("lr", "selector_lr", "alpha", "cache_gb"):
+        if (value := getattr(args, name)) is not None and not 0 < value < float("inf"):
+            raise BadInput(f"{flag(name)} must be above 0")
+    if not 0 <= args.dropout < 1:
+        raise BadInput("--dropout is a share, from 0 to below 1")
 
 
 def loss_weights(words: list[str]) -> dict[str, float]:

@@ -232,6 +232,30 @@ def test_records_that_cannot_be_used_are_all_named_before_anything_is_loaded(wor
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("wrong, said", [
+    (["--rank", "0"], "--rank must be at least 1"), (["--lr", "-1"], "--lr must be above 0"), (["--dropout", "1"], "--dropout"),
+    (["--selector-lr", "nan"], "--selector-lr must be above 0"), (["--val", "gone.jsonl"], "no records file at gone.jsonl"),
+    (["--data", "gone.jsonl"], "no records file at gone.jsonl"), (["--adapter", "gone"], "no heads.safetensors in gone"),
+    (["--preset", "pocket", "--adapter", "CUT"], "fetch it again"), (["--out", "FILE"], "choose another folder"),
+    (["--cache", "FILE"], "choose another folder"), (["--batch", "5"], "must be a multiple of --micro 2"),
+    (["merge", "--adapter", "gone", "--out", "m"], "no heads.safetensors in gone"), (["publish", "--sam", "gone"], "there is no gone"),
+    (["publish"], "--reasoner"), (["records", "--data", "gone", "--sam", "gone", "--out", "o"], "there is no gone"),
+    (["sam", "--data", "gone", "--out", "o"], "no training photos under gone")])
+def test_a_wrong_option_is_one_line_before_the_work_begins(wrong, said, world, qwen, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").write_text("")
+    Path("CUT").mkdir()
+    Path("CUT/heads.safetensors").write_bytes(b"cut")
+    monkeypatch.setattr(general, "prepare", lambda *args: pytest.fail("pictures are opened"))
+    if wrong[0].startswith("--"):
+        wrong = [*words(qwen, world[0], "out"), *wrong]
+        wrong = wrong[2:] if "pocket" in wrong else wrong  # without --mllm
+        wrong = [w for w in wrong if w not in ("--sam", "none")] if "pocket" in wrong else wrong
+    assert command.main(wrong) == 2
+    errors = capsys.readouterr().err
+    assert said in errors and errors.count("error: ") == 1
+
+
 def test_out_of_memory_says_what_to_change(world, qwen, tmp_path, monkeypatch, capsys):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
