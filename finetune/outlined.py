@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from assistant.pocket.vision import REGION
 from assistant.record import Record, coco_rle, to_rle
+from finetune.check import must_exist
 from finetune.regions import Kept, Regions, picture_key, prepare, proposals_of
 
 VIEWS = 4  # other views of each picture
@@ -27,6 +28,7 @@ PART = 0.2  # of a target's area: what is connected and covers as much is a thin
 
 def named_regions(instances: Path) -> dict[str, list[tuple[str, dict]]]:
     """COCO `instances.json` -> {file name: [(category name, RLE)]}, crowds left out."""
+    must_exist(instances)
     data = json.loads(instances.read_text())
     names = {c["id"]: c["name"] for c in data["categories"]}
     images = {i["id"]: i for i in data["images"]}

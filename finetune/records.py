@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
     from assistant.pocket.model import load_eyes
 
     torch.manual_seed(args.seed)
-    must_exist(*args.data, *args.named, args.sam)
+    must_exist(*args.data, args.sam)
     make_folder(args.out)
     records = [(r, image_path(r, f).resolve()) for f in args.data for r in read_records(f)]
     images = sorted({image for _, image in records})

@@ -72,7 +72,7 @@ def train_selector(args, reasoner: PocketReasoner, data: RecordData, aside: Reco
     selector.train()
     log, rng = Log(args.out / "selector.jsonl", 0), np.random.default_rng(args.seed)
     noise = torch.Generator().manual_seed(args.seed)
-    best: tuple[float, dict] | None = None
+    best: tuple[dict, Tensor, dict] | None = None  # figures, the fit of presence, weights
     for step in range(args.selector_steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * rate(step, args.selector_steps, min(100, args.selector_steps // 5 + 1))
@@ -95,16 +95,16 @@ def train_selector(args, reasoner: PocketReasoner, data: RecordData, aside: Reco
         log.add(step, figures, every=getattr(args, "log_every", 100))
         done = step + 1 == args.selector_steps
         if look and aside.records and (done or (step + 1) % args.check_every == 0):
-            figures, _ = examine(args, reasoner, selector.eval(), aside)
+            figures, fit = examine(args, reasoner, selector.eval(), aside)
             look(step + 1, selector, figures)
-            if best is None or figures["score"] > best[0]:
-                best = figures["score"], {k: v.clone() for k, v in selector.state_dict().items()}
+            if best is None or figures["score"] > best[0]["score"]:
+                best = figures, fit, {k: v.clone() for k, v in selector.state_dict().items()}
             selector.train()
     if best:
-        selector.load_state_dict(best[1])
+        selector.load_state_dict(best[2])
     selector.eval()
     if aside.records:
-        figures, fit = examine(args, reasoner, selector, aside)
+        figures, fit = best[:2] if best else examine(args, reasoner, selector, aside)
         scale, shift = selector.calibration.tolist()
         selector.calibration.copy_(torch.stack([scale * fit[0], shift * fit[0] + fit[1]]))
         line = json.dumps({k: round(v, 4) for k, v in figures.items()})

@@ -9,6 +9,7 @@ The same command again goes on where it was stopped. --out is the folder that --
 """
 
 import argparse
+import os
 from pathlib import Path
 
 LOSS_NAMES = ("text", "align", "iop", "presence", "marker")
@@ -150,6 +151,9 @@ def tune_general(args: argparse.Namespace) -> None:
     from finetune.general import train
     from finetune.parts import eyes_of, named_parts
 
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        raise BadInput("DeepSpeed keeps checkpoints of its own that a run here could not go on from: spread the weights with "
+                       "accelerate launch --config_file finetune/configs/fsdp2.yaml")
     mllm, sam, dino = named_parts(args)
     args.mllm, args.dino = mllm, dino
     cpu = args.device == "cpu" or not torch.cuda.is_available()

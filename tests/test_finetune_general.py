@@ -256,6 +256,12 @@ def test_a_wrong_option_is_one_line_before_the_work_begins(wrong, said, world, q
     assert said in errors and errors.count("error: ") == 1
 
 
+def test_deepspeed_is_refused_in_one_line(world, qwen, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert command.main(words(qwen, world[0], tmp_path / "out")) == 2
+    assert "fsdp2.yaml" in capsys.readouterr().err
+
+
 def test_out_of_memory_says_what_to_change(world, qwen, tmp_path, monkeypatch, capsys):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
