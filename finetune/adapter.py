@@ -41,7 +41,8 @@ def save_adapter(out: Path, student, about: dict, calibration: Tensor | None, wr
     from safetensors.torch import save_file
 
     heads = state or student.state_dict()
-    heads = {k.removeprefix("selector."): v.detach().cpu().float().contiguous() for k, v in heads.items() if k.startswith("selector.")}
+    heads = {k.removeprefix("selector."): v.detach().cpu().float().contiguous()
+             for k, v in heads.items() if k.startswith("selector.")}
     heads |= {k: v.detach().cpu().float() for k, v in student.selector.named_buffers()}
     if calibration is not None:
         old = heads["selector.calibration"]

@@ -132,7 +132,8 @@ def learn_to_see(args, reasoner: PocketReasoner, records, regions: dict[Path, Re
         for i, encoder in enumerate(encoders[:FOLDS]):
             these = (fold == i) & outlined & (label >= 0)
             if these.any():
-                right.append((encoder.name_logits(encoder(features[these]).words, encoder.names).argmax(1) == label[these]).float())
+                said = encoder.name_logits(encoder(features[these]).words, encoder.names).argmax(1)
+                right.append((said == label[these]).float())
     if right:
         print(f"names of outlined regions in pictures not trained on: {torch.cat(right).mean():.3f} right", flush=True)
     return seen

@@ -93,7 +93,8 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
     def ask(question: str, image: Path) -> tuple[str, list[dict]]:
         plain.eval()
         regions = regions_of(image)
-        reply, found = parts.ask([Turn(question)], View(None, None, opened(image), features=regions.features), THRESHOLD, max_new_tokens=ANSWER)
+        view = View(None, None, opened(image), features=regions.features)
+        reply, found = parts.ask([Turn(question)], view, THRESHOLD, max_new_tokens=ANSWER)
         return reply.text, pointed_at(reply.text, found, regions.rles)
 
     opened = lru_cache(maxsize=SHOWN)(open_image)
@@ -164,9 +165,9 @@ def one_step(args, step: int, student, optimizer, loader, weights, accelerator) 
     world, rank = accelerator.num_processes, accelerator.process_index
     mine = [{k: v.to(accelerator.device) for k, v in next(loader).items()} for _ in range(args.batch // args.micro // world)]
     present = lambda b: b["present"] & (b["iou"].amax(1) > 0.1)
-    held = [torch.stack([(b["labels"][:, 1:] != -100).sum(), present(b).sum(), *[torch.tensor(len(b["present"])).to(b["iou"].device)] * 3])
-            for b in mine]
-    totals = accelerator.reduce(torch.stack(held).sum(0).float(), "sum").clamp(min=1)
+    held = [[int((b["labels"][:, 1:] != -100).sum()), int(present(b).sum()), *[len(b["present"])] * 3] for b in mine]
+    totals = torch.tensor(held, dtype=torch.float32, device=weights.device).sum(0)
+    totals = accelerator.reduce(totals, "sum").clamp(min=1)
     sums = torch.zeros_like(weights)
     right = torch.zeros(2, device=weights.device)
     for i, batch in enumerate(mine):

@@ -30,7 +30,8 @@ def build(rank: int, adapter: Path | None = None) -> PocketReasoner:
     tokenizer = load_tokenizer(folder)
     llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if adapter is not None:
-        return PocketReasoner(PeftModel.from_pretrained(llm, adapter, is_trainable=True), tokenizer, RegionEncoder(llm.config.hidden_size))
+        tuned = PeftModel.from_pretrained(llm, adapter, is_trainable=True)
+        return PocketReasoner(tuned, tokenizer, RegionEncoder(llm.config.hidden_size))
     rows = tokenizer.convert_tokens_to_ids([SEG, ABS])
     with torch.no_grad():
         table = llm.get_input_embeddings().weight
@@ -128,7 +129,8 @@ def train_llm(args, reasoner: PocketReasoner, data: RecordData) -> None:
         present = torch.tensor([p for e in examples for p in e.present])
         right = ((torch.cat(margins) > 0) == present).float().mean()
         words = (logits.argmax(1) == tokens).float().mean()
-        log.add(step, {"text": loss.item(), "word_right": words.item(), "marker_right": right.item()}, every=getattr(args, "log_every", 20))
+        log.add(step, {"text": loss.item(), "word_right": words.item(), "marker_right": right.item()},
+                every=getattr(args, "log_every", 20))
         if time.time() - saved > 60 * args.save_every or step + 1 == args.steps:
             with replace_whole(state_file) as path:
                 torch.save({"model": {n: p.data for n, p in trained.items()}, "optimizer": optimizer.state_dict(),

@@ -82,7 +82,8 @@ class Mixture:
         images = [self.files[f][first].image]
         if self.pictures > 1 and len(self.of[f]) > 1:
             every = list(self.of[f])
-            others = [every[i] for i in rng.choice(len(every), min(len(every), int(rng.integers(1, self.pictures + 1))), replace=False)]
+            count = min(len(every), int(rng.integers(1, self.pictures + 1)))
+            others = [every[i] for i in rng.choice(len(every), count, replace=False)]
             images += [image for image in others[1:] if image not in images]
         turns = []
         for image in images:

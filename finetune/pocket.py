@@ -57,7 +57,8 @@ def tune(args: argparse.Namespace) -> None:
 
     sam = pocket_file("sam.safetensors")
     named = named_in_records(records)
-    regions = all_regions(lambda: load_eyes(sam), f"pocket {sha256_of(sam)}", images, named, Kept(args.cache or args.out / "regions", args.cache_gb))
+    kept = Kept(args.cache or args.out / "regions", args.cache_gb)
+    regions = all_regions(lambda: load_eyes(sam), f"pocket {sha256_of(sam)}", images, named, kept)
     reasoner = build(args.rank, folder)
     reasoner.forms = dict(start.forms)
     settings = argparse.Namespace(

@@ -60,8 +60,8 @@ class Validation:
         sure = presence * fit[0] + fit[1] > 0
         hit = torch.where(present, overlap * sure, (~sure).float())
         share = lambda x: x.float().mean().item() if len(x) else float("nan")
-        figures = {"score": share(hit), "iou": share(overlap[present]), "T_acc": share(sure[present]), "N_acc": share(~sure[~present]),
-                   "text": (text[0] / text[1]).item()}
+        figures = {"score": share(hit), "iou": share(overlap[present]), "T_acc": share(sure[present]),
+                   "N_acc": share(~sure[~present]), "text": (text[0] / text[1]).item()}
         return figures, fit
 
 
@@ -85,14 +85,16 @@ def fit_presence(presence: Tensor, present: Tensor) -> Tensor:
     threshold. (1, 0) where one of the classes is missing."""
     if present.all() or not present.any():
         return torch.tensor([1.0, 0.0])
-    weight = torch.where(present, 0.5 / present.float().mean().clamp(min=1e-3), 0.5 / (1 - present.float().mean()).clamp(min=1e-3))
+    part = present.float().mean()
+    weight = torch.where(present, 0.5 / part.clamp(min=1e-3), 0.5 / (1 - part).clamp(min=1e-3))
     with torch.enable_grad():
         fit = torch.tensor([1.0, 0.0], requires_grad=True)
         optimizer = torch.optim.LBFGS([fit], max_iter=50, line_search_fn="strong_wolfe")
 
         def closure():
             optimizer.zero_grad()
-            loss = F.binary_cross_entropy_with_logits(presence * fit[0] + fit[1], present.float(), weight) + 1e-3 * fit.square().sum()
+            loss = F.binary_cross_entropy_with_logits(presence * fit[0] + fit[1], present.float(), weight)
+            loss = loss + 1e-3 * fit.square().sum()
             loss.backward()
             return loss
 
