@@ -4,7 +4,7 @@
     read("not that one, the smaller", ["cup"])           # FollowUp("other", "", "smaller")
     read("now remove the cup", ["cup", "spoon"])         # FollowUp("drop", "cup")
     read("only the cup", ["cup", "spoon"])               # FollowUp("keep", "cup")
-    read("also the spoon", ["cup"])                      # FollowUp("add", "spoon")
+    read("add the spoon", ["cup"])                       # FollowUp("add", "spoon")
     read_about("the cup next to it")                     # ("near", "cup")
     read_about("what is this?")                          # ("name", "")
 
@@ -59,9 +59,7 @@ OTHERS = re.compile(
     r"(?:(?:not|everything but|all but) (?:that|this|it)(?: one)? )?(?:the |all the |all )?"
     r"(?:others?|other ones?|rest(?: of (?:them|those))?|remaining(?: ones?)?)"
 )
-ADD = re.compile(
-    r"(?:also|add|plus|include|as well as) (.+)|((?:the|my|your|his|her|their|that|those) .+) (?:too|as well)"
-)
+ADD = re.compile(r"(?:add|plus|include|as well as) (.+)")  # "also the spoon" asks for the spoon: that is the model's
 AGAIN = re.compile(
     r"(?:(?:show|point at|point to|outline|select|mark|segment|trace|cut|colour|color|draw|find|see|"
     r"where(?: exactly)? (?:is|are)|give me the mask of) )?(?:it|them|that|those|this|these)(?: (?:to me|out|in))?"
@@ -131,7 +129,7 @@ def read(question: str, names: list[str]) -> FollowUp | None:
         return None
     whole = text = words_of(question)
     if found := ADD.fullmatch(re.sub(r"^(?:and|now|please|ok) ", "", text)):
-        phrase = re.sub(r"^(?:find |show |mark |select )?(?:the|an?|some|any)\s+", "", found[1] or found[2])
+        phrase = re.sub(r"^(?:the|an?|some|any)\s+", "", found[1])
         if not set(phrase.split()) & {"other", "others", "rest"} and not set(phrase.split()) <= IT | FILLER:
             return FollowUp("add", phrase)
     while True:  # down to the matter

@@ -449,7 +449,7 @@ def test_a_visit(browser, page, client, photo, folder):
     assert visitor.page.get_attribute(".mp-photo", "alt") == "Photo: ball"
 
     assert "turn 2" in visitor.ask("and the green one? turns")  # it remembers
-    visitor.ask("also the blue one")
+    visitor.ask("add the blue one")
     visitor.tab("Save")
     with zipfile.ZipFile(visitor.download("#export")) as archive:
         saved = json.loads(archive.read("answer.json"))

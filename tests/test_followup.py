@@ -107,8 +107,9 @@ def is_mask(answer, *which):
         ("remove it", FollowUp("drop", "spoon")),
         ("not the cup", FollowUp("drop", "cup")),
         ("forget everything", FollowUp("drop", "*")),
-        ("also the knife", FollowUp("add", "knife")),
-        ("the plate too", FollowUp("add", "plate")),
+        ("add the knife", FollowUp("add", "knife")),
+        ("also the knife", None),
+        ("the plate too", None),
         ("which one is bigger?", FollowUp("choose", "", "larger")),
         ("the cup in the middle", FollowUp("choose", "cup", "middle")),
         # for the model:
@@ -172,7 +173,7 @@ def test_a_conversation_about_masks(scene, parts):
     left = scene.ask("and the one on the left?")
     assert is_mask(left, 0) and left.targets[0].proposals == [0] and parts.asked == ["the cups and the spoon"]
     assert parse(scene.turns[-1].answer)[0].phrase == "cup"  # the model reads what was answered
-    assert is_mask(scene.ask("also the spoon"), 0, 3)
+    assert is_mask(scene.ask("add the spoon"), 0, 3)
     assert is_mask(scene.ask("not the cup"), 3)
     assert is_mask(scene.ask("select it again"), 3)
     assert is_mask(scene.ask("remove it")) and not parse(scene.turns[-1].answer)

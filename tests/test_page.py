@@ -399,7 +399,7 @@ def test_no_conversation_is_one_line(text):
 
 def test_corrections_are_records(session, tmp_path):
     ask(session, "red and a bench")
-    ask(session, "also the green one")
+    ask(session, "add the green one")
     session.select(0)
     session.not_there()
     session.save_correction()
@@ -408,7 +408,7 @@ def test_corrections_are_records(session, tmp_path):
     for _ in range(2):  # again replaces, it does not double
         file = save_correction(tmp_path, *session.corrections[0])
     (record,) = read_records(file)
-    assert check_records(file) == [] and record.question == "also the green one"
+    assert check_records(file) == [] and record.question == "add the green one"
     assert [t.phrase for t in record.targets if t.rle is None] == ["red ball"]
     assert (from_rle(next(t.rle for t in record.targets if t.rle)) == GREEN).all()
     assert [turn.question for turn in record.history] == ["red and a bench"]
