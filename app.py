@@ -92,6 +92,14 @@ def serve(page, host="127.0.0.1", port=7860, share=False, auth=None, mcp=False, 
         raise BadInput(
             f"cannot listen on {host}:{port} ({error.strerror or 'it is in use'}); choose another with --port"
         ) from None
+    except ValueError as error:  # the page asks itself whether it can be reached
+        if "localhost is not accessible" not in str(error):
+            raise
+        page.close()
+        raise BadInput(
+            "the page runs but does not answer on this machine: where a proxy is set, set NO_PROXY=localhost,127.0.0.1; "
+            "on a busy machine, start it again"
+        ) from None
     if mcp:
         page.mcp_server_obj.postprocess_output_data = lambda data, root_url: tool_reply(data)
     if block:

@@ -108,6 +108,14 @@ def test_taken_port_is_one_line(page):
         app.serve(other, port=port, block=False)
 
 
+def test_a_page_that_cannot_be_reached_is_one_line(monkeypatch):
+    monkeypatch.setattr("gradio.networking.url_ok", lambda url: False)  # as behind a proxy
+    with gradio.Blocks() as other:
+        pass
+    with pytest.raises(BadInput, match="NO_PROXY"):
+        app.serve(other, port=None, block=False)
+
+
 # -- as a program -------------------------------------------------------------------------------------------------
 
 
