@@ -51,20 +51,29 @@ def open_proposals(args: argparse.Namespace):
 
 def like(args: argparse.Namespace) -> None:
     from assistant.answer import Answer, Target
+    from assistant.drawing import side_by_side
+    from assistant.files import replace_whole
     from assistant.images import open_image
     from assistant.presets import PRESETS, load_segmenter
-    from assistant.reference import Matcher, pocket_matcher, references
+    from assistant.reference import Matcher, check_mask, open_mask, pocket_matcher, references
 
     if args.preset not in PRESETS:
         open_from(args)  # says so
     segmenter, _ = load_segmenter(args.sam or PRESETS[args.preset].sam, args.device)
     matcher = Matcher.load(args.weights, segmenter) if args.weights else pocket_matcher(segmenter)
-    like, image = references(matcher, args.reference, args.mask), open_image(args.image)
-    mask, score = matcher.segment(matcher.open(image), like, args.label)
-    name = args.label or "like the reference"
-    target = Target(name, bool(mask.any()), score, mask if mask.any() else None, [])
-    Answer(f"{name}: {int(mask.sum()):,} px", [target], mask.shape, image).save(args.out)
-    print(f"{name}: {int(mask.sum()):,} px (score {score:.2f}) in {args.out}")
+    like, name = references(matcher, args.reference, args.mask), args.label or "like this"
+    opened = [(open_image(reference), open_mask(mask)) for reference, mask in zip(args.reference, args.mask)]
+    shown = [(f"reference: {name}", image, check_mask(mask, image.shape[:2])) for image, mask in opened]
+    for k, file in enumerate(args.image, 1):
+        image, out = open_image(file), args.out / f"{k}-{file.stem}" if len(args.image) > 1 else args.out
+        mask, score = matcher.segment(matcher.open(image), like, args.label)
+        target = Target(name, bool(mask.any()), score, mask if mask.any() else None, [])
+        Answer(f"{name}: {int(mask.sum()):,} px", [target], mask.shape, image).save(out)
+        print(f"{file.name}: {name}: {int(mask.sum()):,} px (score {score:.2f}) in {out}")
+        shown.append((f"found, score {score:.2f}", image, mask))
+    if args.sheet:
+        with replace_whole(args.sheet) as path:
+            side_by_side(shown).save(path, "PNG" if args.sheet.suffix.lower() == ".png" else "JPEG", quality=85)
 
 
 def attend(args: argparse.Namespace) -> None:
@@ -83,34 +92,37 @@ def attend(args: argparse.Namespace) -> None:
     if args.ranking:
         looker.ranking = Ranking.load(args.ranking)
     heat = attend(looker, looker.open(image), args.phrase)
-    for name, picture in (("heat", Image.fromarray(np.rint(heat * 65535).astype(np.uint16))), ("overlay", draw_heat(image, heat))):
+    grey = Image.fromarray(np.rint(heat * 65535).astype(np.uint16))
+    for name, picture in (("heat", grey), ("overlay", draw_heat(image, heat))):
         with replace_whole(args.out / f"{name}.png") as path:
             picture.save(path, "PNG")
     y, x = np.unravel_index(int(heat.argmax()), heat.shape)
-    print(f"{args.phrase}: at most {heat.max():.2f} at x {x}, y {y}; heat.png (16 bit) and overlay.png are in {args.out}")
+    print(f"{args.phrase}: at most {heat.max():.2f} at x {x}, y {y}; heat.png (16 bit), overlay.png in {args.out}")
 
 
 def rank_layers(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from assistant.attention import CONTRAST, rank, read_names
+    from assistant.attention import rank, read_names
     from assistant.errors import BadInput
     from assistant.looking import open_looker
 
     names = read_names(args.names)
     if not args.images.is_dir():
         raise BadInput(f"no folder --images {args.images}")
-    files = sorted(f for f in args.images.iterdir() if f.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))[:: args.every]
+    kinds = (".jpg", ".jpeg", ".png", ".webp")
+    files = sorted(f for f in args.images.iterdir() if f.suffix.lower() in kinds)[:: args.every]
     looker = open_looker(args)
     looker.restore({})  # the model's own attention is ranked, not what was tuned for a ranking
     views = (looker.open(file, args.keep) for file in tqdm(files, desc="pictures", disable=None))
-    ranking = rank(looker, views, names + [c for c in CONTRAST if c not in names], args.layers, args.heads)
+    ranking = rank(looker, views, names, args.layers, args.heads)
     ranking.about = {"model": args.mllm or args.preset, "pictures": args.images.name, "names": len(names)}
     ranking.save(args.out)
     print(f"{ranking.photos} pictures, {ranking.prompts} prompts; best first:")
     print("  layers " + ", ".join(f"{layer} ({score:.1f})" for layer, score in ranking.layers[:8]))
     print("  heads " + ", ".join(f"{layer}.{head} ({score:.1f})" for layer, head, score in ranking.heads[:8]))
-    print(f"attend uses {', '.join(str(l) if h is None else f'{l}.{h}' for l, h in ranking.use)}; written to {args.out}")
+    used = ", ".join(str(layer) if head is None else f"{layer}.{head}" for layer, head in ranking.use)
+    print(f"attend uses {used}; written to {args.out}")
 
 
 def main() -> int:
@@ -128,11 +140,14 @@ def main() -> int:
     every.add_argument("--most", type=int, default=60, help="masks at most, largest first")
     every.set_defaults(run=everything)
     similar = commands.add_parser("like", help="what is like a reference: a picture with a mask")
-    similar.add_argument("image", type=Path)
+    similar.add_argument("image", type=Path, nargs="+", help="one or several pictures")
     similar.add_argument("--reference", type=Path, nargs="+", required=True, help="one or several pictures")
-    similar.add_argument("--mask", type=Path, nargs="+", required=True, help="a mask for each: black outside, white inside")
+    similar.add_argument("--mask", type=Path, nargs="+", required=True,
+                         help="a mask for each: black outside, white inside")
     similar.add_argument("--label", help="what it is called (default: go by the looks alone)")
-    similar.add_argument("--out", type=Path, required=True, help="folder for the mask, overlay, COCO and LabelMe files")
+    similar.add_argument("--out", type=Path, required=True, help="folder for the mask, overlay, COCO and LabelMe "
+                         "files; of several pictures, a folder in it for each")
+    similar.add_argument("--sheet", type=Path, help="also draw references and pictures side by side: .jpg or .png")
     similar.add_argument("--weights", type=Path, help="what finetune reference wrote (default: the preset's own)")
     similar.set_defaults(run=like)
     look = commands.add_parser("attend", help="a heat map of where the model looks for a phrase")
@@ -141,14 +156,16 @@ def main() -> int:
     look.add_argument("--out", type=Path, required=True, help="folder for heat.png and overlay.png")
     look.add_argument("--ranking", type=Path, help="what rank-layers wrote (default: the preset's own)")
     look.set_defaults(run=attend)
-    layers = commands.add_parser("rank-layers", help="which layers look where they read: InfoScore over unlabelled pictures")
+    layers = commands.add_parser("rank-layers",
+                                 help="which layers look where they read: InfoScore over unlabelled pictures")
     layers.add_argument("--images", type=Path, required=True, help="folder of pictures; none that will be evaluated")
     layers.add_argument("--names", type=Path,
                         help="what may be in them: a text file, one name a line, or a json with COCO's categories")
     layers.add_argument("--every", type=int, default=1, help="use every so-manieth picture")
-    layers.add_argument("--layers", type=int, default=1, help="attend shall use the best so many layers")
+    layers.add_argument("--layers", type=int, default=4, help="attend shall use the best so many layers")
     layers.add_argument("--heads", type=int, default=0, help="or the best so many heads")
-    layers.add_argument("--keep", type=Path, help="folder for opened pictures (pocket): a second ranking need not open them")
+    layers.add_argument("--keep", type=Path,
+                        help="folder for opened pictures (pocket): a second ranking need not open them")
     layers.add_argument("--out", type=Path, required=True, help="the ranking, json")
     layers.set_defaults(run=rank_layers)
     for command in (one, every, similar, look, layers):

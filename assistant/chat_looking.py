@@ -26,9 +26,9 @@ _recorder: ContextVar = ContextVar("recorder", default=None)
 
 
 class ChatLooker(Looker):
-    """A chat model that sees, as `assistant.reasoner.Reasoner` holds it: "where is the {phrase}?", the answer begun with the
-    phrase. Scores are the mean over the phrase's tokens in the question. match: p([SEG]) beside p([ABS]) after the answer's
-    phrase (one half for all where these tokens were never trained)."""
+    """A chat model that sees, as `assistant.reasoner.Reasoner` holds it: "where is the {phrase}?", the answer begun
+    with the phrase. Scores are the mean over the phrase's tokens in the question. match: p([SEG]) beside p([ABS]) after
+    the answer's phrase (one half for all where these tokens were never trained)."""
 
     def __init__(self, reasoner):
         self.reasoner, self.model, self.tokenizer = reasoner, reasoner.model, reasoner.tokenizer
@@ -66,7 +66,8 @@ class ChatLooker(Looker):
         images = [[Image.fromarray(i) for turn in turns for i in turn.images] for turns in conversations]
         weight = self.model.get_input_embeddings().weight
         try:
-            inputs = reasoner.processor(text=texts, images=images, return_tensors="pt", padding=True, **reasoner._bos(texts[0]))
+            inputs = reasoner.processor(text=texts, images=images, return_tensors="pt", padding=True,
+                                        **reasoner._bos(texts[0]))
         except ValueError as e:
             raise BadInput(f"this model cannot read the picture or the phrase: {str(e).splitlines()[0][:200]}") from e
         inputs = inputs.to(weight.device, dtype=weight.dtype)
@@ -85,7 +86,8 @@ class ChatLooker(Looker):
 
     @contextlib.contextmanager
     def _recorded(self, layers: list[int], places: list[Tensor], at: list[Tensor]):
-        """Scores of the rows' phrase tokens on their picture's tokens: {layer: (B, H, N)}, filled while the model runs."""
+        """Scores of the rows' phrase tokens on their picture's tokens: {layer: (B, H, N)}, filled while the model
+        runs."""
         from transformers import AttentionInterface
         from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -134,13 +136,15 @@ def phrase_tokens(tokenizer, ids: Tensor, mask: Tensor, start: int, phrase: str)
     begin = text[-1].find(phrase)
     if begin < 0:
         raise BadInput(f"this model's tokenizer cannot write \"{phrase}\": use other words")
-    found = [p for p, before, after in zip(positions, text, text[1:]) if len(after) > begin and len(before) < begin + len(phrase)]
+    found = [p for p, before, after in zip(positions, text, text[1:])
+             if len(after) > begin and len(before) < begin + len(phrase)]
     return torch.tensor(found, device=ids.device)
 
 
-def picture_places(ids: Tensor, config, tokenizer, inputs, count: int, kept: tuple[float, float]) -> tuple[Tensor, Planes]:
-    """Positions (N,) in ids of the tokens of the last of `count` pictures, found by the model's own token ids, and the grid
-    that they lie on. Tiles (SmolVLM) make one grid, the whole picture beside them another."""
+def picture_places(ids: Tensor, config, tokenizer, inputs, count: int,
+                   kept: tuple[float, float]) -> tuple[Tensor, Planes]:
+    """Positions (N,) in ids of the tokens of the last of `count` pictures, found by the model's own token ids, and the
+    grid that they lie on. Tiles (SmolVLM) make one grid, the whole picture beside them another."""
     token = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
     positions = (ids == token).nonzero()[:, 0]
     if not len(positions):
@@ -175,7 +179,8 @@ def picture_places(ids: Tensor, config, tokenizer, inputs, count: int, kept: tup
         side, high, wide = _side(next(iter(tiles.values()))), *(max(n) + 1 for n in zip(*tiles))
         grid = torch.empty(high * side, wide * side, dtype=torch.long)
         for (i, j), run in sorted(tiles.items()):
-            grid[i * side : (i + 1) * side, j * side : (j + 1) * side] = first + torch.arange(side * side).view(side, side)
+            own = first + torch.arange(side * side).view(side, side)
+            grid[i * side : (i + 1) * side, j * side : (j + 1) * side] = own
             parts.append(run)
             first += side * side
         planes.append((grid, kept))
@@ -190,6 +195,6 @@ def _side(run: Tensor) -> int:
 
 def _checked(run: Tensor, expected: int) -> Tensor:
     if len(run) != expected:
-        raise BadInput(f"the picture takes {len(run)} tokens, which is no grid that is known: attention maps need LLaVA 1.5, "
-                       "Qwen-VL or SmolVLM")
+        raise BadInput(f"the picture takes {len(run)} tokens, which is no grid that is known: attention maps need "
+                       "LLaVA 1.5, Qwen-VL or SmolVLM")
     return run

@@ -54,6 +54,23 @@ def draw_heat(image: np.ndarray, heat: np.ndarray):
     return Image.fromarray(np.rint(0.35 * grey[..., None] + 0.65 * rgb).clip(0, 255).astype(np.uint8))
 
 
+def side_by_side(panels: list[tuple[str, np.ndarray, np.ndarray]], high: int = 260):
+    """panels: (name, (H, W, 3) uint8, its mask (H, W)) -> one PIL RGB image, all of them `high` px high."""
+    from PIL import Image
+
+    from assistant.answer import colour_of
+
+    drawn = [draw_targets(image, [(1, colour_of(1), name, mask != 0)]) for name, image, mask in panels]
+    drawn = [p.resize((max(1, round(p.width * high / p.height)), high), Image.Resampling.LANCZOS) for p in drawn]
+    gap = high // 40
+    sheet = Image.new("RGB", (sum(p.width + gap for p in drawn) - gap, high), "white")
+    left = 0
+    for picture in drawn:
+        sheet.paste(picture, (left, 0))
+        left += picture.width + gap
+    return sheet
+
+
 def _write(draw, font, name, rgb, box, taken, size) -> None:
     """One name on its colour, above its mask or at the nearest free line below that."""
     pad = max(2, round(font.size / 6))

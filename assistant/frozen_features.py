@@ -86,7 +86,8 @@ class PocketFeatures:
             self._common = self._table[:20000].float().mean(0)
             self._tokenizer = AutoTokenizer.from_pretrained(folder)
         ids = self._tokenizer([f" {t}" for t in texts], add_special_tokens=False).input_ids
-        return F.normalize(torch.stack([self._table[torch.tensor(row)].float().mean(0) for row in ids]) - self._common, dim=1)
+        means = torch.stack([self._table[torch.tensor(row)].float().mean(0) for row in ids])
+        return F.normalize(means - self._common, dim=1)
 
 
 class ClipFeatures:

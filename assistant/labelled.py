@@ -3,7 +3,7 @@
     names, photos = read_labelled("../shared/data/coco/dev")         # instances.json and images/
     names, photos = read_labelled("VOC2012", "val")                  # JPEGImages, SegmentationClass, ImageSets
     names, photos = read_labelled("COCO", "val2017")                 # annotations/instances_val2017.json, val2017/
-    photos[0].read()                                                 # (H, W) int64: 0 background, k = names[k - 1], -1 not counted
+    photos[0].read()             # (H, W) int64: 0 background, k = names[k - 1], -1 not counted
 """
 
 import json
@@ -16,10 +16,10 @@ import numpy as np
 from assistant.errors import BadInput
 from assistant.record import coco_rle, from_rle
 
-VOC = ("aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep sofa "
-       "train tvmonitor").split()
-SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "television", "aeroplane": "airplane",
-          "motorbike": "motorcycle"}  # as a model says them
+VOC = ("aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
+       "sheep sofa train tvmonitor").split()
+SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "television",
+          "aeroplane": "airplane", "motorbike": "motorcycle"}  # as a model says them
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Labelled:
 
 
 def read_labelled(root: str | Path, split: str = "val") -> tuple[list[str], list[Labelled]]:
-    """The names of the classes and the photos. Crowds do not count; where objects overlap, the smaller lies on top (COCO has
-    no order). BadInput: a layout that is not known, or a file of it that cannot be read."""
+    """The names of the classes and the photos. Crowds do not count; where objects overlap, the smaller lies on top
+    (COCO has no order). BadInput: a layout that is not known, or a file of it that cannot be read."""
     root = Path(root)
     if (root / "SegmentationClass").is_dir():
         return _read_voc(root, split)
@@ -38,8 +38,8 @@ def read_labelled(root: str | Path, split: str = "val") -> tuple[list[str], list
                           (root / "annotations" / f"instances_{split}.json", [split, f"images/{split}", "images"])):
         if file.is_file():
             return _read_coco(file, [root / f for f in folders])
-    raise BadInput(f"{root} has no layout that is known: instances.json and images; annotations/instances_{split}.json; or VOC's "
-                   "JPEGImages, SegmentationClass and ImageSets/Segmentation")
+    raise BadInput(f"{root} has no layout that is known: instances.json and images; "
+                   f"annotations/instances_{split}.json; or VOC's JPEGImages, SegmentationClass and ImageSets/Segmentation")
 
 
 def _read_coco(file: Path, folders: list[Path]) -> tuple[list[str], list[Labelled]]:

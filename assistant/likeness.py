@@ -1,4 +1,4 @@
-"""Where a picture looks like others with masks and like a name: all that `assistant.prompt_encoder` reads, from frozen parts.
+"""Where a picture looks like others with masks and like a name: what `assistant.prompt_encoder` reads. All is frozen.
 
     given = gather([(query, [reference, ...], "mug")], encoder, features)
 """
@@ -47,9 +47,10 @@ class Reference:
 class Given(NamedTuple):
     """What `PromptEncoder` reads of B episodes with K references: all of it comes from frozen parts.
 
-    maps: (B, M, h, w), where the query is like the references and like its name. The rest is on a grid of half the side, (a, b): query (B, C, a, b),
-    references (B, K, C, a, b) patches; inside (B, a, b), covered and masks (B, K, a, b) shares of cells; query_maps
-    (B, a, b, 1 + text), reference_maps (B, K, a, b, 1 + text), in [0, 1]; names (B, D) or None.
+    maps: (B, M, h, w), where the query is like the references and like its name. The rest is on a grid of half the
+    side, (a, b): query (B, C, a, b), references (B, K, C, a, b) patches; inside (B, a, b), covered and masks (B, K, a,
+    b) shares of cells; query_maps (B, a, b, 1 + text), reference_maps (B, K, a, b, 1 + text), in [0, 1]; names (B, D)
+    or None.
     """
 
     maps: Tensor
@@ -84,19 +85,21 @@ def cells(pixels: int, used: int, side: int, n: int) -> Tensor:
     return overlap.clamp(min=0).float()
 
 
-def likeness(query: Tensor, references: Tensor, masks: Tensor, covered: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def likeness(query: Tensor, references: Tensor, masks: Tensor,
+             covered: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Where a query (B, C, h, w) looks like K references (B, K, C, h, w), all of unit length -> (B, h, w) four times.
 
     The cosine with the best cell inside any mask (VRP-SAM's pseudo mask); the cosine with the mean inside less that
-    with the mean outside (PANet, Wang et al. 2019, arXiv 1908.06391); and this again, `relative` to the references' own.
-    The last two need no training to be used.
+    with the mean outside (PANet, Wang et al. 2019, arXiv 1908.06391); and this again, `relative` to the references'
+    own. The last two need no training to be used.
     """
     b, k, c, h, w = references.shape
     r = references.transpose(1, 2).flatten(2)  # B, C, K * n
     inner = masks.flatten(1)  # B, K * n
     outer = (covered.flatten(1) - inner).clamp(min=0)
     chosen = inner >= (inner.amax(1, keepdim=True) * 0.6).clamp(max=0.5)  # something small fills no cell
-    best = torch.stack([(some.T @ x.flatten(1)).amax(0) for x, some in zip(query, (y[:, c] for y, c in zip(r, chosen)))])
+    inside = [cells[:, c] for cells, c in zip(r, chosen)]
+    best = torch.stack([(some.T @ x.flatten(1)).amax(0) for x, some in zip(query, inside)])
     mean = lambda weight: F.normalize((r @ weight[..., None])[..., 0], dim=1)
     direction = mean(inner) - mean(outer)
     contrast = torch.einsum("bchw,bc->bhw", query, direction)
@@ -105,8 +108,8 @@ def likeness(query: Tensor, references: Tensor, masks: Tensor, covered: Tensor) 
 
 def relative(query: Tensor, own: Tensor, inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
     """A map (B, h, w) of a query, scaled so that the references' own (B, N) is 1 on average where they are masked
-    (weights inner, outer (B, N)), 0 where not, within [-1, 2]; and, everywhere the same, how far these two were apart: a
-    map that does not tell the references' inside from their outside tells nothing of the query."""
+    (weights inner, outer (B, N)), 0 where not, within [-1, 2]; and, everywhere the same, how far these two were apart:
+    a map that does not tell the references' inside from their outside tells nothing of the query."""
     mean = lambda weight: (own * weight).sum(1) / weight.sum(1).clamp(min=1e-6)
     low, high = mean(outer)[:, None, None], mean(inner)[:, None, None]
     level = (query - low) / (high - low).abs().clamp(min=0.02)
@@ -145,7 +148,8 @@ def gather(episodes: list[tuple[Look, list[Reference], str | None]], encoder, fe
     if encoder.settings["text"]:
         names = torch.stack([features.words(label) for label in labels])
         heat = torch.stack([attention_map(q.joint, n, grid) for q, n in zip(queries, names)])
-        heats = torch.stack([torch.stack([attention_map(r.look.joint, n, grid) for r in some]) for some, n in zip(several, names)])
+        heats = torch.stack([torch.stack([attention_map(r.look.joint, n, grid) for r in some])
+                             for some, n in zip(several, names)])
         inner = masks.flatten(1)
         level, gap = relative(heat, heats.flatten(1), inner, (covered.flatten(1) - inner).clamp(min=0))
         maps += [heat * 10, scaled(heat, inside), level, gap * 10]

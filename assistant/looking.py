@@ -3,9 +3,9 @@
     looker = load_looker("Salesforce/blip-itm-large-coco")       # or LLaVA, Qwen-VL, SmolVLM: a folder or a hub id
     look = looker.look(image, ["mug", "sky"])                    # see `assistant.attention.Look`
 
-BLIP's text layers attend to the patches (Li et al. 2022, arXiv 2201.12086); in chat models the picture's tokens are part
-of the text and later words attend to them (`assistant.chat_looking`). Scores are taken before the softmax, where queries
-meet keys; prompts go through in batches.
+BLIP's text layers attend to the patches (Li et al. 2022, arXiv 2201.12086); in chat models the picture's tokens are
+part of the text and later words attend to them (`assistant.chat_looking`). Scores are taken before the softmax, where
+queries meet keys; prompts go through in batches.
 """
 
 import contextlib
@@ -21,14 +21,15 @@ from assistant.attention import Look, Ranking
 from assistant.errors import BadInput
 from assistant.images import open_image
 
-NO_ATTENTION = ("this model exposes no attention: load it with attn_implementation='eager' or 'sdpa' in a version of transformers "
-                "that lets attention be exchanged (flash attention keeps no scores)")
+NO_ATTENTION = ("this model exposes no attention: load it with attn_implementation='eager' or 'sdpa' in a version of "
+                "transformers that lets attention be exchanged (flash attention keeps no scores)")
 BATCH = 16  # prompts at once
 SIDE = 512  # px, about, of the longer side of what BLIP is shown
 
 
 class Planes:
-    """Grids of places over a picture: [(index (h, w) into the N places, share of its height and width that is picture)]."""
+    """Grids of places over a picture: [(index (h, w) into the N places, share of its height and width that is
+    picture)]."""
 
     def __init__(self, planes: list[tuple[Tensor, tuple[float, float]]]):
         self.planes = planes
@@ -38,7 +39,8 @@ class Planes:
         maps = []
         for index, (high, wide) in self.planes:
             full = [max(side, round(side / part)) for side, part in zip(size, (high, wide))]
-            drawn = F.interpolate(values[:, index.to(values.device)][None], full, mode="bilinear", align_corners=False)[0]
+            grid = values[:, index.to(values.device)][None]
+            drawn = F.interpolate(grid, full, mode="bilinear", align_corners=False)[0]
             maps.append(drawn[:, : size[0], : size[1]])
         return torch.stack(maps).mean(0)
 
@@ -65,8 +67,8 @@ class WordRows:
 
 
 class Looker:
-    """What the two kinds share. layers: how many; `attention_modules()[l]` is what tuning trains of layer l. A view is the
-    picture (H, W, 3) uint8, or has it as `image`. Without a ranking all layers are averaged."""
+    """What the two kinds share. layers: how many; `attention_modules()[l]` is what tuning trains of layer l. A view is
+    the picture (H, W, 3) uint8, or has it as `image`. Without a ranking all layers are averaged."""
 
     ranking: Ranking | None = None
     kept: dict | None = None  # the pocket's keeps here what is read again and again; these keep nothing
@@ -85,8 +87,8 @@ class Looker:
         return layers
 
     def tunable_attention(self, layers: list[int]) -> dict[str, nn.Parameter]:
-        """What one-shot tuning trains first: the attention of `layers`, in the model itself. The rest is frozen. `restore({})`
-        takes it back."""
+        """What one-shot tuning trains first: the attention of `layers`, in the model itself. The rest is frozen.
+        `restore({})` takes it back."""
         self.model.requires_grad_(False)
         found = {}
         for k in self.chosen(layers):
@@ -136,7 +138,8 @@ class BlipLooker(Looker):
         scale = longest / max(image.shape[:2])
         grid = tuple(max(1, round(side * scale / patch)) for side in image.shape[:2])
         resized = Image.fromarray(image).resize((grid[1] * patch, grid[0] * patch), Image.Resampling.BICUBIC)
-        mean, std = (torch.tensor(v) for v in (self.processor.image_processor.image_mean, self.processor.image_processor.image_std))
+        norm = self.processor.image_processor
+        mean, std = torch.tensor(norm.image_mean), torch.tensor(norm.image_std)
         values = (torch.from_numpy(np.array(resized)).float() / 255 - mean) / std
         weight = self.model.vision_model.embeddings.patch_embedding.weight
         return values.permute(2, 0, 1)[None].to(weight), grid
@@ -180,7 +183,8 @@ class BlipLooker(Looker):
         for k in layers:
             heads = modules[k].num_attention_heads
             q, key = (kept[k, part].unflatten(-1, (heads, -1)).transpose(1, 2).float() for part in ("query", "key"))
-            each = q @ key[:, :, 1:].transpose(2, 3) / q.shape[-1] ** 0.5  # (P, H, T, N): without the picture's own token
+            # (P, H, T, N): without the picture's own token
+            each = q @ key[:, :, 1:].transpose(2, 3) / q.shape[-1] ** 0.5
             rows.append((each * weight[:, None, :, None]).sum(2) / weight.sum(1)[:, None, None])
         fits = self.model.itm_head(states).float().softmax(-1)[..., 1]
         inside = encoded.attention_mask.bool().to(device)  # padding says nothing about the match
@@ -188,8 +192,8 @@ class BlipLooker(Looker):
 
 
 def load_looker(name_or_path, device: str = "cpu", adapter=None) -> Looker:
-    """A folder in transformers' layout or a hub id; adapter: what finetune wrote for a chat model. BadInput: what cannot be
-    loaded, or looks at nothing."""
+    """A folder in transformers' layout or a hub id; adapter: what finetune wrote for a chat model. BadInput: what
+    cannot be loaded, or looks at nothing."""
     from transformers import AutoConfig
 
     from assistant.chat_looking import ChatLooker
@@ -199,8 +203,8 @@ def load_looker(name_or_path, device: str = "cpu", adapter=None) -> Looker:
     try:
         kind = AutoConfig.from_pretrained(name_or_path).model_type
     except Exception as e:
-        raise BadInput(f"cannot load {name_or_path}; give a folder that holds a model, or a hub id while the hub can be reached "
-                       f"({_first_line(e)})") from e
+        raise BadInput(f"cannot load {name_or_path}; give a folder that holds a model, or a hub id while the hub can "
+                       f"be reached ({_first_line(e)})") from e
     if kind != "blip":
         lora = Path(adapter) / "lora" if adapter and (Path(adapter) / "lora").is_dir() else adapter
         return ChatLooker(Reasoner.load(name_or_path, adapter=lora, device=device))
@@ -242,5 +246,6 @@ def looker_of(parts):
 
         looker = parts.looker = ChatLooker(reasoner)
     if looker is None:
-        raise BadInput("a model on a server shows nobody its attention: use the pocket preset, or --mllm with a folder or a hub id")
+        raise BadInput("a model on a server shows nobody its attention: use the pocket preset, or --mllm with a folder "
+                       "or a hub id")
     return looker

@@ -1,4 +1,4 @@
-"""The trained part of VLP-SAM: what a query has in common with its references and its name becomes prompts for a frozen SAM.
+"""The trained part of VLP-SAM: what a query has in common with references and a name becomes prompts for a frozen SAM.
 
     logits, iou = prompted(segmenter, [query], encoder(given), encoder.draw(given))
 """
@@ -63,7 +63,8 @@ class PromptEncoder(nn.Module):
         # merge([x, prototype, name, maps]) in parts: what is common to all cells is multiplied once.
         of_x, of_common, of_maps = self.merge.weight.split([q.shape[-1], len(common) * q.shape[-1], len(common)], 1)
         shared = F.linear(torch.cat(common, -1), of_common, self.merge.bias)
-        join = lambda x, m: (F.linear(x, of_x) + shared + F.linear(m.reshape(b, x.shape[1], -1) * MAP_SCALE, of_maps)).relu()
+        flat = lambda maps, x: maps.reshape(b, x.shape[1], -1) * MAP_SCALE
+        join = lambda x, maps: (F.linear(x, of_x) + shared + F.linear(flat(maps, x), of_maps)).relu()
         q, r = join(q, given.query_maps), join(r, given.reference_maps)
         places = sine_places(*given.masks.shape[-2:], q.shape[-1], q)
         x = self.queries.expand(b, -1, -1)
@@ -80,10 +81,12 @@ def sine_places(h: int, w: int, width: int, like: Tensor) -> Tensor:
     wave = 10000 ** (-torch.arange(width // 4, device=like.device) / (width // 4))
     y, x = ((torch.arange(n, device=like.device) + 0.5) / n * 2 * torch.pi for n in (h, w))
     code = lambda t: torch.cat([(t[:, None] * wave).sin(), (t[:, None] * wave).cos()], 1)
-    return torch.cat([code(y)[:, None].expand(-1, w, -1), code(x)[None].expand(h, -1, -1)], 2).flatten(0, 1).to(like.dtype)
+    both = torch.cat([code(y)[:, None].expand(-1, w, -1), code(x)[None].expand(h, -1, -1)], 2)
+    return both.flatten(0, 1).to(like.dtype)
 
 
-def prompted(segmenter: Segmenter, queries: list[Look], prompts: Tensor, coarse: Tensor | None) -> tuple[Tensor, Tensor]:
+def prompted(segmenter: Segmenter, queries: list[Look], prompts: Tensor,
+             coarse: Tensor | None) -> tuple[Tensor, Tensor]:
     """SAM's answers: prompts (B, T, P), coarse (B, h, w) or None -> low-resolution logits (B, l, l), IoU (B,)."""
     if coarse is not None:
         coarse = F.interpolate(coarse[:, None], (segmenter.low_side,) * 2, mode="bilinear", align_corners=False)[:, 0]

@@ -33,7 +33,8 @@ from assistant.likeness import Given, Look, Reference, cover, gather
 from assistant.prompt_encoder import PromptEncoder, prompted
 from assistant.segmenter import Embedding, Segmenter
 
-MATCHED = 0.6  # of likeness relative to the reference's own, from which prototype matching takes a cell; set on training photos
+# Likeness relative to the reference's own from which prototype matching takes a cell; set on training photos.
+MATCHED = 0.6
 
 
 class Matcher:
@@ -47,7 +48,8 @@ class Matcher:
 
     @classmethod
     def load(cls, file: Path, segmenter: Segmenter) -> "Matcher":
-        """file: `reference.safetensors`, as `finetune reference` writes it. BadInput: unreadable, or for another SAM."""
+        """file: `reference.safetensors`, as `finetune reference` writes it. BadInput: unreadable, or for another
+        SAM."""
         from safetensors import safe_open
 
         file = Path(file) / "reference.safetensors" if Path(file).is_dir() else Path(file)
@@ -63,8 +65,8 @@ class Matcher:
         encoders = {}
         for name, values in settings.items():
             if values["prompt"] != segmenter.prompt_width:
-                raise BadInput(f"{file} was trained for a SAM with prompts of {values['prompt']} channels, this one has "
-                               f"{segmenter.prompt_width}: train it again with python -m finetune reference")
+                raise BadInput(f"{file} was trained for a SAM with prompts of {values['prompt']} channels, this one "
+                               f"has {segmenter.prompt_width}: train it again with python -m finetune reference")
             encoder = encoders[name] = PromptEncoder(**values).eval().requires_grad_(False)
             encoder.load_state_dict({k[len(name) + 1 :]: v for k, v in state.items() if k.startswith(f"{name}.")})
         return cls(segmenter, features, encoders)

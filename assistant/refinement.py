@@ -14,12 +14,12 @@ class ConvCRF(nn.Module):
     """Mean-field inference of a CRF whose pixels only know their neighbourhood (Teichmann and Cipolla 2018, arXiv
     1805.04777): all pixels and classes at once, one shift of the picture after the other.
 
-    window: side of the neighbourhood, odd. near: px over which a plain neighbour counts; far, colour: px and grey levels
-    over which one of the same colour does. smooth, bright: weights of the two.
+    window: side of the neighbourhood, odd. near: px over which a plain neighbour counts; far, colour: px and grey
+    levels over which one of the same colour does. smooth, bright: weights of the two.
     """
 
-    def __init__(self, window: int = 11, near: float = 3.0, far: float = 20.0, colour: float = 13.0, smooth: float = 1.0,
-                 bright: float = 3.0, iterations: int = 10):
+    def __init__(self, window: int = 11, near: float = 3.0, far: float = 20.0, colour: float = 13.0,
+                 smooth: float = 1.0, bright: float = 3.0, iterations: int = 10):
         super().__init__()
         self.window, self.near, self.far, self.colour = window, near, far, colour
         self.smooth, self.bright, self.iterations = smooth, bright, iterations
@@ -45,7 +45,8 @@ class ConvCRF(nn.Module):
 
     @torch.inference_mode()
     def forward(self, probabilities: Tensor, image: Tensor | np.ndarray) -> Tensor:
-        """(C, h, w), summing to 1 over classes, and the picture (h, w, 3) uint8 of the same size -> (C, h, w) likewise."""
+        """(C, h, w), summing to 1 over classes, and the picture (h, w, 3) uint8 of the same size -> (C, h, w)
+        likewise."""
         image = torch.as_tensor(np.array(image)).permute(2, 0, 1).float()
         kernel, unary = self.kernel(image), probabilities.clamp(min=1e-6).log()
         found = probabilities

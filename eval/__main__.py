@@ -48,12 +48,12 @@ def open_assistant(args: argparse.Namespace):
 
 
 def open_segmenter(args: argparse.Namespace):
-    """(segmenter, {part: sha256}): the preset's, or another; `--sam FILE.safetensors` is a pocket SAM's trained weights."""
+    """(segmenter, {part: sha256}): the preset's, or another; `--sam FILE.safetensors` is a pocket SAM's trained weights.
+    The language model is not loaded: nothing that a segmenter does depends on it."""
     from assistant.presets import PRESETS, load_segmenter, name_of
 
-    if args.preset not in PRESETS or args.preset == "pocket" and args.sam is None:
-        assistant = open_assistant(args)
-        return assistant.segmenter, assistant.weights
+    if args.preset not in PRESETS:
+        open_assistant(args)  # says so
     segmenter, found = load_segmenter(args.sam or PRESETS[args.preset].sam, args.device)
     args.preset = name_of(args)
     return segmenter, {"sam": found}

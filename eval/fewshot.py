@@ -1,4 +1,5 @@
-"""Few-shot segmentation: a query, one or several references with masks, and maybe the name. PASCAL-5i, COCO-20i, COCO-format.
+"""Few-shot segmentation: a query, one or several references with masks, and maybe the name. PASCAL-5i, COCO-20i,
+COCO-format.
 
     python -m eval fewshot --benchmark coco-format --root DATA/coco/dev --references DATA/coco/train --fold 0 1 2 3 \\
         --shots 1 --weights "runs/reference-{fold}" --out runs/eval/fewshot-1
@@ -37,14 +38,14 @@ PAIRS = (("prototype", "plain"), ("prototype", "text"), ("plain", "text"))  # di
 SMALLEST = 1024  # px that a category must cover in a picture to be asked for or shown
 KEPT = 440  # looks held in memory, 4 MB each
 SHOWN = 6  # pictures a group in the report
-VOC = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog", "horse",
-       "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor")
-COCO = ("person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,bench,"
-        "bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,skis,"
-        "snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,"
-        "knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,"
-        "dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,"
-        "vase,scissors,teddy bear,hair drier,toothbrush").split(",")
+VOC = ("aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,dining table,dog,horse,motorbike,person,potted plant,"
+       "sheep,sofa,train,tv monitor").split(",")
+COCO = ("person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"
+        "parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,"
+        "skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,"
+        "wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
+        "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,"
+        "refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush").split(",")
 
 
 def fold_of(layout: str, category: int) -> int:
@@ -116,14 +117,16 @@ def pascal(root: Path) -> Pictures:
     root = root / "VOC2012" if (root / "VOC2012").is_dir() else root
     labels = next((root / n for n in ("SegmentationClassAug", "SegmentationClass") if (root / n).is_dir()), None)
     if labels is None or not (root / "JPEGImages").is_dir():
-        raise BadInput(f"{root} is not VOC2012: it must hold JPEGImages and SegmentationClassAug (or SegmentationClass)")
+        raise BadInput(f"{root} is not VOC2012: it must hold JPEGImages and SegmentationClassAug (or "
+                       "SegmentationClass)")
     listed = root / "ImageSets/Segmentation/val.txt"
     stems = listed.read_text().split() if listed.is_file() else sorted(f.stem for f in labels.glob("*.png"))
     return label_pngs(list(VOC), [(root / f"JPEGImages/{s}.jpg", labels / f"{s}.png") for s in stems])
 
 
 def coco20i(root: Path) -> Pictures:
-    """COCO2014's folder, or one above it: val2014/NAME.jpg and annotations/val2014/NAME.png (category numbers from 1)."""
+    """COCO2014's folder, or one above it: val2014/NAME.jpg and annotations/val2014/NAME.png (category numbers from
+    1)."""
     root = root / "COCO2014" if (root / "COCO2014").is_dir() else root
     files = sorted((root / "annotations/val2014").glob("*.png"))
     if not files:
@@ -143,7 +146,8 @@ class Episode:
     references: tuple[int, ...]
 
 
-def draw_episodes(layout: str, queries: Pictures, sources: Pictures, fold: int, shots: int, count: int, seed: int) -> list[Episode]:
+def draw_episodes(layout: str, queries: Pictures, sources: Pictures, fold: int, shots: int, count: int,
+                  seed: int) -> list[Episode]:
     """`count` episodes of a fold: a category, each as likely; a query; references from other pictures, all there are
     where they are fewer than `shots`. BadInput where the fold has nothing to draw."""
     rng = np.random.default_rng((seed, fold))  # the same queries and first reference, whatever the shots
@@ -200,7 +204,8 @@ def play(matcher, looks: Looks, queries: Pictures, sources: Pictures, episode: E
         look, mask = looks(sources.paths[r]), sources.read(r, episode.category)[0]
         mask = check_mask(mask, look.embedding.size)
         references.append(Reference(look, cover(matcher.segmenter, mask.shape, mask, look.patches.shape[-2:])))
-    line = {"open_seconds": looks.seconds[-1], "fold": episode.fold, "category": name, "query": queries.paths[episode.query].name,
+    line = {"open_seconds": looks.seconds[-1], "fold": episode.fold, "category": name,
+            "query": queries.paths[episode.query].name,
             "references": [sources.paths[r].name for r in episode.references], "arms": {}}
     began = time.perf_counter()
     given = matcher.given(query, references, name)
@@ -211,19 +216,21 @@ def play(matcher, looks: Looks, queries: Pictures, sources: Pictures, episode: E
             mask, score = matcher.match(query, given)
         else:
             mask, score = matcher.answer(query, given if arm == "text" else given.nameless())
-        line["arms"][arm] = {"pair": counts(mask, truth, ignore), "background": counts(~mask, ~truth, ignore), "score": score,
-                             "seconds": look + time.perf_counter() - began, "rle": to_rle(mask)}
+        line["arms"][arm] = {"pair": counts(mask, truth, ignore), "background": counts(~mask, ~truth, ignore),
+                             "score": score, "seconds": look + time.perf_counter() - began, "rle": to_rle(mask)}
     return line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--benchmark", dest="layout", choices=LAYOUTS, required=True, help="the layout of --root and its folds")
-    parser.add_argument("--references", type=Path, help="take references from this folder of the same layout (default: --root)")
+    parser.add_argument("--benchmark", dest="layout", choices=LAYOUTS, required=True,
+                        help="the layout of --root and its folds")
+    parser.add_argument("--references", type=Path,
+                        help="take references from this folder of the same layout (default: --root)")
     parser.add_argument("--fold", type=int, nargs="+", choices=range(FOLDS), default=list(range(FOLDS)))
     parser.add_argument("--shots", type=int, default=1, help="references an episode")
     parser.add_argument("--episodes", type=int, default=1000, help="a fold")
-    parser.add_argument("--weights", help="what finetune reference wrote; {fold} stands for the fold. Default: the preset's "
-                        "own, which learned every category of COCO")
+    parser.add_argument("--weights", help="what finetune reference wrote; {fold} stands for the fold. Default: the "
+                        "preset's own, which learned every category of COCO")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -245,12 +252,13 @@ def main(args: argparse.Namespace) -> None:
         file = Path(args.weights.replace("{fold}", str(fold))) if args.weights else pocket_file("reference.safetensors")
         files[fold] = file / "reference.safetensors" if file.is_dir() else file
     matchers = {f: Matcher.load(files[f], segmenter) if args.weights else pocket_matcher(segmenter) for f in folds}
-    weights = weights | {f"reference of fold {f}" if len(folds) > 1 else "reference": sha256_of(files[f]) for f in folds}
-    episodes = [e for f in folds for e in draw_episodes(args.layout, queries, sources, f, args.shots, args.episodes, args.seed)]
-    episodes = episodes[: args.limit]
-    run = Run(args.out, {"benchmark": "fewshot", "version": VERSION, "layout": args.layout, "root": str(args.root.resolve()),
-                         "references": str((args.references or args.root).resolve()), "fold": folds, "shots": args.shots,
-                         "episodes": args.episodes, "seed": args.seed, "weights": weights, "preset": args.preset})
+    weights |= {f"reference of fold {f}" if len(folds) > 1 else "reference": sha256_of(files[f]) for f in folds}
+    drawn = [draw_episodes(args.layout, queries, sources, f, args.shots, args.episodes, args.seed) for f in folds]
+    episodes = [e for of_fold in drawn for e in of_fold][: args.limit]
+    run = Run(args.out, {"benchmark": "fewshot", "version": VERSION, "layout": args.layout,
+                         "root": str(args.root.resolve()), "references": str((args.references or args.root).resolve()),
+                         "fold": folds, "shots": args.shots, "episodes": args.episodes, "seed": args.seed,
+                         "weights": weights, "preset": args.preset})
     looks = Looks(matchers[folds[0]])  # the frozen features are the same in all folds
     for episode in tqdm(run.mine(episodes), desc="episodes", disable=None):
         if episode.key in run.done:
@@ -288,7 +296,8 @@ class Table:
 
 
 def scores(lines: list[dict], seed: int, resamples: int = 2000) -> tuple[dict, dict]:
-    """({arm: (folds, 2)}, {arm: (resamples, folds, 2)}): mIoU and FB-IoU as they are and as the bootstrap draws them."""
+    """({arm: (folds, 2)}, {arm: (resamples, folds, 2)}): mIoU and FB-IoU as they are and as the bootstrap draws
+    them."""
     rng = np.random.default_rng(seed)
     once, drawn = {arm: [] for arm in ARMS}, {arm: [] for arm in ARMS}
     for fold in sorted({x["fold"] for x in lines}):
@@ -325,19 +334,22 @@ def finish(args, lines, episodes, queries, sources, weights) -> None:
         ci95[f"{b} - {a} mIoU"] = interval((drawn[b] - drawn[a])[:, :, 0].mean(1))
     for name in sorted({x["category"] for x in good}):
         mine = [x for x in good if x["category"] == name]
-        by[f"category: {name}"] = {"n": len(mine)} | {f"{arm} mIoU": float(
-            sum(x["arms"][arm]["pair"][0] for x in mine) / max(1, sum(x["arms"][arm]["pair"][1] for x in mine))) for arm in ARMS}
+        by[f"category: {name}"] = {"n": len(mine)}
+        for arm in ARMS:
+            inter, union = np.sum([x["arms"][arm]["pair"] for x in mine], 0)
+            by[f"category: {name}"][f"{arm} mIoU"] = float(inter / max(1, union))
     figures |= {"layout": args.layout, "shots": args.shots, "queries": len({x["query"] for x in good}),
                 "episodes with fewer references": sum(len(x["references"]) < args.shots for x in good)}
     result = Result(
-        benchmark="fewshot", version=VERSION, protocol=f"{args.layout}, {args.shots}-shot", n=len(good), preset=args.preset,
-        weights=weights, figures=figures, ci95=ci95, by=by,
+        benchmark="fewshot", version=VERSION, protocol=f"{args.layout}, {args.shots}-shot", n=len(good),
+        preset=args.preset, weights=weights, figures=figures, ci95=ci95, by=by,
         seconds_per_image=float(np.median([x["open_seconds"] for x in good])),
         seconds_per_query=float(np.median([x["arms"]["text"]["seconds"] for x in good])),
         bad=[{"name": x["name"], "error": x["error"]} for x in lines if "error" in x])
     write_result(args.out, result)
     write_report(args.out, result, pictures=pictures_of(lines, episodes, queries, sources))
-    figures |= {"seconds to open a reference": result.seconds_per_image, "seconds to find what is like it": result.seconds_per_query}
+    figures |= {"seconds to open a reference": result.seconds_per_image,
+                "seconds to find what is like it": result.seconds_per_query}
     print_table(f"fewshot, version {VERSION}, {args.layout}, {args.shots}-shot, folds {folds}, {len(good)} episodes, "
                 f"{len(result.bad)} bad", {k: f"{v:.4f}  [{ci95[k][0]:+.4f}, {ci95[k][1]:+.4f}]" if k in ci95 else v
                                            for k, v in figures.items()})
@@ -360,7 +372,8 @@ def pictures_of(lines, episodes, queries, sources):
                         ("The name hurt most", ranked[:shown])):
         for e, x in some:
             image = open_image(queries.paths[e.query])
-            panels = [("reference", open_image(sources.paths[r]), [sources.read(r, e.category)[0]]) for r in e.references[:2]]
+            panels = [("reference", open_image(sources.paths[r]), [sources.read(r, e.category)[0]])
+                      for r in e.references[:2]]
             panels += [("truth", image, [queries.read(e.query, e.category)[0]])]
             panels += [(f"{arm} {ratio(x, arm):.2f}", image, [from_rle(x["arms"][arm]["rle"])]) for arm in ARMS]
             yield Picture(group, f"{x['category']}   {x['query']}", [], panels)

@@ -1,4 +1,5 @@
-"""Segmentation from attention: training-free with all layers, with the ranked ones, and tuned on one photo per category.
+"""Segmentation from attention: training-free with all layers, with the ranked ones, and tuned on one photo per
+category.
 
     python -m eval oneshot --root DATA/coco/dev --tuned runs/attention --out runs/eval/oneshot
 
@@ -6,10 +7,11 @@ The protocol of "The Power of One" (arXiv 2503.10779): every pixel gets one of t
 mIoU is over the classes and the background, from pixel counts of the whole set; pixels without a label do not count.
 `finetune attention` draws its photos from elsewhere, and `rank-layers` ranks on others: nothing here was seen before.
 
-Arms: all layers; the layers that the ranking uses; the best heads (`--heads`); each tuned run (`--tuned`), whose mean and
-spread are given (runs can be added to a result later: give the command again); refinements by ConvCRF and by votes of SAM's
-proposals; and each of the first three "without match": attention alone, not weighted by how well a prompt fits the picture.
-Reads VOC's layout, COCO's, or a COCO-format folder. Differences are paired, with 95 % bootstrap intervals over photos.
+Arms: all layers; the layers that the ranking uses; the best heads (`--heads`); each tuned run (`--tuned`), whose mean
+and spread are given (runs can be added to a result later: give the command again); refinements by ConvCRF and by votes
+of SAM's proposals; and each of the first three "without match": attention alone, not weighted by how well a prompt fits
+the picture. Reads VOC's layout, COCO's, or a COCO-format folder. Differences are paired, with 95 % bootstrap intervals
+over photos.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from assistant.attention import CONTRAST, Ranking, class_maps, shares
+from assistant.attention import Ranking, class_maps, shares, with_background
 from assistant.errors import BadInput
 from assistant.labelled import read_labelled
 from eval.metrics import class_counts, class_ious
@@ -29,14 +31,14 @@ from eval.report import Picture, write_report
 from eval.result import Result, Run, print_table, write_result
 from eval.semantic import np_save_label, read_prediction, table
 
-VERSION = 1
+VERSION = 2
 GRID = 160  # cells of the longer side that maps are drawn on before they are enlarged to the picture
 KEPT = 12  # classes that refinement looks at: the strongest of a picture
 SHOWN = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--split", default="val", help="part of the data set, in VOC's and COCO's layouts (default: val)")
+    parser.add_argument("--split", default="val", help="part of the data set, in VOC's and COCO's layouts")
     parser.add_argument("--ranking", type=Path, help="what rank-layers wrote (default: the preset's own)")
     parser.add_argument("--heads", type=int, default=16, help="how many heads the arm of heads averages (default: 16)")
     parser.add_argument("--tuned", type=Path, help="folder that finetune attention wrote")
@@ -62,7 +64,8 @@ def grid_of(size: tuple[int, int]) -> tuple[int, int]:
     return tuple(max(1, round(side * min(1, GRID / max(size)))) for side in size)
 
 
-def drawn(look, use: list, owner: torch.Tensor, classes: int, size: tuple[int, int], match: bool = True) -> torch.Tensor:
+def drawn(look, use: list, owner: torch.Tensor, classes: int, size: tuple[int, int],
+          match: bool = True) -> torch.Tensor:
     """Class maps (classes, h, w) on the grid; what no place covers is background."""
     maps = look.place.spread(class_maps(shares(look, use, match), owner, classes), grid_of(size))
     maps[0] += 1e-3
@@ -87,8 +90,8 @@ def refined(maps: torch.Tensor, image: np.ndarray, masks: torch.Tensor | None, h
     return out
 
 
-def answers(looker, view, image, masks, prompts: list[str], owner, names: list[str], ranking: Ranking, tuned: dict, args,
-            free: bool = True) -> dict:
+def answers(looker, view, image, masks, prompts: list[str], owner, names: list[str], ranking: Ranking, tuned: dict,
+            args, free: bool = True) -> dict:
     """{arm: (H, W) label map} of one photo; free False: only what is tuned."""
     size, classes, found = image.shape[:2], len(names) + 1, {}
     looker.kept = {}  # of this photo
@@ -157,11 +160,10 @@ def main(args: argparse.Namespace) -> None:
     looker.restore({})  # training-free means the model's own attention
     tuned, weights = read_tuned(args.tuned, ranking), dict(looker.weights)
     sums = {str(run): sha256_of(args.tuned / f"run-{run}.safetensors") for run in tuned}
-    prompts = names + [c for c in CONTRAST if c not in names]
-    owner = torch.tensor([k + 1 for k in range(len(names))] + [0] * (len(prompts) - len(names)))
-    run = Run(args.out, {"benchmark": "oneshot", "version": VERSION, "root": str(args.root.resolve()), "split": args.split,
-                         "preset": name_of(args), "weights": weights, "use": ranking.use, "heads": args.heads,
-                         "refinement": not args.no_refinement, "seed": args.seed})
+    prompts, owner = with_background(names)
+    run = Run(args.out, {"benchmark": "oneshot", "version": VERSION, "root": str(args.root.resolve()),
+                         "split": args.split, "preset": name_of(args), "weights": weights,
+                         "use": ranking.use, "heads": args.heads, "refinement": not args.no_refinement, "seed": args.seed})
     for photo in tqdm(run.mine(photos), desc="pictures", disable=None):
         before = run.done.get(photo.path.name, {})
         known = before.get("tuned", {})
@@ -172,7 +174,8 @@ def main(args: argparse.Namespace) -> None:
         try:
             truth, image = photo.read(), open_image(photo.path)
             if truth.shape != image.shape[:2]:
-                raise BadInput(f"the picture is {image.shape[1]}x{image.shape[0]}, its labels {truth.shape[1]}x{truth.shape[0]}")
+                raise BadInput(f"the picture is {image.shape[1]}x{image.shape[0]}, its labels "
+                               f"{truth.shape[1]}x{truth.shape[0]}")
             view = looker.open(photo.path, args.keep or args.out / "views")
             masks = None if args.no_refinement else masks_on(looker, view, args, truth.shape)
             began = time.perf_counter()
@@ -193,11 +196,13 @@ def main(args: argparse.Namespace) -> None:
             np_save_label(args.out / arm, photo.path.stem, found[arm])
     lines = run.gather(photo.path.name for photo in photos)
     if lines is not None:
-        finish(args, names, photos, lines, sorted(tuned), name_of(args), weights | {f"tuned {r}": s for r, s in sums.items()})
+        weights |= {f"tuned {r}": s for r, s in sums.items()}
+        finish(args, names, photos, lines, sorted(tuned), name_of(args), weights)
 
 
 def masks_on(looker, view, args, size) -> torch.Tensor:
-    """SAM's proposals on the grid, (N, h, w) bool: the view's own, or, for a model that has none, those of the preset's SAM."""
+    """SAM's proposals on the grid, (N, h, w) bool: the view's own, or, for a model that has none, those of the preset's
+    SAM."""
     proposals = getattr(view, "proposals", None)
     if proposals is None:
         from assistant.presets import PRESETS, load_eyes
@@ -207,8 +212,9 @@ def masks_on(looker, view, args, size) -> torch.Tensor:
         proposals = looker.eyes.open(view).proposals
     h, w = grid_of(size)
     rows, columns = np.arange(h) * size[0] // h, np.arange(w) * size[1] // w
-    return torch.from_numpy(np.stack([proposals.mask(i)[rows[:, None], columns] for i in range(len(proposals))])) if len(
-        proposals) else torch.zeros(0, h, w, dtype=torch.bool)
+    if not len(proposals):
+        return torch.zeros(0, h, w, dtype=torch.bool)
+    return torch.from_numpy(np.stack([proposals.mask(i)[rows[:, None], columns] for i in range(len(proposals))]))
 
 
 def miou(counts: np.ndarray) -> float:
@@ -216,7 +222,8 @@ def miou(counts: np.ndarray) -> float:
     return float(np.nanmean(class_ious(counts)))
 
 
-def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[int], preset: str, weights: dict) -> None:
+def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[int], preset: str,
+           weights: dict) -> None:
     good = [line for line in lines if "error" not in line]
     if not good:
         raise BadInput(f"no photo of {args.root} can be used: {lines[0]['key']}: {lines[0]['error']}")
@@ -228,14 +235,16 @@ def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[i
         groups |= {"tuned" + end: [f"tuned {r}{end}" for r in runs] for end in ends}
     value = lambda group, pick: float(np.mean([miou(each[arm][pick].sum(0)) for arm in groups[group]]))
     every, rng = np.arange(len(good)), np.random.default_rng(args.seed)
-    draws = [rng.integers(len(good), size=len(good)) for _ in range(500)]  # the same photos in every arm: differences are paired
+    # The same photos in every arm: differences are paired.
+    draws = [rng.integers(len(good), size=len(good)) for _ in range(500)]
     resampled = {group: np.array([value(group, pick) for pick in draws]) for group in groups}
     interval = lambda values: [float(v) for v in np.quantile(values, [0.025, 0.975])]
     scores = {group: value(group, every) for group in groups}
     against = {}
     alone = ", without match"
     for b, a in (("ranked layers", "all layers"), ("ranked heads", "all layers"), ("tuned", "ranked layers"),
-                 ("tuned", "all layers"), ("ranked layers" + alone, "all layers" + alone), ("ranked heads" + alone, "all layers" + alone),
+                 ("tuned", "all layers"), ("ranked layers" + alone, "all layers" + alone),
+                 ("ranked heads" + alone, "all layers" + alone),
                  *((f"{g}, {how}", g) for g in ("ranked layers", "tuned") for how in ("crf", "vote"))):
         if a in groups and b in groups:
             against[f"{b} - {a}"] = [scores[b] - scores[a], *interval(resampled[b] - resampled[a])]
@@ -245,8 +254,9 @@ def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[i
                "arms": scores, "differences": {k: [round(v, 4) for v in row] for k, row in against.items()}}
     if runs:
         figures |= {"tuned_runs": [round(v, 4) for v in spread], "tuned_std": float(np.std(spread))}
-    mean = lambda members: np.ma.masked_invalid([class_ious(each[arm].sum(0)) for arm in members]).mean(0).filled(np.nan)
-    per_class = {group: mean(members) for group, members in groups.items() if group in ("all layers", "ranked layers", "tuned")}
+    ious = lambda members: np.ma.masked_invalid([class_ious(each[arm].sum(0)) for arm in members])
+    per_class = {group: ious(groups[group]).mean(0).filled(np.nan)
+                 for group in ("all layers", "ranked layers", "tuned") if group in groups}
     number = lambda v: None if np.isnan(v) else float(v)
     result = Result(benchmark="oneshot", version=VERSION, n=len(good), preset=preset, weights=weights, figures=figures,
                     ci95={group: interval(resampled[group]) for group in groups},
@@ -256,7 +266,7 @@ def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[i
                     bad=[{"name": line["key"], "error": line["error"]} for line in lines if "error" in line])
     write_result(args.out, result)
     write_report(args.out, result, [], pictures_of(good, names, args.out, {p.path.name: p for p in photos}, runs))
-    print_table(f"oneshot, version {VERSION}, {result.n} photos, {figures['classes']} classes with the background: mIoU",
+    print_table(f"oneshot, version {VERSION}, {result.n} photos, {figures['classes']} classes with background: mIoU",
                 {g: f"{s:.4f} [{result.ci95[g][0]:.4f}, {result.ci95[g][1]:.4f}]" for g, s in scores.items()})
     if runs:
         print(f"  tuned, {len(runs)} runs: {np.mean(spread):.4f} +- {np.std(spread):.4f}")

@@ -1,13 +1,13 @@
 """One-shot tuning of where a model looks: one labelled photo per category ("The Power of One", arXiv 2503.10779).
 
-    python -m assistant rank-layers --images DATA/coco/train/images --names DATA/coco/train/instances.json --out ranking.json
-    python -m finetune attention --data DATA/coco/train --ranking ranking.json --out runs/attention
-    python -m eval oneshot --root DATA/coco/dev --ranking ranking.json --tuned runs/attention --out runs/eval/oneshot
+    python -m assistant rank-layers --images DATA/coco/train/images --names DATA/coco/train/instances.json --out
+    ranking.json python -m finetune attention --data DATA/coco/train --ranking ranking.json --out runs/attention python
+    -m eval oneshot --root DATA/coco/dev --ranking ranking.json --tuned runs/attention --out runs/eval/oneshot
 
 Trained are the attention of the layers that the ranking uses and the embeddings of the words of the prompts; everything
-else is frozen, dropout is off. The loss is the negative log of each labelled pixel's share (background weighs one half).
-`--runs` runs draw other photos and another order, each with weights of its own: run-0.safetensors and so on. The same
-command again goes on where it was stopped.
+else is frozen, dropout is off. The loss is the negative log of each labelled pixel's share (background weighs one
+half). `--runs` runs draw other photos and another order, each with weights of its own: run-0.safetensors and so on. The
+same command again goes on where it was stopped.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from assistant.attention import CONTRAST, Ranking, class_maps, shares
+from assistant.attention import Ranking, class_maps, shares, with_background
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from finetune.log import Log, rate
@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--passes", type=int, default=5, help="over the labelled photos, training the attention alone")
-    parser.add_argument("--word-passes", type=int, default=1, help="and then the words' embeddings as well; 0 leaves them alone")
+    parser.add_argument("--word-passes", type=int, default=1,
+                        help="and then the words' embeddings as well; 0 leaves them alone")
     parser.add_argument("--batch", type=int, default=2, help="photos a step")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0, help="of the first run; the next runs count up")
@@ -62,34 +63,37 @@ def draw_supports(categories: list[str], photos: list[tuple], rng) -> list[tuple
 
 
 def support_map(label: np.ndarray, category: int) -> Tensor:
-    """(H, W) class numbers as the one label that is given: the category, background, and -1 for other labelled things."""
+    """(H, W) class numbers as the one label that is given: the category, background, and -1 for other labelled
+    things."""
     return torch.from_numpy(np.where((label == category) | (label <= 0), label, -1))
 
 
 def loss_of(looker, view, label: Tensor, prompts: list[str], owner: Tensor, use: list, classes: int) -> Tensor:
-    """label: (H, W) long, -1 = not counted. Mean over the thing's pixels of -log of the true class's share, plus half of the
-    mean over the background's."""
+    """label: (H, W) long, -1 = not counted. Mean over the thing's pixels of -log of the true class's share, plus half
+    of the mean over the background's."""
     look = looker.look(view, prompts, sorted({layer for layer, _ in use}))
     maps = class_maps(shares(look, use), owner, classes)
     h, w = label.shape
     size = tuple(max(1, round(side * GRID / max(h, w))) for side in (h, w))
     small = F.interpolate(label[None, None].float(), size, mode="nearest")[0, 0].long()
-    pixels = look.place.spread(maps, size)
-    counted = (small >= 0) & (pixels.sum(0) > 0.5)  # what no region covers says nothing
+    true, row = small.clamp(min=0).unique(return_inverse=True)  # only these classes' maps are drawn
+    *drawn, covered = look.place.spread(torch.cat([maps[true], maps.sum(0, keepdim=True).detach()]), size)
+    counted = (small >= 0) & (covered > 0.5)  # what no region covers says nothing
     if not counted.any():
         return maps.sum() * 0
-    each = F.nll_loss(pixels[:, counted].T.clamp(min=1e-6).log(), small[counted], reduction="none")
+    each = -torch.stack(drawn).gather(0, row[None])[0][counted].clamp(min=1e-6).log()
     thing = small[counted] > 0
     # Things are small beside their background: counted pixel by pixel, "all is background" would be learned first.
-    return (each * thing).sum() / thing.sum().clamp(min=1) + BACKGROUND * (each * ~thing).sum() / (~thing).sum().clamp(min=1)
+    mean = lambda where: (each * where).sum() / where.sum().clamp(min=1)
+    return mean(thing) + BACKGROUND * mean(~thing)
 
 
-def tune(looker, supports: list[tuple], names: list[str], passes: int, word_passes: int, batch: int, lr: float, seed: int,
-         state_file: Path | None = None, log: Log | None = None) -> dict[str, Tensor]:
-    """Train on `supports`, [(view, (H, W) label)], -> what `looker.restore` takes. First the attention alone, which in the
-    pocket preset reads what is kept of the first pass; then the words as well. state_file: resumed from, if there."""
-    prompts = names + [c for c in CONTRAST if c not in names]
-    owner = torch.tensor([k + 1 for k in range(len(names))] + [0] * (len(prompts) - len(names)))
+def tune(looker, supports: list[tuple], names: list[str], passes: int, word_passes: int, batch: int, lr: float,
+         seed: int, state_file: Path | None = None, log: Log | None = None) -> dict[str, Tensor]:
+    """Train on `supports`, [(view, (H, W) label)], -> what `looker.restore` takes. First the attention alone, which in
+    the pocket preset reads what is kept of the first pass; then the words as well. state_file: resumed from, if
+    there."""
+    prompts, owner = with_background(names)
     use = looker.ranking.use
     looker.restore({})
     looker.kept = {} if looker.kept is None else looker.kept
@@ -169,7 +173,8 @@ def main(args: argparse.Namespace) -> None:
             path.write_text(json.dumps({"settings": settings}, indent=1) + "\n")
         tuned = tune(looker, supports, names, args.passes, args.word_passes, args.batch, args.lr, run, state,
                      Log(args.out / f"loss-{run}.jsonl"))
-        about = {"use": json.dumps(looker.ranking.use), "photos": json.dumps({names[c - 1]: photos[i][0].name for c, i in pairs})}
+        shown = {names[c - 1]: photos[i][0].name for c, i in pairs}
+        about = {"use": json.dumps(looker.ranking.use), "photos": json.dumps(shown)}
         with replace_whole(done) as path:
             save_file({name: value.contiguous() for name, value in tuned.items()}, path, about)
         state.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sam", type=Path, help="sam.safetensors of the sam stage")
     parser.add_argument("--reference", type=Path, help="reference.safetensors of the reference stage")
     parser.add_argument("--attention", type=Path, help="a run-K.safetensors of the attention stage")
+    parser.add_argument("--ranking", type=Path, help="what rank-layers wrote, which that stage and attend follow")
     parser.add_argument("--reasoner", type=Path, help="folder of the records stage")
 
 
@@ -44,6 +45,10 @@ def main(args: argparse.Namespace) -> None:
     if args.attention:
         with replace_whole(POCKET / "attention.safetensors") as path:
             save_file(half(load_file(args.attention)), path)
+    if args.ranking:
+        from assistant.attention import Ranking
+
+        Ranking.load(args.ranking).save(POCKET / "attention.json")
     if args.reasoner:
         shutil.copy(args.reasoner / "heads.safetensors", POCKET / "heads.safetensors")
         (POCKET / "lora").mkdir(exist_ok=True)

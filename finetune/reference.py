@@ -2,7 +2,8 @@
 
     python -m finetune reference --data DATA/coco/train --out runs/reference
     python -m finetune reference --data DATA/coco/train --fold 2 --out runs/reference-2     # 4 folds, for eval fewshot
-    python -m finetune reference --data DATA/coco/train --clip openai/clip-vit-base-patch16 --sam sam_vit_b_01ec64.pth \\
+    python -m finetune reference --data DATA/coco/train --clip openai/clip-vit-base-patch16 --sam sam_vit_b_01ec64.pth
+    \\
         --no-coarse --out runs/reference-clip
 
 DATA: COCO-format folders (instances.json, images/). Two encoders learn from the same episodes, one told the name, one
@@ -53,8 +54,10 @@ class Kept:
     names: tuple[str, ...]
 
 
-def keep(matcher: Matcher, key: str, image_file: Path, named: list[tuple[str, dict]], views: int, folder: Path) -> list[Path]:
-    """The files of a picture and `views` other views of it, computed if they are not there. `key`: of SAM and features."""
+def keep(matcher: Matcher, key: str, image_file: Path, named: list[tuple[str, dict]], views: int,
+         folder: Path) -> list[Path]:
+    """The files of a picture and `views` other views of it, computed if they are not there. `key`: of SAM and
+    features."""
     from pycocotools import mask as coco_mask
 
     from assistant.images import open_image
@@ -76,9 +79,11 @@ def keep(matcher: Matcher, key: str, image_file: Path, named: list[tuple[str, di
         side = matcher.segmenter.low_side
         left = [(name, mask) for name, mask in left if mask.sum() >= SMALLEST]
         drawn = [cover(matcher.segmenter, mask.shape, mask, (side, side)) for _, mask in left]
+        masks_byte = torch.stack(drawn).mul(255).round().byte() if drawn else torch.zeros(0, side, side).byte()
+        masks_byte = torch.stack(drawn).mul(255).round().byte() if drawn else torch.zeros(0, side, side).byte()
         state = {"patches": look.patches.half(), "joint": look.joint.half(), "inside": look.inside,
                  "features": look.embedding.features.half(),
-                 "masks": (torch.stack(drawn) * 255).round().byte() if drawn else torch.zeros(0, side, side, dtype=torch.uint8)}
+                 "masks": masks_byte}
         with replace_whole(file) as path:
             save_file({k: v.contiguous() for k, v in state.items()}, path,
                       {"names": json.dumps([n for n, _ in left]), "size": json.dumps(list(picture.shape[:2]))})
@@ -216,18 +221,19 @@ def load_episodes(matcher: Matcher, episodes) -> tuple[list, Tensor]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="COCO-format folders")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--fold", type=int, choices=range(FOLDS), help="leave out every fourth category, from this one on "
-                        "(COCO-20i's rule); default: learn all")
+    parser.add_argument("--fold", type=int, choices=range(FOLDS), help="leave out every fourth category, from this one "
+                        "on (COCO-20i's rule); default: learn all")
     parser.add_argument("--looks", type=Path, help="folder of kept features (default: OUT/looks)")
     parser.add_argument("--views", type=int, default=0, help="other views of each picture")
     parser.add_argument("--sam", help="official .pth, transformers folder or hub id; default: the pocket SAM")
     parser.add_argument("--clip", help="transformers folder or hub id; default: the pocket preset's features")
-    parser.add_argument("--no-coarse", action="store_true", help="tokens alone, as the paper; the default adds a mask prompt")
+    parser.add_argument("--no-coarse", action="store_true",
+                        help="tokens alone, as the paper; the default adds a mask prompt")
     parser.add_argument("--steps", type=int, default=280)
-    parser.add_argument("--alone", type=float, default=0.85, help="share of the steps, at first, that train the coarse drawing "
-                        "without SAM, at a fifth of the cost")
-    parser.add_argument("--episodes", type=int, default=1000, help="drawn once, of all categories; a fold learns from those "
-                        "of its own; each is gone through several times")
+    parser.add_argument("--alone", type=float, default=0.85, help="share of the steps, at first, that train the coarse "
+                        "drawing without SAM, at a fifth of the cost")
+    parser.add_argument("--episodes", type=int, default=1000, help="drawn once, of all categories; a fold learns from "
+                        "those of its own; each is gone through several times")
     parser.add_argument("--batch", type=int, default=8, help="episodes a step")
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--save-every", type=float, default=2, help="minutes between checkpoints")
@@ -278,8 +284,8 @@ def main(args: argparse.Namespace) -> None:
     encoders = matcher.encoders
     for arm, told in ARMS.items():
         torch.manual_seed(args.seed)
-        encoders[arm] = PromptEncoder(matcher.features.width, matcher.features.joint_width, matcher.segmenter.prompt_width,
-                                      text=told, coarse=not args.no_coarse)
+        widths = matcher.features.width, matcher.features.joint_width, matcher.segmenter.prompt_width
+        encoders[arm] = PromptEncoder(*widths, text=told, coarse=not args.no_coarse)
     if matcher.features.kind == "pocket":
         mean, scale = statistics(views)
         for encoder in encoders.values():
@@ -314,7 +320,9 @@ def train(args: argparse.Namespace, matcher: Matcher, episodes: list[Gathered]) 
         average, start = state["average"], state["step"]
         print(f"resuming at step {start}", flush=True)
     log, saved = Log(args.out / "log.jsonl"), time.time()
-    first = 0 if args.no_coarse else int(args.alone * args.steps)  # step with SAM: what reads tokens begins to learn then
+    # The first step with SAM: what reads tokens begins to learn then.
+    first = 0 if args.no_coarse else int(args.alone * args.steps)
+    spans = (first, args.steps - first), (0, args.steps)  # (begin, length) of the two groups' learning rates
     for step in range(start, args.steps):
         alone, figures = step < first, {}
         batch = batch_of(episodes, args.seed, step, args.batch)
@@ -323,8 +331,8 @@ def train(args: argparse.Namespace, matcher: Matcher, episodes: list[Gathered]) 
         queries = None if alone else [read(e.query, matcher, e.name)[0] for e in batch]
         for arm, encoder in encoders.items():
             torch.manual_seed(args.seed * 1_000_003 + step)  # of the dropout
-            for group, (at, of) in zip(optimizers[arm].param_groups, ((step - first, args.steps - first), (step, args.steps))):
-                group["lr"] = group["full"] * rate(max(0, at), max(1, of), min(50, of // 10 + 1))
+            for group, (begin, length) in zip(optimizers[arm].param_groups, spans):
+                group["lr"] = group["full"] * rate(max(0, step - begin), max(1, length), min(50, length // 10 + 1))
             encoder.train()
             loss, iou = step_loss(matcher, encoder, given[arm], queries, targets)
             optimizers[arm].zero_grad(set_to_none=True)
@@ -338,8 +346,8 @@ def train(args: argparse.Namespace, matcher: Matcher, episodes: list[Gathered]) 
         log.add(step, figures, every=25)
         if time.time() - saved > 60 * args.save_every or step + 1 == args.steps:
             with replace_whole(file) as path:
-                torch.save({"encoders": {a: e.state_dict() for a, e in encoders.items()}, "step": step + 1, "average": average,
-                            "optimizers": {a: o.state_dict() for a, o in optimizers.items()}}, path)
+                torch.save({"encoders": {a: e.state_dict() for a, e in encoders.items()}, "average": average,
+                            "optimizers": {a: o.state_dict() for a, o in optimizers.items()}, "step": step + 1}, path)
             saved = time.time()
     for arm, encoder in encoders.items():
         encoder.load_state_dict(average[arm])
@@ -369,4 +377,5 @@ def check(matcher: Matcher, aside: list[Kept], views: list[Kept], names: set[str
             given = both(matcher, looks)
             for arm, encoder in matcher.encoders.items():
                 found[arm].append(step_loss(matcher, encoder, given[arm], [looks[0][0]], targets)[1])
-    return {arm: round(float(np.mean(v)), 4) if v else None for arm, v in found.items()} | {"n": len(next(iter(found.values())))}
+    means = {arm: round(float(np.mean(v)), 4) if v else None for arm, v in found.items()}
+    return means | {"n": len(next(iter(found.values())))}

@@ -1,4 +1,4 @@
-"""Few-shot episodes, folds and figures, against numbers counted by hand; the whole benchmark on a matcher that knows."""
+"""Few-shot episodes, folds and figures, counted by hand; the whole benchmark on a matcher that knows."""
 
 import json
 

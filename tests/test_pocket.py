@@ -139,3 +139,22 @@ def test_what_is_like_a_reference_is_found(assistant, scene, tmp_path):
             assert (found & mask[:, ::-1]).sum() / (found | mask[:, ::-1]).sum() > 0.5
     with pytest.raises(BadInput, match="empty"):
         scene.segment_like(data.chelsea(), np.zeros((300, 451), bool))
+
+
+def test_like_on_the_command_line_takes_several_pictures(tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    from assistant.__main__ import main
+
+    cat, mask = data.chelsea(), np.zeros((300, 451), np.uint8)
+    mask[60:260, 100:330] = 255
+    for name, picture in (("cat", cat), ("mirrored", cat[:, ::-1]), ("mask", mask)):
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    words = ["x", "like", tmp_path / "cat.png", tmp_path / "mirrored.png", "--reference", tmp_path / "cat.png", "--mask",
+             tmp_path / "mask.png", "--label", "cat", "--out", tmp_path / "out", "--sheet", tmp_path / "sheet.jpg"]
+    monkeypatch.setattr("sys.argv", list(map(str, words)))
+    assert main() == 0 and "mirrored.png: cat" in capsys.readouterr().out
+    found = [np.asarray(Image.open(tmp_path / "out" / folder / "mask.png")) > 0 for folder in ("1-cat", "2-mirrored")]
+    assert (found[0] & (mask > 0)).sum() > 0.6 * found[0].sum() > 0 and found[1].shape == (300, 451)
+    width, high = Image.open(tmp_path / "sheet.jpg").size
+    assert high == 260 and width > 3 * 380  # the reference and two pictures

@@ -24,8 +24,8 @@ def kept_file(key: str, image: Path, folder: Path) -> Path:
 
 
 def kept_view(eyes: Eyes, key: str, image, folder: Path | None) -> View:
-    """The view of a picture (a path, or what `open_image` takes); without `folder` nothing is kept. The embedding of one
-    that was read back is None. BadInput: no picture."""
+    """The view of a picture (a path, or what `open_image` takes); without `folder` nothing is kept. The embedding of
+    one that was read back is None. BadInput: no picture."""
     file = kept_file(key, image, folder) if folder else None
     if file is None or not file.exists():
         view = eyes.open(open_image(image))

@@ -36,7 +36,8 @@ class RegionPlaces:
         """(K, N) -> (K, H, W): each pixel the mean over the regions that hold it, 0 where none does."""
         flat = self.masks.flatten(1).to(values.dtype)
         maps = values @ flat / flat.sum(0).clamp(min=1)
-        return F.interpolate(maps.view(1, len(values), *self.masks.shape[1:]), size, mode="bilinear", align_corners=False)[0]
+        maps = maps.view(1, len(values), *self.masks.shape[1:])
+        return F.interpolate(maps, size, mode="bilinear", align_corners=False)[0]
 
 
 class PocketLooker:
@@ -48,7 +49,7 @@ class PocketLooker:
         self.layers = reasoner.llm.config.num_hidden_layers
         self.tuned: dict[int, torch.nn.Module] = {}
         self.rows: dict[int, Tensor] = {}
-        self.kept: dict | None = None  # a dictionary here keeps what layers read, for training over the same pictures again
+        self.kept: dict | None = None  # a dictionary here keeps what layers read, for the same pictures again
 
     @property
     def ranking(self) -> Ranking:
@@ -88,7 +89,8 @@ class PocketLooker:
         else:
             if key not in self.kept:
                 with torch.no_grad():
-                    self.kept[key] = view, self.read(seen.words, tokens, layers)  # the view: its id is not given to another
+                    # with the view, so that its id is not given to another
+                    self.kept[key] = view, self.read(seen.words, tokens, layers)
             read = self.kept[key][1]
         return Look(self.scores(read, tokens, layers), match, layers, self.places(view))
 
@@ -117,8 +119,8 @@ class PocketLooker:
         return match
 
     def read(self, words: Tensor, tokens: list[list[int]], layers: list[int]):
-        """The LLM over regions as words (N, W) and prompts as tokens: what each of `layers` reads of them, normed, (T, W);
-        rotary positions; where the regions and the prompts begin. Tuned queries and keys change nothing of it."""
+        """The LLM over regions as words (N, W) and prompts as tokens: what each of `layers` reads of them, normed, (T,
+        W); rotary positions; where the regions and the prompts begin. Tuned queries and keys change nothing of it."""
         reasoner, model = self.reasoner, self.reasoner.llm.model
         count = torch.tensor([len(t) for t in tokens])
         owner = torch.arange(len(tokens)).repeat_interleave(count)
