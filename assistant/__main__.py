@@ -115,7 +115,7 @@ def rank_layers(args: argparse.Namespace) -> None:
     looker = open_looker(args)
     looker.restore({})  # the model's own attention is ranked, not what was tuned for a ranking
     views = (looker.open(file, args.keep) for file in tqdm(files, desc="pictures", disable=None))
-    ranking = rank(looker, views, names, args.layers, args.heads)
+    ranking = rank(looker, views, names, args.layers, args.heads, args.deepest)
     ranking.about = {"model": args.mllm or args.preset, "pictures": args.images.name, "names": len(names)}
     ranking.save(args.out)
     print(f"{ranking.photos} pictures, {ranking.prompts} prompts; best first:")
@@ -164,6 +164,7 @@ def main() -> int:
     layers.add_argument("--every", type=int, default=1, help="use every so-manieth picture")
     layers.add_argument("--layers", type=int, default=4, help="attend shall use the best so many layers")
     layers.add_argument("--heads", type=int, default=0, help="or the best so many heads")
+    layers.add_argument("--deepest", type=int, help="of those up to this layer, where looking then ends and costs no more")
     layers.add_argument("--keep", type=Path,
                         help="folder for opened pictures (pocket): a second ranking need not open them")
     layers.add_argument("--out", type=Path, required=True, help="the ranking, json")

@@ -9,10 +9,10 @@ The scores before the softmax, averaged over the prompt's words, compete with th
 (softmax over prompts), so that what attracts every word cancels out. Each prompt is weighted by how well it matches the
 picture at all. Words for what is no object (`CONTRAST`) stand for the background, and their shares are summed.
 
-What the paper leaves out: attention is a softmax over places, which a constant added to all of a prompt's scores does not
-change. Between prompts that constant is arbitrary, and would decide more than the places do; so a prompt's scores are
-taken relative to their mean over the picture, and a layer's to their deviation (`standardised`). Where, the attention says;
-whether at all, the match.
+What the paper leaves out: attention is a softmax over places, which a constant added to all of a prompt's scores does
+not change. Between prompts that constant is arbitrary, and would decide more than the places do; so a prompt's scores
+are taken relative to their mean over the picture, and a layer's to their deviation (`standardised`). The attention says
+where, the match whether at all.
 
 Not every layer and head looks at what it reads. InfoScore ranks them without a label: good ones are sure about each
 picture, but not always of the same thing. `python -m assistant rank-layers` writes the ranking that `attend` follows.
@@ -36,8 +36,8 @@ CONTRAST = ("sky clouds grass trees leaves bushes ground dirt sand snow water se
             "wall ceiling window door building house fence mountain rocks curtain shelf").split()
 # What InfoScore asks for where no names are given.
 COMMON = ("person dog cat bird horse cow car bicycle bus train boat airplane chair couch table bed bottle cup bowl "
-          "plate fork knife spoon pizza cake apple banana book clock phone laptop television keyboard bag hat umbrella ball "
-          "lamp sign").split()
+          "plate fork knife spoon pizza cake apple banana book clock phone laptop television keyboard bag hat umbrella "
+          "ball lamp sign").split()
 LONGEST = 200  # characters of a phrase
 
 
@@ -47,13 +47,14 @@ class Look:
 
     scores: (P, L, H, N) float32, attention before the softmax, mean over a prompt's words, of the L layers in `layers`
     and their H heads. match: (P,) in [0, 1], does the prompt fit the picture at all. place: has
-    `spread((K, N), (H, W)) -> (K, H, W)`, from places to pixels.
+    `spread((K, N), (H, W)) -> (K, H, W)`, from places to pixels. tuned: the attention was (`finetune attention`).
     """
 
     scores: Tensor
     match: Tensor
     layers: list[int]
     place: object
+    tuned: bool = False
 
 
 @dataclass
@@ -130,17 +131,19 @@ def of_layers(look: Look, use: list[tuple[int, int | None]]) -> Tensor:
 
 
 def standardised(scores: Tensor) -> Tensor:
-    """Scores (K, P, N) with what is common to a prompt's places and to a place's prompts taken off, of unit deviation."""
+    """Scores (K, P, N) without what is common to a prompt's places or to a place's prompts, of unit deviation."""
     centred = scores - scores.mean(2, keepdim=True)
     centred = centred - centred.mean(1, keepdim=True)
     return centred / centred.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-3)
 
 
 def shares(look: Look, use: list[tuple[int, int | None]], match: bool = True) -> Tensor:
-    """(P, N): each prompt's share of every place (softmax over prompts, mean over `use`), weighted by its match. Without
-    `match` the scores are as they are: then nothing else says which of the prompts are there."""
+    """(P, N): each prompt's share of every place (softmax over prompts, mean over `use`), weighted by its match.
+    Without `match` the scores are as they are: then nothing else says which of the prompts are there. Tuned attention
+    learned what its scores mean, beside each other too."""
     scores = of_layers(look, use)
-    return standardised(scores).softmax(1).mean(0) * look.match[:, None] if match else scores.softmax(1).mean(0)
+    share = (scores if look.tuned or not match else standardised(scores)).softmax(1).mean(0)
+    return share * look.match[:, None] if match else share
 
 
 def class_maps(share: Tensor, owner: Tensor, classes: int) -> Tensor:
@@ -170,10 +173,10 @@ def info_score(means: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def rank(looker, views, names: list[str], layers: int = 4, heads: int = 0) -> Ranking:
-    """Rank every layer and head over `views` (an iterable of opened, unlabelled pictures) by the maps of what `names` may
-    be in them and of the background, as they are used. The ranking uses the best `layers` layers, or with `heads` the best
-    so many heads. Four layers: on training photos the best four were the same in two halves, the best two were not."""
+def rank(looker, views, names: list[str], layers: int = 4, heads: int = 0, deepest: int | None = None) -> Ranking:
+    """Rank every layer and head over `views` (an iterable of opened, unlabelled pictures) by the maps, as they are
+    used, of what `names` may be in them and of the background. The ranking uses the best `layers` layers, or with
+    `heads` the best so many heads; none below the layer `deepest`, where looking ends and costs no more."""
     prompts, owner = with_background(names)
     of_layer, of_head = [], []
     maps = lambda scores: class_maps(standardised(scores).softmax(1) * look.match[:, None], owner, len(names) + 1)
@@ -191,7 +194,8 @@ def rank(looker, views, names: list[str], layers: int = 4, heads: int = 0) -> Ra
     best = lambda means: sorted(score(means), key=lambda pair: (-pair[1], pair[0]))
     ranked = [(look.layers[k], round(s, 3)) for k, s in best(of_layer)]
     ranked_heads = [(look.layers[k // count], k % count, round(s, 3)) for k, s in best(of_head)]
-    use = [(l, h) for l, h, _ in ranked_heads[:heads]] if heads else [(l, None) for l, _ in ranked[:layers]]
+    every = [(layer, head) for layer, head, _ in ranked_heads] if heads else [(layer, None) for layer, _ in ranked]
+    use = [one for one in every if deepest is None or one[0] <= deepest][: heads or layers]
     return Ranking(ranked, ranked_heads, use, len(of_layer), len(prompts))
 
 

@@ -39,7 +39,8 @@ def read_labelled(root: str | Path, split: str = "val") -> tuple[list[str], list
         if file.is_file():
             return _read_coco(file, [root / f for f in folders])
     raise BadInput(f"{root} has no layout that is known: instances.json and images; "
-                   f"annotations/instances_{split}.json; or VOC's JPEGImages, SegmentationClass and ImageSets/Segmentation")
+                   f"annotations/instances_{split}.json; or VOC's JPEGImages, SegmentationClass and "
+                   "ImageSets/Segmentation")
 
 
 def _read_coco(file: Path, folders: list[Path]) -> tuple[list[str], list[Labelled]]:

@@ -92,7 +92,7 @@ def refined(maps: torch.Tensor, image: np.ndarray, masks: torch.Tensor | None, h
 
 def answers(looker, view, image, masks, prompts: list[str], owner, names: list[str], ranking: Ranking, tuned: dict,
             args, free: bool = True) -> dict:
-    """{arm: (H, W) label map} of one photo; free False: only what is tuned."""
+    """{arm: (H, W) label map} of one photo; free False: only what is tuned. Of the tuned runs number 0 is refined."""
     size, classes, found = image.shape[:2], len(names) + 1, {}
     looker.kept = {}  # of this photo
     look = looker.look(view, prompts) if free else None
@@ -112,7 +112,7 @@ def answers(looker, view, image, masks, prompts: list[str], owner, names: list[s
         looker.restore(weights)
         maps = drawn(looker.look(view, prompts, layers), ranking.use, owner, classes, size)
         found[f"tuned {run}"] = enlarged(maps, size)
-        if not args.no_refinement:
+        if run == 0 and not args.no_refinement:
             for how in ("crf", "vote"):
                 found[f"tuned {run}, {how}"] = enlarged(refined(maps, image, masks, how), size)
     looker.restore({})
@@ -163,7 +163,8 @@ def main(args: argparse.Namespace) -> None:
     prompts, owner = with_background(names)
     run = Run(args.out, {"benchmark": "oneshot", "version": VERSION, "root": str(args.root.resolve()),
                          "split": args.split, "preset": name_of(args), "weights": weights,
-                         "use": ranking.use, "heads": args.heads, "refinement": not args.no_refinement, "seed": args.seed})
+                         "use": ranking.use, "heads": args.heads, "refinement": not args.no_refinement,
+                         "seed": args.seed})
     for photo in tqdm(run.mine(photos), desc="pictures", disable=None):
         before = run.done.get(photo.path.name, {})
         known = before.get("tuned", {})
@@ -231,8 +232,8 @@ def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[i
     each = {arm: np.stack([table([{"counts": line["arms"][arm]}], classes) for line in good]) for arm in arms}
     groups = {arm: [arm] for arm in arms if not arm.startswith("tuned")}
     if runs:  # the mean over runs stands for tuning
-        ends = [end for end in ("", ", crf", ", vote") if f"tuned {runs[0]}{end}" in arms]
-        groups |= {"tuned" + end: [f"tuned {r}{end}" for r in runs] for end in ends}
+        groups |= {"tuned": [f"tuned {r}" for r in runs]}
+        groups |= {arm: [arm] for arm in arms if arm.split(",")[0] == "tuned 0"}
     value = lambda group, pick: float(np.mean([miou(each[arm][pick].sum(0)) for arm in groups[group]]))
     every, rng = np.arange(len(good)), np.random.default_rng(args.seed)
     # The same photos in every arm: differences are paired.
@@ -245,7 +246,7 @@ def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[i
     for b, a in (("ranked layers", "all layers"), ("ranked heads", "all layers"), ("tuned", "ranked layers"),
                  ("tuned", "all layers"), ("ranked layers" + alone, "all layers" + alone),
                  ("ranked heads" + alone, "all layers" + alone),
-                 *((f"{g}, {how}", g) for g in ("ranked layers", "tuned") for how in ("crf", "vote"))):
+                 *((f"{g}, {how}", g) for g in ("ranked layers", "tuned 0") for how in ("crf", "vote"))):
         if a in groups and b in groups:
             against[f"{b} - {a}"] = [scores[b] - scores[a], *interval(resampled[b] - resampled[a])]
     spread = [miou(each[f"tuned {r}"].sum(0)) for r in runs]
