@@ -164,7 +164,8 @@ def main() -> int:
     layers.add_argument("--every", type=int, default=1, help="use every so-manieth picture")
     layers.add_argument("--layers", type=int, default=4, help="attend shall use the best so many layers")
     layers.add_argument("--heads", type=int, default=0, help="or the best so many heads")
-    layers.add_argument("--deepest", type=int, help="of those up to this layer, where looking then ends and costs no more")
+    layers.add_argument("--deepest", type=int,
+                        help="of those up to this layer, where looking then ends and costs no more")
     layers.add_argument("--keep", type=Path,
                         help="folder for opened pictures (pocket): a second ranking need not open them")
     layers.add_argument("--out", type=Path, required=True, help="the ranking, json")
