@@ -101,6 +101,8 @@ def to_llmseg40k(records: Iterable[Record]) -> dict:
 
     Of records made by `from_llmseg40k` nothing is lost; others lose their single masks, phrases and source.
     """
+    from pycocotools import mask as coco_mask
+
     rows: dict[str, dict] = {}
     images: dict[str, str] = {}
     for record in records:
@@ -109,12 +111,13 @@ def to_llmseg40k(records: Iterable[Record]) -> dict:
         file = record.source.get("file") or Path(record.image).name
         if images.setdefault(file, record.image) != record.image:
             raise BadInput(f"two pictures are called {file}, which LLM-Seg40K's form cannot hold")
-        there = [target.rle for target in record.targets if target.rle is not None]
-        if len(there) == 1 and there[0]["size"] == [record.height, record.width] and isinstance(there[0]["counts"], str):
-            union = there[0]  # of one mask, as it stands: decoding takes longer than all else here
-        else:
-            masks = [m for m in record_masks(record) if m is not None]
-            union = to_rle(np.any(masks, axis=0) if masks else np.zeros((record.height, record.width), bool))
+        size = [record.height, record.width]
+        nothing = {"size": size, "counts": [size[0] * size[1]]}
+        there = [t.rle for t in record.targets if t.rle is not None] or [coco_rle(nothing, *size)]
+        if any(rle["size"] != size or not isinstance(rle["counts"], str) for rle in there):
+            union = to_rle(np.any([mask for mask in record_masks(record) if mask is not None], axis=0))
+        else:  # as runs: decoding takes longer than all else here
+            union = there[0] if len(there) == 1 else {"size": size, "counts": coco_mask.merge(there)["counts"].decode()}
         row = rows.setdefault(file, {"from_dataset": record.source.get("from_dataset", "coco"), "qa_pairs": []})
         answer = record.source.get("answer", plain(record.answer))
         row["qa_pairs"].append({"question": record.question, "answer": answer, "rle_seg": union})

@@ -4,7 +4,7 @@
     python -m datagen --images photos --annotations labels --format labelme --bank clothing,coco --out questions
     python -m datagen --images photos --annotations lvis.json --format lvis --pick 10000 --out questions \\
         --writer openai --model qwen3-vl --base-url http://127.0.0.1:8000/v1 --describe-with qwen3-vl --concurrency 64
-    python -m datagen --images photos --format none --describe-with models/Qwen3-VL-4B --out questions   # nothing is labelled
+    python -m datagen --images photos --format none --describe-with models/Qwen3-VL-4B --out questions   # no labels
     python -m datagen.browse questions                                                       # look, and throw out
 
 Writes DIR/records.jsonl (the project's records, one question a line), DIR/llmseg40k.json (LLM-Seg40K's form),
@@ -17,6 +17,7 @@ DIR/kept.sqlite, so that a second run does only what is new.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -24,53 +25,69 @@ FORMATS = ("coco", "lvis", "egoobjects", "labelme", "labels", "none")
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m datagen", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("python -m datagen", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("photos")
     data.add_argument("--images", required=True, help="folder with the photos")
     data.add_argument("--annotations", help="their masks, or boxes, and names")
-    data.add_argument("--format", default="coco", choices=FORMATS, help="what the annotations are; none: there are none, the things are "
-                      "outlined by SAM and named by --describe-with (default: coco)")
-    data.add_argument("--sam", default="pocket", help="makes masks of boxes: pocket, an official .pth, a transformers folder or hub id of "
-                      "SAM or SAM 2; none: leave out what has only a box (default: pocket)")
+    data.add_argument("--format", default="coco", choices=FORMATS,
+                      help="what the annotations are; none: there are none, the things are outlined by SAM and named by "
+                           "--describe-with (default: coco)")
+    data.add_argument("--sam", default="pocket",
+                      help="makes masks of boxes: pocket, an official .pth, a transformers folder or hub id of SAM or SAM 2; "
+                           "none: leave out what has only a box (default: pocket)")
     data.add_argument("--parts", action="store_true", help="the names are of parts of one thing, such as a car's")
-    data.add_argument("--pick", type=int, metavar="N", help="ask only about N photos: simple ones, which show 2 to 5 categories, "
-                      "and complex ones, which show more (default: about all)")
-    data.add_argument("--complex", type=float, default=0.4, metavar="SHARE", help="share of the complex among them (default: .4)")
+    data.add_argument("--pick", type=int, metavar="N",
+                      help="ask only about N photos: simple ones, which show 2 to 5 categories, and complex ones, which show "
+                           "more (default: about all)")
+    data.add_argument("--complex", type=float, default=0.4, metavar="SHARE",
+                      help="share of the complex among them (default: .4)")
     data.add_argument("--exclude", nargs="+", default=[], metavar="PLACE",
                       help="folders of evaluation pictures, or lists of their names: no question is made about these "
                            "pictures, whatever they are called, at whatever size")
     asking = parser.add_argument_group("questions")
     asking.add_argument("--writer", default="phrasebank", choices=["phrasebank", "openai", "hf", "vllm"],
-                        help="who words the questions: phrasebank: no model, offline; openai: a model behind any OpenAI-compatible "
-                             "server; hf: a model in this process, through transformers; vllm: with --engine ray, on a cluster's GPUs "
-                             "(default: phrasebank)")
+                        help="who words the questions: phrasebank: no model, offline; openai: a model behind any "
+                             "OpenAI-compatible server; hf: a model in this process, through transformers; vllm: with "
+                             "--engine ray, on a cluster's GPUs (default: phrasebank)")
     asking.add_argument("--per-image", type=int, default=24, help="questions per photo, at most (default: 24)")
     asking.add_argument("--seed", type=int, default=0, help="another seed, other questions (default: 0)")
-    asking.add_argument("--bank", default="coco", help="phrase bank: a name in datagen/phrases or a .toml file; several with commas between")
+    asking.add_argument("--bank", default="coco",
+                        help="phrase bank: a name in datagen/phrases or a .toml file; several with commas between")
     asking.add_argument("--split", default="train", choices=["train", "held"],
                         help="train: phrases to learn from; held: the two of each category that are kept aside")
-    server = parser.add_argument_group("with --writer openai or hf", "the key is read from OPENAI_API_KEY and written nowhere; what was "
-                                       "answered is never asked again")
-    server.add_argument("--model", help="the writer: as the server calls it; hf: a folder in transformers' layout or a hub id")
+    server = parser.add_argument_group(
+        "with a language model", "the key is read from OPENAI_API_KEY and written nowhere; what was answered is never asked again")
+    server.add_argument("--model", help="the writer: as the server calls it; hf and vllm: a folder in transformers' layout or "
+                        "a hub id")
     server.add_argument("--base-url", help="the server, such as http://127.0.0.1:8000/v1 (default: the client's own)")
-    server.add_argument("--describe-with", metavar="MODEL", help="a multimodal model that describes each photo first, and looks for "
-                        "what is said to be absent; with --writer hf it runs in this process too")
+    server.add_argument("--describe-with", metavar="MODEL",
+                        help="a multimodal model that describes each photo first, and looks for what is said to be absent; with "
+                             "--writer hf it runs in this process too")
     server.add_argument("--captions", metavar="FILE", help="COCO captions json to be used instead of a description")
-    server.add_argument("--no-second-opinion", action="store_true", help="do not let the model answer its own questions")
+    server.add_argument("--no-second-opinion", action="store_true",
+                        help="do not let the model answer its own questions")
     server.add_argument("--concurrency", type=int, default=16, help="requests at a time; hf: in a batch (default: 16)")
-    server.add_argument("--answer-tokens", type=int, metavar="N", help="tokens of an answer, at most (default: the server's own; hf: 2048)")
+    server.add_argument("--answer-tokens", type=int, metavar="N",
+                        help="tokens of an answer, at most (default: the server's own; hf and vllm: 2048)")
     server.add_argument("--device", default="cpu", help="for hf and --sam (default: cpu)")
-    server.add_argument("--price", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"), help="per million tokens")
+    server.add_argument("--price", type=float, nargs=2, default=(0.0, 0.0), metavar=("IN", "OUT"),
+                        help="per million tokens")
     server.add_argument("--budget", type=float, help="stop before more than this is spent")
     scale = parser.add_argument_group("many machines")
     scale.add_argument("--engine", default="plain", choices=["plain", "ray"],
-                       help="ray: the same rows by Ray Data, on this machine or, with RAY_ADDRESS, on a cluster (default: plain)")
+                       help="ray: the same rows by Ray Data, on this machine or, with RAY_ADDRESS, on a cluster (default: "
+                            "plain)")
     scale.add_argument("--workers", type=int, default=2, help="of --engine ray (default: 2)")
+    scale.add_argument("--vllm", default="{}", metavar="JSON", help="engine arguments for --writer vllm, such as "
+                       "'{\"tensor_parallel_size\": 2, \"max_model_len\": 16384}'")
     written = parser.add_argument_group("output")
     written.add_argument("--out", required=True, help="folder to write to")
     written.add_argument("--val", type=float, default=0.0, metavar="SHARE",
-                         help="share of the photos whose questions go to val.jsonl, the others to train.jsonl (default: 0, neither)")
-    written.add_argument("--parquet", action="store_true", help="also write DIR/dataset for the datasets package, with its card")
+                         help="share of the photos whose questions go to val.jsonl, the others to train.jsonl (default: 0, "
+                              "neither)")
+    written.add_argument("--parquet", action="store_true",
+                         help="also write DIR/dataset for the datasets package, with its card")
     return parser
 
 
@@ -109,7 +126,8 @@ def run(options: argparse.Namespace) -> str:
             from datagen.engine_ray import on_ray
             from datagen.engine_vllm import on_vllm
 
-            made = on_vllm(photos, drops, options, kept) if options.writer == "vllm" else on_ray(photos, drops, options, known, kept)
+            engine = on_vllm if options.writer == "vllm" else on_ray
+            made = engine(photos, drops, options, known, kept)
         else:
             made = plain(photos.read(drops), options, known, kept)
         for _, one in tqdm(made, total=len(photos), unit="photo", desc=options.model or options.split):
@@ -117,7 +135,9 @@ def run(options: argparse.Namespace) -> str:
         written.statistics.drops.update(drops)
     kept.close()
     if options.parquet:
-        splits = {name: out / f"{name}.jsonl" for name in ("train", "val")} if options.val else {"train": out / "records.jsonl"}
+        splits = {"train": out / "records.jsonl"}
+        if options.val:
+            splits = {name: out / f"{name}.jsonl" for name in ("train", "val")}
         write_dataset(out / "dataset", splits, out.resolve().name)
     return summary(written.statistics.figures(), out)
 
@@ -143,6 +163,12 @@ def check(options: argparse.Namespace) -> None:
             raise BadInput(f"--{name.replace('_', '-')} must be at least 1")
     if options.writer == "vllm" and not (options.engine == "ray" and options.model):
         raise BadInput("--writer vllm needs --engine ray and --model")
+    try:
+        usable = isinstance(json.loads(options.vllm), dict)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise BadInput("--vllm is a JSON object of vLLM's engine arguments")
     if (options.annotations is None) != (options.format == "none"):
         raise BadInput("--annotations names the annotations; with --format none there are none")
     if options.format == "none" and not (options.describe_with and options.sam != "none"):

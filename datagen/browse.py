@@ -68,7 +68,8 @@ def page(rows: Rows, kind: str, number: int) -> str:
     out = read_rejected(rows.folder)
     link = lambda text, **where: f'<a href="?{html.escape(urlencode(where))}">{html.escape(text)}</a>'
     kinds = link(f"all {len(rows.records)}") + "".join(link(f"{k} {n}", kind=k) for k, n in rows.kinds.most_common())
-    turn = "".join(link(text, kind=kind, page=to) for text, to in (("previous", number - 1), ("next", number + 1)) if 0 <= to < pages)
+    beside = (("previous", number - 1), ("next", number + 1))
+    turn = "".join(link(text, kind=kind, page=to) for text, to in beside if 0 <= to < pages)
     cards = []
     for record in shown:
         name = row_id(record)
@@ -76,7 +77,8 @@ def page(rows: Rows, kind: str, number: int) -> str:
         targets = ", ".join(f"{t.phrase}{'' if t.rle else ' (absent)'}" for t in record.targets)
         cards.append(
             f'<article class="{"out" if gone else ""}"><img loading=lazy src="/picture/{name}.jpg" alt="{html.escape(targets)}">'
-            + "".join(f'<p class=k>{html.escape(turn.question)}<p class=k>{html.escape(plain(turn.answer))}' for turn in record.history)
+            + "".join(f'<p class=k>{html.escape(said.question)}<p class=k>{html.escape(plain(said.answer))}'
+                      for said in record.history)
             + f'<p class=q>{html.escape(record.question)}<p>{html.escape(plain(record.answer))}'
             f'<p class=k>{html.escape(rows.kind(record))}: {html.escape(targets)}; {html.escape(Path(record.image).name)}'
             f'<form method=post action="/{"keep" if gone else "reject"}"><input type=hidden name=id value="{name}">'
@@ -131,7 +133,8 @@ def handler(rows: Rows) -> type[BaseHTTPRequestHandler]:
                 self.send(404, b"no such row")
             else:
                 reject(rows.folder, rows.ids[name], action == "reject")
-                back = urlencode({k: v[0] for k, v in parse_qs(form.get("back", [""])[0]).items() if k in ("kind", "page")})
+                back = parse_qs(form.get("back", [""])[0])
+                back = urlencode({key: values[0] for key, values in back.items() if key in ("kind", "page")})
                 self.send(303, b"", Location=f"/?{back}")
 
         def log_message(self, *args):

@@ -49,10 +49,13 @@ def serve(slots: int, seconds: float, pipe) -> None:
                 state["now"] += 1
                 state["most"] = max(state["most"], state["now"])
                 await asyncio.sleep(seconds)
-                content = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "stub", "choices": [{
-                    "index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": json.dumps(answer(body))}}],
+                message = {"role": "assistant", "content": json.dumps(answer(body))}
+                content = json.dumps({
+                    "id": "1", "object": "chat.completion", "created": 0, "model": "stub",
+                    "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
                     "usage": {"prompt_tokens": 500, "completion_tokens": 50, "total_tokens": 550}}).encode()
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                             b"Content-Length: %d\r\n\r\n" % len(content) + content)
                 state["last"] = time.perf_counter()
                 state["now"] -= 1
                 state["count"] += 1
@@ -103,8 +106,9 @@ def measure(slots: int, seconds: float, count: int, describe: bool) -> dict:
     port = ours.recv()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        words = ["--images", folder / "images", "--annotations", photos(folder, count), "--writer", "openai", "--model", "stub",
-                 "--base-url", f"http://127.0.0.1:{port}/v1", "--concurrency", slots, "--per-image", QUESTIONS, "--out", folder / "out"]
+        words = ["--images", folder / "images", "--annotations", photos(folder, count), "--writer", "openai",
+                 "--model", "stub", "--base-url", f"http://127.0.0.1:{port}/v1", "--concurrency", slots,
+                 "--per-image", QUESTIONS, "--out", folder / "out"]
         words += ["--describe-with", "stub"] if describe else []
         options = parser().parse_args(list(map(str, words)))
         began = time.process_time()
@@ -113,12 +117,13 @@ def measure(slots: int, seconds: float, count: int, describe: bool) -> dict:
     ours.send("done")
     requests, busy, elapsed, most = ours.recv()
     process.join()
-    return {"requests": requests, "most_at_once": most, "busy": busy / (slots * elapsed), "requests_per_second": requests / elapsed,
-            "cpu_ms_per_request": 1000 * cpu / requests}
+    return {"requests": requests, "most_at_once": most, "busy": busy / (slots * elapsed),
+            "requests_per_second": requests / elapsed, "cpu_ms_per_request": 1000 * cpu / requests}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m datagen.busy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("python -m datagen.busy", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=0.2, help="that every answer takes")
     parser.add_argument("--photos", type=int, default=400)

@@ -90,7 +90,8 @@ def write_dataset(folder: Path, splits: dict[str, Path], name: str) -> None:
             Dataset.from_list(rows, features=features()).to_parquet(unfinished / f"{split}-{number:05}.parquet")
         lines.append(f"  - split: {split}\n    path: {split}-*.parquet")
         table.append(f"| {split} | {counts['questions']} | {len(photos)} | {counts['present']} | {counts['absent']} |")
-    card = CARD.format(name=name, files="\n".join(lines), table="\n".join(table), kinds="\n".join(f"| {k} | {n} |" for k, n in kinds.most_common()))
+    card = CARD.format(name=name, files="\n".join(lines), table="\n".join(table),
+                       kinds="\n".join(f"| {kind} | {count} |" for kind, count in kinds.most_common()))
     (unfinished / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)

@@ -16,7 +16,8 @@ def picture_part(image, pixels: int = PIXELS) -> dict:
     image.thumbnail((pixels, pixels))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=90)
-    return {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()}}
+    content = base64.b64encode(file.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{content}"}}
 
 
 def with_picture(messages: list[dict], picture) -> list[dict]:
@@ -29,6 +30,7 @@ def pictures_of(messages: list[dict]) -> list:
     """The pictures of messages as PIL images, in their order."""
     from PIL import Image
 
-    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"] if part["type"] == "image_url"]
+    parts = [part for message in messages if isinstance(message["content"], list)
+             for part in message["content"] if part["type"] == "image_url"]
     encoded = [part["image_url"]["url"].split(",", 1)[1] for part in parts]
     return [Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB") for text in encoded]

@@ -42,24 +42,15 @@ async def in_order(items: Iterable, work: Callable[..., Awaitable], at_once: int
         await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
 
 
-def plain(photos: Iterable[Photo], options: argparse.Namespace, known: Known | None, kept: Kept) -> Iterator[tuple[Photo, Made]]:
+def plain(photos: Iterable[Photo], options: argparse.Namespace, known: Known | None, kept: Kept
+          ) -> Iterator[tuple[Photo, Made]]:
     """(photo, what was made of it), in the photos' order."""
 
     async def results() -> AsyncIterator[tuple[Photo, Made]]:
         async with Worker(options, known, kept) as worker:
-
-            async def make(photo: Photo) -> Made:
-                name = worker.name(photo)
-                if found := kept.get(name):
-                    return Made(**found)
-                made = await worker.make(photo)
-                if made.final:
-                    kept.put(name, vars(made))
-                return made
-
             # Twice as many photos as requests: while one is being checked, another has a request to send.
             at_once = 1 if options.writer == "phrasebank" else 2 * options.concurrency
-            stream = in_order(photos, make, at_once)
+            stream = in_order(photos, worker.once, at_once)
             try:
                 async for photo, made in stream:
                     yield photo, made

@@ -1,7 +1,7 @@
 """The same steps on Ray Data, over as many processes and machines as the cluster has.
 
     python -m datagen ... --engine ray --workers 8                        # on this machine
-    RAY_ADDRESS=head:6379 python -m datagen ... --engine ray --workers 64  # on a cluster; DIR and photos on a shared disk
+    RAY_ADDRESS=head:6379 python -m datagen ... --engine ray --workers 64  # on a cluster; DIR, photos on a shared disk
 
 Each worker reads its photos from the index in DIR, and has its own share of the requests, its own SAM, its own local
 model. What comes back is kept here, in one file and in the photos' order: rows and their order are the plain engine's.
@@ -56,16 +56,21 @@ def on_cluster(options: argparse.Namespace):
     try:
         import ray
         import ray.data
-    except ImportError:
-        raise BadInput("--engine ray needs Ray: pip install 'maskpick[scale]'") from None
+    except ImportError as error:
+        raise BadInput(f"--engine ray needs Ray: pip install 'maskpick[scale]' ({error})") from None
 
     started = not ray.is_initialized()
     if started:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False,
-                 **({} if os.environ.get("RAY_ADDRESS") else {"num_cpus": options.workers + 1}),
-                 runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent.parent)}})
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False,
+                     **({} if os.environ.get("RAY_ADDRESS") else {"num_cpus": options.workers + 1}),
+                     runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent.parent)}})
+        except Exception as error:  # of no common kind: no cluster at RAY_ADDRESS, a machine too busy to start one
+            ray.shutdown()
+            raise BadInput(f"Ray does not start: {str(error).splitlines()[0][:200]}; is the machine very busy, or "
+                           "RAY_ADDRESS that of no cluster?") from None
     context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
+    context.execution_options.preserve_order = options.writer != "vllm"
     context.enable_progress_bars = False
     try:
         yield ray
@@ -80,14 +85,16 @@ def on_cluster(options: argparse.Namespace):
             ray.shutdown()
 
 
-def on_ray(photos: Photos, drops: Counter, options: argparse.Namespace, known: Known | None, kept: Kept) -> Iterator[tuple[Photo, Made]]:
+def on_ray(photos: Photos, drops: Counter, options: argparse.Namespace, known: Known | None, kept: Kept
+           ) -> Iterator[tuple[Photo, Made]]:
     """(photo, what was made of it), in the photos' order."""
     names = Worker(options, known, kept)
     waiting = [json.dumps(photo.id) for photo in photos if kept.get(names.name(photo)) is None]
     with on_cluster(options) as ray:
         made = iter(())
         if waiting:
-            rows = ray.data.from_items([{"number": number} for number in waiting], override_num_blocks=max(1, len(waiting) // BATCH))
+            rows = ray.data.from_items([{"number": number} for number in waiting],
+                                       override_num_blocks=max(1, len(waiting) // BATCH))
             made = iter(rows.map_batches(Share, batch_size=BATCH, fn_constructor_args=(options, known),
                                          compute=ray.data.ActorPoolStrategy(size=options.workers)).iter_rows())
         for photo in photos.read(drops):

@@ -1,104 +1,129 @@
-"""The language model's steps on a cluster with GPUs: Ray Data's vLLM processor answers one round of requests of all photos
-after the other (the questions, then second opinions).
+"""The language model's steps on a cluster with GPUs: Ray Data's vLLM processor answers all requests of a round together.
 
-    RAY_ADDRESS=head:6379 python -m datagen ... --engine ray --writer vllm --model Qwen/Qwen3-32B --workers 8
+    RAY_ADDRESS=head:6379 python -m datagen ... --engine ray --writer vllm --model Qwen/Qwen3-32B --workers 8 \\
+        --vllm '{"tensor_parallel_size": 2}'
 
-`datagen.llm_writer.asking` says what to ask; it is run again from the start for each round, with the answers so far: a
-photo is a row with nothing but its number and those. Pictures are not sent: descriptions come from --captions. An answer
-of another form than was asked for is not asked for again here, but by the next run. The rounds are tested on lists.
-NOT YET SHOWN TO WORK as a whole: vLLM needs a GPU, and with a scripted model in its place a run on a local Ray failed or
-was too slow to end on the machine it was written on; gathering a round's answers by `groupby` is what to look at first.
+All else is the plain engine's, here: its steps are gone through for every photo, and what a model has yet to be asked is
+written to DIR/requests, which the workers must be able to read. Their answers are kept as a server's are, one by one as
+they come: the next round finds them and gets further (questions, then second opinions), and so does a run that was killed.
+Pictures are not sent: descriptions come from --captions.
 """
 
 import argparse
+import asyncio
+import itertools
 import json
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from assistant.errors import BadInput
-from assistant.record import to_dict
+from datagen.engine import plain
 from datagen.engine_ray import on_cluster
-from datagen.kept import Kept
+from datagen.kept import Kept, fingerprint
+from datagen.leaks import Known
 from datagen.photos import Photo, Photos
-from datagen.pick import difficulty
-from datagen.server import fits, parsed
-from datagen.worker import Made, Worker, captions
+from datagen.server import Ledger, fits, parsed
+from datagen.worker import Made, Worker
 
-ROUNDS = 2  # of requests; then every photo is done
-EMPTY = {"place": -1, "messages": "", "schema": "{}", "seed": 0, "made": ""}
-
-
-class Asks:
-    """A row {"number", "rounds"} -> a row for each thing to ask next, or one that holds what was made of the photo."""
-
-    def __init__(self, options: argparse.Namespace):
-        from datagen.__main__ import open_photos
-        from datagen.phrasebank import load
-
-        self.options, self.photos = options, open_photos(options)
-        self.bank, self.told = load(options.bank), captions(options.captions)
-
-    def __call__(self, row: dict) -> list[dict]:
-        from datagen.llm_writer import Settings, asking
-
-        o, photo, drops = self.options, self.photos.one(json.loads(row["number"])), Counter()
-        settings = Settings(o.per_image, o.writer, o.model, False, self.told.get(photo.file.name, ""), not o.no_second_opinion)
-        steps, state = asking(photo, self.bank, settings, drops), {"number": row["number"], "rounds": row["rounds"]}
-        try:
-            requests = next(steps)
-            for texts in json.loads(row["rounds"]):
-                answers = [parsed(text) for text in texts]
-                requests = steps.send([a if a is not None and fits(a, r.schema) else None for a, r in zip(answers, requests)])
-        except StopIteration as end:
-            made = Made([to_dict(record) for record in end.value], dict(drops), difficulty(photo))
-            return [EMPTY | state | {"made": json.dumps(vars(made))}]
-        return [EMPTY | state | {"place": k, "messages": json.dumps(r.messages), "schema": json.dumps(r.schema), "seed": r.seed}
-                for k, r in enumerate(requests)]
+ROUNDS = 4  # two for the two steps, two more for answers that were not of the form asked for
+PART = 64  # requests in a file: what a worker takes at a time, and what is lost of one that is killed
 
 
-def gathered(rows) -> dict:
-    """The answered rows of one photo (columns of arrays) -> its one row for the next round."""
-    texts = [text for _, text in sorted(zip(rows["place"].tolist(), rows["text"].tolist()))]
-    return {"number": [rows["number"][0]], "rounds": [json.dumps([*json.loads(rows["rounds"][0]), texts])]}
+class Answers:
+    """In the place of a server: what is kept is the answer; what is not waits in `waiting` to be asked."""
+
+    def __init__(self, model: str, kept: Kept):
+        self.model, self.kept, self.ledger, self.waiting = model, kept, Ledger(), []
+
+    async def __aenter__(self) -> "Answers":
+        return self
+
+    async def __aexit__(self, *error) -> None:
+        pass
+
+    async def ask(self, messages: list[dict], schema: dict, seed: int = 0) -> dict | None:
+        name = fingerprint("answer", self.model, messages, schema, seed)
+        if (answer := self.kept.get(name)) is None:
+            self.waiting.append({"name": name, "messages": json.dumps(messages), "schema": json.dumps(schema), "seed": seed})
+        return answer
+
+    def take(self, row: dict) -> None:
+        """Keeps an answered request {"name", "schema", "text", "read", "written"}, if it is of the form asked for."""
+        if "text" not in row:  # vLLM failed at it
+            self.ledger.failed += 1
+            self.ledger.last_error = " ".join(str(row.get("__inference_error__")).split())[:160]
+            return
+        self.ledger.requests += 1
+        self.ledger.prompt_tokens += int(row["read"])
+        self.ledger.completion_tokens += int(row["written"])
+        answer = parsed(row["text"])
+        if answer is not None and fits(answer, json.loads(row["schema"])):
+            self.kept.put(row["name"], answer)
+        else:
+            self.ledger.bad_answers += 1
 
 
-def vllm_processor(options: argparse.Namespace) -> Callable:
-    """Ray Data's own, with one engine a worker; answers are held to their form by vLLM's structured outputs."""
+def vllm_processor(options: argparse.Namespace, gpus: float, attempt: int = 0) -> Callable:
+    """Ray Data's own, from a data set of requests to one of answers, with one engine a worker; vLLM's structured outputs
+    hold answers to their form. gpus: of the cluster; with none, vLLM's CPU build is taken to be installed. attempt: another
+    one draws other answers."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     def before(row: dict) -> dict:
-        return row | {"messages": json.loads(row["messages"]), "sampling_params": {
-            "temperature": 0.8, "max_tokens": options.answer_tokens or 2048, "seed": int(row["seed"]) % 2**31,
+        return {"messages": json.loads(row["messages"]), "sampling_params": {
+            "temperature": 0.8, "max_tokens": options.answer_tokens or 2048, "seed": (row["seed"] + attempt) % 2**31,
             "structured_outputs": {"json": row["schema"]}}}
 
     def after(row: dict) -> dict:
-        return {key: row[key] for key in ("number", "rounds", "place")} | {"text": row["generated_text"]}
+        return {"name": row["name"], "schema": row["schema"], "text": row["generated_text"],
+                "read": row["num_input_tokens"], "written": row["num_generated_tokens"]}
 
-    return build_processor(vLLMEngineProcessorConfig(model_source=options.model, concurrency=options.workers), before, after)
+    config = vLLMEngineProcessorConfig(
+        model_source=options.model, engine_kwargs=json.loads(options.vllm), concurrency=options.workers, batch_size=PART,
+        should_continue_on_error=True, log_engine_metrics=False,  # a request that cannot be answered costs itself
+        placement_group_config=None if gpus else {"bundles": [{"CPU": 1}]},
+        chat_template_stage={"num_cpus": 0.1, "concurrency": 1, "chat_template_kwargs": {"enable_thinking": False}},
+        tokenize_stage=False, detokenize_stage=False)  # vLLM does both itself
+    return build_processor(config, before, after)
 
 
-def on_vllm(photos: Photos, drops: Counter, options: argparse.Namespace, kept: Kept, processor: Callable | None = None
+def write_requests(photos: Iterable[Photo], worker: Worker, runner: asyncio.Runner, folder: Path) -> int:
+    """Goes through every photo's steps as far as the kept answers lead, and writes what is to be asked next as parquet
+    files of PART rows; returns how many files."""
+    import pyarrow
+    from pyarrow import parquet
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    files, waiting = 0, worker.model.waiting
+    for photo in itertools.chain(photos, [None]):
+        if photo:
+            runner.run(worker.once(photo))
+        while len(waiting) >= PART or (waiting and not photo):
+            parquet.write_table(pyarrow.Table.from_pylist(waiting[:PART]), folder / f"{files:06}.parquet")
+            del waiting[:PART]
+            files += 1
+    return files
+
+
+def on_vllm(photos: Photos, drops: Counter, options: argparse.Namespace, known: Known | None, kept: Kept
             ) -> Iterator[tuple[Photo, Made]]:
-    """(photo, what was made of it), in the photos' order. processor: from a data set of requests to one with their "text"."""
-    if options.exclude or options.describe_with or options.format in ("none", "egoobjects"):
-        raise BadInput("--writer vllm sends no pictures: leave out --exclude, --describe-with and formats without masks")
-    names = Worker(options, None, kept)
-    waiting = {json.dumps(photo.id): names.name(photo) for photo in photos}
-    waiting = {number: name for number, name in waiting.items() if kept.get(name) is None}
-    with on_cluster(options) as ray:
-        answer = processor or vllm_processor(options)
-        rows = ray.data.from_items([{"number": number, "rounds": "[]"} for number in waiting]) if waiting else None
-        for _ in range(ROUNDS + 1 if waiting else 0):
-            asked = rows.flat_map(Asks, fn_constructor_args=(options,), compute=ray.data.ActorPoolStrategy(size=options.workers)).materialize()
-            for row in asked.filter(lambda row: row["place"] < 0).iter_rows():
-                if Made(**json.loads(row["made"])).final:
-                    kept.put(waiting[row["number"]], json.loads(row["made"]))
-                else:
-                    waiting[row["number"]] = Made(**json.loads(row["made"]))
-            asked = asked.filter(lambda row: row["place"] >= 0)
-            if not asked.count():
-                break
-            rows = answer(asked).groupby("number").map_groups(gathered, batch_format="numpy")
-    for photo in photos.read(drops):
-        found = waiting.get(json.dumps(photo.id))
-        yield photo, found if isinstance(found, Made) else Made(**kept.get(names.name(photo)))
+    """(photo, what was made of it), in the photos' order."""
+    if options.describe_with:
+        raise BadInput("--writer vllm sends no pictures: leave out --describe-with; --captions gives descriptions")
+    folder = Path(options.out).resolve() / "requests"
+    with on_cluster(options) as ray, asyncio.Runner() as runner:
+        worker = runner.run(Worker(options, known, kept).__aenter__())
+        try:
+            for attempt in range(ROUNDS):
+                if not (files := write_requests(photos, worker, runner, folder)):
+                    break
+                processor = vllm_processor(options, ray.cluster_resources().get("GPU", 0), attempt)
+                for row in processor(ray.data.read_parquet(str(folder), override_num_blocks=files)).iter_rows():
+                    worker.model.take(row)
+        finally:
+            runner.run(worker.__aexit__())
+            shutil.rmtree(folder, ignore_errors=True)
+    yield from plain(photos.read(drops), options, known, kept)

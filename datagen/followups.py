@@ -98,8 +98,8 @@ def _opposite(given: Given) -> Record | None:
     place, key, instance, anchor = pairs[name]
     entry = given.bank[key]
     question = wording.followup_one("then_next", place, len(given.photo.of(key)), given.split, given.rng, anchor)
-    return given.record("followup", question, [(wording.position_phrase(place, entry.name, anchor), (entry, [instance], None))],
-                        [_singled_out(given, *options[name])])
+    words = wording.position_phrase(place, entry.name, anchor)
+    return given.record("followup", question, [(words, (entry, [instance], None))], [_singled_out(given, *options[name])])
 
 
 def _else(given: Given) -> Record | None:
@@ -109,7 +109,8 @@ def _else(given: Given) -> Record | None:
     key = given.missing() if rng.random() < 0.35 else given.category([key for key in given.present if key != first])
     if key is None:
         return None
-    if rng.random() < LONGER and (before := given.rng.choice([_which, _among])(given)) and key not in before.source["categories"]:
+    if (rng.random() < LONGER and (before := given.rng.choice([_which, _among])(given))
+            and key not in before.source["categories"]):
         earlier = [*before.source["history"], _turn(before)]
     else:
         gone = given.missing() if rng.random() < 0.2 else None
@@ -126,11 +127,13 @@ def _among(given: Given) -> Record | None:
     if len(given.present) < 2:
         return None
     keys = [given.category(given.present)]
-    keys += rng.sample([key for key in given.present if key not in keys], min(len(given.present) - 1, rng.choice((1, 1, 2))))
+    others = [key for key in given.present if key not in keys]
+    keys += rng.sample(others, min(len(given.present) - 1, rng.choice((1, 1, 2))))
     rng.shuffle(keys)
     things = [given.thing(key, by_phrase=False) for key in keys]
     asked = [(entry, count(instances), phrase) for entry, instances, phrase in things]
-    first = given.record("multi", wording.multi_question(asked, given.split, rng), [(mention(thing), thing) for thing in things])
+    first = given.record("multi", wording.multi_question(asked, given.split, rng),
+                         [(mention(thing), thing) for thing in things])
     named = rng.choice(things)
     question, without = wording.followup_among(named[0], count(named[1]), given.split, rng)
     meant = [thing for thing in things if (thing is named) != without]

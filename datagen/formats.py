@@ -66,8 +66,8 @@ def one_file(annotations: Path, kind: str) -> Iterator[tuple[str, dict]]:
             try:
                 for row in ijson.items(file, f"{table}.item", use_float=True):
                     found = True
-                    if kind != "coco" and table == "images":
-                        row = row | {"file_name": row.get("file_name") or str(row.get("coco_url") or row["url"]).rsplit("/", 1)[1]}
+                    if kind != "coco" and table == "images" and not row.get("file_name"):
+                        row = row | {"file_name": str(row.get("coco_url") or row["url"]).rsplit("/", 1)[1]}
                     elif kind != "coco" and table == "categories":
                         row = row | {"name": row["name"].split("_(")[0].replace("_", " ")}
                     yield table, row
@@ -80,12 +80,14 @@ def one_file(annotations: Path, kind: str) -> Iterator[tuple[str, dict]]:
 Shapes = list[tuple[str, list | dict]]  # (name, polygons or RLE)
 
 
-def _collect(pictures: Iterator[tuple[str, tuple[int, int], Shapes]], names: Iterable[str] = ()) -> Iterator[tuple[str, dict]]:
+def _collect(pictures: Iterator[tuple[str, tuple[int, int], Shapes]], names: Iterable[str] = ()
+             ) -> Iterator[tuple[str, dict]]:
     """COCO's rows of (file name, (h, w), shapes) per picture; names: what is outlined wherever it is, if anywhere."""
     from pycocotools import mask as coco_mask
 
     count = 0
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(name for name in names if name not in NOTHING), 1)}
+    some = dict.fromkeys(name for name in names if name not in NOTHING)
+    numbers = {name: number for number, name in enumerate(some, 1)}
     for name, number in numbers.items():
         yield "categories", {"id": number, "name": name}
     for number, (file, (height, width), shapes) in enumerate(pictures, 1):
@@ -96,8 +98,9 @@ def _collect(pictures: Iterator[tuple[str, tuple[int, int], Shapes]], names: Ite
                 yield "categories", {"id": numbers[name], "name": name}
             count += 1
             rle = shape if isinstance(shape, dict) else coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
-            yield "annotations", {"id": count, "image_id": number, "category_id": numbers[name], "segmentation": shape, "iscrowd": 0,
-                                  "area": float(coco_mask.area(rle)), "bbox": [float(v) for v in coco_mask.toBbox(rle)]}
+            yield "annotations", {
+                "id": count, "image_id": number, "category_id": numbers[name], "segmentation": shape, "iscrowd": 0,
+                "area": float(coco_mask.area(rle)), "bbox": [float(v) for v in coco_mask.toBbox(rle)]}
 
 
 def labelme(folder: Path, images: Path) -> Iterator[tuple[str, tuple[int, int], Shapes]]:
@@ -119,12 +122,14 @@ def labelme(folder: Path, images: Path) -> Iterator[tuple[str, tuple[int, int], 
             group = shape.get("group_id")
             name = str(shape["label"]).strip().lower()
             things.setdefault((name, group) if group is not None else k, (name, []))[1].append(points.ravel().tolist())
-        yield Path(str(row["imagePath"]).replace("\\", "/")).name, (int(row["imageHeight"]), int(row["imageWidth"])), list(things.values())
+        name, size = Path(str(row["imagePath"]).replace("\\", "/")).name, (int(row["imageHeight"]), int(row["imageWidth"]))
+        yield name, size, list(things.values())
 
 
 def label_names(folder: Path) -> dict[int, str]:
     """names.json of a folder of index PNGs: {number: name}. Raises BadInput where there is none."""
-    table = next((f / "names.json" for f in (folder, *folder.resolve().parents[:2]) if (f / "names.json").is_file()), None)
+    places = [place / "names.json" for place in (folder, *folder.resolve().parents[:2])]
+    table = next((place for place in places if place.is_file()), None)
     if table is None:
         raise BadInput(f"no index PNGs with a names.json in {folder}")
     names = json.loads(table.read_text(encoding="utf-8"))

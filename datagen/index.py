@@ -61,7 +61,8 @@ def _is_current(file: Path, made_of: str) -> bool:
         index.close()
 
 
-def fill(index: sqlite3.Connection, kind: str, annotations: Path | None, images: Path, made_of: str) -> sqlite3.Connection:
+def fill(index: sqlite3.Connection, kind: str, annotations: Path | None, images: Path, made_of: str
+         ) -> sqlite3.Connection:
     from tqdm import tqdm
 
     index.executescript("pragma journal_mode=off; pragma synchronous=off;" + TABLES)

@@ -43,7 +43,8 @@ def fingerprints(places: Iterable[Path]) -> Known:
             names |= {p.stem for p in found}
             hashes += [perceptual_hash(p) for p in found]
         elif place.is_file():
-            names |= {Path(line.strip()).stem for line in place.read_text(encoding="utf-8").splitlines() if line.strip()}
+            lines = place.read_text(encoding="utf-8").splitlines()
+            names |= {Path(line.strip()).stem for line in lines if line.strip()}
         else:
             raise BadInput(f"no folder or list of names {place} to keep out")
     return Known(frozenset(names), np.array(hashes, bool).reshape(-1, 64))

@@ -66,7 +66,8 @@ NUMBERS = {"type": "array", "items": {"type": "integer"}}
 
 def form(title: str, **properties: dict) -> dict:
     """The JSON schema of an object with just these properties."""
-    return {"title": title, "type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {"title": title, "type": "object", "properties": properties, "required": list(properties),
+            "additionalProperties": False}
 
 
 TARGET = form("target", phrase={"type": "string"}, name={"type": "string"}, numbers=NUMBERS)
@@ -76,7 +77,8 @@ QUESTION = form("question", kind={"type": "string", "enum": list(KINDS)}, before
 QUESTIONS = form("questions", questions={"type": "array", "items": QUESTION})
 OPINION = form("opinion", numbers=NUMBERS)
 DESCRIPTION = form("description", description={"type": "string"})
-PROMPT = hashlib.sha256(json.dumps([DESCRIBE, WRITE, RULES, ANSWER, LOOK, QUESTIONS, OPINION]).encode()).hexdigest()[:12]  # names a version
+# Names this version of all that models are told.
+PROMPT = hashlib.sha256(json.dumps([DESCRIBE, WRITE, RULES, ANSWER, LOOK, QUESTIONS, OPINION]).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def scene(photo: Photo) -> tuple[str, list[Instance]]:
         told += f"\nThere are more of these than are listed: {', '.join(sorted(photo.partial))}."
     gone = sorted(photo.absent or set(photo.categories) - set(photo.keys()))
     if gone:
-        told += f"\nLooked for and not there: {', '.join(random.Random(seed_for(photo)).sample(gone, min(NAMED, len(gone))))}."
+        some = random.Random(seed_for(photo)).sample(gone, min(NAMED, len(gone)))
+        told += f"\nLooked for and not there: {', '.join(some)}."
     return told, instances
 
 
@@ -158,8 +161,9 @@ def asking(photo: Photo, bank: dict[str, Entry], settings: Settings, drops: Coun
         if question is None:
             drops[f"{row['kind']}: points at things that are not there"] += 1
             continue
-        why = (trouble(question.text, question.kind, question.targets, photo, bank, before=question.before, looked=settings.eyes)
-               or ("nearly asked before" if seen.again(question.text, question.before) else None))
+        why = trouble(question.text, question.kind, question.targets, photo, bank, question.before, settings.eyes)
+        if not why and seen.again(question.text, question.before):
+            why = "nearly asked before"
         if why:
             drops[f"{question.kind}: {why}"] += 1
         else:
@@ -188,7 +192,8 @@ class Question:
 
 def read(row: dict, instances: Sequence[Instance]) -> Question | None:
     """None where a number is not in the list."""
-    if any(not 1 <= n <= len(instances) for turn in (row, *row["before"]) for t in turn["targets"] for n in t["numbers"]):
+    turns = (row, *row["before"])
+    if any(not 1 <= n <= len(instances) for turn in turns for t in turn["targets"] for n in t["numbers"]):
         return None
 
     def targets(turn: dict) -> list[Wanted]:
@@ -196,22 +201,26 @@ def read(row: dict, instances: Sequence[Instance]) -> Question | None:
                        tuple(dict.fromkeys(instances[n - 1].id for n in sorted(t["numbers"])))) for t in turn["targets"]]
 
     text = lambda turn: " ".join(turn["question"].split())
-    return Question(row["kind"], text(row), targets(row), [Earlier(text(turn), targets(turn)) for turn in row["before"]],
-                    sorted({n for t in row["targets"] for n in t["numbers"]}))
+    before = [Earlier(text(turn), targets(turn)) for turn in row["before"]]
+    return Question(row["kind"], text(row), targets(row), before, sorted({n for t in row["targets"] for n in t["numbers"]}))
 
 
 def second_opinions(good: list[Question], told: str, seed: int, drops: Counter) -> Generator:
     """Those that a reader who sees only the list and the question understands alike."""
-    def asked(question: Question) -> str:
-        earlier = "".join(f"\n\nEarlier question: {turn.question}\nIt was answered with: "
-                          f"{', '.join(t.phrase + ('' if t.ids else ' (not there)') for t in turn.targets)}" for turn in question.before)
-        return f"{told}{earlier}\n\nThe question: {question.text}"
+    def request(question: Question) -> Request:
+        earlier = ""
+        for turn in question.before:
+            answer = ", ".join(t.phrase + ("" if t.ids else " (not there)") for t in turn.targets)
+            earlier += f"\n\nEarlier question: {turn.question}\nIt was answered with: {answer}"
+        asked = f"{told}{earlier}\n\nThe question: {question.text}"
+        return Request([{"role": "system", "content": ANSWER}, {"role": "user", "content": asked}], OPINION, seed)
 
-    opinions = yield [Request([{"role": "system", "content": ANSWER}, {"role": "user", "content": asked(q)}], OPINION, seed) for q in good]
+    opinions = yield [request(question) for question in good]
     kept = []
     for question, opinion in zip(good, opinions):
         if opinion is None or sorted(set(opinion["numbers"])) != question.numbers:
-            drops[f"{question.kind}: " + ("no second opinion" if opinion is None else "a second opinion disagrees")] += 1
+            why = "no second opinion" if opinion is None else "a second opinion disagrees"
+            drops[f"{question.kind}: {why}"] += 1
         else:
             kept.append(question)
     return kept
@@ -244,8 +253,9 @@ def record_of(photo: Photo, question: Question, settings: Settings) -> Record | 
         answers.append(reply_for(said, random.Random(seed_for(photo, text))))
         if [(m.phrase, m.present) for m in parse(answers[-1])] != said:
             return None
-    source = {"kind": question.kind, "writer": settings.writer, "model": settings.model, "prompt": PROMPT, "image_id": photo.id,
-              "categories": [t.category for t in targets], "category_ids": [photo.categories.get(t.category) for t in targets],
+    source = {"kind": question.kind, "writer": settings.writer, "model": settings.model, "prompt": PROMPT,
+              "image_id": photo.id, "categories": [t.category for t in targets],
+              "category_ids": [photo.categories.get(t.category) for t in targets],
               "annotation_ids": [list(t.ids) for t in targets], "phrase_ids": [None for _ in targets],
               "area_share": [round(photo.area_share(rle), 6) if rle else 0.0 for rle in rles],
               "history": [{"question": turn.question, "answer": answer} for turn, answer in zip(question.before, answers)]}

@@ -35,7 +35,8 @@ class Waiting:
 class Local:
     """name: a folder in transformers' layout or a hub id; tokens: of an answer, at most."""
 
-    def __init__(self, name: str, kept: Kept, batch: int = 8, device: str = "cpu", tokens: int = 2048, temperature: float = 0.8):
+    def __init__(self, name: str, kept: Kept, batch: int = 8, device: str = "cpu", tokens: int = 2048,
+                 temperature: float = 0.8):
         self.model, self.kept, self.batch, self.tokens, self.temperature = name, kept, batch, tokens, temperature
         self.ledger = Ledger()
         self.network, self.processor = load(name, device)
@@ -66,7 +67,8 @@ class Local:
             self.ledger.from_cache += 1
             return answer
         for attempt in range(ATTEMPTS):
-            waiting = Waiting(messages, schema, seed + attempt if attempt else None, asyncio.get_running_loop().create_future())
+            answered = asyncio.get_running_loop().create_future()
+            waiting = Waiting(messages, schema, seed + attempt if attempt else None, answered)
             self.queue.put_nowait(waiting)
             self.ledger.requests += 1
             answer = parsed(await waiting.answer)
@@ -106,12 +108,14 @@ class Local:
         inputs = self._inputs([one.messages for one in batch]).to(self.network.device)
         length = inputs["input_ids"].shape[1]
         forms = Together([Constraint(self.tokens_of, bounded(one.schema)) for one in batch], self.ends)
-        drawn = {"do_sample": True, "temperature": self.temperature, "top_k": 0, "top_p": 1.0} if batch[0].seed is not None else \
-            {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+        drawn = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+        if batch[0].seed is not None:
+            drawn = {"do_sample": True, "temperature": self.temperature, "top_k": 0, "top_p": 1.0}
         with torch.inference_mode(), torch.random.fork_rng():
             torch.manual_seed(sum(one.seed or 0 for one in batch) % 2**31)
-            out = self.network.generate(**inputs, **drawn, max_new_tokens=self.tokens, pad_token_id=self.tokenizer.pad_token_id,
-                                        repetition_penalty=1.0, logits_processor=[forms])
+            out = self.network.generate(
+                **inputs, **drawn, max_new_tokens=self.tokens, pad_token_id=self.tokenizer.pad_token_id,
+                repetition_penalty=1.0, logits_processor=[forms])
         self.ledger.prompt_tokens += int(inputs["attention_mask"].sum())
         answers = out[:, length:]
         self.ledger.completion_tokens += int((answers != self.tokenizer.pad_token_id).sum())
@@ -137,7 +141,9 @@ class Local:
             return messages
         pictures, told = iter(pictures_of(messages)), []
         for message in messages:
-            parts = message["content"] if isinstance(message["content"], list) else [{"type": "text", "text": message["content"]}]
+            parts = message["content"]
+            if not isinstance(parts, list):
+                parts = [{"type": "text", "text": parts}]
             told.append({"role": message["role"], "content": [
                 {"type": "image", "image": next(pictures)} if part["type"] == "image_url" else part for part in parts]})
         return told
@@ -182,8 +188,8 @@ def load(name: str, device: str):
         network = kind.from_pretrained(name, dtype=dtype, device_map={"": device}).eval()
         processor = reader.from_pretrained(name)
     except Exception as error:  # a broken folder and an unreachable hub raise a dozen kinds
-        raise BadInput(f"cannot load {name} as a language model; give a folder that holds one, or a hub id while the hub can be "
-                       f"reached ({' '.join(str(error).split())[:120]})") from None
+        raise BadInput(f"cannot load {name} as a language model; give a folder that holds one, or a hub id while the hub can "
+                       f"be reached ({' '.join(str(error).split())[:120]})") from None
     if not processor.chat_template:
         raise BadInput(f"{name} has no chat template; use a model that was tuned to answer")
     return network, processor

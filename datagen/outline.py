@@ -40,7 +40,7 @@ class Outliner:
         self.sam, self.kept, self.device = sam, kept, device
         self.lock, self.segmenter = threading.Lock(), None
         file = Path(sam)
-        self.weights = sam if sam == "pocket" or not file.is_file() else [sam, file.stat().st_size, file.stat().st_mtime_ns]
+        self.weights = [sam, file.stat().st_size, file.stat().st_mtime_ns] if sam != "pocket" and file.is_file() else sam
 
     def load(self):
         """The segmenter. BadInput: there is none by that name."""
@@ -125,7 +125,8 @@ def open_sized(photo: Photo) -> np.ndarray:
 
     image = open_image(photo.file)
     if image.shape[:2] != (photo.height, photo.width):
-        raise BadInput(f"{photo.file} is {image.shape[1]}x{image.shape[0]}, its annotations say {photo.width}x{photo.height}")
+        size = f"{image.shape[1]}x{image.shape[0]}"
+        raise BadInput(f"{photo.file} is {size}, its annotations say {photo.width}x{photo.height}")
     return image
 
 
@@ -136,7 +137,8 @@ def distinct(rles: list[dict], photo: Photo) -> list[dict]:
     chosen = []
     for rle in rles:
         share = coco_mask.area(rle) / (photo.width * photo.height)
-        if AREA[0] <= share <= AREA[1] and (not chosen or coco_mask.iou([rle], chosen, [0] * len(chosen)).max() < ALIKE):
+        new = not chosen or coco_mask.iou([rle], chosen, [0] * len(chosen)).max() < ALIKE
+        if new and AREA[0] <= share <= AREA[1]:
             chosen.append(rle)
         if len(chosen) == MARKS:
             break
@@ -165,7 +167,8 @@ def named(photo: Photo, rles: list[dict], answer: dict | None, drops: Counter) -
             drops["names: no whole thing"] += 1
         else:
             rle = rles[number - 1]
-            instances[number] = Instance(number, key, rle, tuple(float(v) for v in coco_mask.toBbox(rle)), float(coco_mask.area(rle)), False)
+            box = tuple(float(v) for v in coco_mask.toBbox(rle))
+            instances[number] = Instance(number, key, rle, box, float(coco_mask.area(rle)), False)
             counted[key] = max(counted[key], thing["count"])
     outlined = Counter(each.key for each in instances.values())
     partial = frozenset(key for key in outlined if counted[key] > outlined[key])

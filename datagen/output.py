@@ -40,7 +40,8 @@ def output(folder: Path, val: float = 0.0, from_dataset: str = "coco") -> Iterat
     for leftover in [old for name in names for old in folder.glob(f".{name}.*")]:  # of a run that was killed
         leftover.unlink()
     with contextlib.ExitStack() as files:
-        out = Output(folder, val, from_dataset, {name: files.enter_context(whole_file(folder / name)) for name in names})
+        opened = {name: files.enter_context(whole_file(folder / name)) for name in names}
+        out = Output(folder, val, from_dataset, opened)
         yield out
         if not out.statistics.questions:
             drops = ", ".join(f"{count} x {reason}" for reason, count in out.statistics.drops.most_common(8))
@@ -63,10 +64,11 @@ class Output:
         if made.sort:
             self.statistics.photo(made.sort)
         self.statistics.drops.update(made.drops)
-        good = []
+        good, image = [], ""
         for record in made.records:
             # Relative, so that the photos and the questions may be moved together.
-            record.image = Path(os.path.relpath(Path(record.image).resolve(), self.folder.resolve())).as_posix()
+            image = image or Path(os.path.relpath(Path(record.image).resolve(), self.folder.resolve())).as_posix()
+            record.image = image
             record.source.setdefault("history", [])  # the same keys in all lines, for `datasets`
             if row_id(record) in self.rejected:
                 self.statistics.drops["thrown out by hand"] += 1

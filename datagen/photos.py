@@ -97,7 +97,9 @@ class Photos:
 
     def __len__(self) -> int:
         """How many there are, the unusable ones included."""
-        return len(self.only) if self.only is not None else self.index.execute("select count(*) from images").fetchone()[0]
+        if self.only is not None:
+            return len(self.only)
+        return self.index.execute("select count(*) from images").fetchone()[0]
 
     def __iter__(self) -> Iterator[Photo]:
         return self.read(Counter())
@@ -122,7 +124,8 @@ class Photos:
 
     def one(self, number) -> Photo:
         """A photo by its number in the data set."""
-        _, name, width, height, about = self.index.execute("select * from images where number = ?", (number,)).fetchone()
+        row = self.index.execute("select * from images where number = ?", (number,)).fetchone()
+        _, name, width, height, about = row
         return self._photo(number, self.images / name, width, height, json.loads(about), Counter())
 
     def _photo(self, number, file: Path, width: int, height: int, about: dict, drops: Counter) -> Photo:
@@ -138,8 +141,8 @@ class Photos:
                 drops["annotation without a mask"] += 1
             else:
                 box = tuple(map(float, row["bbox"]))
-                instances.append(Instance(identity, key, row.get("segmentation") or None, box, float(row.get("area", box[2] * box[3])),
-                                          bool(row.get("iscrowd", 0))))
+                area = float(row.get("area", box[2] * box[3]))
+                instances.append(Instance(identity, key, row.get("segmentation") or None, box, area, bool(row.get("iscrowd", 0))))
         named = lambda field: frozenset(self.names[n] for n in about.get(field, ()) if n in self.names)
         return Photo(number, file, width, height, tuple(instances), self.categories, named("neg_category_ids"),
                      named("not_exhaustive_category_ids"), frozenset(self.parts), self.synonyms)

@@ -101,7 +101,8 @@ def _files(name: str, end: str) -> list[Path]:
     for part in name.split(","):
         path = Path(part) if part.endswith(".toml") else FOLDER / part
         if path.is_dir():
-            files += sorted(file for file in path.glob("*.toml") if file.name.endswith(".groups.toml") == (end == ".groups.toml"))
+            groups = end == ".groups.toml"
+            files += sorted(file for file in path.glob("*.toml") if file.name.endswith(".groups.toml") == groups)
         else:
             files.append(path.with_suffix(end))
     return files
@@ -117,8 +118,9 @@ def load_groups(name: str = "coco") -> tuple[Group, ...]:
         try:
             for key, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
                 last = len(table["questions"]) - HELD
-                groups.append(Group(key, tuple(table["categories"]), tuple(table.get("maybe", ())), tuple(
-                    Phrase(f"{key}/{number}", text, key, (), number >= last) for number, text in enumerate(table["questions"]))))
+                questions = tuple(Phrase(f"{key}/{number}", text, key, (), number >= last)
+                                  for number, text in enumerate(table["questions"]))
+                groups.append(Group(key, tuple(table["categories"]), tuple(table.get("maybe", ())), questions))
         except (tomllib.TOMLDecodeError, KeyError, TypeError) as problem:
             raise BadInput(f"{path} is not a file of groups like coco.groups.toml: {problem}") from None
     return tuple(groups)

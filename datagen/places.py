@@ -87,7 +87,8 @@ def beside(photo: Photo, instances: Sequence[Instance]) -> Iterator[tuple[str, I
         count = len(instances) - 1
         if near[0] is far[0] and near[0].area >= smallest and min(steps[0], steps[count]) >= NEARER:
             yield "nearest", near[0], anchors[0]
-        if near[-1] is far[-1] and far[-1].area >= smallest and min(steps[count - 1], steps[-1]) >= NEARER and len(instances) > 2:
+        if (near[-1] is far[-1] and far[-1].area >= smallest and min(steps[count - 1], steps[-1]) >= NEARER
+                and len(instances) > 2):
             yield "furthest", far[-1], anchors[0]
 
 

@@ -1,13 +1,13 @@
 """A language model behind an OpenAI-compatible server, asked many things at once; nothing is asked twice.
 
-    async with Server("qwen3-vl", "http://127.0.0.1:8000/v1", Kept(Path("questions/kept.sqlite")), concurrency=64) as server:
+    async with Server("qwen3-vl", "http://127.0.0.1:8000/v1", Kept(Path("kept.sqlite")), concurrency=64) as server:
         found = await server.ask(messages, SCHEMA)        # a dict as the schema says, or None after too many bad answers
 
-Works with vLLM, SGLang, llama.cpp, Ollama, `transformers serve` and the cloud. The official client does the
-waiting and the retries (429, 5xx, broken connections); an answer that is not JSON of the wanted form is
-asked for again with another seed, and with the form in words, since not all servers enforce it. Every good answer is kept by the content of its
-request: a run that was killed, or is given again, only asks what is new. The key comes from
-OPENAI_API_KEY and is written nowhere.
+Works with vLLM, SGLang, llama.cpp, Ollama, `transformers serve` and the cloud. The official client does the waiting and
+the retries (429, 5xx, broken connections); an answer that is not JSON of the wanted form is asked for again with another
+seed, and with the form in words, since not all servers enforce it. Every good answer is kept by the content of its
+request: a run that was killed, or is given again, only asks what is new. The key comes from OPENAI_API_KEY and is written
+nowhere.
 """
 
 import asyncio
@@ -43,8 +43,9 @@ class Ledger:
 class Server:
     """price: (per million prompt tokens, per million completion tokens); budget: stop before more than this is spent."""
 
-    def __init__(self, model: str, base_url: str | None, kept: Kept, concurrency: int = 16, price: tuple[float, float] = (0, 0),
-                 budget: float | None = None, timeout: float = 300.0, temperature: float = 0.8, tokens: int | None = None):
+    def __init__(self, model: str, base_url: str | None, kept: Kept, concurrency: int = 16,
+                 price: tuple[float, float] = (0, 0), budget: float | None = None, timeout: float = 300.0,
+                 temperature: float = 0.8, tokens: int | None = None):
         try:
             import openai
         except ImportError:
@@ -55,7 +56,8 @@ class Server:
         key = os.environ.get("OPENAI_API_KEY", "none" if base_url else None)
         if key is None:
             raise BadInput("set OPENAI_API_KEY, or name a server of your own with --base-url")
-        self.client = openai.AsyncOpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=RETRIES, http_client=transport(openai))
+        self.client = openai.AsyncOpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=RETRIES,
+                                         http_client=transport(openai))
         self.slots = asyncio.Semaphore(concurrency)
         self.ledger = Ledger()
 
@@ -66,8 +68,9 @@ class Server:
         await self.client.close()
 
     async def ask(self, messages: list[dict], schema: dict, seed: int = 0) -> dict | None:
-        """One answer of the schema's form, another for another seed; None where the server fails for good or keeps giving rubbish. BadInput: the
-        server refuses the key or does not know the model. OutOfBudget: before a request that could not be paid."""
+        """One answer of the schema's form, another for another seed; None where the server fails for good or keeps giving
+        rubbish. BadInput: the server refuses the key or does not know the model. OutOfBudget: before a request that could
+        not be paid."""
         name = fingerprint("answer", self.model, messages, schema, seed)
         if (answer := self.kept.get(name)) is not None:
             self.ledger.from_cache += 1

@@ -49,8 +49,8 @@ def run(options: argparse.Namespace) -> str:
         contact_sheet([cell(*each) for each in chosen], options.columns).save(out, quality=82)
     except (ValueError, OSError) as error:
         raise BadInput(f"cannot write {out}: {error}") from None
-    return "\n".join(f"{k:3} {record.source.get('kind', '-')}: {' / '.join([*(t.question for t in record.history), record.question])}"
-                     for k, (record, _) in enumerate(chosen, 1))
+    said = lambda record: " / ".join([*(turn.question for turn in record.history), record.question])
+    return "\n".join(f"{k:3} {record.source.get('kind', '-')}: {said(record)}" for k, (record, _) in enumerate(chosen, 1))
 
 
 def draw(found: list, count: int, seed: int, kinds: list[str] | None = None) -> list:
@@ -85,7 +85,8 @@ def cell(record, file: Path):
     font = ImageFont.load_default(size=TEXT)
     lines = []
     for question, answer in [*((turn.question, turn.answer) for turn in record.history), (record.question, record.answer)]:
-        lines += [(line, "black") for line in wrapped(question, font)] + [(line, "#666666") for line in wrapped(plain(answer), font)]
+        lines += [(line, "black") for line in wrapped(question, font)]
+        lines += [(line, "#666666") for line in wrapped(plain(answer), font)]
     high = round(TEXT * 1.3)
     sheet = Image.new("RGB", (CELL, photo.height + GAP + high * len(lines)), "white")
     sheet.paste(photo, ((CELL - photo.width) // 2, 0))

@@ -165,7 +165,8 @@ def position_question(entry: Entry, place: str, count: int, phrase: Phrase | Non
     one = "the " + way.format(name="one", anchor=near)
     if phrase is None:
         name = any_name(entry, rng)
-        slots = name_slots(entry, count, name) | {"pos": "the " + way.format(name=name, anchor=near), "one": one, "name": name}
+        slots = name_slots(entry, count, name)
+        slots |= {"pos": "the " + way.format(name=name, anchor=near), "one": one, "name": name}
         del slots["a"]  # "several things here are ..." is for descriptions
     else:
         slots = {"one": one} | ({"a": phrase.text} if phrase.shape == "noun" else {"that": as_that(phrase)})
@@ -174,12 +175,14 @@ def position_question(entry: Entry, place: str, count: int, phrase: Phrase | Non
 
 def followup_one(kind: str, place: str, count: int, split: str, rng: random.Random, anchor: Entry | None = None) -> str:
     """A follow-up that singles one out: "only the one on the left" (then_which), "and the right one?" (then_next)."""
-    return _say(templates()[kind][split], {"one": "the " + _way(place, count, rng).format(name="one", anchor=_anchor(anchor))}, rng)
+    one = "the " + _way(place, count, rng).format(name="one", anchor=_anchor(anchor))
+    return _say(templates()[kind][split], {"one": one}, rng)
 
 
 def followup_others(count: int, split: str, rng: random.Random) -> str:
     """A follow-up about the one or those that were not meant: "and the others?"."""
-    other = "the other one" if count == 1 else rng.choice(("the others", "the other ones", "the rest of them", "the remaining ones"))
+    several = ("the others", "the other ones", "the rest of them", "the remaining ones")
+    other = "the other one" if count == 1 else rng.choice(several)
     return _say(templates()["then_others"][split], {"other": other, "is": "is" if count == 1 else "are"}, rng)
 
 

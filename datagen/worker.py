@@ -10,7 +10,7 @@ import contextlib
 import json
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from assistant.errors import BadInput
@@ -21,6 +21,7 @@ from datagen.leaks import Known, leak
 from datagen.outline import Outliner
 from datagen.photos import Photo
 from datagen.pick import difficulty
+from datagen.server import Ledger
 
 UNANSWERED = ("no usable answer", "no second opinion")  # drops that another run may mend
 
@@ -70,11 +71,13 @@ class Worker:
 
     def name(self, photo: Photo) -> str:
         """Names what is made of a photo; of a picture that is looked at, by its file's size and time."""
-        looked_at = self.known or self.options.describe_with or any(each.segmentation is None for each in photo.instances)
+        boxes = any(each.segmentation is None for each in photo.instances)
+        looked_at = self.known or self.options.describe_with or boxes
         state = photo.file.stat() if looked_at else None
-        return fingerprint(self.rules, str(photo.file), state and [state.st_size, state.st_mtime_ns], photo.id, photo.width, photo.height,
-                           [asdict(each) for each in photo.instances], sorted(photo.absent), sorted(photo.partial), sorted(photo.parts & set(photo.keys())),
-                           self.told.get(photo.file.name, ""))
+        return fingerprint(
+            self.rules, str(photo.file), state and [state.st_size, state.st_mtime_ns], photo.id, photo.width, photo.height,
+            [vars(each) for each in photo.instances], sorted(photo.absent), sorted(photo.partial),
+            sorted(photo.parts & set(photo.keys())), self.told.get(photo.file.name, ""))
 
     async def __aenter__(self) -> "Worker":
         self.opened = contextlib.AsyncExitStack()
@@ -89,7 +92,8 @@ class Worker:
             self.eyes = await self._open(o.describe_with)
             if self.model:
                 self.eyes.ledger = self.model.ledger
-                self.eyes.slots = getattr(self.model, "slots", getattr(self.eyes, "slots", None))  # one budget, one limit
+                # One budget, one limit.
+                self.eyes.slots = getattr(self.model, "slots", getattr(self.eyes, "slots", None))
         return self
 
     async def _open(self, model: str):
@@ -98,16 +102,31 @@ class Worker:
         if o.writer == "hf" or (o.writer == "phrasebank" and not o.base_url and Path(model).is_dir()):
             from datagen.local import Local
 
-            return await self.opened.enter_async_context(Local(model, self.kept, o.concurrency, o.device, o.answer_tokens or 2048))
+            return await self.opened.enter_async_context(
+                Local(model, self.kept, o.concurrency, o.device, o.answer_tokens or 2048))
+        if o.writer == "vllm":
+            from datagen.engine_vllm import Answers
+
+            return Answers(model, self.kept)
         from datagen.server import Server
 
         return await self.opened.enter_async_context(
             Server(model, o.base_url, self.kept, o.concurrency, tuple(o.price), o.budget, tokens=o.answer_tokens))
 
     async def __aexit__(self, *error) -> None:
-        if asked := self.model or self.eyes:
+        if (asked := self.model or self.eyes) and asked.ledger != Ledger():
             print(f"{asked.ledger}", file=sys.stderr)
         await self.opened.aclose()
+
+    async def once(self, photo: Photo) -> Made:
+        """What was made of a photo by an earlier run, or is made now; kept where another run would make the same."""
+        name = self.name(photo)
+        if (found := self.kept.get(name)) is not None:
+            return Made(**found)
+        made = await self.make(photo)
+        if made.final:
+            self.kept.put(name, vars(made))
+        return made
 
     async def make(self, photo: Photo) -> Made:
         drops: Counter = Counter()
@@ -149,8 +168,8 @@ class Worker:
         from datagen.llm_writer import Settings, asking
 
         o = self.options
-        settings = Settings(o.per_image, o.writer, self.model.model, self.eyes is not None, self.told.get(photo.file.name, ""),
-                            not o.no_second_opinion)
+        settings = Settings(o.per_image, o.writer, self.model.model, self.eyes is not None,
+                            self.told.get(photo.file.name, ""), not o.no_second_opinion)
         steps, answers = asking(photo, self.bank, settings, drops), None
         while True:
             try:
