@@ -95,9 +95,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, or 2 for input that cannot be used."""
     options = parser().parse_args(arguments)
 
-    from assistant.errors import exit_code
+    import errno
 
-    return exit_code(lambda: print(run(options)))
+    from assistant.errors import BadInput, exit_code
+
+    def command() -> None:
+        try:
+            print(run(options))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+                raise
+            raise BadInput(f"cannot write to {options.out} ({error.strerror}); make room, and the same command goes "
+                           "on") from None
+
+    return exit_code(command)
 
 
 def run(options: argparse.Namespace) -> str:
@@ -115,6 +126,7 @@ def run(options: argparse.Namespace) -> str:
 
     check(options)
     out, drops = Path(options.out), Counter()
+    writable(out)
     photos = open_photos(options)
     known = fingerprints(options.exclude) if options.exclude else None
     if options.pick:
@@ -140,6 +152,21 @@ def run(options: argparse.Namespace) -> str:
             splits = {name: out / f"{name}.jsonl" for name in ("train", "val")}
         write_dataset(out / "dataset", splits, out.resolve().name)
     return summary(written.statistics.figures(), out)
+
+
+def writable(out: Path) -> None:
+    """Makes the folder; BadInput where nothing can be written to it."""
+    import os
+
+    from assistant.errors import BadInput
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        why = "" if os.access(out, os.W_OK) else "it is read-only"
+    except OSError as error:
+        why = error.strerror
+    if why:
+        raise BadInput(f"cannot write to {out} ({why}); --out names the folder to write to")
 
 
 def open_photos(options: argparse.Namespace):

@@ -60,10 +60,12 @@ def on_cluster(options: argparse.Namespace):
         raise BadInput(f"--engine ray needs Ray: pip install 'maskpick[scale]' ({error})") from None
 
     started = not ray.is_initialized()
+    # CPUs to count beside the workers': with none free to read what they are to be given, all would wait for ever.
+    spare = 3 if options.writer == "vllm" else 1
     if started:
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False,
-                     **({} if os.environ.get("RAY_ADDRESS") else {"num_cpus": options.workers + 1}),
+                     **({} if os.environ.get("RAY_ADDRESS") else {"num_cpus": options.workers + spare}),
                      runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent.parent)}})
         except Exception as error:  # of no common kind: no cluster at RAY_ADDRESS, a machine too busy to start one
             ray.shutdown()

@@ -86,7 +86,8 @@ def vllm_processor(options: argparse.Namespace, gpus: float, attempt: int = 0) -
         placement_group_config=None if gpus else {"bundles": [{"CPU": 1}]},
         chat_template_stage={"num_cpus": 0.1, "concurrency": 1, "chat_template_kwargs": {"enable_thinking": False}},
         tokenize_stage=False, detokenize_stage=False)  # vLLM does both itself
-    return build_processor(config, before, after)
+    few = {"num_cpus": 0.1}
+    return build_processor(config, before, after, preprocess_map_kwargs=few, postprocess_map_kwargs=few)
 
 
 def write_requests(photos: Iterable[Photo], worker: Worker, runner: asyncio.Runner, folder: Path) -> int:

@@ -65,9 +65,9 @@ def fill(index: sqlite3.Connection, kind: str, annotations: Path | None, images:
          ) -> sqlite3.Connection:
     from tqdm import tqdm
 
-    index.executescript("pragma journal_mode=off; pragma synchronous=off;" + TABLES)
-    index.execute("begin")
     try:
+        index.executescript("pragma journal_mode=off; pragma synchronous=off;" + TABLES)
+        index.execute("begin")
         for table, row in tqdm(rows_of(kind, annotations, images), unit="row", desc="index", disable=None, mininterval=1):
             if table == "categories":
                 index.execute("insert into categories values (?, ?, ?)", (row["id"], str(row["name"]), json.dumps(row)))
@@ -80,12 +80,14 @@ def fill(index: sqlite3.Connection, kind: str, annotations: Path | None, images:
                 about = {key: row[key] for key in NEEDED if key in row}
                 index.execute("insert into annotations values (?, ?, ?, ?)", (
                     row["image_id"], row["id"], row["category_id"], json.dumps(about)))
+        index.execute("insert into about values (?)", (made_of,))
+        index.execute("commit")
+        index.executescript("create index by_picture on annotations (picture); create index by_name on images (name)")
+    except sqlite3.OperationalError as error:  # in practice a full disk
+        raise BadInput(f"cannot write the index of the annotations ({error}); make room on the disk") from None
     except (ValueError, KeyError, TypeError, AttributeError, sqlite3.Error) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"{annotations} is not COCO's json with images, annotations and categories "
                        f"({type(error).__name__} {error})") from None
-    index.execute("insert into about values (?)", (made_of,))
-    index.execute("commit")
-    index.executescript("create index by_picture on annotations (picture); create index by_name on images (name)")
     return index

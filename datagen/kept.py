@@ -51,8 +51,11 @@ class Kept:
         return None if row is None else json.loads(zlib.decompress(row[0]))
 
     def put(self, name: str, value) -> None:
-        self.store.execute("insert or replace into kept values (?, ?)",
-                           (name, zlib.compress(json.dumps(value, ensure_ascii=False).encode(), 3)))
+        content = zlib.compress(json.dumps(value, ensure_ascii=False).encode(), 3)
+        try:
+            self.store.execute("insert or replace into kept values (?, ?)", (name, content))
+        except sqlite3.OperationalError as error:  # in practice a full disk
+            raise BadInput(f"cannot keep what is done ({error}); make room on the disk, and the same command goes on") from None
 
     def close(self) -> None:
         self.store.close()

@@ -120,7 +120,9 @@ class Photos:
                 usable = True
                 yield photo
         if not usable:
-            raise BadInput(f"none of the {len(self)} photos in {self.images} can be used: {dict(drops)}")
+            why = ", ".join(f"{count} x {reason}" for reason, count in drops.most_common(8))
+            raise BadInput(f"none of the {len(self)} photos in {self.images} can be used ({why}): do the photos, the "
+                           "annotations and the phrase bank belong together?")
 
     def one(self, number) -> Photo:
         """A photo by its number in the data set."""

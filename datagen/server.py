@@ -51,7 +51,7 @@ class Server:
         except ImportError:
             raise BadInput("--writer openai needs the client: pip install 'maskpick[llm]'") from None
 
-        self.kept, self.tokens, self.enforces = kept, tokens, True
+        self.kept, self.tokens, self.enforces, self.answered = kept, tokens, True, False
         self.openai, self.model, self.price, self.budget, self.temperature = openai, model, price, budget, temperature
         key = os.environ.get("OPENAI_API_KEY", "none" if base_url else None)
         if key is None:
@@ -98,10 +98,15 @@ class Server:
                     self.enforces = False  # it does not know the form: from now on it is told in words
                     continue
                 except self.openai.OpenAIError as error:  # after the client's own retries
+                    lost = isinstance(error, self.openai.APIConnectionError) and not self.answered
+                    if lost and not await self._there():
+                        raise BadInput(f"no server answers at {self.client.base_url}: start it, or name another with "
+                                       "--base-url; the same command goes on") from None
                     return self._failed(error)
                 except (ValueError, TypeError):  # not even an envelope
                     self.ledger.bad_answers += 1
                     continue
+            self.answered = True
             self._count(reply)
             answer = parsed(content_of(reply))
             if answer is not None and fits(answer, schema):
@@ -109,6 +114,17 @@ class Server:
                 return answer
             self.ledger.bad_answers += 1
         return None
+
+    async def _there(self) -> bool:
+        """Whether anything takes connections at the address: the client calls a refused one a timeout, too."""
+        url = self.client.base_url
+        try:
+            port = url.port or (443 if url.scheme == "https" else 80)
+            _, writer = await asyncio.wait_for(asyncio.open_connection(url.host, port), 10)
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        return True
 
     def _failed(self, error: Exception) -> None:
         self.ledger.failed += 1

@@ -321,6 +321,8 @@ def test_bad_input_is_one_line(photos, tmp_path, capsys):
                             ({"--annotations": str(tmp_path / "no.json")}, "cannot read"),
                             ({"--annotations": str(tmp_path / "list.json")}, "not COCO's json"),
                             ({"--images": str(tmp_path / "empty")}, "none of the 2 photos"),
+                            ({"--out": str(tmp_path / "list.json")}, "cannot write to"),
+                            ({"--out": str(tmp_path / "list.json/out")}, "cannot write to"),
                             ({"--bank": "nowhere"}, "no phrase bank"), ({"--per-image": "0"}, "at least 1")]:
         assert main([word for pair in (good | change).items() for word in pair]) == 2
         said = capsys.readouterr().err.strip().splitlines()[-1]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -234,6 +235,15 @@ def test_what_no_retry_can_mend_is_one_line(photos, model, status, said, capsys)
     assert generate(photos, model)[0] == 2
     error = capsys.readouterr().err
     assert said in error.splitlines()[-1] and "Traceback" not in error
+
+
+def test_a_server_that_is_not_there_is_one_line(photos, model, monkeypatch, capsys):
+    monkeypatch.setattr("datagen.server.RETRIES", 0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        model.url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    assert generate(photos, model)[0] == 2
+    assert f"no server answers at {model.url}" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_budget_is_kept_and_a_larger_one_goes_on(photos, model, capsys):

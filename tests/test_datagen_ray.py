@@ -1,22 +1,42 @@
 """The Ray engine gives the rows of the plain one; the rounds of the vLLM engine, with a scripted model in vLLM's place."""
 
+import contextlib
 import json
+import os
+import sqlite3
+import zlib
 
-import numpy as np
 import pytest
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'maskpick[scale]'")
 pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install 'maskpick[scale]'")
 pytest.importorskip("openai", reason="the openai client is not installed")
 
-from datagen.__main__ import main, open_photos, parser  # noqa: E402
-from datagen.engine_vllm import ROUNDS, Asks, gathered  # noqa: E402
+from assistant.errors import BadInput  # noqa: E402
+from datagen import engine_vllm  # noqa: E402
+from datagen.__main__ import main, parser  # noqa: E402
+from datagen.engine_ray import on_cluster  # noqa: E402
+from datagen.llm_writer import OPINION  # noqa: E402
 from tests import test_datagen_openai as written  # noqa: E402
 from tests.test_datagen_openai import model, photos as three  # noqa: E402, F401
 from tests.test_datagen_stream import contents, photos, words  # noqa: E402, F401
 
 
-def test_two_workers_give_the_same_rows(photos):  # noqa: F811
+@pytest.fixture(scope="module")
+def cluster():
+    """One local Ray for all tests; started and ended as the command does. Nothing of it is left running."""
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers wait for whatever else is running
+    options = parser().parse_args(["--images", ".", "--out", "."])
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(on_cluster(options))
+        except BadInput as error:
+            pytest.skip(str(error))
+        yield
+    assert not ray.is_initialized()
+
+
+def test_two_workers_give_the_same_rows(photos, cluster):  # noqa: F811
     assert main(words(photos, "plain")) == 0
     assert main(words(photos, "ray", "--engine", "ray", "--workers", 2)) == 0
     assert contents(photos / "ray") == contents(photos / "plain")
@@ -24,40 +44,72 @@ def test_two_workers_give_the_same_rows(photos):  # noqa: F811
     assert main(words(photos, "ray")) == 0 and contents(photos / "ray") == contents(photos / "plain")
 
 
-def scripted(row):
-    """In the place of vLLM: what the stand-in server of the other tests answers."""
-    title, messages = json.loads(row["schema"])["title"], json.loads(row["messages"])
-    found = {"questions": written.WRITTEN}
-    if title == "opinion":
-        asked = messages[-1]["content"].split("The question: ")[1]
-        found = {"numbers": next(v for k, v in written.MEANT.items() if k in asked)}
-    return {key: row[key] for key in ("number", "rounds", "place")} | {"text": json.dumps(found)}
+def scripted(asked):
+    """In the place of vLLM: a processor that answers as the stand-in server of the other tests does, but for one bad answer."""
+    wrote, meant = written.WRITTEN, written.MEANT
+
+    def build(options, gpus, attempt):
+        def answered(row):
+            title, last = json.loads(row["schema"])["title"], json.loads(row["messages"])[-1]["content"]
+            found = {"questions": wrote}
+            if title == "opinion":
+                found = {"numbers": next(v for k, v in meant.items() if k in last.split("The question: ")[1])}
+            text = "{" if attempt == 1 and "purring" in last else json.dumps(found)  # not of the form asked for
+            return {"name": row["name"], "schema": row["schema"], "text": text, "read": 7, "written": 3}
+
+        asked.append(attempt)
+        return lambda rows: rows.map(answered)
+
+    return build
 
 
-def test_rounds_of_requests_give_the_rows_of_the_server(three, model):  # noqa: F811
-    """The vLLM engine's rounds, on lists in the place of Ray's data sets."""
+def vllm_words(folder, out, *more):
+    return ["--images", str(folder / "images"), "--annotations", str(folder / "instances.json"), "--writer", "vllm", "--model", "stub",
+            "--per-image", "8", "--engine", "ray", "--out", str(folder / out), *more]
+
+
+def test_rounds_of_requests_give_the_rows_of_the_server(three, model, cluster, monkeypatch, capsys):  # noqa: F811
     assert written.generate(three, model)[0] == 0
-    options = parser().parse_args(["--images", str(three / "images"), "--annotations", str(three / "instances.json"), "--writer", "vllm",
-                                   "--model", "stub", "--per-image", "8", "--engine", "ray", "--out", str(three / "out")])
-    asks, made = Asks(options), {}
-    rows = [{"number": json.dumps(photo.id), "rounds": "[]"} for photo in open_photos(options)]
-    for _ in range(ROUNDS + 1):
-        asked = [one for row in rows for one in asks(row)]
-        made |= {one["number"]: json.loads(one["made"]) for one in asked if one["place"] < 0}
-        groups = {}
-        for one in map(scripted, reversed([one for one in asked if one["place"] >= 0])):  # they come in any order
-            groups.setdefault(one["number"], []).append(one)
-        rows = [{key: value[0] for key, value in gathered({k: np.array([one[k] for one in group]) for k in group[0]}).items()}
-                for group in groups.values()]
-    assert not rows and len(made) == 3
-    ours = [row for number in sorted(made) for row in made[number]["rows"]]
-    theirs = [json.loads(line) for line in (three / "out/records.jsonl").read_text().splitlines()]
+    asked = []
+    monkeypatch.setattr(engine_vllm, "vllm_processor", scripted(asked))
+    assert main(vllm_words(three, "vllm")) == 0
+    assert asked == [0, 1, 2]  # the questions, second opinions, the one that was answered badly
+    assert "bad_answers=3" in capsys.readouterr().err
+    ours, theirs = (list(map(json.loads, (three / out / "records.jsonl").read_text().splitlines())) for out in ("vllm", "out"))
     for row in ours + theirs:
-        row["source"].pop("writer"), row.pop("image")
+        row["source"].pop("writer")
     assert ours == theirs and len(ours) == 18
+    assert not (three / "vllm/requests").exists()
+    # Answers are kept as they come: with the photos' results lost, nothing is asked again.
+    before = contents(three / "vllm")
+    store = sqlite3.connect(three / "vllm/kept.sqlite")
+    for name, value in store.execute("select name, value from kept").fetchall():
+        if "rows" in json.loads(zlib.decompress(value)):
+            store.execute("delete from kept where name = ?", (name,))
+    store.commit()
+    assert main(vllm_words(three, "vllm")) == 0 and asked == [0, 1, 2] and contents(three / "vllm") == before
+
+
+def test_what_rays_vllm_processor_is_given(tmp_path, cluster):
+    """Ray's own classes take our configuration and requests; vLLM's own take the sampling parameters, where it is installed."""
+    row = {"name": "n", "schema": json.dumps(OPINION), "messages": json.dumps([{"role": "user", "content": "?"}]), "seed": 2**32}
+    many, one = (engine_vllm.vllm_processor(parser().parse_args(vllm_words(tmp_path, "out", *more)), gpus, 1)
+                 for gpus, more in ((16, ("--vllm", '{"tensor_parallel_size": 2}')), (0, ())))
+    assert list(many.stages) == list(one.stages) == ["ChatTemplateStage", "vLLMEngineStage"]
+    engines = [processor.stages["vLLMEngineStage"] for processor in (many, one)]
+    assert [e.fn_constructor_kwargs["engine_kwargs"]["distributed_executor_backend"] for e in engines] == ["ray", "uni"]
+    assert engines[1].map_batches_kwargs["num_cpus"] == 1 and not engines[1].map_batches_kwargs.get("num_gpus")
+    given = one.preprocess(row)["__data"]
+    assert given["messages"] == [{"role": "user", "content": "?"}] and given["name"] == "n"
+    assert given["sampling_params"]["seed"] == 1 and json.loads(given["sampling_params"]["structured_outputs"]["json"]) == OPINION
+    vllm = pytest.importorskip("vllm", reason="vLLM is not installed")
+    form = vllm.sampling_params.StructuredOutputsParams(**given["sampling_params"].pop("structured_outputs"))
+    assert vllm.SamplingParams(**given["sampling_params"], structured_outputs=form).structured_outputs.json == json.dumps(OPINION)
 
 
 def test_what_vllm_cannot_do_is_one_line(photos, capsys):  # noqa: F811
     assert main(words(photos, "out", "--writer", "vllm", "--model", "x")) == 2
+    assert main(words(photos, "out", "--writer", "vllm", "--model", "x", "--engine", "ray", "--vllm", "[2]")) == 2
+    assert "JSON object" in capsys.readouterr().err
     assert main(words(photos, "out", "--writer", "vllm", "--model", "x", "--engine", "ray", "--describe-with", "y")) == 2
     assert "sends no pictures" in capsys.readouterr().err

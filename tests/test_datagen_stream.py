@@ -84,6 +84,17 @@ def test_killed_at_random_moments_it_loses_and_doubles_no_row(photos):
     assert not list((photos / "out").glob(".*"))  # nor is anything left of the killed ones
 
 
+@pytest.mark.parametrize("room", [3_000, 60_000, 200_000])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(photos, room):
+    """A limit on the size of files stands for a disk on which there is no more room."""
+    resource = pytest.importorskip("resource", reason="limits are Unix's")
+    full = subprocess.run([sys.executable, "-m", "datagen", *words(photos, "out")], cwd=PROJECT, capture_output=True, text=True,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)))
+    assert full.returncode == 2 and "make room" in full.stderr.splitlines()[-1] and "Traceback" not in full.stderr
+    assert main(words(photos, "whole")) == 0 and main(words(photos, "out")) == 0
+    assert contents(photos / "out") == contents(photos / "whole")
+
+
 def test_a_second_run_does_only_what_is_new(photos, monkeypatch):
     asked = []
     compose = engine.Worker.make
