@@ -32,7 +32,7 @@ def test_a_cat_is_found_and_a_bus_is_not(scene):
     scene.reset()
     cat = scene.ask("where is the cat?", remember=False)
     assert [t.present for t in cat.targets] == [True] and "cat" in cat.targets[0].phrase
-    assert cat.mask.shape == (300, 451) and cat.mask[150, 220] and 0.2 < cat.mask.mean() < 0.95
+    assert cat.mask.shape == (300, 451) and cat.mask[150, 220] and 0.2 < cat.mask.mean() < 0.98
     bus = scene.ask("is there a bus?", remember=False)
     assert not bus.mask.any() and not any(t.present for t in bus.targets) and "no" in bus.text.lower()
 
@@ -155,6 +155,6 @@ def test_like_on_the_command_line_takes_several_pictures(tmp_path, monkeypatch, 
     monkeypatch.setattr("sys.argv", list(map(str, words)))
     assert main() == 0 and "mirrored.png: cat" in capsys.readouterr().out
     found = [np.asarray(Image.open(tmp_path / "out" / folder / "mask.png")) > 0 for folder in ("1-cat", "2-mirrored")]
-    assert (found[0] & (mask > 0)).sum() > 0.6 * found[0].sum() > 0 and found[1].shape == (300, 451)
+    assert (found[0] & (mask > 0)).sum() > 0.8 * (mask > 0).sum() and found[1].shape == (300, 451)  # all of the cat
     width, high = Image.open(tmp_path / "sheet.jpg").size
     assert high == 260 and width > 3 * 380  # the reference and two pictures
