@@ -26,9 +26,9 @@ def main(args: argparse.Namespace) -> None:
     from assistant.errors import BadInput
     from finetune.check import must_exist
 
-    if not (args.sam or args.reference or args.attention or args.reasoner):
-        raise BadInput("name what is to be published: --sam, --reference, --attention or --reasoner")
-    must_exist(args.sam, args.reference, args.attention)
+    if not (args.sam or args.reference or args.attention or args.ranking or args.reasoner):
+        raise BadInput("name what is to be published: --sam, --reference, --attention, --ranking or --reasoner")
+    must_exist(args.sam, args.reference, args.attention, args.ranking)
     if args.reasoner:
         must_exist(*(args.reasoner / f for f in ("heads.safetensors", "lora/adapter_config.json", "lora/adapter_model.safetensors")))
     half = lambda state: {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
