@@ -395,7 +395,7 @@ class Visitor:
 
     def drawn(self, count, view="answer"):
         """Wait until the picture shows so many masks."""
-        self.page.wait_for_selector(f'.mp-stage[data-drawn="{count}"][data-view="{view}"]')
+        self.page.wait_for_selector(f'.mp-stage:not(.mp-busy)[data-drawn="{count}"][data-view="{view}"]')
 
     def ask(self, question):
         """The text of the reply's bubble."""
@@ -420,9 +420,15 @@ class Visitor:
         return box["x"] + box["width"] * x, box["y"] + box["height"] * y
 
     def painted(self, x, y):
-        """RGB on the screen at a place of the picture."""
+        """RGB on the screen at a place of the picture, once nothing fades any more."""
         self.page.mouse.move(1, 1)  # masks fade under the mouse
-        shot = Image.open(io.BytesIO(self.page.locator(".mp-over").screenshot())).convert("RGB")
+        before = None
+        for _ in range(40):
+            shot = Image.open(io.BytesIO(self.page.locator(".mp-over").screenshot())).convert("RGB")
+            if shot.tobytes() == before:
+                break
+            before = shot.tobytes()
+            self.page.wait_for_timeout(300)
         return np.array(shot.getpixel((int(shot.width * x), int(shot.height * y))), int)
 
     def download(self, button):
@@ -619,6 +625,7 @@ def test_everything_classes_and_a_saved_conversation(browser, page, photo, folde
 
 
 def _choose(visitor, button, path):
+    visitor.page.wait_for_timeout(1500)  # what came before has ended: a button that is drawn anew forgets its file
     with visitor.page.expect_file_chooser() as chooser:
         visitor.page.click(button)
     chooser.value.set_files(str(path))
