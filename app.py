@@ -27,7 +27,7 @@ LARGEST_FILE = "50mb"
 SESSIONS = 50  # with open photos in memory; the one idle longest makes room
 KEPT = 24  # opened pictures, by their content: asking about one again, in any session, does not open it again
 EXAMPLES = (  # pictures that scikit-image's wheel ships
-    ("astronaut", "Who is going to fly into orbit, and is there a bear?", "A smiling astronaut in an orange suit"),
+    ("astronaut", "Find the person, and is there a bear?", "A smiling astronaut in an orange suit"),
     ("chelsea", "Which animal is purring, and is there a dog?", "A tabby cat looking at the camera"),
     ("coffee", "What could I drink from, and is there a dog?", "A cup of coffee with a spoon on a table"),
 )
