@@ -61,9 +61,9 @@ def like(args: argparse.Namespace) -> None:
         open_from(args)  # says so
     segmenter, _ = load_segmenter(args.sam or PRESETS[args.preset].sam, args.device)
     matcher = Matcher.load(args.weights, segmenter) if args.weights else pocket_matcher(segmenter)
-    like, name = references(matcher, args.reference, args.mask), args.label or "like this"
-    opened = [(open_image(reference), open_mask(mask)) for reference, mask in zip(args.reference, args.mask)]
-    shown = [(f"reference: {name}", image, check_mask(mask, image.shape[:2])) for image, mask in opened]
+    images, masks = [open_image(file) for file in args.reference], [open_mask(file) for file in args.mask]
+    like, name = references(matcher, images, masks), args.label or "like this"
+    shown = [(f"reference: {name}", image, check_mask(mask, image.shape[:2])) for image, mask in zip(images, masks)]
     for k, file in enumerate(args.image, 1):
         image, out = open_image(file), args.out / f"{k}-{file.stem}" if len(args.image) > 1 else args.out
         mask, score = matcher.segment(matcher.open(image), like, args.label)

@@ -116,6 +116,11 @@ def runners_up(scores: Scores, k: int, chosen: list[int], count: int = 24) -> li
     return [int(i) for i in torch.argsort(worth(scores, k), descending=True) if int(i) not in chosen][:count]
 
 
+def reachable(present: Tensor, iou: Tensor) -> Tensor:
+    """Of M targets, those that are there and that some proposal shows at all: (M,) bool of (M,) bool and (M, N)."""
+    return present & (iou.amax(1) > 0.1)
+
+
 def selection_losses(scores: Scores, iou: Tensor, iop: Tensor, present: Tensor, ignored: Tensor,
                      hard: int = 0) -> dict[str, Tensor]:
     """LLM-Seg's alignment and IoP losses, and presence.
@@ -128,7 +133,7 @@ def selection_losses(scores: Scores, iou: Tensor, iop: Tensor, present: Tensor, 
     p = (iou / TEMPERATURE).masked_fill(ignored, -1e4).softmax(1)
     q = (scores.similarity / TEMPERATURE).masked_fill(ignored, -1e4).log_softmax(1)
     align = (p * (p.clamp(min=1e-8).log() - q)).sum(1)
-    usable = present & (iou.amax(1) > 0.1)
+    usable = reachable(present, iou)
     align = (align * usable).sum() / usable.sum().clamp(min=1)
     weight = (~ignored) * (0.3 + iop + (iop > 0.5))
     if hard:

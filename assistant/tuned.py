@@ -23,7 +23,7 @@ from assistant.grammar import ABS, SEG, TOKEN, Turn
 from assistant.reasoner import Found, Reasoner, Reply
 from assistant.regions import GEOMETRY, geometry, pooled
 from assistant.selector import Selector, choose, runners_up
-from assistant.weights import sha256_of
+from assistant.weights import read_weights, sha256_of
 
 SHAPE = GEOMETRY + 2  # geometry, predicted IoU, stability: the last columns of a proposal's features
 DINO_SIDE = 896  # px of the longer side, as LLM-Seg
@@ -149,17 +149,14 @@ class Tuned:
 
 def read_heads(folder: Path) -> tuple[TunedSelector, dict]:
     """The selector of a folder and what its file says of itself. BadInput: none, or the pocket preset's."""
-    from safetensors import safe_open
-
     file = Path(folder) / "heads.safetensors"
     if not file.is_file():
         raise BadInput(f"no heads.safetensors in {folder}; give --adapter a folder that finetune wrote")
+    state, about = read_weights(file)
     try:
-        with safe_open(file, "pt") as opened:
-            state, about = {k: opened.get_tensor(k).float() for k in opened.keys()}, opened.metadata() or {}
         config = json.loads(about.get("tuned", "null"))
-    except Exception as error:
-        raise BadInput(f"cannot read {file}: {str(error).splitlines()[0]}; fetch it again") from None
+    except ValueError as error:
+        raise BadInput(f"cannot read {file}: {error}; fetch it again") from None
     if config is None:
         raise BadInput(f"{file} belongs to the pocket preset; use it with --preset pocket")
     selector = TunedSelector(**config["selector"])

@@ -50,6 +50,17 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_weights(file: Path) -> tuple[dict, dict[str, str]]:
+    """The tensors of a safetensors file, as float32, and its metadata. BadInput: it cannot be read."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(file, "pt") as opened:
+            return {k: opened.get_tensor(k).float() for k in opened.keys()}, opened.metadata() or {}
+    except Exception as error:  # safetensors' own kinds
+        raise BadInput(f"cannot read {file}: {str(error).splitlines()[0]}; fetch it again") from None
+
+
 def fingerprint(name_or_path) -> str:
     """Hexadecimal sha256 that tells one model folder, or hub id in the hub's cache, from another: over the names and lengths
     of its weights and settings, and their bytes, of which in files above 64 MB only the first and last megabyte count."""

@@ -15,9 +15,9 @@ import numpy as np
 
 from assistant.errors import BadInput
 from assistant.images import open_image
+from datagen.formats import SUFFIXES
 
 NEAR = 6  # of 64 bits
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,16 @@ from assistant.grammar import Turn
 from assistant.images import open_image
 from assistant.reasoner import Reasoner
 from assistant.scene import THRESHOLD
+from assistant.selector import reachable
 from assistant.tuned import Tuned, TunedEyes, TunedSelector, View, read_heads
 from finetune.adapter import restore, save_adapter, save_state, write_card
 from finetune.log import Log, rate
 from finetune.mixture import Mixture
 from finetune.progress import Progress, pointed_at
 from finetune.regions import Kept, prepare, proposals_of
-from finetune.student import LOSSES, Student, add_lora, collate, example
+from finetune.student import Student, add_lora, collate, example
+from finetune.tune import LOSS_NAMES
 from finetune.validation import SHOWN, Validation
-
 
 ANSWER = 96  # tokens of an answer in the report
 
@@ -104,7 +105,7 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
         accelerator.print(f"resuming at step {start}", flush=True)
     elif validation:  # what the weights can do before
         progress.add(0, validation.score(plain, read, regions_of, accelerator)[0], accelerator.is_main_process)
-    weights = torch.tensor([args.weights[k] for k in LOSSES], device=accelerator.device)
+    weights = torch.tensor([args.weights[k] for k in LOSS_NAMES], device=accelerator.device)
     numbers = [(s, j) for s in range(start, args.max_steps) for j in range(rank, args.batch // args.micro, world)]
     loader = iter(DataLoader(Parts(mixture, numbers, args.batch, args.micro, read), batch_size=None, num_workers=args.workers))
     log = Log(args.out / "log.jsonl", start) if accelerator.is_main_process else None
@@ -132,7 +133,7 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
     if accelerator.is_main_process:
         write_card(args.out, args.mllm, args.settings, progress.rows())
         progress.report(f"Tuning {args.mllm}", {k: v for k, v in args.settings.items()},
-                        {"log.jsonl": [*LOSSES, "loss", "word_right", "marker_right"]})
+                        {"log.jsonl": [*LOSS_NAMES, "loss", "word_right", "marker_right"]})
     accelerator.end_training()
 
 
@@ -164,8 +165,7 @@ def one_step(args, step: int, student, optimizer, loader, weights, accelerator) 
     """One step of the optimiser over this process's parts; the figures are of the whole step."""
     world, rank = accelerator.num_processes, accelerator.process_index
     mine = [{k: v.to(accelerator.device) for k, v in next(loader).items()} for _ in range(args.batch // args.micro // world)]
-    present = lambda b: b["present"] & (b["iou"].amax(1) > 0.1)
-    held = [[int((b["labels"][:, 1:] != -100).sum()), int(present(b).sum()), *[len(b["present"])] * 3] for b in mine]
+    held = [[int((b["labels"][:, 1:] != -100).sum()), int(reachable(b["present"], b["iou"]).sum()), *[len(b["present"])] * 3] for b in mine]
     totals = torch.tensor(held, dtype=torch.float32, device=weights.device).sum(0)
     totals = accelerator.reduce(totals, "sum").clamp(min=1)
     sums = torch.zeros_like(weights)
@@ -183,7 +183,7 @@ def one_step(args, step: int, student, optimizer, loader, weights, accelerator) 
     optimizer.zero_grad(set_to_none=True)
     losses = accelerator.reduce(sums, "sum") / totals
     right = accelerator.reduce(right, "sum")
-    return {"loss": float((losses * weights).sum())} | dict(zip(LOSSES, losses.tolist())) | {
+    return {"loss": float((losses * weights).sum())} | dict(zip(LOSS_NAMES, losses.tolist())) | {
         "word_right": float(right[0] / totals[0]), "marker_right": float(right[1] / totals[2]), "gradient": float(norm)}
 
 

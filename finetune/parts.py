@@ -1,5 +1,7 @@
 """What `--preset`, `--mllm`, `--sam` and `--dino` name: the LLM, and what opens pictures."""
 
+from pathlib import Path
+
 from assistant.errors import BadInput
 
 
@@ -20,14 +22,10 @@ def eyes_of(sam: str, device: str):
     """-> (a function that loads what opens pictures, the key of its weights and settings)."""
     from assistant.eyes import LIMIT
     from assistant.presets import load_eyes
-    from assistant.weights import POCKET, fingerprint, sha256_of
+    from assistant.weights import POCKET, fingerprint, resolve_model, sha256_of
 
     if sam == "pocket":
         key = sha256_of(POCKET / "sam.safetensors")
     else:
-        from pathlib import Path
-
-        from assistant.weights import resolve_model
-
         key = sha256_of(Path(sam)) if Path(sam).is_file() else fingerprint(resolve_model(sam))
     return lambda: load_eyes(sam, device)[0], f"sam {key} {LIMIT}"

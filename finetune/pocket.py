@@ -12,7 +12,6 @@ or else the phrases, of the records' targets.
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from assistant.errors import BadInput
@@ -22,7 +21,7 @@ from assistant.pocket.reasoner import PocketReasoner
 from assistant.record import image_path, read_records
 from assistant.scene import THRESHOLD
 from assistant.selector import Selector
-from assistant.weights import POCKET, pocket_file, sha256_of
+from assistant.weights import POCKET, pocket_file, read_weights, sha256_of
 from finetune.adapter import keep_settings
 from finetune.encoder import learn_to_see
 from finetune.examples import KEPT_ASIDE, RecordData
@@ -31,7 +30,7 @@ from finetune.outlined import all_regions, named_in_records
 from finetune.progress import Progress, pointed_at
 from finetune.regions import Kept
 from finetune.selection import examine, train_selector
-from finetune.validation import SHOWN
+from finetune.validation import SHOWN, spread
 
 MINUTES = 1.0  # between checkpoints of the LLM
 EXAMINED = 80  # times that questions of pictures kept aside are drawn
@@ -67,8 +66,7 @@ def tune(args: argparse.Namespace) -> None:
         selector_lr=args.selector_lr, weights=args.weights, hard=args.hard_negatives, anchor=ANCHOR, examined=EXAMINED,
         check_every=max(10, args.save_every // 2), log_every=args.log_every)
     asked = [(r, i) for r, i in held if r.targets] or [(r, i) for r, i in records if i in aside and r.targets]
-    shown = [asked[k] for k in np.linspace(0, len(asked) - 1, min(SHOWN, len(asked))).round().astype(int)] if asked else []
-    progress = Progress(args.out, [argparse.Namespace(record=r, image=i) for r, i in shown], None)
+    progress = Progress(args.out, [argparse.Namespace(record=r, image=i) for r, i in spread(asked, SHOWN)], None)
 
     def look(step: int, selector: Selector, figures: dict) -> None:
         parts = Pocket(None, PocketReasoner(reasoner.llm.get_base_model(), reasoner.tokenizer, reasoner.encoder, reasoner.forms),
@@ -109,16 +107,10 @@ def rate_of(args, sources: list, k: int) -> float:
 
 def committed(adapter: Path | None) -> argparse.Namespace:
     """The encoder, selector and forms that tuning begins with."""
-    from safetensors import safe_open
-
     file = adapter / "heads.safetensors" if adapter else pocket_file("heads.safetensors")
     if not file.is_file():
         raise BadInput(f"no heads.safetensors in {adapter}; give --adapter a folder that finetune wrote")
-    try:
-        with safe_open(file, "pt") as opened:
-            heads, about = {k: opened.get_tensor(k).float() for k in opened.keys()}, opened.metadata() or {}
-    except Exception as error:  # safetensors' own kinds
-        raise BadInput(f"cannot read {file}: {str(error).splitlines()[0]}; fetch it again") from None
+    heads, about = read_weights(file)
     if "forms" not in about:
         raise BadInput(f"{file} is not of the pocket preset; leave out --preset pocket and give --mllm")
     encoder, selector, forms = heads_of(heads, about)

@@ -103,6 +103,11 @@ def prepare(eyes, key: str, images: Iterable[Path], kept: Kept) -> None:
             proposals_of(loaded, key, image, kept)
 
 
+def union_iou(rles: list[dict], target: dict) -> float:
+    """IoU of the union of masks with one target."""
+    return float(coco_mask.iou([coco_mask.merge(rles)], [target], [False])[0, 0])
+
+
 def overlaps(rles: list[dict], target: dict) -> tuple[np.ndarray, np.ndarray]:
     """IoU and IoP of N masks with one target -> (N,), (N,) float32."""
     if not rles:

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,8 +14,8 @@ from assistant.selector import Selector, choose, selection_losses
 from finetune.examples import Example, RecordData
 from finetune.language import draw_back, states_of
 from finetune.log import Log, rate
-from finetune.regions import overlaps
-from finetune.validation import fit_presence
+from finetune.regions import overlaps, union_iou
+from finetune.validation import judged
 
 WEIGHTS = {"align": 1.0, "iop": 2.0, "presence": 1.0}
 NOISE = 0.5, 1.0  # of the states and words, in units of their size: 300 photos are soon known by heart
@@ -134,13 +133,8 @@ def examine(args, reasoner: PocketReasoner, selector: Selector, aside: RecordDat
         for m, truth in enumerate(t for ts in example.truths for t in ts):
             overlap.append(0.0)
             if truth and example.rles:
-                union = coco_mask.merge([example.rles[i] for i in choose(scores, m)])
-                overlap[-1] = float(coco_mask.iou([union], [truth], [False])[0, 0])
+                overlap[-1] = union_iou([example.rles[i] for i in choose(scores, m)], truth)
                 best.append(max(overlaps(example.rles, truth)[0]))
-    presence, present, overlap = torch.cat(presence), torch.tensor(present), torch.tensor(overlap)
-    fit = fit_presence(presence, present)
-    sure = presence * fit[0] + fit[1] > 0
-    share = lambda x: x.float().mean().item()
-    return {"score": share(torch.where(present, overlap * sure, (~sure).float())), "iou": share(overlap[present]),
-            "best_single": float(np.mean(best)), "T_acc": share(sure[present]), "N_acc": share(~sure[~present]),
-            "targets": len(present), "scale": fit[0].item(), "shift": fit[1].item()}, fit
+    figures, fit = judged(torch.cat(presence), torch.tensor(present), torch.tensor(overlap))
+    return figures | {"best_single": float(np.mean(best)), "targets": len(present), "scale": fit[0].item(),
+                      "shift": fit[1].item()}, fit

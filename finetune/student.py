@@ -19,13 +19,10 @@ from torch.nn import functional as F
 
 from assistant.grammar import Turn
 from assistant.reasoner import Reasoner
-from assistant.selector import Scores, selection_losses
+from assistant.selector import Scores, reachable, selection_losses
 from assistant.tuned import TunedSelector
 from finetune.mixture import Asked
 from finetune.regions import overlaps
-
-LOSSES = {"text": 1.0, "align": 1.0, "iop": 1.0, "presence": 1.0, "marker": 1.0}  # and their weights
-
 
 @dataclass
 class Example:
@@ -106,7 +103,7 @@ class Student(nn.Module):
         self._no_split_modules = sorted(there & set(getattr(llm, "_no_split_modules", None) or ()))
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict]:
-        """-> sums (len(LOSSES),) of the losses, their counts, and {"scores", "figures"} without gradient. Computes in the
+        """-> sums of the losses `finetune.tune.LOSS_NAMES`, (5,), their counts, and {"scores", "figures"} without gradient. Computes in the
         LLM's own precision."""
         weight = self.llm.get_input_embeddings().weight
         with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
@@ -139,7 +136,7 @@ class Student(nn.Module):
             sums = torch.stack([text, zero, zero, zero, zero])
             return sums, torch.stack([(wanted != -100).sum(), *[torch.zeros_like(kept[:1].sum())] * 4]), {}
         losses = selection_losses(scores, batch["iou"], batch["iop"], present, ignored, self.hard)
-        usable = (present & (batch["iou"].amax(1) > 0.1)).sum()
+        usable = reachable(present, batch["iou"]).sum()
         count = torch.tensor(len(present), device=usable.device)
         said = F.binary_cross_entropy_with_logits(margin, present.float(), reduction="sum")
         sums = torch.stack([text, losses["align"] * usable, losses["iop"] * count, losses["presence"] * count, said])

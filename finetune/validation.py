@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional as F
 
 from assistant.record import image_path, read_records
 from assistant.selector import choose
 from finetune.mixture import Asked
+from finetune.regions import union_iou
 
 SHOWN = 10  # questions whose pictures are in the report
 
@@ -28,9 +28,7 @@ class Validation:
     @classmethod
     def of(cls, file: Path, limit: int, size: int) -> "Validation":
         """At most `limit` records of a file, spread over it."""
-        asked = [Asked(r, image_path(r, file).resolve()) for r in read_records(file) if r.targets]
-        spread = lambda items, n: [items[i] for i in np.linspace(0, len(items) - 1, min(n, len(items))).round().astype(int)]
-        asked = spread(asked, limit)
+        asked = spread([Asked(r, image_path(r, file).resolve()) for r in read_records(file) if r.targets], limit)
         return cls([asked[i : i + size] for i in range(0, len(asked), size)], spread(asked, SHOWN))
 
     @property
@@ -55,14 +53,23 @@ class Validation:
                 text += torch.stack([sums[0], counts[0]])
                 rows += targets(extra["scores"], asked, regions_of)
         rows, text = gather_object(rows), accelerator.reduce(text, "sum")
-        presence, present, overlap = (torch.tensor(x) for x in zip(*rows))
-        fit = fit_presence(presence, present)
-        sure = presence * fit[0] + fit[1] > 0
-        hit = torch.where(present, overlap * sure, (~sure).float())
-        share = lambda x: x.float().mean().item() if len(x) else float("nan")
-        figures = {"score": share(hit), "iou": share(overlap[present]), "T_acc": share(sure[present]),
-                   "N_acc": share(~sure[~present]), "text": (text[0] / text[1]).item()}
-        return figures, fit
+        figures, fit = judged(*(torch.tensor(x) for x in zip(*rows)))
+        return figures | {"text": (text[0] / text[1]).item()}, fit
+
+
+def spread(items: list, count: int) -> list:
+    """At most `count` of the items, spread over them."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
+
+
+def judged(presence: Tensor, present: Tensor, overlap: Tensor) -> tuple[dict[str, float], Tensor]:
+    """The figures of targets, with their presence calibrated on themselves, and that calibration: presence logits, which
+    are there, and the IoU of what is chosen, (K,) each."""
+    fit = fit_presence(presence, present)
+    sure = presence * fit[0] + fit[1] > 0
+    share = lambda x: x.float().mean().item()
+    return {"score": share(torch.where(present, overlap * sure, (~sure).float())), "iou": share(overlap[present]),
+            "T_acc": share(sure[present]), "N_acc": share(~sure[~present])}, fit
 
 
 def targets(scores, asked: list[Asked], regions_of) -> list[tuple[float, bool, float]]:
@@ -73,8 +80,7 @@ def targets(scores, asked: list[Asked], regions_of) -> list[tuple[float, bool, f
         for target in one.record.targets:
             overlap = 0.0
             if target.rle and rles:
-                union = coco_mask.merge([rles[i] for i in choose(scores, k) if i < len(rles)])
-                overlap = float(coco_mask.iou([union], [target.rle], [False])[0, 0])
+                overlap = union_iou([rles[i] for i in choose(scores, k) if i < len(rles)], target.rle)
             rows.append((float(scores.presence[k]), target.rle is not None, overlap))
             k += 1
     return rows

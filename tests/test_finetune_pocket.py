@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from assistant.pocket.reasoner import RegionEncoder
-from assistant.record import Record, RecordTarget, to_rle, write_records
+from assistant.record import Record, RecordTarget, from_rle, to_rle, write_records
 from finetune import __main__ as command
-from finetune import language, pocket, records, selection
+from finetune import language, pocket, records
 from finetune.outlined import named_in_records
 from tests.test_finetune_records import arguments, llm_folder, picture, setting  # noqa: F401
 
@@ -122,4 +122,4 @@ def test_names_come_from_the_records_and_apart_things_are_things_of_their_own():
              Record("a.jpg", 40, 20, "?", "door [ABS].", [RecordTarget("door", None)])]
     named = named_in_records([(r, "a") for r in asked])["a"]
     assert [n for n, _ in named] == ["wheel", "wheel", "speck"]
-    assert [int(m.sum()) for m in map(selection.coco_mask.decode, (rle for _, rle in named))] == [100, 100, 101]
+    assert [int(m.sum()) for m in map(from_rle, (rle for _, rle in named))] == [100, 100, 101]

@@ -3,24 +3,15 @@
 import gradio as gr
 
 from assistant.page.session import ANSWER, CLASSES
-from assistant.page.ui import HEAVY, INSTANT, TABS
+from assistant.page.ui import HEAVY, INSTANT, TABS, action, field
 
 
 def build(ui) -> None:
     with gr.Tab(TABS[CLASSES], id=CLASSES) as ui.classes_tab:
         with gr.Row():
-            ui.names = gr.Textbox(
-                show_label=False,
-                label="Classes",
-                placeholder="road, sky, car, person",
-                container=False,
-                lines=2,
-                max_lines=6,
-                scale=3,
-                min_width=160,
-                elem_id="names",
-            )
-            ui.map_it = gr.Button("Map them", size="sm", min_width=90, variant="primary", elem_id="map")
+            wide = dict(lines=2, max_lines=6, scale=3, min_width=160)
+            ui.names = field("Classes", "road, sky, car, person", "names", **wide)
+            ui.map_it = action("Map them", "map")
 
 
 def wire(ui) -> None:

@@ -4,23 +4,14 @@ import gradio as gr
 
 from assistant.page import canvas as picture
 from assistant.page.session import HAND
-from assistant.page.ui import HEAVY, INSTANT, TABS, line
+from assistant.page.ui import HEAVY, INSTANT, TABS, action, field, line
 
 
 def build(ui) -> None:
     with gr.Tab(TABS[HAND], id=HAND) as ui.hand_tab:
         with gr.Row():
-            ui.name = gr.Textbox(
-                show_label=False,
-                label="Name",
-                placeholder="What is it called?",
-                container=False,
-                scale=3,
-                min_width=120,
-                max_length=200,
-                elem_id="name",
-            )
-            ui.use = gr.Button("Use this mask", size="sm", min_width=90, variant="primary", elem_id="use")
+            ui.name = field("Name", "What is it called?", "name", scale=3, min_width=120, max_length=200)
+            ui.use = action("Use this mask", "use")
 
 
 def wire(ui) -> None:

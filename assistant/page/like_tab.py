@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from assistant.page.ui import HEAVY, TABS
+from assistant.page.ui import HEAVY, TABS, action, field
 
 
 def build(ui) -> None:
@@ -12,19 +12,8 @@ def build(ui) -> None:
             "them. A name helps, and may be left out.</p>"
         )
         with gr.Row():
-            ui.label = gr.Textbox(
-                show_label=False,
-                label="Name",
-                placeholder="Name, if it has one",
-                container=False,
-                scale=2,
-                min_width=120,
-                max_length=200,
-                elem_id="label",
-            )
-            ui.alike = gr.Button(
-                "Find it in the other photos", size="sm", min_width=90, variant="primary", elem_id="alike"
-            )
+            ui.label = field("Name", "Name, if it has one", "label", scale=2, min_width=120, max_length=200)
+            ui.alike = action("Find it in the other photos", "alike")
 
 
 def wire(ui) -> None:

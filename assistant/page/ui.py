@@ -35,6 +35,18 @@ def line(text: str, busy: bool = False) -> str:
     return f'<p role="status" class="{"busy" if busy else ""}">{text}</p>' if text else ""
 
 
+def field(label: str, placeholder: str, elem_id: str, **more) -> gr.Textbox:
+    """A line to write in, with its action to the right of it: see `action`. label: is read, not seen."""
+    return gr.Textbox(
+        show_label=False, label=label, placeholder=placeholder, container=False, elem_id=elem_id, **more
+    )
+
+
+def action(said: str, elem_id: str) -> gr.Button:
+    """What is done with the field before it."""
+    return gr.Button(said, size="sm", min_width=90, variant="primary", elem_id=elem_id)
+
+
 def warn(said: str) -> None:
     """One polite line above everything else."""
     gr.Warning(literal(said))

@@ -27,9 +27,7 @@ from assistant.proposals import Proposals
 from assistant.segmenter import Embedding, Segmenter
 from assistant.selector import Selector, choose, runners_up
 from assistant.upsampling import Resizer, encode_rle
-from assistant.weights import POCKET, BACKBONE, SMOLLM2, backbone_state, pocket_file, sha256_of, smollm2_folder
-
-
+from assistant.weights import POCKET, BACKBONE, SMOLLM2, backbone_state, pocket_file, read_weights, sha256_of, smollm2_folder
 
 
 def fast_math():
@@ -184,20 +182,22 @@ class Pocket:
 
 
 def heads_of(heads: dict[str, Tensor], about: dict[str, str]) -> tuple[RegionEncoder, Selector, dict[str, int]]:
-    """The region encoder, the selector and the forms of names that a `heads.safetensors` holds: its tensors and metadata."""
-    shape = json.loads(about["selector"])
+    """The region encoder, the selector and the forms of names that a `heads.safetensors` holds: its tensors and metadata.
+    BadInput: they describe none."""
+    try:
+        shape, forms = (json.loads(about[k]) for k in ("selector", "forms"))
+    except (KeyError, ValueError) as error:
+        raise BadInput(f"cannot read the heads' description ({error}); fetch heads.safetensors again") from None
     part = lambda name: {k.removeprefix(name): v for k, v in heads.items() if k.startswith(name)}
     selector = Selector(**shape)
     selector.load_state_dict(part("selector."))
     encoder = RegionEncoder(shape["state_dim"], len(heads["encoder.names"]))
     encoder.load_state_dict(part("encoder."))
-    return encoder, selector, json.loads(about["forms"])
+    return encoder, selector, forms
 
 
 def load_pocket(adapter: Path | None = None) -> tuple[Pocket, dict[str, str]]:
     """The pocket preset's parts and the checksums of its weights; `adapter`: a folder that `finetune records` wrote."""
-    from safetensors import safe_open
-
     sam_file = pocket_file("sam.safetensors")
     heads_file = pocket_file("heads.safetensors") if adapter is None else Path(adapter) / "heads.safetensors"
     lora = Path(adapter) / "lora" if adapter else POCKET / "lora"
@@ -206,14 +206,9 @@ def load_pocket(adapter: Path | None = None) -> tuple[Pocket, dict[str, str]]:
     for needed in (heads_file, lora / "adapter_model.safetensors"):
         if not needed.is_file():
             raise BadInput(f"no {needed.name} in {needed.parent}; give --adapter a folder that finetune wrote")
-    try:
-        with safe_open(heads_file, "pt") as file:
-            heads = {k: file.get_tensor(k).float() for k in file.keys()}
-            about = {k: file.metadata()[k] for k in ("selector", "forms")}
-    except Exception as error:
-        raise BadInput(f"cannot read {heads_file}: {str(error).splitlines()[0]}; fetch it again")
-    folder = smollm2_folder()
+    heads, about = read_weights(heads_file)
     encoder, selector, forms = heads_of(heads, about)
+    folder = smollm2_folder()
     reasoner = PocketReasoner.load(folder, lora, encoder, forms)
     weights = {"sam": sha256_of(sam_file), "heads": sha256_of(heads_file), "lora": sha256_of(lora / "adapter_model.safetensors"),
                "llm": SMOLLM2[2], "backbone": BACKBONE[2]}
