@@ -220,28 +220,35 @@ def reply_for(targets: list[tuple[str, bool]], style_rng=None) -> str:
 
     style_rng: a random.Random that varies the wording; the same plain wording without one.
     """
-    pick = style_rng.choice if style_rng else lambda options: options[0]
     groups: list[tuple[bool, list[str]]] = []
     for phrase, present in targets:
         if not groups or groups[-1][0] != present:
             groups.append((present, []))
         groups[-1][1].append(_quoted(clean_phrase(phrase)))
+    if not groups:
+        return "There is nothing to point at."
+    if not style_rng:  # "there is no" would be wrong of plurals
+        said = [_listed(names, present, "the " if present else "no ") for present, names in groups]
+        return "".join(f"{'I see ' if k == 0 else ', but ' if k % 2 else '; I see '}{text}" for k, text in enumerate(said)) + "."
     clauses = []
     for present, names in groups:
-        template = pick(HERE if present else GONE)
-        article = pick(("the ", "")) if present and template == "{}" else "the " if present else "no "
-        own = "" if present else "nothing like "  # before "it", which takes no article
-        items = [f"{own if name == 'it' else article}{name} {SEG if present else ABS}" for name in names]
-        listed = " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+        template = style_rng.choice(HERE if present else GONE)
+        article = style_rng.choice(("the ", "")) if present and template == "{}" else "the " if present else "no "
+        listed = _listed(names, present, article)
         own_start = not template.startswith("{") or (article != "" and not listed.startswith("it "))
         clauses.append((template.format(listed), own_start))
-    if not clauses:
-        return "There is nothing to point at."
-    link, reply = pick(("; ", ", and ", ". ")), ""
+    link, reply = style_rng.choice(("; ", ", and ", ". ")), ""
     for clause, own_start in clauses:  # a clause that starts with a name keeps it as it is
         capital = own_start and (not reply or link == ". ")
         reply += (link if reply else "") + (clause[0].upper() + clause[1:] if capital else clause)
     return reply + "."
+
+
+def _listed(names: list[str], present: bool, article: str) -> str:
+    """The marked names, one after the other."""
+    own = "" if present else "nothing like "  # before "it", which takes no article
+    items = [f"{own if name == 'it' else article}{name} {SEG if present else ABS}" for name in names]
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
 def _quoted(name: str) -> str:

@@ -175,10 +175,13 @@ def test_chat_messages():
 
 
 def test_replies_read_well():
-    assert reply_for([("umbrella", True), ("bench", False)]) == "I see the umbrella [SEG]; there is no bench [ABS]."
+    assert reply_for([("umbrella", True), ("bench", False)]) == "I see the umbrella [SEG], but no bench [ABS]."
     assert reply_for([("cup", True), ("pen", True), ("knife and fork", True)]) == (
         "I see the cup [SEG], the pen [SEG] and the knife and fork [SEG].")
-    assert reply_for([("it", True), ("it", False)]) == "I see it [SEG]; there is nothing like it [ABS]."
+    assert reply_for([("it", True), ("it", False)]) == "I see it [SEG], but nothing like it [ABS]."
+    assert reply_for([("road", True), ("buses", False), ("car", True), ("sky", False), ("dogs", False)]) == (
+        "I see the road [SEG], but no buses [ABS]; I see the car [SEG], but no sky [ABS] and no dogs [ABS].")
+    assert reply_for([("buses", False)]) == "I see no buses [ABS]."
     assert reply_for([("man who is sitting, left", True)]) == 'I see the "man who is sitting, left" [SEG].'
     assert parse(reply_for([])) == []
     varied = {reply_for([("cup", True), ("pen", False)], random.Random(k)) for k in range(100)}

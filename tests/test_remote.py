@@ -150,7 +150,7 @@ def test_the_thought_is_kept_apart(server, says, more):
     scene = scene_on(server)
     answer = scene.ask("what holds the coffee?")
     assert answer.reasoning == "A cup? Yes.\nCoffee is drunk from a cup." and answer.targets[0].confidence == pytest.approx(0.8)
-    assert answer.text == "I see the cup; there is no bench." and answer.to_json()["reasoning"] == answer.reasoning
+    assert answer.text == "I see the cup, but no bench." and answer.to_json()["reasoning"] == answer.reasoning
     assert "Yes" not in scene.turns[0].answer
 
 
@@ -238,7 +238,7 @@ def test_transformers_serve_on_loopback(served, tmp_path, monkeypatch):
     first = scene.ask("what holds the coffee, and is there a bench?")
     number = scene.view.made["sheets"][0][2]
     assert np.array_equal(first.targets[0].mask, scene.proposals.mask(number)) and not first.targets[1].present
-    assert first.text == "I see the cup; there is no bench." and first.reasoning and first.tokens == 2
+    assert first.text == "I see the cup, but no bench." and first.reasoning and first.tokens == 2
     assert scene.ask("and now?").targets[0].present and len(scene.turns) == 2
     assert "refuses the request" in refusal(lambda: RemoteModel("another", url).ask([Turn("x")], "Look.", KEEP))
 

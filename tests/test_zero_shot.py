@@ -77,7 +77,7 @@ def test_numbers_read_off_the_sheets_become_their_masks(monkeypatch):
     answer = scene.ask("coffee and bicycle and table")
     assert [(t.phrase, t.present) for t in answer.targets] == [("coffee", True), ("bicycle", False), ("table", True)]
     assert is_thing(answer.targets[0].mask, "coffee") and is_thing(answer.targets[2].mask, "table")
-    assert answer.text == "I see the coffee; there is no bicycle; I see the table." and answer.reasoning == "A cup holds coffee."
+    assert answer.text == "I see the coffee, but no bicycle; I see the table." and answer.reasoning == "A cup holds coffee."
     (turns, system, _), = model.asked
     assert len(turns[0].images) == 3 and "the other 2 are the same photo" in system and "4 in all" in system
     assert answer.targets[1].mask is None and answer.targets[1].confidence <= 0.5 and answer.targets[0].proposals == [3]
