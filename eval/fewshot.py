@@ -1,5 +1,4 @@
-"""Few-shot segmentation: a query, one or several references with masks, and maybe the name. PASCAL-5i, COCO-20i,
-COCO-format.
+"""Few-shot segmentation (PASCAL-5i, COCO-20i, COCO-format): a query, references with masks, and maybe the name.
 
     python -m eval fewshot --benchmark coco-format --root DATA/coco/dev --references DATA/coco/train --fold 0 1 2 3 \\
         --shots 1 --weights "runs/reference-{fold}" --out runs/eval/fewshot-1

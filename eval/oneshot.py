@@ -1,5 +1,4 @@
-"""Segmentation from attention: training-free with all layers, with the ranked ones, and tuned on one photo per
-category.
+"""Segmentation from attention: with all layers, with the ranked ones, and tuned on one photo per category.
 
     python -m eval oneshot --root DATA/coco/dev --tuned runs/attention --out runs/eval/oneshot
 

@@ -1,8 +1,8 @@
 """One-shot tuning of where a model looks: one labelled photo per category ("The Power of One", arXiv 2503.10779).
 
-    python -m assistant rank-layers --images DATA/coco/train/images --names DATA/coco/train/instances.json --out
-    ranking.json python -m finetune attention --data DATA/coco/train --ranking ranking.json --out runs/attention python
-    -m eval oneshot --root DATA/coco/dev --ranking ranking.json --tuned runs/attention --out runs/eval/oneshot
+    python -m assistant rank-layers --images DATA/coco/train/images --names DATA/coco/train/instances.json --out ranking.json
+    python -m finetune attention --data DATA/coco/train --ranking ranking.json --out runs/attention
+    python -m eval oneshot --root DATA/coco/dev --ranking ranking.json --tuned runs/attention --out runs/eval/oneshot
 
 Trained are the attention of the layers that the ranking uses and the embeddings of the words of the prompts; everything
 else is frozen, dropout is off. The loss is the negative log of each labelled pixel's share (background weighs one

@@ -2,8 +2,7 @@
 
     python -m finetune reference --data DATA/coco/train --out runs/reference
     python -m finetune reference --data DATA/coco/train --fold 2 --out runs/reference-2     # 4 folds, for eval fewshot
-    python -m finetune reference --data DATA/coco/train --clip openai/clip-vit-base-patch16 --sam sam_vit_b_01ec64.pth
-    \\
+    python -m finetune reference --data DATA/coco/train --clip openai/clip-vit-base-patch16 --sam sam_vit_b_01ec64.pth \\
         --no-coarse --out runs/reference-clip
 
 DATA: COCO-format folders (instances.json, images/). Two encoders learn from the same episodes, one told the name, one

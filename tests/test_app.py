@@ -693,9 +693,9 @@ def test_fits_the_screen(browser, page, photo, folder, width, height, theme):
         assert chat["x"] < seen["x"] and abs(seen["y"] - chat["y"]) < 20
 
 
-def test_the_readme_example_runs(page, photo, monkeypatch):
-    readme = (Path(app.__file__).parent / "README.md").read_text(encoding="utf-8")
-    (example,) = [block for block in readme.split("```") if block.startswith("python\n") and "handle_file" in block]
+def test_the_documented_example_runs(page, photo, monkeypatch):
+    guide = (Path(app.__file__).parent / "docs/page.md").read_text(encoding="utf-8")
+    (example,) = [block for block in guide.split("```") if block.startswith("python\n") and "handle_file" in block]
     monkeypatch.chdir(photo.parent)
     Image.fromarray(picture(300, 480)).save("photo.jpg", quality=95)
     found = {}

@@ -32,7 +32,7 @@ def test_a_cat_is_found_and_a_bus_is_not(scene):
     scene.reset()
     cat = scene.ask("where is the cat?", remember=False)
     assert [t.present for t in cat.targets] == [True] and "cat" in cat.targets[0].phrase
-    assert cat.mask.shape == (300, 451) and cat.mask[150, 220] and 0.2 < cat.mask.mean() < 0.98
+    assert cat.mask.shape == (300, 451) and cat.mask[150, 220] and 0.2 < cat.mask.mean() < 0.85
     bus = scene.ask("is there a bus?", remember=False)
     assert not bus.mask.any() and not any(t.present for t in bus.targets) and "no" in bus.text.lower()
 
