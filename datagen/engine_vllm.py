@@ -28,6 +28,7 @@ from datagen.server import Ledger, fits, parsed
 from datagen.worker import Made, Worker
 
 ROUNDS = 4  # two for the two steps, two more for answers that were not of the form asked for
+RESTARTS = 5  # of an engine that ended, in a round: Ray's own default is for ever
 PART = 64  # requests in a file: what a worker takes at a time, and what is lost of one that is killed
 
 
@@ -87,7 +88,10 @@ def vllm_processor(options: argparse.Namespace, gpus: float, attempt: int = 0) -
         chat_template_stage={"num_cpus": 0.1, "concurrency": 1, "chat_template_kwargs": {"enable_thinking": False}},
         tokenize_stage=False, detokenize_stage=False)  # vLLM does both itself
     few = {"num_cpus": 0.1}
-    return build_processor(config, before, after, preprocess_map_kwargs=few, postprocess_map_kwargs=few)
+    processor = build_processor(config, before, after, preprocess_map_kwargs=few, postprocess_map_kwargs=few)
+    # In place: an assignment would make Ray work out the stage's resources once more, without its placement group.
+    processor.stages["vLLMEngineStage"].map_batches_kwargs.update(max_restarts=RESTARTS, max_task_retries=RESTARTS)
+    return processor
 
 
 def write_requests(photos: Iterable[Photo], worker: Worker, runner: asyncio.Runner, folder: Path) -> int:
@@ -122,8 +126,12 @@ def on_vllm(photos: Photos, drops: Counter, options: argparse.Namespace, known: 
                 if not (files := write_requests(photos, worker, runner, folder)):
                     break
                 processor = vllm_processor(options, ray.cluster_resources().get("GPU", 0), attempt)
-                for row in processor(ray.data.read_parquet(str(folder), override_num_blocks=files)).iter_rows():
-                    worker.model.take(row)
+                try:
+                    for row in processor(ray.data.read_parquet(str(folder), override_num_blocks=files)).iter_rows():
+                        worker.model.take(row)
+                except ray.exceptions.RayActorError as error:
+                    raise BadInput(f"vLLM ended {RESTARTS + 1} times ({str(error).splitlines()[0][:120]}); what it said is in "
+                                   "the worker-*.err files of Ray's session_latest/logs; what it answered is kept") from None
         finally:
             runner.run(worker.__aexit__())
             shutil.rmtree(folder, ignore_errors=True)

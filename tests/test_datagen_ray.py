@@ -90,19 +90,30 @@ def test_rounds_of_requests_give_the_rows_of_the_server(three, model, cluster, m
     assert main(vllm_words(three, "vllm")) == 0 and asked == [0, 1, 2] and contents(three / "vllm") == before
 
 
-def test_what_rays_vllm_processor_is_given(tmp_path, cluster):
-    """Ray's own classes take our configuration and requests; vLLM's own take the sampling parameters, where it is installed."""
-    row = {"name": "n", "schema": json.dumps(OPINION), "messages": json.dumps([{"role": "user", "content": "?"}]), "seed": 2**32}
+ROW = {"name": "n", "schema": json.dumps(OPINION), "messages": json.dumps([{"role": "user", "content": "?"}]), "seed": 2**32}
+
+
+def given_to_vllm(processor) -> dict:
+    """What the processor makes of a request before vLLM sees it."""
+    return processor.preprocess(ROW)["__data"]
+
+
+def test_rays_own_processor_takes_our_configuration(tmp_path, cluster):
     many, one = (engine_vllm.vllm_processor(parser().parse_args(vllm_words(tmp_path, "out", *more)), gpus, 1)
                  for gpus, more in ((16, ("--vllm", '{"tensor_parallel_size": 2}')), (0, ())))
     assert list(many.stages) == list(one.stages) == ["ChatTemplateStage", "vLLMEngineStage"]
     engines = [processor.stages["vLLMEngineStage"] for processor in (many, one)]
     assert [e.fn_constructor_kwargs["engine_kwargs"]["distributed_executor_backend"] for e in engines] == ["ray", "uni"]
     assert engines[1].map_batches_kwargs["num_cpus"] == 1 and not engines[1].map_batches_kwargs.get("num_gpus")
-    given = one.preprocess(row)["__data"]
+    assert all(e.map_batches_kwargs["max_restarts"] == engine_vllm.RESTARTS for e in engines)
+    given = given_to_vllm(one)
     assert given["messages"] == [{"role": "user", "content": "?"}] and given["name"] == "n"
     assert given["sampling_params"]["seed"] == 1 and json.loads(given["sampling_params"]["structured_outputs"]["json"]) == OPINION
+
+
+def test_vllm_takes_our_sampling_parameters(tmp_path, cluster):
     vllm = pytest.importorskip("vllm", reason="vLLM is not installed")
+    given = given_to_vllm(engine_vllm.vllm_processor(parser().parse_args(vllm_words(tmp_path, "out")), 0))
     form = vllm.sampling_params.StructuredOutputsParams(**given["sampling_params"].pop("structured_outputs"))
     assert vllm.SamplingParams(**given["sampling_params"], structured_outputs=form).structured_outputs.json == json.dumps(OPINION)
 
