@@ -142,7 +142,8 @@ def _places(labels: list, masks: list[np.ndarray], size: tuple[int, int]) -> lis
             cost = np.hypot(np.arange(h)[:, None] - tip[1] / PLACING, np.arange(w)[None] - tip[0] / PLACING)
             cost += DETOUR * ~fits(~covered) + DETOUR / 4 * ~fits(~everything)
             y, x = np.unravel_index(np.argmin(np.where(room, cost, np.inf)), cost.shape)
-        taken[max(0, y - half[1]) : y + half[1] + 1, max(0, x - half[0]) : x + half[0] + 1] = True
+        left, top, right, bottom = x - half[0], y - half[1], x + half[0] + 1, y + half[1] + 1
+        taken[max(0, top) : bottom, max(0, left) : right] = True
         covered |= small[k]
-        places[k] = [(x - half[0]) * PLACING, (y - half[1]) * PLACING, (x + half[0] + 1) * PLACING, (y + half[1] + 1) * PLACING], tip
+        places[k] = [left * PLACING, top * PLACING, right * PLACING, bottom * PLACING], tip
     return places

@@ -1,6 +1,7 @@
 """Plots, tables and pictures with masks for our HTML pages, which are one file each: nothing to fetch.
 
-    page.write(begin("A run") + table([("steps", 100)]) + svg(Curve("Loss", "step", "loss", {"text": [(0, 3.1)]}, top=None)) + END)
+    loss = Curve("Loss", "step", "loss", {"text": [(0, 3.1)]}, top=None)
+    page.write(begin("A run") + table([("steps", 100)]) + svg(loss) + END)
 """
 
 import base64

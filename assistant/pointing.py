@@ -108,7 +108,7 @@ def read_targets(said: Said, key: str) -> tuple[list[Pointed] | None, str]:
 
 
 def numbers_of(region, key: str, count: int) -> list[float] | None:
-    values = region.get(key) if isinstance(region, dict) else region if isinstance(region, list) and len(region) == count else None
+    values = region.get(key) if isinstance(region, dict) else region
     if not isinstance(values, list) or len(values) != count:
         return None
     if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v) for v in values):

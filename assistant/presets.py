@@ -38,9 +38,12 @@ SELECTIONS = ("marks", "boxes", "trained")
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say which models to use, alike in every command; `open_from` reads them."""
-    parser.add_argument("--preset", default="pocket", help=f"one of {', '.join(PRESETS)} (default: pocket, which runs offline on a CPU)")
-    parser.add_argument("--mllm", help="another multimodal LLM than the preset's: a hub id, a folder, or openai:MODEL on a server")
-    parser.add_argument("--base-url", metavar="URL", help="where the server of an openai:MODEL is, such as http://127.0.0.1:8000/v1")
+    parser.add_argument("--preset", default="pocket",
+                        help=f"one of {', '.join(PRESETS)} (default: pocket, which runs offline on a CPU)")
+    parser.add_argument("--mllm",
+                        help="another multimodal LLM than the preset's: a hub id, a folder, or openai:MODEL on a server")
+    parser.add_argument("--base-url", metavar="URL",
+                        help="where the server of an openai:MODEL is, such as http://127.0.0.1:8000/v1")
     parser.add_argument("--sam", help="another SAM than the preset's: a hub id, a folder, a .pth file, or pocket")
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="folder that finetune wrote, to put on the models")
     parser.add_argument("--selection", choices=SELECTIONS,
@@ -125,7 +128,8 @@ def _load_pocket(sam, adapter, selection, device, four_bit: bool, second_look: b
     if sam != "pocket":
         raise BadInput(f"the pocket preset's language model reads its own SAM only: give --mllm as well as --sam {sam}")
     if selection in ("marks", "boxes") or second_look:
-        raise BadInput("the pocket preset's language model is too small for marks, boxes and second looks: give --mllm, or another --preset")
+        raise BadInput("the pocket preset's language model is too small for marks, boxes and second looks: "
+                       "give --mllm, or another --preset")
     if device not in (None, "cpu") or four_bit:
         raise BadInput("the pocket preset runs on the CPU as it is; leave out --device and --four-bit")
     from assistant.pocket.model import load_pocket

@@ -155,7 +155,8 @@ def from_dict(row: dict) -> Record:
         raise BadInput("'source' is not an object")
     turns = source.get("history") or []
     if not isinstance(turns, list) or not all(
-            isinstance(turn, dict) and isinstance(turn.get("question"), str) and isinstance(turn.get("answer"), str) for turn in turns):
+            isinstance(turn, dict) and isinstance(turn.get("question"), str) and isinstance(turn.get("answer"), str)
+            for turn in turns):
         raise BadInput("'source.history' must be a list of {'question': str, 'answer': str}")
     targets = []
     for k, target in enumerate(row["targets"]):

@@ -110,7 +110,8 @@ class RemoteModel:
             choice = reply.choices[0]
             text, more = choice.message.content or "", choice.message.model_extra or {}
         except (AttributeError, IndexError, TypeError):
-            raise BadInput(f"what answers at {self.where} does not speak the OpenAI protocol; does its address end in /v1?") from None
+            raise BadInput(f"what answers at {self.where} does not speak the OpenAI protocol; "
+                           "does its address end in /v1?") from None
         tokens = getattr(reply.usage, "completion_tokens", None) or 0
         thought = next((more[k] for k in ("reasoning_content", "reasoning") if isinstance(more.get(k), str)), "")
         steps = [Step(_bytes(t), _likely(t)) for t in getattr(choice.logprobs, "content", None) or []]

@@ -57,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
     asking.add_argument("--split", default="train", choices=["train", "held"],
                         help="train: phrases to learn from; held: the two of each category that are kept aside")
     server = parser.add_argument_group(
-        "with a language model", "the key is read from OPENAI_API_KEY and written nowhere; what was answered is never asked again")
+        "with a language model",
+        "the key is read from OPENAI_API_KEY and written nowhere; what was answered is never asked again")
     server.add_argument("--model", help="the writer: as the server calls it; hf and vllm: a folder in transformers' layout or "
                         "a hub id")
     server.add_argument("--base-url", help="the server, such as http://127.0.0.1:8000/v1 (default: the client's own)")

@@ -25,9 +25,10 @@ from datagen.rejected import read_rejected, reject, row_id
 
 PAGE = 24  # rows
 STYLE = """body{font:15px/1.4 system-ui,sans-serif;margin:1rem auto;max-width:84rem;padding:0 1rem;color:#1d1d1f;background:#fff}
-main{display:grid;grid-template-columns:repeat(auto-fill,minmax(19rem,1fr));gap:1rem}article{border:1px solid #ccc;border-radius:8px;
-padding:.6rem}article.out{opacity:.45}img{width:100%;border-radius:4px}p{margin:.3rem 0}.q{font-weight:600}.k{color:#555;font-size:13px}
-button{font:inherit;padding:.2rem .8rem}nav a{margin-right:.8rem}@media(prefers-color-scheme:dark){body{background:#161618;color:#eee}
+main{display:grid;grid-template-columns:repeat(auto-fill,minmax(19rem,1fr));gap:1rem}
+article{border:1px solid #ccc;border-radius:8px;padding:.6rem}article.out{opacity:.45}img{width:100%;border-radius:4px}
+p{margin:.3rem 0}.q{font-weight:600}.k{color:#555;font-size:13px}button{font:inherit;padding:.2rem .8rem}nav a{margin-right:.8rem}
+@media(prefers-color-scheme:dark){body{background:#161618;color:#eee}
 a{color:#8ab4f8}.k{color:#aaa}article{border-color:#444}}"""
 
 
@@ -86,8 +87,8 @@ def page(rows: Rows, kind: str, number: int) -> str:
             f'<button>{"take back" if gone else "throw out"}</button></form></article>')
     return (f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
             f"<title>{html.escape(rows.folder.name)}</title><style>{STYLE}</style><h1>{html.escape(rows.folder.name)}</h1>"
-            f"<nav>{kinds}</nav><p>page {number + 1} of {max(1, pages)}; {len(out)} thrown out. {turn}<main>{''.join(cards)}</main>"
-            f"<p>{turn}</html>")
+            f"<nav>{kinds}</nav><p>page {number + 1} of {max(1, pages)}; {len(out)} thrown out. {turn}"
+            f"<main>{''.join(cards)}</main><p>{turn}</html>")
 
 
 def handler(rows: Rows) -> type[BaseHTTPRequestHandler]:

@@ -17,7 +17,9 @@ NAMELESS = ("implicit",)  # kinds whose question must not name what is meant
 KINDS = ("implicit", "named", "multi", "position", "part", "absent", "followup")
 SOME = ("position", "part", "followup")  # kinds that may mean some of a name's instances
 TURNS = 3  # before a question, at most
-STOP = frozenset("a an the is are of in on at to it this that which what where can could you i me please there here any see show find mark point tell out do does".split())
+STOP = frozenset(
+    "a an the is are of in on at to it this that which what where can could you i me please there here any see show find mark "
+    "point tell out do does".split())
 
 
 @dataclass(frozen=True)

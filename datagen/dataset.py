@@ -58,7 +58,8 @@ def rows_of(records: Iterable[Record], records_file: Path) -> Iterator[dict]:
             content = path.read_bytes()
         except OSError as error:
             raise BadInput(f"cannot read {path}: {error.strerror}") from None
-        targets = [{"phrase": t.phrase, "rle": t.rle or {"size": [record.height, record.width], "counts": ""}} for t in record.targets]
+        absent = {"size": [record.height, record.width], "counts": ""}
+        targets = [{"phrase": t.phrase, "rle": t.rle or absent} for t in record.targets]
         yield {"image": {"bytes": content, "path": path.name}, "file_name": path.name, "question": record.question,
                "answer": record.answer, "targets": targets, "source": json.dumps(record.source, ensure_ascii=False)}
 

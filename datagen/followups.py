@@ -20,7 +20,8 @@ LONGER = 0.25  # share of the questions about something else that come third, no
 
 def followup(given: Given) -> Record | str:
     """A follow-up of one of the shapes below, those that this photo allows by their weights."""
-    shapes: dict[Callable[[Given], Record | None], float] = {_which: 3, _others: 1.5, _opposite: 1.5, _else: 4, _among: 2, _same: 1}
+    shapes: dict[Callable[[Given], Record | None], float] = {
+        _which: 3, _others: 1.5, _opposite: 1.5, _else: 4, _among: 2, _same: 1}
     while shapes:
         shape, = given.rng.choices(list(shapes), list(shapes.values()))
         if record := shape(given):

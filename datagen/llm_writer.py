@@ -55,10 +55,12 @@ RULES = {
   could I sit?" - "and the one nearer to the window?"); its numbers are what the LAST question is about.""",
 }
 
-ANSWER = """A photo shows these things, each with a number, a name and a place. Someone asks a question about the photo. Answer with
+ANSWER = """\
+A photo shows these things, each with a number, a name and a place. Someone asks a question about the photo. Answer with
 the numbers of all things that are meant, and nothing else; an empty list if nothing in the list fits."""
 
-LOOK = """Look at this photo. Which of these can be seen anywhere in it, even in part, small, far away or in the background? Answer
+LOOK = """\
+Look at this photo. Which of these can be seen anywhere in it, even in part, small, far away or in the background? Answer
 with their numbers, and nothing else; an empty list if there is none of them."""
 
 NUMBERS = {"type": "array", "items": {"type": "integer"}}

@@ -27,7 +27,8 @@ FILLS = 0.5  # IoU of a mask's own box with the box it was made from, at least
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 NAME = """In this photo some regions are outlined and numbered. Give for each number what the region shows: the common name of one
-whole thing in one to three words, in the singular, or "nothing" where it shows no whole thing, several, or mere background. "count"
+whole thing in one to three words, in the singular, or "nothing" where it shows no whole thing, several, or mere \
+background. "count"
 is how many of that name there are in the whole photo, outlined or not."""
 NAMES = form("names", things={"type": "array", "items": form(
     "thing", number={"type": "integer"}, name={"type": "string"}, count={"type": "integer"})})

@@ -111,7 +111,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 def add_common(one: argparse.ArgumentParser) -> None:
     one.add_argument("--root", type=Path, required=True, help="the data: a folder (records: or the file)")
     one.add_argument("--out", type=Path, required=True, help="folder for result.json, samples.jsonl, report.html")
-    one.add_argument("--limit", type=_positive, help="use the first N questions (semantic, interactive, proposals: pictures) only")
+    one.add_argument("--limit", type=_positive,
+                     help="use the first N questions (semantic, interactive, proposals: pictures) only")
     add_model_arguments(one)
     one.add_argument("--seed", type=int, default=0, help="of sampling and of the bootstrap interval")
     one.add_argument("--strict", action="store_true", help="stop at the first input that cannot be used")

@@ -74,7 +74,8 @@ def score(answer, row: dict) -> dict:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--predictions", type=Path, help="score the masks of this folder, N.png by row from 0, instead of a model")
+    parser.add_argument("--predictions", type=Path,
+                        help="score the masks of this folder, N.png by row from 0, instead of a model")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 
 from eval.metrics import counts
 
-QUESTIONS = ("what could I drink from?", "is there a bear?", "the table and the spoon", "what is the left one?", "a cup, a dog, a car.")
+QUESTIONS = ("what could I drink from?", "is there a bear?", "the table and the spoon", "what is the left one?",
+             "a cup, a dog, a car.")
 PHRASE = "a cup"
 
 

@@ -49,7 +49,8 @@ def find_layout(root: Path, split: str) -> LabelMaps:
     """The layout that `root` has; BadInput where it has none, or no label map."""
     if (root / "gtFine").is_dir():
         labels = sorted((root / "gtFine" / split).glob("*/*_gtFine_labelIds.png"))
-        pictures = [root / "leftImg8bit" / split / f.parent.name / f.name.replace("gtFine_labelIds", "leftImg8bit") for f in labels]
+        pictures = [root / "leftImg8bit" / split / f.parent.name / f.name.replace("gtFine_labelIds", "leftImg8bit")
+                    for f in labels]
         found = LabelMaps("Cityscapes", list(CITYSCAPES.values()), {v: k for k, v in enumerate(CITYSCAPES)},
                           list(zip(pictures, labels)))
     elif (root / "objectInfo150.txt").is_file():

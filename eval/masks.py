@@ -3,10 +3,10 @@
     questions = [Question("a12", record, Path("a.jpg"), ["length: short"]), ...]
     run_questions(args, "reasonseg", VERSION, questions, bad)
 
-The model speaks, and what it says is scored: the union of the masks that it calls present against the
-union of the targets that are there. A question of which nothing is there scores 1 where the model says
-so, 0 where it outlines anything. Every question starts a new conversation; where it follows others (`Record.history`), those are asked first, and the
-model reads its own answers to them.
+The model speaks, and what it says is scored: the union of the masks that it calls present against the union of the targets
+that are there. A question of which nothing is there scores 1 where the model says so, 0 where it outlines anything. Every
+question starts a new conversation; where it follows others (`Record.history`), those are asked first, and the model reads
+its own answers to them.
 
 Beside the score stands its bound: the best choice among the same proposals (`eval.oracle`).
 Another model's answers are scored alike from a folder of masks: `--predictions` (`eval.predictions`).
@@ -214,7 +214,9 @@ def run_questions(args: argparse.Namespace, benchmark: str, version: int, questi
     if bad and args.strict:
         raise BadInput(f"{bad[0][0]}: {bad[0][1]}")
     # Of all questions: more of the same with a larger --limit goes on in the same folder.
-    asked = json.dumps([(q.key, q.record.question, [t.rle for t in q.record.targets], *(t.question for t in q.record.history)) for q in questions])
+    asked = json.dumps([
+        (q.key, q.record.question, [t.rle for t in q.record.targets], *(t.question for t in q.record.history))
+        for q in questions])
     questions = questions[: args.limit]
     if not questions:
         raise BadInput(f"nothing to ask in {args.root}" + (f": {bad[0][1]}" if bad else ""))

@@ -158,7 +158,8 @@ def finish(args: argparse.Namespace, data: LabelMaps, lines: list[dict], preset:
                "mean_class_accuracy": float(np.mean(total[0][total[2] > 0] / total[2][total[2] > 0])),
                "uncovered": sum(line["uncovered"] for line in good) / asked,
                "oracle_mIoU": float(bounds.mean()) if len(bounds) else None,
-               "classes_not_answered": float(np.mean([classes - len(line["said"]) for line in good])) if not args.predictions else None,
+               "classes_not_answered": None if args.predictions else float(
+                   np.mean([classes - len(line["said"]) for line in good])),
                "phrases_that_are_no_class": sum(len(line.get("strange", [])) for line in good)}
     flat = lambda key: [v for line in good for v in line.get(key, []) if v is not None]
     opened = [line["open_seconds"] for line in good if "open_seconds" in line]

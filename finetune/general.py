@@ -165,7 +165,8 @@ def one_step(args, step: int, student, optimizer, loader, weights, accelerator) 
     """One step of the optimiser over this process's parts; the figures are of the whole step."""
     world, rank = accelerator.num_processes, accelerator.process_index
     mine = [{k: v.to(accelerator.device) for k, v in next(loader).items()} for _ in range(args.batch // args.micro // world)]
-    held = [[int((b["labels"][:, 1:] != -100).sum()), int(reachable(b["present"], b["iou"]).sum()), *[len(b["present"])] * 3] for b in mine]
+    held = [[int((b["labels"][:, 1:] != -100).sum()), int(reachable(b["present"], b["iou"]).sum()), *[len(b["present"])] * 3]
+            for b in mine]
     totals = torch.tensor(held, dtype=torch.float32, device=weights.device).sum(0)
     totals = accelerator.reduce(totals, "sum").clamp(min=1)
     sums = torch.zeros_like(weights)

@@ -27,7 +27,8 @@ def main(args: argparse.Namespace) -> None:
 
     selector, about = read_heads(args.adapter)
     make_folder(args.out)
-    reasoner = Reasoner.load(resolve_model(args.mllm or about["mllm"]), adapter=args.adapter / "lora", dtype=getattr(torch, args.dtype))
+    mllm = resolve_model(args.mllm or about["mllm"])
+    reasoner = Reasoner.load(mllm, adapter=args.adapter / "lora", dtype=getattr(torch, args.dtype))
     reasoner.model.save_pretrained(args.out)
     reasoner.processor.save_pretrained(args.out)
     with replace_whole(args.out / "heads.safetensors") as path:

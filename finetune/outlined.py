@@ -122,7 +122,8 @@ def outlined_of(load_eyes: Callable, key: str, image_file: Path, named: list[tup
         return {"features": torch.zeros(0, REGION), "views": torch.zeros(0, REGION), "rles": [], "names": [], "view_names": []}
     key = hashlib.sha256(f"{key} {VIEWS} {json.dumps(named)}".encode()).hexdigest()
     found = kept.get("outlined-" + picture_key(key, image_file), make)
-    return {k: torch.from_numpy(v.astype(np.float32)) if k in ("features", "views") else json.loads(str(v)) for k, v in found.items()}
+    return {k: torch.from_numpy(v.astype(np.float32)) if k in ("features", "views") else json.loads(str(v))
+            for k, v in found.items()}
 
 
 def all_regions(load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept) -> dict[Path, Regions]:

@@ -62,9 +62,10 @@ def tune(args: argparse.Namespace) -> None:
     reasoner.forms = dict(start.forms)
     settings = argparse.Namespace(
         out=args.out, seed=args.seed, lr=args.lr, steps=args.max_steps, batch=args.batch, save_every=MINUTES,
-        encoder_steps=4 * args.max_steps, encoder_lr=5e-4, states=2 * args.max_steps, selector_steps=max(30, args.max_steps * 3 // 5),
-        selector_lr=args.selector_lr, weights=args.weights, hard=args.hard_negatives, anchor=ANCHOR, examined=EXAMINED,
-        check_every=max(10, args.save_every // 2), log_every=args.log_every)
+        encoder_steps=4 * args.max_steps, encoder_lr=5e-4, states=2 * args.max_steps,
+        selector_steps=max(30, args.max_steps * 3 // 5), selector_lr=args.selector_lr, weights=args.weights,
+        hard=args.hard_negatives, anchor=ANCHOR, examined=EXAMINED, check_every=max(10, args.save_every // 2),
+        log_every=args.log_every)
     asked = [(r, i) for r, i in held if r.targets] or [(r, i) for r, i in records if i in aside and r.targets]
     progress = Progress(args.out, [argparse.Namespace(record=r, image=i) for r, i in spread(asked, SHOWN)], None)
 

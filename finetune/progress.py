@@ -69,7 +69,8 @@ class Progress:
                 page.write("<h2>Validation</h2>" + svg(Curve("Validation", "step", "share", {
                     k: [(row["step"], row.get(k)) for row in rows] for k in names})))
             for file, figures in curves.items():
-                lines = [json.loads(line) for line in (self.out / file).read_text().splitlines()] if (self.out / file).exists() else []
+                log = self.out / file
+                lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
                 for name in figures:
                     points = [(line["step"], line.get(name)) for line in lines]
                     if points:
@@ -88,7 +89,8 @@ class Progress:
         for k, one in enumerate(self.shown):
             image = open_image(one.image)
             truth = [t.rle for t in one.record.targets if t.rle]
-            panels = [("truth: " + (", ".join(t.phrase for t in one.record.targets if t.rle) or "not there"), image, decoded(truth))]
+            there = ", ".join(t.phrase for t in one.record.targets if t.rle)
+            panels = [(f"truth: {there or 'not there'}", image, decoded(truth))]
             panels += [(f"step {row['step']}: {row['answers'][k][0]}", image, decoded(row["answers"][k][1])) for row in some
                        if k < len(row["answers"])]
             page.write(card(Picture("", one.record.question, [], panels)))

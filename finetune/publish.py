@@ -30,7 +30,8 @@ def main(args: argparse.Namespace) -> None:
         raise BadInput("name what is to be published: --sam, --reference, --attention, --ranking or --reasoner")
     must_exist(args.sam, args.reference, args.attention, args.ranking)
     if args.reasoner:
-        must_exist(*(args.reasoner / f for f in ("heads.safetensors", "lora/adapter_config.json", "lora/adapter_model.safetensors")))
+        needed = ("heads.safetensors", "lora/adapter_config.json", "lora/adapter_model.safetensors")
+        must_exist(*(args.reasoner / f for f in needed))
     half = lambda state: {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
     if args.sam:
         with replace_whole(POCKET / "sam.safetensors") as path:

@@ -133,7 +133,8 @@ def main(args: argparse.Namespace) -> None:
     sam.train()
     data = PromptData(args.data, args.size, args.prompts, args.seed, args.steps * args.images)
     order = range(start * args.images, args.steps * args.images)
-    loader = torch.utils.data.DataLoader(data, args.images, sampler=order, num_workers=args.workers, prefetch_factor=4 if args.workers else None)
+    loader = torch.utils.data.DataLoader(data, args.images, sampler=order, num_workers=args.workers,
+                                         prefetch_factor=4 if args.workers else None)
     log, saved = Log(args.out / "log.jsonl"), time.time()
 
     def save(step: int) -> None:

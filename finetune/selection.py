@@ -117,11 +117,13 @@ def train_selector(args, reasoner: PocketReasoner, data: RecordData, aside: Reco
 
 
 @torch.no_grad()
-def examine(args, reasoner: PocketReasoner, selector: Selector, aside: RecordData, steps: int | None = None) -> tuple[dict, Tensor]:
+def examine(args, reasoner: PocketReasoner, selector: Selector, aside: RecordData,
+            steps: int | None = None) -> tuple[dict, Tensor]:
     """How well the questions of the pictures kept aside are answered, given the right names, with the confidence fitted
     to them; and that fit of presence (scale and shift). steps: that the LLM has taken, all of them by default."""
     numbers = range(2 * 10**7, 2 * 10**7 + getattr(args, "examined", 160))
-    kept = states_of(reasoner, aside, numbers, args.out / f"aside-{args.steps if steps is None else steps}.safetensors", plain=True)
+    file = args.out / f"aside-{args.steps if steps is None else steps}.safetensors"
+    kept = states_of(reasoner, aside, numbers, file, plain=True)
     ends = kept["counts"].cumsum(0).tolist()
     presence, present, overlap, best = [], [], [], []
     for k, end in enumerate(ends):

@@ -24,6 +24,7 @@ from assistant.tuned import TunedSelector
 from finetune.mixture import Asked
 from finetune.regions import overlaps
 
+
 @dataclass
 class Example:
     """A conversation, read. Of its K targets: which of its P pictures they are in, which are there, and their overlaps."""
@@ -103,8 +104,8 @@ class Student(nn.Module):
         self._no_split_modules = sorted(there & set(getattr(llm, "_no_split_modules", None) or ()))
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict]:
-        """-> sums of the losses `finetune.tune.LOSS_NAMES`, (5,), their counts, and {"scores", "figures"} without gradient. Computes in the
-        LLM's own precision."""
+        """-> sums of the losses `finetune.tune.LOSS_NAMES`, (5,), their counts, and {"scores", "figures"} without gradient.
+        Computes in the LLM's own precision."""
         weight = self.llm.get_input_embeddings().weight
         with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
             return self._losses(batch)

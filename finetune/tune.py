@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="folder for the adapter, the report, and what a later start goes on from")
     add("--check", action="store_true", help="only check the records")
     add("--max-steps", type=int, help="steps (default: pocket 250, others 1000)")
-    add("--save-every", type=int, default=100, metavar="N", help="steps between checkpoints, each with a validation (default: 100)")
+    add("--save-every", type=int, default=100, metavar="N",
+        help="steps between checkpoints, each with a validation (default: 100)")
     add("--batch", type=int, help="conversations a step, over all processes (default: pocket 4 pictures, others 16)")
     add("--micro", type=int, default=1, help="conversations a device computes at a time: memory (default: 1)")
     add("--turns", type=int, default=3, help="questions about one picture in a conversation, at most (default: 3)")
@@ -35,12 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lr", type=float, help="of LoRA and the token rows (default: pocket 4e-4, others 2e-4)")
     add("--selector-lr", type=float, default=5e-4, help="of the selector (default: 5e-4)")
     add("--warm-up", type=int, default=20, help="steps (default: 20)")
-    add("--weights", nargs="+", default=[], metavar="LOSS=WEIGHT", help=f"of the losses {', '.join(LOSS_NAMES)} (default: 1 each)")
+    add("--weights", nargs="+", default=[], metavar="LOSS=WEIGHT",
+        help=f"of the losses {', '.join(LOSS_NAMES)} (default: 1 each)")
     add("--hard-negatives", type=int, default=8, help="wrong proposals that count more: those that it likes most (default: 8)")
     add("--rank", type=int, default=16, help="of LoRA (default: 16)")
     add("--alpha", type=float, default=32, help="of LoRA (default: 32)")
     add("--dropout", type=float, default=0.05, help="of LoRA (default: .05)")
-    add("--targets", nargs="+", metavar="NAME", help="linear layers that get LoRA, such as q_proj v_proj (default: all of the LLM's)")
+    add("--targets", nargs="+", metavar="NAME",
+        help="linear layers that get LoRA, such as q_proj v_proj (default: all of the LLM's)")
     add("--tune-vision", action="store_true", help="LoRA in the vision tower too; it is frozen otherwise")
     add("--four-bit", action="store_true", help="QLoRA: the LLM in 4 bits (nf4)")
     add("--dtype", choices=["float32", "bfloat16"], help="of the LLM (default: float32 on a CPU, else bfloat16)")
@@ -88,7 +91,8 @@ def main(args: argparse.Namespace) -> None:
         if not out_of_memory(error):
             raise
         micro = f"--micro (now {args.micro})" if args.micro > 1 else "--turns" if args.turns > 1 else "--rank"
-        more = [] if pocket else [f"--{o.replace('_', '-')}" for o in ("gradient_checkpointing", "four_bit") if not getattr(args, o)]
+        more = [] if pocket else [
+            f"--{o.replace('_', '-')}" for o in ("gradient_checkpointing", "four_bit") if not getattr(args, o)]
         raise BadInput(f"out of memory: lower {micro}" + (f", or add {' and '.join(more)}" if more else "")
                        + "; the same command goes on from the last checkpoint") from error
 

@@ -36,7 +36,8 @@ class FakeScene:
         self.assistant, self.image, self.turns = assistant, image, 0
         halves = [rectangle(4, 4, 14, 24), rectangle(14, 4, 24, 24), rectangle(*BOXES["blue"])]
         self.size = image.shape[:2]
-        self.proposals = Pool(rles=[rle(m) for m in halves], boxes=np.array([(4, 4, 14, 24), (14, 4, 24, 24), (30, 10, 50, 30)], np.float32))
+        boxes = np.array([(4, 4, 14, 24), (14, 4, 24, 24), (30, 10, 50, 30)], np.float32)
+        self.proposals = Pool(rles=[rle(m) for m in halves], boxes=boxes)
 
     def reset(self):
         self.turns = 0

@@ -27,8 +27,8 @@ NAMES = list(THINGS)
 def proposals_of(masks) -> Proposals:
     """Masks (H, W) bool as proposals, best first."""
     masks = list(masks)
-    boxes = [(np.flatnonzero(m.any(0))[0], np.flatnonzero(m.any(1))[0], np.flatnonzero(m.any(0))[-1], np.flatnonzero(m.any(1))[-1])
-             for m in masks]
+    boxes = [(np.flatnonzero(m.any(0))[0], np.flatnonzero(m.any(1))[0],
+              np.flatnonzero(m.any(0))[-1], np.flatnonzero(m.any(1))[-1]) for m in masks]
     n = len(masks)
     return Proposals([to_rle(m) for m in masks], np.array(boxes, np.float32).reshape(n, 4), np.full(n, 0.9, np.float32),
                      np.full(n, 0.97, np.float32), np.array([m.sum() for m in masks], np.int64),

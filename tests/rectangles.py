@@ -1,4 +1,5 @@
-"""Pictures of coloured rectangles, records about them, and eyes that propose every rectangle: a world that a tiny model learns."""
+"""Pictures of coloured rectangles, records about them, and eyes that propose every rectangle: a world that a tiny model
+learns."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,8 +38,8 @@ class RectangleEyes:
         low = np.stack([np.where(m[::4, ::4], 5.0, -5.0) for m in masks]).astype(np.float32)
         boxes = np.array([(x, y, x + 23, y + 23) for y, x in PLACES], np.float32)
         ones = np.ones(len(masks), np.float32)
-        proposals = Proposals([to_rle(m) for m in masks], boxes, ones, ones, np.array([m.sum() for m in masks]), boxes[:, :2], low,
-                              (SIDE, SIDE))
+        areas = np.array([m.sum() for m in masks])
+        proposals = Proposals([to_rle(m) for m in masks], boxes, ones, ones, areas, boxes[:, :2], low, (SIDE, SIDE))
         features = torch.from_numpy(image[::4, ::4].astype(np.float32) / 255).movedim(-1, 0)[None]
         return SimpleNamespace(embedding=SimpleNamespace(features=features, size=(SIDE, SIDE), input_size=(SIDE, SIDE)),
                                proposals=proposals)

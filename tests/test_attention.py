@@ -188,7 +188,8 @@ def test_the_command(scene, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", words)
     assert main() == 0 and "at most" in capsys.readouterr().out
     heat = np.asarray(Image.open(tmp_path / "out" / "heat.png"))
-    assert heat.shape == (300, 451) and heat.dtype == np.uint16 and Image.open(tmp_path / "out" / "overlay.png").size == (451, 300)
+    assert heat.shape == (300, 451) and heat.dtype == np.uint16
+    assert Image.open(tmp_path / "out" / "overlay.png").size == (451, 300)
     assert np.allclose(heat / 65535, scene.attend("a cat"), atol=1e-2)
     monkeypatch.setattr("sys.argv", [*words[:3], "?", *words[4:]])
     assert main() == 2

@@ -281,8 +281,8 @@ def test_public_layouts_of_label_maps(tmp_path):
     ade = tmp_path / "ade"
     picture(ade / "images/validation/a.jpg")
     save_label(ade / "annotations/validation/a.png", label_map((0, 1, 3)))
-    (ade / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t.1\t1\t1\t1\twall\n2\t.1\t1\t1\t1\tbuilding, edifice\n"
-                                           "3\t.1\t1\t1\t1\tsky\n")
+    (ade / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tStuff\tName\n"
+                                           "1\t.1\t1\t1\t1\twall\n2\t.1\t1\t1\t1\tbuilding, edifice\n3\t.1\t1\t1\t1\tsky\n")
     found = find_layout(ade, "val")
     assert found.names == ["wall", "building", "sky"] and found.pairs[0][0] == ade / "images/validation/a.jpg"
     assert (found.read(found.pairs[0][1]) == label_map((255, 0, 2)).astype(np.int8)).all()
@@ -396,8 +396,9 @@ def test_two_launched_processes_count_every_sample_once(monkeypatch, tmp_path):
     _, alone = run(monkeypatch, tmp_path / "one", "reasonseg", "--root", tmp_path / "ReasonSeg")
     (tmp_path / "launched.py").write_text(LAUNCHED)
     root = Path(__file__).parent.parent
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0",
-             str(tmp_path / "launched.py"), "reasonseg", "--root", str(tmp_path / "ReasonSeg"), "--out", str(tmp_path / "two")]
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+             "--main_process_port", "0", str(tmp_path / "launched.py"),
+             "reasonseg", "--root", str(tmp_path / "ReasonSeg"), "--out", str(tmp_path / "two")]
     subprocess.run(words, check=True, env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}, cwd=root, timeout=240,
                    capture_output=True)
     assert len(list(tmp_path.glob("process * of 2"))) == 2

@@ -99,10 +99,11 @@ def test_followups_mean_what_was_left_by_the_turn_before(photos):
             said = [mention for turn in record.history for mention in parse(turn.answer)]
             assert said and all("{" not in turn.question for turn in (*record.history, *record.history))
             ids = [set(each) for each in record.source["annotation_ids"]]
-            if (place := next((place for place in one if place in record.targets[0].phrase), None)) and "cup" in record.targets[0].phrase:
+            phrase = record.targets[0].phrase
+            if (place := next((place for place in one if place in phrase), None)) and "cup" in phrase:
                 seen["one"] += 1
                 assert ids == [{one[place]}], record
-            elif record.targets[0].phrase.startswith("other"):
+            elif phrase.startswith("other"):
                 place = next(place for place in one if place in said[-1].phrase)
                 seen["others"] += 1
                 assert ids == [cups - {one[place]}]
@@ -118,7 +119,8 @@ def test_parts_are_asked_of_the_whole(tmp_path):
     photo = Photo(1, Path("x.jpg"), WIDTH, HEIGHT, tuple(
         Instance(k, key, box(10 + 60 * k, 50, 50, 40), (10 + 60 * k, 50, 50, 40), 2000.0, False) for k, key in enumerate(keys)),
         {key: k for k, key in enumerate(bank)})
-    records = [record for seed in range(4) for record in questions.compose(photo, bank, "train", 40, seed, Counter(), load_groups("carparts"))]
+    groups = load_groups("carparts")
+    records = [record for seed in range(4) for record in questions.compose(photo, bank, "train", 40, seed, Counter(), groups)]
     parts = [record for record in records if record.source["kind"] == "part"]
     assert len(parts) > 18 and all("car" in record.question for record in parts)
     for record in records:
@@ -131,7 +133,8 @@ def test_parts_are_asked_of_the_whole(tmp_path):
 
 def test_absence_is_only_claimed_of_what_the_data_outlines(photos):
     photo = read(photos)[0]
-    few = Photo(photo.id, photo.file, WIDTH, HEIGHT, photo.instances, {key: photo.categories[key] for key in (*photo.keys(), "cat")})
+    few = Photo(photo.id, photo.file, WIDTH, HEIGHT, photo.instances,
+                {key: photo.categories[key] for key in (*photo.keys(), "cat")})
     groups = load_groups("coco")
     gone = {key for seed in range(3) for record in questions.compose(few, BANK, "train", 40, seed, Counter(), groups)
             for key, target in zip(record.source["categories"], record.targets) if target.rle is None}
@@ -143,9 +146,11 @@ def test_vague_names_are_not_asked_beside_what_they_are_confused_with():
     names = {key: k for k, key in enumerate(bank)}
 
     def asked(*keys):
-        photo = Photo(1, Path("x.jpg"), WIDTH, HEIGHT, tuple(
-            Instance(k, key, box(10 + 60 * k, 50, 50, 40), (10 + 60 * k, 50, 50, 40), 2000.0, False) for k, key in enumerate(keys)), names)
-        return [record.source for seed in range(3) for record in questions.compose(photo, bank, "train", 30, seed, Counter(), groups)]
+        instances = tuple(Instance(k, key, box(10 + 60 * k, 50, 50, 40), (10 + 60 * k, 50, 50, 40), 2000.0, False)
+                          for k, key in enumerate(keys))
+        photo = Photo(1, Path("x.jpg"), WIDTH, HEIGHT, instances, names)
+        return [record.source for seed in range(3)
+                for record in questions.compose(photo, bank, "train", 30, seed, Counter(), groups)]
 
     assert bank["bag"].vague and "purse" in bank["bag"].confused
     assert {"bag", "purse"} & {key for source in asked("bag", "hat", "belt") for key in source["categories"]} == {"bag"}
@@ -156,8 +161,8 @@ def test_vague_names_are_not_asked_beside_what_they_are_confused_with():
 
 def test_false_premises_are_about_what_is_missing(photos):
     photo, found = read(photos)[0], 0
-    anchors = ("beside the", "next to the", "front of the", "behind the", "near the", "closest to the", "left of the", "right of the",
-               "by the", "between the", "close to the")
+    anchors = ("beside the", "next to the", "front of the", "behind the", "near the", "closest to the", "left of the",
+               "right of the", "by the", "between the", "close to the")
     for seed in range(6):
         for record in compose(photo, seed=seed):
             if record.source["kind"] == "absent" and any(anchor + " table" in record.question for anchor in anchors):
@@ -302,7 +307,8 @@ def test_contact_sheet_shows_each_kind_in_turn(photos, tmp_path, capsys):
     assert main(["--images", str(photos / "images"), "--annotations", str(photos / "instances.json"), "--out", made]) == 0
     capsys.readouterr()
     arguments = [made, "--kinds", "followup", "absent", "part", "--seed", "3"]  # there are no parts: those are skipped
-    assert sheet.main([*arguments, "--out", str(tmp_path / "one.png")]) == sheet.main([*arguments, "--out", str(tmp_path / "two.png")]) == 0
+    assert sheet.main([*arguments, "--out", str(tmp_path / "one.png")]) == 0
+    assert sheet.main([*arguments, "--out", str(tmp_path / "two.png")]) == 0
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in said[:6]] == ["followup:", "absent:"] * 3 and said[:6] == said[6:]
     with Image.open(tmp_path / "one.png") as drawn, Image.open(tmp_path / "two.png") as again:

@@ -1,4 +1,5 @@
-"""What datagen writes: rows thrown out by hand stay out, photos are on one side of a split, and pictures of an evaluation set are kept out, whatever they are called."""
+"""What datagen writes: rows thrown out by hand stay out, photos are on one side of a split, and pictures of an evaluation
+set are kept out, whatever they are called."""
 
 import json
 import threading
@@ -57,7 +58,8 @@ def test_rows_are_shown_with_their_masks(address, folder):
     kind, page = get(address)
     page = page.decode()
     assert kind == "text/html" and page.count("<article") == browse.PAGE and "page 1 of 2" in page
-    assert "&lt;b&gt;number 0" in page and "<b>" not in page and "bear (absent)" in page and "<p class=k>Anything to drink from?<p class=k>I see the cup." in page and "[SEG]" not in page
+    assert "&lt;b&gt;number 0" in page and "<b>" not in page and "bear (absent)" in page
+    assert "<p class=k>Anything to drink from?<p class=k>I see the cup." in page and "[SEG]" not in page
     assert get(f"{address}/?page=1")[1].decode().count("<article") == 3
     assert get(f"{address}/?kind=named")[1].decode().count("<article") == 1
     kind, picture = get(f"{address}/picture/{row_id(read_records(folder / 'records.jsonl')[0])}.jpg")
@@ -78,8 +80,9 @@ def test_what_is_thrown_out_is_kept_in_the_file_and_can_be_taken_back(address, f
 
 
 @pytest.mark.parametrize("path, headers, form, status", [
-    ("/reject", {}, {"id": "nothing"}, 404), ("/else", {}, {"id": "x"}, 404), ("/reject", {"Origin": "http://elsewhere.test"}, {}, 403),
-    ("/reject", {"Host": "elsewhere.test"}, {}, 403), ("/picture/../a.jpg", {}, None, 404), ("/a.jpg", {}, None, 404)])
+    ("/reject", {}, {"id": "nothing"}, 404), ("/else", {}, {"id": "x"}, 404),
+    ("/reject", {"Origin": "http://elsewhere.test"}, {}, 403), ("/reject", {"Host": "elsewhere.test"}, {}, 403),
+    ("/picture/../a.jpg", {}, None, 404), ("/a.jpg", {}, None, 404)])
 def test_nobody_else_can_throw_rows_out_or_read_files(address, folder, path, headers, form, status):
     if form == {}:
         form = {"id": row_id(read_records(folder / "records.jsonl")[0])}

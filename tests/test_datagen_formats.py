@@ -41,7 +41,8 @@ def write(folder, kind):
         data = coco_like(file_name="p.jpg") | {"categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "cat"}]}
     elif kind == "lvis":
         data = coco_like(coco_url="http://images.test/train2017/p.jpg", neg_category_ids=[3]) | {
-            "categories": [{"id": 1, "name": "cup", "synonyms": ["cup"]}, {"id": 2, "name": "cat_(animal)", "synonyms": ["kitten"]}]}
+            "categories": [{"id": 1, "name": "cup", "synonyms": ["cup"]},
+                           {"id": 2, "name": "cat_(animal)", "synonyms": ["kitten"]}]}
     elif kind == "egoobjects":
         data = coco_like(url="images/p.jpg") | {"categories": [{"id": 1, "name": "Cup"}, {"id": 2, "name": "Cat"}]}
         data["annotations"].append({"id": 9, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "area": 25})  # a box alone
@@ -83,12 +84,13 @@ def test_every_format_gives_the_same_masks(images, tmp_path, kind):
 
 
 def test_questions_from_labelme(images, tmp_path):
-    words = ["--images", str(images), "--annotations", str(write(tmp_path, "labelme")), "--format", "labelme", "--out", str(tmp_path / "out")]
+    words = ["--images", str(images), "--annotations", str(write(tmp_path, "labelme")), "--format", "labelme",
+             "--out", str(tmp_path / "out")]
     assert main(words) == 0 and (tmp_path / "out/records.jsonl").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("kind, content", [("lvis", '{"images": [{"id": 1}]}'), ("coco", "{"), ("egoobjects", "[]"), ("coco", None),
-                                           ("labelme", None), ("labels", None)])
+@pytest.mark.parametrize("kind, content", [("lvis", '{"images": [{"id": 1}]}'), ("coco", "{"), ("egoobjects", "[]"),
+                                           ("coco", None), ("labelme", None), ("labels", None)])
 def test_what_is_not_in_the_format_is_one_line(images, tmp_path, kind, content):
     file = tmp_path / "x.json"
     if content:

@@ -48,8 +48,8 @@ def server(smollm2, tmp_path):
         port = free.getsockname()[1]
     code = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
     log = tmp_path / "serve.log"
-    process = subprocess.Popen([sys.executable, "-c", code, "serve", str(smollm2), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu",
-                                "--dtype", "float32"],
+    process = subprocess.Popen([sys.executable, "-c", code, "serve", str(smollm2), "--host", "127.0.0.1", "--port", str(port),
+                                "--device", "cpu", "--dtype", "float32"],
                                stdout=log.open("wb"), stderr=subprocess.STDOUT, env=os.environ | {"NO_PROXY": "127.0.0.1"})
     for _ in range(400):
         try:

@@ -40,15 +40,16 @@ def photos(tmp_path):
         Image.fromarray(np.full((100, 200, 3), 60 * k, np.uint8)).save(tmp_path / f"images/{k}.jpg")
         rows.append({"id": k, "file_name": f"{k}.jpg", "width": 200, "height": 100})
         for n, (name, x) in enumerate((("cup", 5), ("cup", 150), ("cat", 70))):
-            outlines.append({"id": 10 * k + n, "image_id": k, "category_id": IDS[name], "bbox": [x, 20, 40, 50], "area": 2000, "iscrowd": 0,
-                             "segmentation": [[x, 20, x + 40, 20, x + 40, 70, x, 70]]})
+            outlines.append({"id": 10 * k + n, "image_id": k, "category_id": IDS[name], "bbox": [x, 20, 40, 50], "area": 2000,
+                             "iscrowd": 0, "segmentation": [[x, 20, x + 40, 20, x + 40, 70, x, 70]]})
     data = {"images": rows, "annotations": outlines, "categories": [{"id": n, "name": name} for name, n in IDS.items()]}
     (tmp_path / "instances.json").write_text(json.dumps(data))
     return tmp_path
 
 
 def question(kind, text, *targets, before=()):
-    turn = lambda text, targets: {"question": text, "targets": [{"phrase": p, "name": n, "numbers": list(ids)} for p, n, ids in targets]}
+    turn = lambda text, targets: {
+        "question": text, "targets": [{"phrase": p, "name": n, "numbers": list(ids)} for p, n, ids in targets]}
     return turn(text, targets) | {"kind": kind, "before": [turn(*earlier) for earlier in before]}
 
 
@@ -68,7 +69,8 @@ WRITTEN = [question("implicit", "Who is purring over there?", ("cat", "cat", [1]
                     before=[("What could I drink out of?", [("cups", "cup", [2, 3])])]),
            question("followup", "And the other one there?", ("cup", "cup", [3])),                       # follows nothing
            question("part", "Where can I hold it by its handle?", ("handle", "cup", [2]))]              # a cup is no part
-MEANT = {"further to the left": [2], "purring": [1], "all the cups": [2, 3], "on the left": [2], "barks": [], "drinking vessels": [1, 2, 3], "rightmost": [2]}
+MEANT = {"further to the left": [2], "purring": [1], "all the cups": [2, 3], "on the left": [2], "barks": [],
+         "drinking vessels": [1, 2, 3], "rightmost": [2]}
 
 
 def sees_of(model, text):
@@ -140,11 +142,11 @@ class Model:
             asked = body["messages"][-1]["content"].split("The question: ")[1]
             found = {"numbers": next(v for k, v in MEANT.items() if k in asked)}
         content = json.dumps(found)
-        content = {"half": content[: len(content) // 2], "rubbish": "Sure! Here you are: ...", "form": '{"questions": [{"kind": 3}]}',
-                   "empty": ""}.get(bad, content)
+        content = {"half": content[: len(content) // 2], "rubbish": "Sure! Here you are: ...",
+                   "form": '{"questions": [{"kind": 3}]}', "empty": ""}.get(bad, content)
         assert "sk-secret" not in told
-        return 200, json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
-                                "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}],
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
+        return 200, json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice],
                                 "usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}}).encode()
 
 
@@ -201,8 +203,9 @@ def test_a_killed_run_goes_on_where_it_was(photos, model):
     _, whole = generate(photos, model, out="whole")
     model.asked.clear()
     model.seconds = 0.2
-    words = [sys.executable, "-m", "datagen", "--images", photos / "images", "--annotations", photos / "instances.json", "--writer",
-             "openai", "--model", "stub", "--base-url", model.url, "--per-image", 8, "--concurrency", 2, "--out", photos / "out"]
+    words = [sys.executable, "-m", "datagen", "--images", photos / "images", "--annotations", photos / "instances.json",
+             "--writer", "openai", "--model", "stub", "--base-url", model.url, "--per-image", 8, "--concurrency", 2,
+             "--out", photos / "out"]
     process = subprocess.Popen(list(map(str, words)), cwd=Path(__file__).parent.parent, stderr=subprocess.DEVNULL)
     while len(model.asked) < 8 and process.poll() is None:
         time.sleep(0.02)
@@ -290,7 +293,8 @@ def test_what_is_said_to_be_absent_is_looked_for_in_the_picture(photos, model):
     model.sees = {"dog"}  # nobody has outlined it
     _, records = generate(photos, model, "--describe-with", "eyes", "--no-second-opinion", "--seed", 1, out="seen")
     assert not any(r.source["kind"] == "absent" for r in records)
-    assert json.loads((photos / "seen/statistics.json").read_text())["drops"]["absent: can be seen, though it is not outlined"] == 3
+    drops = json.loads((photos / "seen/statistics.json").read_text())["drops"]
+    assert drops["absent: can be seen, though it is not outlined"] == 3
 
 
 def test_lvis_says_what_is_absent_and_what_is_not_outlined_everywhere(photos, model):
@@ -303,9 +307,11 @@ def test_lvis_says_what_is_absent_and_what_is_not_outlined_everywhere(photos, mo
     _, records = generate(photos, model)
     kinds = [[r.source["kind"] for r in records if r.image.endswith(f"/{k}.jpg")] for k in (1, 2, 3)]
     # Of the first not all cups are outlined, on the third nobody has looked for dogs.
-    assert kinds == [["implicit", "position", "absent", "followup"], ["implicit", "named", "position", "absent", "multi", "followup"],
+    assert kinds == [["implicit", "position", "absent", "followup"],
+                     ["implicit", "named", "position", "absent", "multi", "followup"],
                      ["implicit", "named", "position", "multi", "followup"]]
-    told = [body["messages"][1]["content"] for body in model.asked if body["response_format"]["json_schema"]["name"] == "questions"]
+    told = [body["messages"][1]["content"] for body in model.asked
+            if body["response_format"]["json_schema"]["name"] == "questions"]
     assert sum("There are more of these than are listed: cup." in text for text in told) == 1
     assert sum("Looked for and not there: dog." in text for text in told) == 1
 
@@ -327,13 +333,19 @@ def test_no_model_and_no_key(photos, model, monkeypatch, capsys):
 @pytest.mark.parametrize("text, kind, targets, why", [
     ("What?", "implicit", [("cat", [12])], "too short"), ("word " * 61, "named", [("cat", [12])], "too long"),
     ("\u0433\u0434\u0435 \u0437\u0434\u0435\u0441\u044c \u043a\u043e\u0442?", "named", [("cat", [12])], "not in English"),
-    ("Where is the [SEG] cat?", "named", [("cat", [12])], "holds a token"), ("Where is the cat?", "riddle", [("cat", [12])], "of no known kind"),
-    ("Where is the cat?", "named", [], "without a target"), ("Where is the cat?", "named", [("cup", [12])], "points at things that are not there"),
-    ("Where is the dog?", "named", [("dog", [])], "nothing of it is there"), ("Is there a spoon?", "absent", [("spoon", [])], "calls absent what nobody"),
-    ("Donde esta el gato que duerme?", "named", [("cat", [12])], "not in English"), ("Where is the handle?", "part", [("cup", [10])], "not about a part"), ("Is there a cat?", "absent", [("cat", [12])], "said to be absent"),
+    ("Where is the [SEG] cat?", "named", [("cat", [12])], "holds a token"),
+    ("Where is the cat?", "riddle", [("cat", [12])], "of no known kind"),
+    ("Where is the cat?", "named", [], "without a target"),
+    ("Where is the cat?", "named", [("cup", [12])], "points at things that are not there"),
+    ("Where is the dog?", "named", [("dog", [])], "nothing of it is there"),
+    ("Is there a spoon?", "absent", [("spoon", [])], "calls absent what nobody"),
+    ("Donde esta el gato que duerme?", "named", [("cat", [12])], "not in English"),
+    ("Where is the handle?", "part", [("cup", [10])], "not about a part"),
+    ("Is there a cat?", "absent", [("cat", [12])], "said to be absent"),
     ("The cups or cup?", "named", [("cup", [10, 11]), ("cup", [10])], "asks for one thing twice"),
     ("The cat and cups?", "named", [("cat", [12]), ("cup", [10, 11])], "of another kind"),
-    ("The left of the cups?", "position", [("cup", [10, 11])], "does not choose"), ("Who purrs over there?", "implicit", [("cat", [12])], None),
+    ("The left of the cups?", "position", [("cup", [10, 11])], "does not choose"),
+    ("Who purrs over there?", "implicit", [("cat", [12])], None),
     ("Something for felines and kitties?", "implicit", [("cat", [12])], "names its target")])
 def test_checks(photos, text, kind, targets, why):
     photo = read_coco(photos / "instances.json", photos / "images", BANK, Counter())[0]
@@ -347,8 +359,9 @@ def test_nearly_the_same_question():
     assert not seen.again("Where is the blue cup?") and not seen.again("???") and seen.again("???")
 
 
-@pytest.mark.parametrize("value, good", [({"numbers": [1, 2]}, True), ({"numbers": [True]}, False), ({"numbers": 1}, False), ({}, False),
-                                         ({"numbers": [], "more": 1}, False), ([], False)])
+@pytest.mark.parametrize("value, good", [
+    ({"numbers": [1, 2]}, True), ({"numbers": [True]}, False), ({"numbers": 1}, False), ({}, False),
+    ({"numbers": [], "more": 1}, False), ([], False)])
 def test_the_form_of_an_answer(value, good):
     from datagen.llm_writer import OPINION
 

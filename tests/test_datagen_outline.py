@@ -49,7 +49,8 @@ class Segmenter:
 @pytest.fixture
 def segmenter(monkeypatch):
     found = Segmenter()
-    proposals = SimpleNamespace(rles=[to_rle(block(*box)) for box in ([0, 0, W, H], BOXES[1], [11, 11, 30, 30], BOXES[2], [90, 5, 3, 3])])
+    found_boxes = ([0, 0, W, H], BOXES[1], [11, 11, 30, 30], BOXES[2], [90, 5, 3, 3])
+    proposals = SimpleNamespace(rles=[to_rle(block(*box)) for box in found_boxes])
 
     def load(outliner):
         outliner.segmenter, outliner.eyes = found, SimpleNamespace(open=lambda image: SimpleNamespace(proposals=proposals))
@@ -65,7 +66,8 @@ def boxes(tmp_path):
     (tmp_path / "images").mkdir()
     Image.fromarray(np.full((H, W, 3), 90, np.uint8)).save(tmp_path / "images/p.jpg")
     (tmp_path / "images/q.jpg").write_bytes(b"no picture")
-    things = [{"id": k, "image_id": 1, "category_id": 1 + k % 2, "bbox": box} for k, box in (BOXES | {4: [W + 5, 0, 20, 20]}).items()]
+    things = [{"id": k, "image_id": 1, "category_id": 1 + k % 2, "bbox": box}
+              for k, box in (BOXES | {4: [W + 5, 0, 20, 20]}).items()]
     things.append({"id": 9, "image_id": 2, "category_id": 1, "bbox": [1, 1, 9, 9], "segmentation": []})
     rows = [{"id": k, "url": f"x/{name}.jpg", "width": W, "height": H} for k, name in ((1, "p"), (2, "q"))]
     data = {"images": rows, "annotations": things, "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cup"}]}
@@ -106,7 +108,8 @@ def test_a_photo_of_another_size_than_its_annotations_say(boxes, segmenter):
 
 
 def test_photos_without_labels_are_outlined_and_named(boxes, segmenter, model, monkeypatch):  # noqa: F811
-    said = {"things": [{"number": 1, "name": "Cup", "count": 1}, {"number": 2, "name": "cat", "count": 2}, {"number": 7, "name": "x", "count": 1}]}
+    said = {"things": [{"number": 1, "name": "Cup", "count": 1}, {"number": 2, "name": "cat", "count": 2},
+                       {"number": 7, "name": "x", "count": 1}]}
     names = lambda body: body["response_format"]["json_schema"]["name"] == "names"
     answer = model.answer
 
@@ -169,7 +172,8 @@ def test_the_segmenter_of_the_pocket_takes_boxes(boxes):
     y, x = np.mgrid[:200, :300]
     disc = (y - 90) ** 2 + (x - 140) ** 2 < 60**2
     Image.fromarray(np.where(disc[..., None], (220, 40, 40), (40, 90, 60)).astype(np.uint8)).save(boxes / "images/disc.png")
-    photo = Photo(1, boxes / "images/disc.png", 300, 200, (outline.Instance(1, "ball", None, (80, 30, 120, 120), 14400.0, False),), {})
+    ball = outline.Instance(1, "ball", None, (80, 30, 120, 120), 14400.0, False)
+    photo = Photo(1, boxes / "images/disc.png", 300, 200, (ball,), {})
     found, = outliner.boxes(photo, Counter()).instances
     mask = from_rle(found.segmentation)
     assert (mask & disc).sum() / (mask | disc).sum() > 0.85

@@ -64,8 +64,8 @@ def scripted(asked):
 
 
 def vllm_words(folder, out, *more):
-    return ["--images", str(folder / "images"), "--annotations", str(folder / "instances.json"), "--writer", "vllm", "--model", "stub",
-            "--per-image", "8", "--engine", "ray", "--out", str(folder / out), *more]
+    return ["--images", str(folder / "images"), "--annotations", str(folder / "instances.json"), "--writer", "vllm",
+            "--model", "stub", "--per-image", "8", "--engine", "ray", "--out", str(folder / out), *more]
 
 
 def test_rounds_of_requests_give_the_rows_of_the_server(three, model, cluster, monkeypatch, capsys):  # noqa: F811

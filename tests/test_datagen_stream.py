@@ -47,7 +47,8 @@ def photos(tmp_path):
 
 def write(folder, rows, things):
     names = [{"id": n, "name": name} for n, name in enumerate(NAMES)]
-    (folder / "instances.json").write_text(json.dumps({"info": {"images": []}, "images": rows, "annotations": things, "categories": names}))
+    data = {"info": {"images": []}, "images": rows, "annotations": things, "categories": names}
+    (folder / "instances.json").write_text(json.dumps(data))
 
 
 def words(folder, out, *more):
@@ -218,8 +219,9 @@ def test_kept_values_come_back(tmp_path):
     assert again.get("x") == {"a": [1, None, "é"]} and again.get("y") is None
 
 
-@pytest.mark.parametrize("change, said", [({"images": []}, "has no images"), ({"categories": []}, "has no categories"),
-                                          ({"images": [{"id": 1, "file_name": "a.jpg", "width": 1, "height": 1}] * 2}, "two pictures")])
+@pytest.mark.parametrize("change, said", [
+    ({"images": []}, "has no images"), ({"categories": []}, "has no categories"),
+    ({"images": [{"id": 1, "file_name": "a.jpg", "width": 1, "height": 1}] * 2}, "two pictures")])
 def test_annotations_without_what_is_needed(photos, change, said, capsys):
     data = json.loads((photos / "instances.json").read_text()) | change
     (photos / "instances.json").write_text(json.dumps(data))

@@ -20,6 +20,7 @@ from eval.report import Curve, Picture, svg, write_report
 from eval.result import Result, Run, write_result
 from tests.colour_finder import BOXES, COLOURS, FakeAssistant, H, Pool, W, rectangle, rle
 
+
 @pytest.fixture
 def folder(tmp_path):
     picture = np.full((H, W, 3), 200, np.uint8)

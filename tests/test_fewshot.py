@@ -47,7 +47,8 @@ def test_episodes_depend_on_the_seed_alone_and_never_show_the_query(tmp_path):
     assert data.names == [f"thing {c}" for c in (1, 2, 3, 4, 5, 6, 7, 9)]
     assert data.holding == {0: [0, 1, 2], 1: [1], 4: [2, 3], 2: [4], 5: [5]}  # what is smaller than 32 x 32 px is no episode
     one = draw_episodes("coco-format", data, data, 0, 1, 50, seed=3)
-    assert one == draw_episodes("coco-format", data, data, 0, 1, 50, seed=3) != draw_episodes("coco-format", data, data, 0, 1, 50, 4)
+    assert one == draw_episodes("coco-format", data, data, 0, 1, 50, seed=3)
+    assert one != draw_episodes("coco-format", data, data, 0, 1, 50, seed=4)
     assert {e.category for e in one} == {0, 4} and all(e.query not in e.references for e in one)
     two = draw_episodes("coco-format", data, data, 0, 2, 50, seed=3)
     assert {len(e.references) for e in two} == {1, 2}  # all there are, where there are fewer
@@ -74,7 +75,8 @@ def test_label_pngs_in_the_published_layouts(tmp_path):
     label = np.zeros((H, W), np.uint8)
     label[5:50, 5:60], label[:, 70:] = 7, 255
     voc = tmp_path / "VOC2012"
-    for folder, name in ((voc / "SegmentationClassAug", "a"), (voc / "SegmentationClassAug", "b"), (tmp_path / "COCO2014/annotations/val2014", "c")):
+    for folder, name in ((voc / "SegmentationClassAug", "a"), (voc / "SegmentationClassAug", "b"),
+                         (tmp_path / "COCO2014/annotations/val2014", "c")):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(label).save(folder / f"{name}.png")
     (voc / "JPEGImages").mkdir()
@@ -127,7 +129,8 @@ class Knows:
     def open(self, image):
         from assistant.segmenter import Embedding
 
-        return Look(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), torch.ones(4, 4), Embedding(torch.zeros(1), image.shape[:2], (H, W)))
+        embedding = Embedding(torch.zeros(1), image.shape[:2], (H, W))
+        return Look(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), torch.ones(4, 4), embedding)
 
     def given(self, query, references, label):
         assert all(isinstance(r, Reference) and r.mask.shape == (4, 4) and r.mask.sum() > 0 for r in references)

@@ -62,8 +62,9 @@ def tensors(out: Path) -> dict:
 
 def test_a_tiny_model_learns_to_pick_and_to_say_what_is_not_there(qwen, tmp_path):
     out, world = tmp_path / "out", [rectangles.write_world(tmp_path, 3)]
-    assert command.main(words(qwen, world[0], out, "--val", str(world[0]), "--max-steps", "130", "--save-every", "65", "--micro", "4",
-                              "--rank", "32", "--alpha", "64", "--dropout", "0", "--selector-lr", "6e-3", "--weights", "presence=3")) == 0
+    assert command.main(words(qwen, world[0], out, "--val", str(world[0]), "--max-steps", "130", "--save-every", "65",
+                              "--micro", "4", "--rank", "32", "--alpha", "64", "--dropout", "0", "--selector-lr", "6e-3",
+                              "--weights", "presence=3")) == 0
     assistant = Assistant(load_tuned(Reasoner.load(qwen), rectangles.RectangleEyes(), out), {})
     records, scenes, right = read_records(world[0]), {}, []
     for record in records:
@@ -85,7 +86,8 @@ def test_a_tiny_model_learns_to_pick_and_to_say_what_is_not_there(qwen, tmp_path
 def test_the_same_recipe_trains_other_models(build, world, tmp_path):
     """Several turns, two pictures in a conversation, a merged model that needs no LoRA any more."""
     mllm, out, merged = build(tmp_path / "mllm"), tmp_path / "out", tmp_path / "merged"
-    assert command.main(words(mllm, world[0], out, "--max-steps", "12", "--pictures", "2", "--log-every", "4", "--warm-up", "2")) == 0
+    assert command.main(words(mllm, world[0], out, "--max-steps", "12", "--pictures", "2", "--log-every", "4",
+                              "--warm-up", "2")) == 0
     losses = [json.loads(line)["text"] for line in (out / "log.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0] - 0.5
     assert command.main(["merge", "--adapter", str(out), "--out", str(merged), "--dtype", "float32"]) == 0
@@ -173,8 +175,8 @@ def halves(world, qwen, tmp_path_factory):
 
 def test_a_run_killed_outright_goes_on_to_the_same_weights(world, qwen, halves, tmp_path):
     out = tmp_path / "parts"
-    killed = subprocess.Popen([sys.executable, launched(tmp_path, "killed", wait=4), *words(qwen, world[0], out, *four_steps(world))],
-                              env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    start = [sys.executable, launched(tmp_path, "killed", wait=4), *words(qwen, world[0], out, *four_steps(world))]
+    killed = subprocess.Popen(start, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / "killed.flag").exists():
         assert killed.poll() is None
         time.sleep(0.1)
@@ -222,7 +224,8 @@ def test_records_that_cannot_be_used_are_all_named_before_anything_is_loaded(wor
     rows[3].targets = rows[3].targets * 2
     rows[4].answer = "red [SEG] and red [SEG]."
     write_records(folder / "bad.jsonl", rows)
-    code = command.main(["--mllm", "nothing/here", "--sam", "none", "--data", str(folder / "bad.jsonl"), "--out", str(tmp_path / "out")])
+    code = command.main(["--mllm", "nothing/here", "--sam", "none", "--data", str(folder / "bad.jsonl"),
+                         "--out", str(tmp_path / "out")])
     said = capsys.readouterr().err
     assert code == 2 and not (tmp_path / "out").exists()
     for line in (2, 3, 4, 5):
@@ -238,8 +241,9 @@ def test_records_that_cannot_be_used_are_all_named_before_anything_is_loaded(wor
     (["--data", "gone.jsonl"], "no records file at gone.jsonl"), (["--adapter", "gone"], "no heads.safetensors in gone"),
     (["--preset", "pocket", "--adapter", "CUT"], "fetch it again"), (["--out", "FILE"], "choose another folder"),
     (["--cache", "FILE"], "choose another folder"), (["--batch", "5"], "must be a multiple of --micro 2"),
-    (["merge", "--adapter", "gone", "--out", "m"], "no heads.safetensors in gone"), (["publish", "--sam", "gone"], "there is no gone"),
-    (["publish"], "--reasoner"), (["records", "--data", "gone", "--sam", "gone", "--out", "o"], "there is no gone"),
+    (["merge", "--adapter", "gone", "--out", "m"], "no heads.safetensors in gone"),
+    (["publish", "--sam", "gone"], "there is no gone"), (["publish"], "--reasoner"),
+    (["records", "--data", "gone", "--sam", "gone", "--out", "o"], "there is no gone"),
     (["sam", "--data", "gone", "--out", "o"], "no training photos under gone")])
 def test_a_wrong_option_is_one_line_before_the_work_begins(wrong, said, world, qwen, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -305,7 +309,8 @@ def test_conversations_of_like_length_come_together_the_same_wherever_a_run_begi
     assert wasted[True] < wasted[False] / 3  # of padding
     whole, later = make(True), make(True)
     assert later.batch(77, 8) == whole.batch(77, 8)  # nothing was asked of it before
-    assert [whole.batch(step, 8) for step in range(8)] != sorted((whole.batch(step, 8) for step in range(8)), key=lambda b: length(whole, b[0]))
+    drawn = [whole.batch(step, 8) for step in range(8)]
+    assert drawn != sorted(drawn, key=lambda b: length(whole, b[0]))
 
 
 def test_class_lists_are_drawn_anew_answered_in_order_and_may_hold_nothing_that_is_there(world):

@@ -37,7 +37,8 @@ def before(setting, monkeypatch):  # noqa: F811
         own = regions[image] = picture(rng)
         own.names = [NEW if n == "cup" else n for n in own.names]
         rle = own.rles[own.names.index(NEW)] if NEW in own.names else None
-        new.append(Record(image.name, 60, 40, "where is the mug?", f"mug {'[SEG]' if rle else '[ABS]'}.", [RecordTarget(NEW, rle)]))
+        answer = f"mug {'[SEG]' if rle else '[ABS]'}."
+        new.append(Record(image.name, 60, 40, "where is the mug?", answer, [RecordTarget(NEW, rle)]))
     write_records(setting / "new.jsonl", new[:8])
     write_records(setting / "val.jsonl", new[8:])
 
@@ -47,7 +48,8 @@ def before(setting, monkeypatch):  # noqa: F811
             if own.names and own.names[0] is not None:
                 keep = [k for k, n in enumerate(own.names) if n in [name for name, _ in named.get(image, [])]]
                 rest = list(range(len(own.names), len(own.rles)))
-                regions[image] = type(own)(own.features[keep + rest], [own.rles[k] for k in keep + rest], [own.names[k] for k in keep])
+                rles, names = [own.rles[k] for k in keep + rest], [own.names[k] for k in keep]
+                regions[image] = type(own)(own.features[keep + rest], rles, names)
         return {i: regions[i] for i in images}
 
     monkeypatch.setattr(pocket, "all_regions", all_regions)

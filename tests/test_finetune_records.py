@@ -108,7 +108,8 @@ def test_the_reply_reads_back_what_was_decided(setting, llm_folder):
     reasoner = PocketReasoner.load(llm_folder, None, RegionEncoder(48))
     seen = Seen(torch.randn(3, 48), torch.zeros(3, SHAPE))
     tokens = iter(reasoner.tokens("cat [SEG], dog [SEG].") + [reasoner.end])
-    reasoner.llm.lm_head.forward = lambda state: torch.nn.functional.one_hot(torch.tensor(next(tokens)), len(reasoner.tokenizer)).float()
+    one_hot = torch.nn.functional.one_hot
+    reasoner.llm.lm_head.forward = lambda state: one_hot(torch.tensor(next(tokens)), len(reasoner.tokenizer)).float()
     pieces, said = [], iter([True, False])
     names = []
     decide = lambda state, margin, phrase: names.append(phrase) or next(said)
@@ -159,7 +160,8 @@ def test_a_training_sequence_reads_as_the_prompt_does(setting, llm_folder):
         history = [Turn(a.question, a.answer) for a in asked[:2]]
         torch.testing.assert_close(chat, state([*history, Turn(asked[2].question)]), atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(alone, state([Turn(asked[2].question)]), atol=1e-4, rtol=1e-3)
-        follows = examples.Asked(asked[2].question, "dog [SEG].", ["dog"], [True], none, none, [(t.question, t.answer) for t in history])
+        before = [(t.question, t.answer) for t in history]
+        follows = examples.Asked(asked[2].question, "dog [SEG].", ["dog"], [True], none, none, before)
         for chat in (True, False):  # what it follows is read, and nothing of it is learned
             made = examples.Example(seen, [follows], chat)
             logits, said, found, _ = language.read_batch(reasoner, [made])
@@ -169,8 +171,9 @@ def test_a_training_sequence_reads_as_the_prompt_does(setting, llm_folder):
 
 def test_a_follow_up_is_shown_what_was_said_in_the_pocket_form(setting):
     own = next(iter(records.all_regions(None, None, [(setting / "0.jpg").resolve()], {}, None).values()))
-    record = Record("0.jpg", 60, 40, "and the dog?", "I see no dog [ABS].", [RecordTarget("dog", None)], {
-        "kind": "followup", "history": [{"question": "where is the cat?", "answer": "I see the cat [SEG]; there is no cup [ABS]."}]})
+    before = {"question": "where is the cat?", "answer": "I see the cat [SEG]; there is no cup [ABS]."}
+    record = Record("0.jpg", 60, 40, "and the dog?", "I see no dog [ABS].", [RecordTarget("dog", None)],
+                    {"kind": "followup", "history": [before]})
     image = (setting / "0.jpg").resolve()
     seen = Seen(torch.zeros(len(own.rles), 48), torch.zeros(len(own.rles), SHAPE))
     data = examples.RecordData([(record, image)], {image: own}, {image: seen}, 0)

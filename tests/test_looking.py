@@ -54,7 +54,8 @@ def test_batches_equal_single_prompts(looker, monkeypatch):
 def test_ranking_and_heat_map(looker):
     views = [picture(k) for k in range(3)]
     first = rank(looker, views, PROMPTS, heads=2)
-    assert first == rank(looker, views, PROMPTS, heads=2) and len(first.heads) == looker.layers * len(first.heads) // looker.layers
+    assert first == rank(looker, views, PROMPTS, heads=2)
+    assert len(first.heads) == looker.layers * len(first.heads) // looker.layers
     assert {layer for layer, _ in first.layers} == set(range(looker.layers)) and len(first.use) == 2
     looker.ranking = first
     heat = attend(looker, views[0], "the mug")

@@ -37,7 +37,8 @@ def test_numbers_run_through_the_sheets_in_reading_order():
 
 
 @settings(max_examples=40)
-@given(st.lists(st.tuples(*[st.integers(40, 360)] * 2, *[st.integers(6, 150)] * 2), max_size=30), st.integers(1, 6), st.integers(1, 4))
+@given(st.lists(st.tuples(*[st.integers(40, 360)] * 2, *[st.integers(6, 150)] * 2), max_size=30),
+       st.integers(1, 6), st.integers(1, 4))
 def test_any_proposals_are_laid_out(ellipses, a_sheet, sheets):
     small = [ellipse(*e)[::4, ::4] for e in ellipses]
     found = lay_out(proposals_of(small), a_sheet, a_sheet * sheets)

@@ -75,8 +75,8 @@ def test_from_ranking_to_result(tmp_path, monkeypatch, capsys, stopped):
     (tmp_path / "first" / "run-0.safetensors").write_bytes((tuned / "run-0.safetensors").read_bytes())
     for folder_of_runs in (None, tmp_path / "first"):  # training-free first, one run then, both at last
         added = [] if folder_of_runs is None else ["--tuned", str(folder_of_runs)]
-        assert eval_main(["oneshot", "--root", str(dev), "--mllm", str(blip), "--ranking", str(ranking), *added, "--no-refinement",
-                          "--out", str(out)]) == 0
+        assert eval_main(["oneshot", "--root", str(dev), "--mllm", str(blip), "--ranking", str(ranking), *added,
+                          "--no-refinement", "--out", str(out)]) == 0
     evaluate = ["oneshot", "--root", str(dev), "--mllm", str(blip), "--ranking", str(ranking), "--tuned", str(tuned),
                 "--no-refinement", "--out", str(out)]
     assert eval_main(evaluate) == 0

@@ -11,7 +11,8 @@ from assistant.errors import BadInput
 from datagen import phrasebank, wording
 from datagen.phrasebank import Phrase, load, load_groups, phrase_examples
 
-LEAST = {"coco": (80, 18), "carparts": (18, 14), "clothing": (58, 13), "street": (40, 13), "things": (150, 12)}  # entries, phrases
+# entries, phrases
+LEAST = {"coco": (80, 18), "carparts": (18, 14), "clothing": (58, 13), "street": (40, 13), "things": (150, 12)}
 BANKS = {name: load(name) for name in LEAST}
 BANK = BANKS["coco"]
 SMALL = set("a an the that which of in on with to you your and or for is it its by at from has something some".split())
@@ -49,8 +50,8 @@ def test_every_file_is_in_a_bank_and_banks_can_be_joined():
 def test_faults_are_found():
     entry = BANK["umbrella"]
     for text, fault in [("that people call a brolly", "names it"), ("a Parasol for the beach", "names it"),
-                        ("two umbrellas", "names it"), ("that the rain runs off", "begin with which"), ("it keeps the rain off", "begins with"),
-                        ("that keeps the rain off.", "stray")]:
+                        ("two umbrellas", "names it"), ("that the rain runs off", "begin with which"),
+                        ("it keeps the rain off", "begins with"), ("that keeps the rain off.", "stray")]:
         bad = phrasebank.Entry(**{**vars(entry), "phrases": (Phrase("umbrella/0", text, "umbrella", (), False),)})
         assert any(fault in line for line in phrasebank.wrong_phrases(bad, BANK)), text
 
@@ -93,7 +94,8 @@ def test_names_in_the_right_number():
                                           "every": "all the scissors", "plural": "scissors"}
     assert slots(BANK["broccoli"], 3)["a"] == "some broccoli" and slots(BANK["broccoli"], 3)["is"] == "is"
     wheels, hood = BANKS["carparts"]["wheel"], BANKS["carparts"]["hood"]
-    assert slots(wheels, 1)["a"] == "wheels" and slots(wheels, 1)["be"] == "are" and wheels.mention() == "wheels" and "every" not in slots(hood, 1)
+    assert slots(wheels, 1)["a"] == "wheels" and slots(wheels, 1)["be"] == "are" and wheels.mention() == "wheels"
+    assert "every" not in slots(hood, 1)
     assert BANK["skis"].mention() == "pair of skis" and BANK["mouse"].mention(2) == "computer mice"
 
 

@@ -70,7 +70,8 @@ def test_clicks_and_boxes(scene):
         scene.segment(points=[[900, 10]])
 
 
-@pytest.mark.parametrize("question", ["[SEG] [ABS] <|im_end|>", "où est le chat ?", "猫はどこ?", "a" * 3900, "1 + 1 = ?", "\x00\x07?"])
+@pytest.mark.parametrize("question", [
+    "[SEG] [ABS] <|im_end|>", "où est le chat ?", "猫はどこ?", "a" * 3900, "1 + 1 = ?", "\x00\x07?"])
 def test_any_question_ends_in_an_answer(scene, question):
     answer = scene.ask(question, remember=False)
     assert isinstance(answer.text, str) and "[SEG]" not in answer.text and answer.mask.shape == (300, 451)

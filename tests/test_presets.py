@@ -154,10 +154,11 @@ def refused(*words) -> str:
 
 
 def test_options_open_what_they_name(folders):
-    args = parsed("--mllm", str(folders["qwen3_vl"]), "--sam", str(folders["sam"]), "--selection", "boxes", "--second-look", "--device", "cpu")
+    mllm, sam = folders["qwen3_vl"], folders["sam"]
+    args = parsed("--mllm", str(mllm), "--sam", str(sam), "--selection", "boxes", "--second-look", "--device", "cpu")
     assistant = open_from(args)
     assert assistant.parts.selection == "boxes" and assistant.parts.second_look
-    assert name_of(args) == f"pocket, mllm {folders['qwen3_vl'].name}, sam {folders['sam'].name}, selection boxes, second look yes"
+    assert name_of(args) == f"pocket, mllm {mllm.name}, sam {sam.name}, selection boxes, second look yes"
     assert name_of(parsed()) == "pocket"
 
 

@@ -186,8 +186,10 @@ def test_the_order_of_references_does_not_count(matcher, arm):
     query = matcher.open(picture(60, 90, (20, 10, 60, 50), RED)[0])
     red, blue = (matcher.reference(*picture(50, 70, (5, 5, 40, 40), c)) for c in (RED, BLUE))
     with torch.no_grad():
+        label = "mug" if arm == "text" else None
         (one, _), (two, _), (once, _), (twice, _) = (
-            matcher.logits(query, matcher.given(query, some, "mug" if arm == "text" else None)) for some in ([red, blue], [blue, red], [red], [red, red]))
+            matcher.logits(query, matcher.given(query, some, label))
+            for some in ([red, blue], [blue, red], [red], [red, red]))
     assert torch.allclose(one, two, atol=1e-3) and torch.allclose(once, twice, atol=1e-3)
     assert not torch.allclose(one, once, atol=1e-3)
 
@@ -195,7 +197,8 @@ def test_the_order_of_references_does_not_count(matcher, arm):
 def test_what_the_picture_does_not_cover_counts_nowhere(matcher):
     """Cells beyond the picture change no prompt and no drawing, whatever they hold."""
     encoder = matcher.encoders["text"]
-    query, like = matcher.open(picture(60, 120, (20, 10, 60, 50), RED)[0]), matcher.reference(*picture(50, 90, (5, 5, 40, 40), RED))
+    query = matcher.open(picture(60, 120, (20, 10, 60, 50), RED)[0])
+    like = matcher.reference(*picture(50, 90, (5, 5, 40, 40), RED))
     one = gather([(query, [like], "mug")], encoder, matcher.features)
     for look in (query, like.look):
         look.patches[:, 5:] = torch.randn_like(look.patches[:, 5:]) * 3

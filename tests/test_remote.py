@@ -1,4 +1,5 @@
-"""A multimodal LLM on a server: a scripted one that speaks the OpenAI protocol well or badly, and the real `transformers serve`."""
+"""A multimodal LLM on a server: a scripted one that speaks the OpenAI protocol well or badly, and the real
+`transformers serve`."""
 
 import base64
 import io
@@ -124,7 +125,8 @@ def test_from_the_question_to_the_mask(server):
 
 def test_a_schema_that_every_server_takes():
     text = json.dumps(unbounded(marks_schema([1, 2])))
-    assert "maxLength" not in text and "Items" not in text and '"enum": [1, 2]' in text and '"additionalProperties": false' in text
+    assert "maxLength" not in text and "Items" not in text
+    assert '"enum": [1, 2]' in text and '"additionalProperties": false' in text
 
 
 def test_what_a_server_does_not_take_is_left_out_and_remembered(server):
@@ -143,8 +145,8 @@ def test_what_a_server_does_not_take_is_left_out_and_remembered(server):
 
 
 @pytest.mark.parametrize("says, more", [
-    (SAID, {"reasoning_content": "A cup? Yes."}), (SAID, {"reasoning": "A cup? Yes."}), (f"<think>A cup? Yes.</think>\n\n{SAID}", {}),
-    (f"```json\n{SAID}\n```", {"reasoning_content": "A cup? Yes."})])
+    (SAID, {"reasoning_content": "A cup? Yes."}), (SAID, {"reasoning": "A cup? Yes."}),
+    (f"<think>A cup? Yes.</think>\n\n{SAID}", {}), (f"```json\n{SAID}\n```", {"reasoning_content": "A cup? Yes."})])
 def test_the_thought_is_kept_apart(server, says, more):
     server.says, server.more = says, more
     scene = scene_on(server)
@@ -155,7 +157,8 @@ def test_the_thought_is_kept_apart(server, says, more):
 
 
 def test_boxes_and_a_second_look(server):
-    server.says = ['{"thought": "", "targets": [{"phrase": "cup", "boxes": [{"bbox_2d": [290, 62, 683, 688], "point_2d": [480, 300]}]}]}',
+    server.says = ['{"thought": "", "targets": [{"phrase": "cup", '
+                   '"boxes": [{"bbox_2d": [290, 62, 683, 688], "point_2d": [480, 300]}]}]}',
                    '{"keep": false}', '[{"bbox_2d": [290, 62, 683, 688], "label": "cup"}]']
     scene = scene_on(server, "boxes")
     assert not scene.ask("cup?", second_look=True).targets[0].present
@@ -230,7 +233,8 @@ def test_transformers_serve_on_loopback(served, tmp_path, monkeypatch):
     monkeypatch.setattr("assistant.eyes.CLICKS", 3)
     url, name = served
     sam = tiny_sam(tmp_path)
-    answer = '{"thought": "Coffee is drunk from a cup.", "targets": [{"phrase": "cup", "marks": [2]}, {"phrase": "bench", "marks": []}]}'
+    answer = ('{"thought": "Coffee is drunk from a cup.", '
+              '"targets": [{"phrase": "cup", "marks": [2]}, {"phrase": "bench", "marks": []}]}')
     assert answer == SAID
     scene = Assistant.from_pretrained(f"openai:{name}", sam, base_url=url, device="cpu").open(PHOTO)
     if len(scene.proposals) < 2:  # a random SAM may find one thing only; the number 2 must exist

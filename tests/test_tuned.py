@@ -28,14 +28,16 @@ def dino(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("dino")
     torch.manual_seed(0)
-    Dinov2Model(Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=56, patch_size=14)).save_pretrained(folder)
+    config = Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=56, patch_size=14)
+    Dinov2Model(config).save_pretrained(folder)
     BitImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(folder)
     return Dino(folder)
 
 
 def test_features_are_averages_under_the_mask_where_the_picture_is(dino):
     segmenter = Segmenter.from_sam(tiny_sam())
-    eyes = TunedEyes(Eyes(segmenter, limit=5, points_per_side=4, pred_iou_thresh=-9.0, stability_score_thresh=0.0, fast=False), dino)
+    seeing = Eyes(segmenter, limit=5, points_per_side=4, pred_iou_thresh=-9.0, stability_score_thresh=0.0, fast=False)
+    eyes = TunedEyes(seeing, dino)
     view = eyes.open(COFFEE)
     assert len(view.proposals) and view.features.shape == (len(view.proposals), 32 + 24 + SHAPE)
     assert view.features.isfinite().all()

@@ -138,7 +138,8 @@ def test_class_lists_keep_their_order_and_words():
 
 
 def test_no_proposals_are_no_reason_to_say_that_nothing_is_there():
-    scene, model = scene_of([reply(("cup", [{"bbox_2d": [200, 100, 600, 700], "point_2d": [400, 400]}]), key="boxes")], eyes=Eyes([]))
+    boxes = [{"bbox_2d": [200, 100, 600, 700], "point_2d": [400, 400]}]
+    scene, model = scene_of([reply(("cup", boxes), key="boxes")], eyes=Eyes([]))
     assert scene.ask("cup?").targets[0].present and "boxes" in model.asked[0][1]
 
 
@@ -161,7 +162,8 @@ def test_points_of_each_family(frame, written, px):
 
 
 def test_the_families():
-    assert {scale_of(n) for n in ("qwen3_vl", "Qwen/Qwen3-VL-8B-Instruct", "smolvlm", "gpt-9", "qwen2_vl", "llava_onevision")} == {THOUSAND}
+    thousand = ("qwen3_vl", "Qwen/Qwen3-VL-8B-Instruct", "smolvlm", "gpt-9", "qwen2_vl", "llava_onevision")
+    assert {scale_of(n) for n in thousand} == {THOUSAND}
     assert {scale_of(n) for n in ("qwen2_5_vl", "Qwen/Qwen2.5-VL-7B-Instruct", "qwen2.5vl:7b")} == {PIXELS}
     assert {scale_of(n) for n in ("llava", "llava-hf/llava-1.5-7b-hf")} == {UNIT}
 
@@ -206,13 +208,15 @@ def test_sam_is_asked_where_no_proposal_fits():
     ('```json\n[{"bbox_2d": [0, 0, 500, 1000], "label": "left half"}]\n```\nI hope this helps.', [("left half", 1)]),
     ('Sure! {"targets": [{"phrase": "a", "boxes": []}]} as you asked: {nothing}', [("a", 0)]),
     ('[]', [("it", 0)]), ('{"targets": []}', [("it", 0)]),
-    ('{"thought": "x", "targets": [{"phrase": "a", "boxes": [{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 2]}]}, {"phrase": "b", "bo',
-     [("a", 1)]),
-    ('{"thought": "x", "targets": [{"phrase": "a", "boxes": [{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 2]}, {"bbox_2d": [1, 2', [("a", 1)]),
+    ('{"thought": "x", "targets": [{"phrase": "a", "boxes": [{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 2]}]}, '
+     '{"phrase": "b", "bo', [("a", 1)]),
+    ('{"thought": "x", "targets": [{"phrase": "a", "boxes": [{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 2]}, '
+     '{"bbox_2d": [1, 2', [("a", 1)]),
     ('[{"bbox_2d": [1, 2, 3, 4], "label": "dog"}, {"bbox_2d": [5, 6, 70, 80], "label": "Dog"}]', [("dog", 2)]),
     ('{"bbox_2d": [1, 2, 30, 40], "label": "dog"}', [("dog", 1)]),
     ('{"targets": [{"phrase": "a", "boxes": null}]}', [("a", 1)]), ("{'targets': [{'phrase': 'a', 'boxes': [],}]}", [("a", 0)]),
-    ("I see no such thing.", None), ('{"targets": 3}', None), ("", None), ('{"thought": "a long one that never en', None), ("[1, 2]", None)])
+    ("I see no such thing.", None), ('{"targets": 3}', None), ("", None),
+    ('{"thought": "a long one that never en', None), ("[1, 2]", None)])
 def test_replies_of_many_forms(text, found):
     targets, _ = read_targets(Said(text), "boxes")
     assert (targets and [(t.phrase, len(t.regions)) for t in targets]) == found
@@ -265,7 +269,8 @@ def test_a_second_look_drops_what_the_model_no_longer_means():
         kept = len(outlined) == 2
         word, other = (b"true", b"false") if kept else (b"false", b"true")
         piece = json.dumps({"keep": kept})
-        return Said(piece, "", 3, [Step(b'{"keep": ', {b'{"keep": ': 1.0}), Step(word, {word: 0.7, other: 0.3}), Step(b"}", {b"}": 1.0})])
+        steps = [Step(b'{"keep": ', {b'{"keep": ': 1.0}), Step(word, {word: 0.7, other: 0.3}), Step(b"}", {b"}": 1.0})]
+        return Said(piece, "", 3, steps)
 
     scene, model = scene_of(script, second_look=True)
     answer = scene.ask("what holds the coffee?")
@@ -288,11 +293,13 @@ def test_a_second_look_at_what_sam_made():
 
 
 def test_what_is_whole_of_a_json_is_read():
-    assert read_json('{"a": [1, 12], "b": [1, 2') == {"a": [1, 12], "b": [1, 2]} or read_json('{"a": [{"x": 1}, {"x": 12') == {"a": [{"x": 1}]}
+    assert (read_json('{"a": [1, 12], "b": [1, 2') == {"a": [1, 12], "b": [1, 2]}
+            or read_json('{"a": [{"x": 1}, {"x": 12') == {"a": [{"x": 1}]})
     assert read_json('{"a": [{"x": 1}, {"x": 12') == {"a": [{"x": 1}]}  # 12 may have been 123
     assert read_json("nothing") is None and read_json("") is None
 
 
 def test_the_schema_names_existing_marks_only():
     marks = marks_schema([1, 2, 7])["properties"]["targets"]["items"]["properties"]["marks"]
-    assert marks["items"]["enum"] == [1, 2, 7] and marks_schema([])["properties"]["targets"]["items"]["properties"]["marks"]["maxItems"] == 0
+    none = marks_schema([])["properties"]["targets"]["items"]["properties"]["marks"]
+    assert marks["items"]["enum"] == [1, 2, 7] and none["maxItems"] == 0

@@ -41,8 +41,9 @@ def region_features(encoder, image: np.ndarray, maps: tuple, masks: Tensor, boxe
                     batch: int = 16) -> Tensor:
     """Features of N regions of one picture.
 
-    image: (H, W, 3) uint8 RGB with its longest side at IMAGE_SIZE; maps: the backbone's of it, as in `Embedding`; masks: (N, S, S) float in [0, 1] over the
-    padded square (any S); boxes: (N, 4) xyxy in px of `image`; areas: (N,) px of `image` -> (N, REGION) float.
+    image: (H, W, 3) uint8 RGB with its longest side at IMAGE_SIZE; maps: the backbone's of it, as in `Embedding`;
+    masks: (N, S, S) float in [0, 1] over the padded square (any S); boxes: (N, 4) xyxy in px of `image`; areas: (N,) px of
+    `image` -> (N, REGION) float.
     """
     device = masks.device
     h, w = image.shape[:2]
