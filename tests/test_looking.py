@@ -55,7 +55,8 @@ def test_ranking_and_heat_map(looker):
     views = [picture(k) for k in range(3)]
     first = rank(looker, views, PROMPTS, heads=2)
     assert first == rank(looker, views, PROMPTS, heads=2)
-    assert len(first.heads) == looker.layers * len(first.heads) // looker.layers
+    heads = looker.look(views[0], PROMPTS[:1]).scores.shape[2]
+    assert sorted((layer, head) for layer, head, _ in first.heads) == [(k, h) for k in range(looker.layers) for h in range(heads)]
     assert {layer for layer, _ in first.layers} == set(range(looker.layers)) and len(first.use) == 2
     looker.ranking = first
     heat = attend(looker, views[0], "the mug")

@@ -293,8 +293,7 @@ def test_a_second_look_at_what_sam_made():
 
 
 def test_what_is_whole_of_a_json_is_read():
-    assert (read_json('{"a": [1, 12], "b": [1, 2') == {"a": [1, 12], "b": [1, 2]}
-            or read_json('{"a": [{"x": 1}, {"x": 12') == {"a": [{"x": 1}]})
+    assert read_json('{"a": [1, 12], "b": [1, 2') == {"a": [1, 12], "b": [1, 2]}
     assert read_json('{"a": [{"x": 1}, {"x": 12') == {"a": [{"x": 1}]}  # 12 may have been 123
     assert read_json("nothing") is None and read_json("") is None
 
