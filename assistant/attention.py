@@ -47,14 +47,13 @@ class Look:
 
     scores: (P, L, H, N) float32, attention before the softmax, mean over a prompt's words, of the L layers in `layers`
     and their H heads. match: (P,) in [0, 1], does the prompt fit the picture at all. place: has
-    `spread((K, N), (H, W)) -> (K, H, W)`, from places to pixels. tuned: the attention was (`finetune attention`).
+    `spread((K, N), (H, W)) -> (K, H, W)`, from places to pixels.
     """
 
     scores: Tensor
     match: Tensor
     layers: list[int]
     place: object
-    tuned: bool = False
 
 
 @dataclass
@@ -139,10 +138,9 @@ def standardised(scores: Tensor) -> Tensor:
 
 def shares(look: Look, use: list[tuple[int, int | None]], match: bool = True) -> Tensor:
     """(P, N): each prompt's share of every place (softmax over prompts, mean over `use`), weighted by its match.
-    Without `match` the scores are as they are: then nothing else says which of the prompts are there. Tuned attention
-    learned what its scores mean, beside each other too."""
+    Without `match` the scores are as they are: then nothing else says which of the prompts are there."""
     scores = of_layers(look, use)
-    share = (scores if look.tuned or not match else standardised(scores)).softmax(1).mean(0)
+    share = (standardised(scores) if match else scores).softmax(1).mean(0)
     return share * look.match[:, None] if match else share
 
 

@@ -57,7 +57,7 @@ class ChatLooker(Looker):
         for first in range(0, len(prompts), BATCH):
             found, fits, place = self._batch(image, prompts[first : first + BATCH], layers, list(before), kept)
             scores.append(found), match.append(fits)
-        return Look(torch.cat(scores), torch.cat(match), layers, place, self.tuned)
+        return Look(torch.cat(scores), torch.cat(match), layers, place)
 
     def _batch(self, image, prompts, layers, before, kept) -> tuple[Tensor, Tensor, Planes]:
         reasoner = self.reasoner

@@ -71,7 +71,6 @@ class Looker:
     the picture (H, W, 3) uint8, or has it as `image`. Without a ranking all layers are averaged."""
 
     ranking: Ranking | None = None
-    tuned = False  # whether the attention or words are those that one-shot tuning trains, or did
     kept: dict | None = None  # the pocket's keeps here what is read again and again; these keep nothing
 
     def open(self, image, keep: Path | None = None) -> np.ndarray:
@@ -91,7 +90,7 @@ class Looker:
         """What one-shot tuning trains first: the attention of `layers`, in the model itself. The rest is frozen.
         `restore({})` takes it back."""
         self.model.requires_grad_(False)
-        self.tuned, found = True, {}
+        found = {}
         for k in self.chosen(layers):
             for name, parameter in self.attention_modules()[k].named_parameters():
                 self.own.setdefault(f"layers.{k}.{name}", parameter.detach().clone())
@@ -108,7 +107,6 @@ class Looker:
     def restore(self, tuned: dict[str, Tensor]) -> None:
         """Take over what the two named; {} gives back the model's own."""
         self.words.rows = {int(name[5:]): value for name, value in tuned.items() if name.startswith("rows.")}
-        self.tuned = bool(tuned)
         before = dict(self.own)
         for name, value in (before | {n: v for n, v in tuned.items() if n.startswith("layers.")}).items():
             _, k, *rest = name.split(".")
@@ -156,7 +154,7 @@ class BlipLooker(Looker):
             one = self._batch(patches, prompts[first : first + BATCH], layers)
             scores.append(one[0]), match.append(one[1])
         index = torch.arange(grid[0] * grid[1]).view(grid)
-        return Look(torch.cat(scores), torch.cat(match), layers, Planes([(index, (1.0, 1.0))]), self.tuned)
+        return Look(torch.cat(scores), torch.cat(match), layers, Planes([(index, (1.0, 1.0))]))
 
     def _batch(self, patches: Tensor, prompts: list[str], layers: list[int]) -> tuple[Tensor, Tensor]:
         texts = [f"image of {p}" for p in prompts]

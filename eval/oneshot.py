@@ -8,7 +8,7 @@ mIoU is over the classes and the background, from pixel counts of the whole set;
 
 Arms: all layers; the layers that the ranking uses; the best heads (`--heads`); each tuned run (`--tuned`), whose mean
 and spread are given (runs can be added to a result later: give the command again); refinements by ConvCRF and by votes
-of SAM's proposals; and each of the first three "without match": attention alone, not weighted by how well a prompt fits
+of SAM's proposals; and each of the first four "without match": attention alone, not weighted by how well a prompt fits
 the picture. Reads VOC's layout, COCO's, or a COCO-format folder. Differences are paired, with 95 % bootstrap intervals
 over photos.
 """
@@ -30,10 +30,11 @@ from eval.report import Picture, write_report
 from eval.result import Result, Run, print_table, write_result
 from eval.semantic import np_save_label, read_prediction, table
 
-VERSION = 2
+VERSION = 3  # 3: tuned maps are read as the others are, and without the match too
 GRID = 160  # cells of the longer side that maps are drawn on before they are enlarged to the picture
 KEPT = 12  # classes that refinement looks at: the strongest of a picture
 SHOWN = 4
+ALONE = ", without match"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,15 +103,17 @@ def answers(looker, view, image, masks, prompts: list[str], owner, names: list[s
             continue
         maps = drawn(look, use, owner, classes, size)
         found[name] = enlarged(maps, size)
-        found[f"{name}, without match"] = enlarged(drawn(look, use, owner, classes, size, False), size)
+        found[name + ALONE] = enlarged(drawn(look, use, owner, classes, size, False), size)
         if name == "ranked layers" and not args.no_refinement:
             for how in ("crf", "vote"):
                 found[f"{name}, {how}"] = enlarged(refined(maps, image, masks, how), size)
     layers = sorted({layer for layer, _ in ranking.use})
     for run, weights in tuned.items():
         looker.restore(weights)
-        maps = drawn(looker.look(view, prompts, layers), ranking.use, owner, classes, size)
+        look = looker.look(view, prompts, layers)
+        maps = drawn(look, ranking.use, owner, classes, size)
         found[f"tuned {run}"] = enlarged(maps, size)
+        found[f"tuned {run}{ALONE}"] = enlarged(drawn(look, ranking.use, owner, classes, size, False), size)
         if run == 0 and not args.no_refinement:
             for how in ("crf", "vote"):
                 found[f"tuned {run}, {how}"] = enlarged(refined(maps, image, masks, how), size)
@@ -231,8 +234,8 @@ def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[i
     each = {arm: np.stack([table([{"counts": line["arms"][arm]}], classes) for line in good]) for arm in arms}
     groups = {arm: [arm] for arm in arms if not arm.startswith("tuned")}
     if runs:  # the mean over runs stands for tuning
-        groups |= {"tuned": [f"tuned {r}" for r in runs]}
-        groups |= {arm: [arm] for arm in arms if arm.split(",")[0] == "tuned 0"}
+        groups |= {f"tuned{alone}": [f"tuned {r}{alone}" for r in runs] for alone in ("", ALONE)}
+        groups |= {arm: [arm] for arm in arms if arm.split(",")[0] == "tuned 0" and not arm.endswith(ALONE)}
     value = lambda group, pick: float(np.mean([miou(each[arm][pick].sum(0)) for arm in groups[group]]))
     every, rng = np.arange(len(good)), np.random.default_rng(args.seed)
     # The same photos in every arm: differences are paired.
@@ -241,10 +244,9 @@ def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[i
     interval = lambda values: [float(v) for v in np.quantile(values, [0.025, 0.975])]
     scores = {group: value(group, every) for group in groups}
     against = {}
-    alone = ", without match"
     for b, a in (("ranked layers", "all layers"), ("ranked heads", "all layers"), ("tuned", "ranked layers"),
-                 ("tuned", "all layers"), ("ranked layers" + alone, "all layers" + alone),
-                 ("ranked heads" + alone, "all layers" + alone),
+                 ("tuned", "all layers"), ("ranked layers" + ALONE, "all layers" + ALONE),
+                 ("ranked heads" + ALONE, "all layers" + ALONE), ("tuned" + ALONE, "ranked layers" + ALONE),
                  *((f"{g}, {how}", g) for g in ("ranked layers", "tuned 0") for how in ("crf", "vote"))):
         if a in groups and b in groups:
             against[f"{b} - {a}"] = [scores[b] - scores[a], *interval(resampled[b] - resampled[a])]

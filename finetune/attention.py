@@ -4,10 +4,11 @@
     python -m finetune attention --data DATA/coco/train --ranking ranking.json --out runs/attention
     python -m eval oneshot --root DATA/coco/dev --ranking ranking.json --tuned runs/attention --out runs/eval/oneshot
 
-Trained are the attention of the layers that the ranking uses and the embeddings of the words of the prompts; everything
-else is frozen, dropout is off. The loss is the negative log of each labelled pixel's share (background weighs one
-half). `--runs` runs draw other photos and another order, each with weights of its own: run-0.safetensors and so on. The
-same command again goes on where it was stopped.
+Trained are the attention of the layers that the ranking uses and, with `--word-passes`, the embeddings of the words of the
+prompts; everything else is frozen, dropout is off. The loss is the negative log of each labelled pixel's share of the
+attention alone: with the match in it, which already knows what a labelled photo shows, little is left to be learned.
+Background weighs a tenth, else all is soon background. `--runs` runs draw other photos and another order, each with weights of
+its own: run-0.safetensors and so on. The same command again goes on where it was stopped.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from assistant.files import replace_whole
 from finetune.log import Log, rate
 
 SMALLEST = 0.01  # of the picture that the labelled thing covers at least, where the category has such a photo
-BACKGROUND = 0.5  # weight of background pixels
+BACKGROUND = 0.1  # weight of background pixels
 SAVED = 40  # steps between checkpoints
 GRID = 128  # cells of the longer side that the loss is counted on
 
@@ -41,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--passes", type=int, default=5, help="over the labelled photos, training the attention alone")
-    parser.add_argument("--word-passes", type=int, default=1,
-                        help="and then the words' embeddings as well; 0 leaves them alone")
+    parser.add_argument("--word-passes", type=int, default=0,
+                        help="and then the words' embeddings as well (default: 0, which leaves them alone)")
     parser.add_argument("--batch", type=int, default=2, help="photos a step")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0, help="of the first run; the next runs count up")
@@ -69,10 +70,10 @@ def support_map(label: np.ndarray, category: int) -> Tensor:
 
 
 def loss_of(looker, view, label: Tensor, prompts: list[str], owner: Tensor, use: list, classes: int) -> Tensor:
-    """label: (H, W) long, -1 = not counted. Mean over the thing's pixels of -log of the true class's share, plus half
-    of the mean over the background's."""
+    """label: (H, W) long, -1 = not counted. Mean over the thing's pixels of -log of the true class's share, plus
+    BACKGROUND times the mean over the background's."""
     look = looker.look(view, prompts, sorted({layer for layer, _ in use}))
-    maps = class_maps(shares(look, use), owner, classes)
+    maps = class_maps(shares(look, use, match=False), owner, classes)
     h, w = label.shape
     size = tuple(max(1, round(side * GRID / max(h, w))) for side in (h, w))
     small = F.interpolate(label[None, None].float(), size, mode="nearest")[0, 0].long()

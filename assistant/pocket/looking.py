@@ -92,8 +92,7 @@ class PocketLooker:
                     # with the view, so that its id is not given to another
                     self.kept[key] = view, self.read(seen.words, tokens, layers)
             read = self.kept[key][1]
-        tuned = bool(self.tuned or self.rows)
-        return Look(self.scores(read, tokens, layers), match, layers, self.places(view), tuned)
+        return Look(self.scores(read, tokens, layers), match, layers, self.places(view))
 
     def places(self, view) -> RegionPlaces:
         if self.kept is not None and id(view) in self.kept:
