@@ -32,6 +32,7 @@ from assistant.frozen_features import open_features
 from assistant.likeness import Given, Look, Reference, cover, gather
 from assistant.prompt_encoder import PromptEncoder, prompted
 from assistant.segmenter import Embedding, Segmenter
+from assistant.weights import read_weights
 
 # Likeness relative to the reference's own from which prototype matching takes a cell; set on training photos.
 MATCHED = 0.6
@@ -50,17 +51,14 @@ class Matcher:
     def load(cls, file: Path, segmenter: Segmenter) -> "Matcher":
         """file: `reference.safetensors`, as `finetune reference` writes it. BadInput: unreadable, or for another
         SAM."""
-        from safetensors import safe_open
-
         file = Path(file) / "reference.safetensors" if Path(file).is_dir() else Path(file)
         if not file.is_file():
             raise BadInput(f"no {file}: train it with python -m finetune reference, or give the folder that it wrote")
+        state, described = read_weights(file)
         try:
-            with safe_open(file, "pt") as opened:
-                state = {k: opened.get_tensor(k).float() for k in opened.keys()}
-                settings, about = (json.loads(opened.metadata()[k]) for k in ("encoders", "features"))
-        except Exception as error:
-            raise BadInput(f"cannot read {file}: {str(error).splitlines()[0]}; fetch it again") from None
+            settings, about = (json.loads(described[k]) for k in ("encoders", "features"))
+        except (KeyError, ValueError) as error:
+            raise BadInput(f"cannot read {file}: {error}; fetch it again") from None
         features = open_features(about, segmenter)
         encoders = {}
         for name, values in settings.items():

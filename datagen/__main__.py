@@ -118,6 +118,7 @@ def run(options: argparse.Namespace) -> str:
 
     from tqdm import tqdm
 
+    from assistant.files import make_folder
     from datagen.dataset import write_dataset
     from datagen.engine import plain
     from datagen.kept import Kept
@@ -127,7 +128,7 @@ def run(options: argparse.Namespace) -> str:
 
     check(options)
     out, drops = Path(options.out), Counter()
-    writable(out)
+    make_folder(out)
     photos = open_photos(options)
     known = fingerprints(options.exclude) if options.exclude else None
     if options.pick:
@@ -153,21 +154,6 @@ def run(options: argparse.Namespace) -> str:
             splits = {name: out / f"{name}.jsonl" for name in ("train", "val")}
         write_dataset(out / "dataset", splits, out.resolve().name)
     return summary(written.statistics.figures(), out)
-
-
-def writable(out: Path) -> None:
-    """Makes the folder; BadInput where nothing can be written to it."""
-    import os
-
-    from assistant.errors import BadInput
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        why = "" if os.access(out, os.W_OK) else "it is read-only"
-    except OSError as error:
-        why = error.strerror
-    if why:
-        raise BadInput(f"cannot write to {out} ({why}); --out names the folder to write to")
 
 
 def open_photos(options: argparse.Namespace):

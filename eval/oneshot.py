@@ -124,18 +124,17 @@ def answers(looker, view, image, masks, prompts: list[str], owner, names: list[s
 
 def read_tuned(folder: Path | None, ranking: Ranking) -> dict[int, dict]:
     """{run: tensors} of what finetune attention wrote; BadInput: nothing there, or tuned for other layers."""
-    from safetensors import safe_open
+    from assistant.weights import read_weights
 
     if folder is None:
         return {}
     found = {}
     for file in sorted(folder.glob("run-*.safetensors"), key=lambda f: int(f.stem[4:])):
+        found[int(file.stem[4:])], about = read_weights(file)
         try:
-            with safe_open(file, "pt") as kept:
-                use = [tuple(u) for u in json.loads(kept.metadata()["use"])]
-                found[int(file.stem[4:])] = {name: kept.get_tensor(name) for name in kept.keys()}
-        except Exception as error:  # safetensors raises its own kinds
-            raise BadInput(f"cannot read {file}: {str(error).splitlines()[0]}") from None
+            use = [tuple(u) for u in json.loads(about["use"])]
+        except (KeyError, ValueError) as error:
+            raise BadInput(f"cannot read {file}: {error}") from None
         if use != ranking.use:
             raise BadInput(f"{file} was tuned for {use}, the ranking uses {ranking.use}: give --ranking that one")
     if not found:
