@@ -78,9 +78,9 @@ def keep(matcher: Matcher, key: str, image_file: Path, named: list[tuple[str, di
         side = matcher.segmenter.low_side
         left = [(name, mask) for name, mask in left if mask.sum() >= SMALLEST]
         drawn = [cover(matcher.segmenter, mask.shape, mask, (side, side)) for _, mask in left]
-        masks = torch.stack(drawn).mul(255).round().byte() if drawn else torch.zeros(0, side, side).byte()
+        stored = torch.stack(drawn).mul(255).round().byte() if drawn else torch.zeros(0, side, side).byte()
         state = {"patches": look.patches.half(), "joint": look.joint.half(), "inside": look.inside,
-                 "features": look.embedding.features.half(), "masks": masks}
+                 "features": look.embedding.features.half(), "masks": stored}
         with replace_whole(file) as path:
             save_file({k: v.contiguous() for k, v in state.items()}, path,
                       {"names": json.dumps([n for n, _ in left]), "size": json.dumps(list(picture.shape[:2]))})
