@@ -17,6 +17,7 @@ MIN_SIDE = 8
 # Formats of photographs and pictures. Others that Pillow knows start programs of their own (EPS) or have no
 # signature to tell them by (TGA), and are refused.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "PPM", "ICO", "JPEG2000", "AVIF", "PCX")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}  # of what a folder of pictures is searched for
 ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 turn the picture on its side
 
 

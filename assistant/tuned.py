@@ -23,7 +23,7 @@ from assistant.grammar import ABS, SEG, TOKEN, Turn
 from assistant.reasoner import Found, Reasoner, Reply
 from assistant.regions import GEOMETRY, geometry, pooled
 from assistant.selector import Selector, choose, runners_up
-from assistant.weights import read_weights, sha256_of
+from assistant.weights import adapter_file, read_weights, sha256_of
 
 SHAPE = GEOMETRY + 2  # geometry, predicted IoU, stability: the last columns of a proposal's features
 DINO_SIDE = 896  # px of the longer side, as LLM-Seg
@@ -149,9 +149,7 @@ class Tuned:
 
 def read_heads(folder: Path) -> tuple[TunedSelector, dict]:
     """The selector of a folder and what its file says of itself. BadInput: none, or the pocket preset's."""
-    file = Path(folder) / "heads.safetensors"
-    if not file.is_file():
-        raise BadInput(f"no heads.safetensors in {folder}; give --adapter a folder that finetune wrote")
+    file = adapter_file(folder)
     state, about = read_weights(file)
     try:
         config = json.loads(about.get("tuned", "null"))
@@ -174,9 +172,7 @@ def load_tuned(reasoner: Reasoner, eyes, adapter) -> Tuned:
         raise BadInput(f"the adapter {adapter} was trained on a language model of width {selector.config['state_dim']}, "
                        f"this one has {width}; give --mllm the model it was trained on: {config.get('mllm')}")
     if not config.get("merged"):
-        lora = adapter / "lora" / "adapter_model.safetensors"
-        if not lora.is_file():
-            raise BadInput(f"no lora in {adapter}; give --adapter a folder that finetune wrote")
+        lora = adapter_file(adapter, "lora/adapter_model.safetensors")
         if sha256_of(lora) != config["lora"]:
             raise BadInput(f"the files in {adapter} are of two checkpoints: training was stopped while it saved; give its "
                            "command again")

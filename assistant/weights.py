@@ -109,6 +109,14 @@ def pocket_file(name: str) -> Path:
     return POCKET / name
 
 
+def adapter_file(folder: Path, name: str = "heads.safetensors") -> Path:
+    """A file of a folder that finetune wrote. BadInput: it has none of that name."""
+    file = Path(folder) / name
+    if not file.is_file():
+        raise BadInput(f"no {file.name} in {file.parent}; give --adapter a folder that finetune wrote")
+    return file
+
+
 def write_checksums() -> Path:
     """Record the checksum of every safetensors file under pocket/; for those who train them."""
     files = sorted(POCKET.rglob("*.safetensors"))

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from assistant.errors import BadInput
-from assistant.images import picture_size
+from assistant.images import SUFFIXES, picture_size
 from assistant.record import to_rle
 
 NOTHING = {"void", "unlabelled", "unlabeled", "ignore", "null", "background", "_background_"}
 TABLES = ("categories", "images", "annotations")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def rows_of(kind: str, annotations: Path | None, images: Path) -> Iterator[tuple[str, dict]]:

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from assistant.errors import BadInput
-from assistant.images import open_image
-from datagen.formats import SUFFIXES
+from assistant.images import SUFFIXES, open_image
 
 NEAR = 6  # of 64 bits
 

@@ -21,7 +21,7 @@ from assistant.pocket.reasoner import PocketReasoner
 from assistant.record import image_path, read_records
 from assistant.scene import THRESHOLD
 from assistant.selector import Selector
-from assistant.weights import POCKET, pocket_file, read_weights, sha256_of
+from assistant.weights import POCKET, adapter_file, pocket_file, read_weights, sha256_of
 from finetune.adapter import keep_settings
 from finetune.encoder import learn_to_see
 from finetune.examples import KEPT_ASIDE, RecordData
@@ -108,9 +108,7 @@ def rate_of(args, sources: list, k: int) -> float:
 
 def committed(adapter: Path | None) -> argparse.Namespace:
     """The encoder, selector and forms that tuning begins with."""
-    file = adapter / "heads.safetensors" if adapter else pocket_file("heads.safetensors")
-    if not file.is_file():
-        raise BadInput(f"no heads.safetensors in {adapter}; give --adapter a folder that finetune wrote")
+    file = adapter_file(adapter) if adapter else pocket_file("heads.safetensors")
     heads, about = read_weights(file)
     if "forms" not in about:
         raise BadInput(f"{file} is not of the pocket preset; leave out --preset pocket and give --mllm")

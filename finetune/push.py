@@ -19,9 +19,9 @@ def main(args: argparse.Namespace) -> None:
     from huggingface_hub import HfApi
 
     from assistant.errors import BadInput
+    from assistant.weights import adapter_file
 
-    if not (args.adapter / "heads.safetensors").is_file():
-        raise BadInput(f"no heads.safetensors in {args.adapter}; give --adapter a folder that finetune wrote")
+    adapter_file(args.adapter)
     hub = HfApi()
     try:
         hub.create_repo(args.to, private=not args.public, exist_ok=True)

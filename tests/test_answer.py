@@ -1,6 +1,8 @@
 """Answers keep phrase and mask together, and every export says the same as the masks."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -194,3 +196,11 @@ def test_save_where_it_cannot(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="choose another folder"):
         answer().save(tmp_path / "file")
+
+
+def test_a_reader_that_has_had_enough_ends_a_command_quietly():
+    code = ("import sys; from assistant.errors import exit_code; "
+            "sys.exit(exit_code(lambda: [print('line', k) for k in range(100_000)] and None))")
+    done = subprocess.run(f"{sys.executable} -c \"{code}\" | head -n 2; echo ${{PIPESTATUS[0]}}", shell=True, text=True,
+                          capture_output=True, executable="/bin/bash")
+    assert done.stdout.split("\n")[:3] == ["line 0", "line 1", "141"] and done.stderr == ""

@@ -42,6 +42,15 @@ def test_a_description_that_does_not_name_it(scene):
     assert answer.mask[150, 220] and 0 < answer.targets[0].confidence <= 1
 
 
+def test_each_of_two_questions_is_answered(scene):
+    scene.reset()
+    told = []
+    answer = scene.ask("where is the cat, and is there a bus?", stream=told.append)
+    assert [(t.phrase, t.present) for t in answer.targets] == [("cat", True), ("bus", False)]
+    assert answer.text == "I see the cat, but no bus." and answer.mask[150, 220]
+    assert scene.turns[0].answer == "cat [SEG], bus [ABS]." and "".join(told) == "cat [SEG]. bus [ABS]."
+
+
 def test_answers_repeat_and_turns_are_kept(scene):
     scene.reset()
     first = scene.ask("show me the cat", remember=False)

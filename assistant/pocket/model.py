@@ -8,7 +8,7 @@
 import contextlib
 import functools
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from assistant.errors import BadInput
-from assistant.grammar import parse, reply_for
+from assistant.grammar import Turn, parse, reply_for
+from assistant.pocket.questions import questions_in
 from assistant.pocket.pool import CELL, Pool, boxes_of, candidates
 from assistant.pocket.reasoner import PocketReasoner, RegionEncoder, fast_bfloat16
 from assistant.reasoner import Found, Reply
@@ -27,7 +28,8 @@ from assistant.proposals import Proposals
 from assistant.segmenter import Embedding, Segmenter
 from assistant.selector import Selector, choose, runners_up
 from assistant.upsampling import Resizer, encode_rle
-from assistant.weights import POCKET, BACKBONE, SMOLLM2, backbone_state, pocket_file, read_weights, sha256_of, smollm2_folder
+from assistant.weights import (
+    BACKBONE, SMOLLM2, adapter_file, backbone_state, pocket_file, read_weights, sha256_of, smollm2_folder)
 
 
 def fast_math():
@@ -155,12 +157,19 @@ class Pocket:
             found.append(Found(float(scores.presence[0].sigmoid()), chosen, runners_up(scores, 0, chosen)))
             return found[-1].confidence >= threshold
 
-        reply = self.reasoner.reply(turns, seen, decide=decide, **options)
+        replies, earlier = [], list(turns[:-1])
+        for k, question in enumerate(questions_in(turns[-1].question)):
+            if k and options.get("stream"):
+                options["stream"](" ")
+            replies.append(self.reasoner.reply([*earlier, Turn(question)], seen, decide=decide, **options))
         once = {}  # it may say a thing twice
-        for mention, one in zip(parse(reply.text), found):
+        for mention, one in zip((m for reply in replies for m in parse(reply.text)), found):
             once.setdefault(mention.phrase.lower(), (mention, one))
         text = reply_for([(mention.phrase, mention.present) for mention, _ in once.values()])
-        return replace(reply, text=text, written=reply.text), [one for _, one in once.values()]
+        written = ", ".join(reply.text.rstrip(" .") for reply in replies) + "."
+        return Reply(text, sum(r.tokens for r in replies), [m for r in replies for m in r.markers],
+                     torch.cat([r.states for r in replies]), torch.cat([r.margins for r in replies]),
+                     written), [one for _, one in once.values()]
 
     @torch.inference_mode()
     def name(self, image: np.ndarray, view: View, mask: np.ndarray) -> list[tuple[str, float]]:
@@ -199,17 +208,12 @@ def heads_of(heads: dict[str, Tensor], about: dict[str, str]) -> tuple[RegionEnc
 def load_pocket(adapter: Path | None = None) -> tuple[Pocket, dict[str, str]]:
     """The pocket preset's parts and the checksums of its weights; `adapter`: a folder that `finetune records` wrote."""
     sam_file = pocket_file("sam.safetensors")
-    heads_file = pocket_file("heads.safetensors") if adapter is None else Path(adapter) / "heads.safetensors"
-    lora = Path(adapter) / "lora" if adapter else POCKET / "lora"
-    if adapter is None:
-        pocket_file("lora/adapter_model.safetensors")
-    for needed in (heads_file, lora / "adapter_model.safetensors"):
-        if not needed.is_file():
-            raise BadInput(f"no {needed.name} in {needed.parent}; give --adapter a folder that finetune wrote")
+    heads_file, lora = (pocket_file(n) if adapter is None else adapter_file(adapter, n)
+                        for n in ("heads.safetensors", "lora/adapter_model.safetensors"))
     heads, about = read_weights(heads_file)
     encoder, selector, forms = heads_of(heads, about)
     folder = smollm2_folder()
-    reasoner = PocketReasoner.load(folder, lora, encoder, forms)
-    weights = {"sam": sha256_of(sam_file), "heads": sha256_of(heads_file), "lora": sha256_of(lora / "adapter_model.safetensors"),
+    reasoner = PocketReasoner.load(folder, lora.parent, encoder, forms)
+    weights = {"sam": sha256_of(sam_file), "heads": sha256_of(heads_file), "lora": sha256_of(lora),
                "llm": SMOLLM2[2], "backbone": BACKBONE[2]}
     return Pocket(load_eyes(sam_file), reasoner, selector.eval()), weights
