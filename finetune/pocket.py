@@ -5,11 +5,12 @@
 3. the selector goes on, and its confidence is calibrated on --val.
 
 What it knew is kept in three ways: regions that are not outlined keep the words they had, weights are drawn back to where
-they began, and a further `--data FILE=RATE` of older records is learned along. The names that are new are the categories,
-or else the phrases, of the records' targets.
+they began, and questions about pictures of its first training are rehearsed (`finetune.rehearsal`; Robins 1995), beside any
+`--data FILE=RATE` of older records. The names that are new are the categories, or else the phrases, of the records' targets.
 """
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from finetune.language import build, train_llm
 from finetune.outlined import all_regions, named_in_records
 from finetune.progress import Progress, pointed_at
 from finetune.regions import Kept
+from finetune.rehearsal import PACK, rehearsed
 from finetune.selection import examine, train_selector
 from finetune.validation import SHOWN, spread
 
@@ -43,7 +45,11 @@ def tune(args: argparse.Namespace) -> None:
     start, folder = committed(args.adapter), (args.adapter or POCKET) / "lora"
     keep_settings(args.out, args.settings)
     torch.manual_seed(args.seed)
+    sam = pocket_file("sam.safetensors")
+    rates = [rate for _, rate in args.sources] + [args.rehearsal]
+    known, seen_before = rehearsed(PACK, sha256_of(sam)) if rates[-1] else ([], {})
     sources = [(r, image_path(r, f).resolve(), k) for k, (f, _) in enumerate(args.sources) for r in read_records(f)]
+    sources += [(r, image, len(args.sources)) for r, image in known]
     held = [(r, image_path(r, args.val).resolve()) for r in read_records(args.val)] if args.val else []
     records = [(r, image) for r, image, _ in sources]
     aside = {image for _, image in held}
@@ -52,12 +58,12 @@ def tune(args: argparse.Namespace) -> None:
     others = sorted({image for _, image in records} - aside)
     aside |= {i for n, i in enumerate(sorted(set(others) - first if held else others)) if n % KEPT_ASIDE == KEPT_ASIDE - 1}
     images = [*others, *sorted(aside - set(others))]
-    rates = {image: rate_of(args, sources, k) for _, image, k in sources}
-
-    sam = pocket_file("sam.safetensors")
-    named = named_in_records(records)
+    sources += [(r, image, 0) for r, image in held]
+    named = named_in_records([(r, image) for r, image in records if image not in seen_before])
     kept = Kept(args.cache or args.out / "regions", args.cache_gb)
-    regions = all_regions(lambda: load_eyes(sam), f"pocket {sha256_of(sam)}", images, named, kept)
+    regions = all_regions(lambda: load_eyes(sam), f"pocket {sha256_of(sam)}", [i for i in images if i not in seen_before], named,
+                          kept) | seen_before
+    regions = {image: regions[image] for image in images}
     reasoner = build(args.rank, folder)
     reasoner.forms = dict(start.forms)
     settings = argparse.Namespace(
@@ -89,11 +95,13 @@ def tune(args: argparse.Namespace) -> None:
         reasoner.encoder = start.encoder
         reasoner.llm.eval()
         with torch.no_grad():
-            known = {image: start.encoder(regions[image].features) for image in aside}
-        now = RecordData(records + held, {i: regions[i] for i in sorted(aside)}, known, args.seed, True, aside, rates)
+            seen = {image: start.encoder(regions[image].features) for image in aside}
+        now = RecordData(records + held, {i: regions[i] for i in sorted(aside)}, seen, args.seed, True, aside,
+                         shares(sources, rates, aside))
         look(0, start.selector.eval(), examine(settings, reasoner, start.selector, now, 0)[0] if now.records else {})
     seen = learn_to_see(settings, reasoner, records, regions, start.encoder)
-    data = lambda aside_or_not: RecordData(records + held, regions, seen, args.seed, aside_or_not, aside, rates)
+    data = lambda held_out: RecordData(records + held, regions, seen, args.seed, held_out, aside, shares(
+        sources, rates, aside if held_out else set(images) - aside))
     train_llm(settings, reasoner, data(False))
     train_selector(settings, reasoner, data(False), data(True), start.selector, look)
     progress.report(f"Tuning the pocket preset: {args.out.name}", args.settings, {
@@ -101,9 +109,12 @@ def tune(args: argparse.Namespace) -> None:
     print(f"wrote {args.out}: give it as --adapter {args.out}, look at {args.out / 'report.html'}", flush=True)
 
 
-def rate_of(args, sources: list, k: int) -> float:
-    """What a record of file k counts: the files' shares are as their rates, whatever they hold."""
-    return args.sources[k][1] / sum(1 for *_, j in sources if j == k)
+def shares(sources: list[tuple], rates: list[float], images: set[Path]) -> dict[Path, float]:
+    """What a record of each of these pictures counts: the files' shares are as their rates, whatever they hold.
+
+    sources: (record, its picture, number of its file)."""
+    counts = Counter(k for _, image, k in sources if image in images)
+    return {image: rates[k] / counts[k] for _, image, k in sources if image in images}
 
 
 def committed(adapter: Path | None) -> argparse.Namespace:

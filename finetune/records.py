@@ -22,24 +22,28 @@ from pathlib import Path
 import torch
 
 from assistant.files import make_folder
-from assistant.record import image_path, read_records
+from assistant.record import Record, image_path, read_records
 from assistant.weights import sha256_of
 from finetune.check import must_exist
 from finetune.encoder import learn_to_see
 from finetune.examples import RecordData
 from finetune.language import build, train_llm
 from finetune.outlined import all_regions, named_in_records, named_regions
-from finetune.regions import Kept
+from finetune.regions import Kept, Regions
 from finetune.selection import train_selector
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="records files")
     parser.add_argument("--named", type=Path, nargs="*", default=[],
                         help="COCO instances.json of the pictures: all that is outlined, with its name; pictures that none "
                              "of them lists are taught what their records outline")
     parser.add_argument("--sam", type=Path, required=True, help="pocket SAM weights that make the proposals")
     parser.add_argument("--regions", type=Path, help="folder of cached regions (default: OUT/regions)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_sources(parser)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--encoder-steps", type=int, default=800)
     parser.add_argument("--steps", type=int, default=900, help="of the LLM")
@@ -52,19 +56,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
-def main(args: argparse.Namespace) -> None:
+def read_sources(args: argparse.Namespace, folder: Path) -> tuple[list[tuple[Record, Path]], dict[Path, Regions]]:
+    """The records with their pictures, and what is seen in those, kept in `folder`."""
     from assistant.pocket.model import load_eyes
 
-    torch.manual_seed(args.seed)
     must_exist(*args.data, args.sam)
-    make_folder(args.out)
     records = [(r, image_path(r, f).resolve()) for f in args.data for r in read_records(f)]
     images = sorted({image for _, image in records})
     by_name = {name: things for file in args.named for name, things in named_regions(file).items()}
     told = named_in_records([(r, image) for r, image in records if image.name not in by_name])
     named = {image: by_name[image.name] if image.name in by_name else told[image] for image in images}
-    regions = all_regions(lambda: load_eyes(args.sam), f"pocket {sha256_of(args.sam)}", images, named,
-                          Kept(args.regions or args.out / "regions"))
+    return records, all_regions(lambda: load_eyes(args.sam), f"pocket {sha256_of(args.sam)}", images, named, Kept(folder))
+
+
+def main(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    make_folder(args.out)
+    records, regions = read_sources(args, args.regions or args.out / "regions")
     reasoner = build(args.rank)
     seen = learn_to_see(args, reasoner, records, regions)
     train_llm(args, reasoner, RecordData(records, regions, seen, args.seed))

@@ -23,10 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dino", help="DINOv2 whose features are added to SAM's: a folder, or a hub id")
     add("--adapter", type=Path, help="go on from what an earlier tuning wrote")
     add("--data", nargs="+", required=True, metavar="FILE[=RATE]", help="records; RATE: how often, relative to the others (1)")
+    add("--rehearsal", type=float, metavar="RATE",
+        help="how much the pocket preset rehearses of its first training, relative to a --data file (default: 0.5; 0: not)")
     add("--val", type=Path, metavar="FILE", help="records that choose the best checkpoint (without: the last is kept)")
     add("--out", type=Path, required=True, help="folder for the adapter, the report, and what a later start goes on from")
     add("--check", action="store_true", help="only check the records")
-    add("--max-steps", type=int, help="steps (default: pocket 250, others 1000)")
+    add("--max-steps", type=int, help="steps (default: pocket 200, others 1000)")
     add("--save-every", type=int, default=100, metavar="N",
         help="steps between checkpoints, each with a validation (default: 100)")
     add("--batch", type=int, help="conversations a step, over all processes (default: pocket 4 pictures, others 16)")
@@ -79,7 +81,10 @@ def main(args: argparse.Namespace) -> None:
     if args.val and (both := shared_pictures(files, args.val)):
         print(f"{both} pictures of --val are in --data too: its figures say little", flush=True)
     pocket = args.preset == "pocket" and not args.mllm
-    defaults = {"max_steps": 250, "batch": 4, "lr": 4e-4} if pocket else {"max_steps": 1000, "batch": 16, "lr": 2e-4}
+    if args.rehearsal and not pocket:
+        raise BadInput("only the pocket preset rehearses its first training: give --data your.jsonl older.jsonl=0.5 instead")
+    defaults = ({"max_steps": 200, "batch": 4, "lr": 4e-4, "rehearsal": 0.5} if pocket else
+                {"max_steps": 1000, "batch": 16, "lr": 2e-4, "rehearsal": 0.0})
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -112,6 +117,8 @@ def check_numbers(args: argparse.Namespace) -> None:
     for name in ("lr", "selector_lr", "alpha", "cache_gb"):
         if (value := getattr(args, name)) is not None and not 0 < value < float("inf"):
             raise BadInput(f"{flag(name)} must be above 0")
+    if args.rehearsal is not None and not 0 <= args.rehearsal < float("inf"):
+        raise BadInput("--rehearsal must be 0 or above")
     if not 0 <= args.dropout < 1:
         raise BadInput("--dropout is a share, from 0 to below 1")
 

@@ -1,6 +1,7 @@
 """`python -m finetune --preset pocket`: new names are learned, old ones kept, and a stopped run goes on."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from assistant.pocket.reasoner import RegionEncoder
-from assistant.record import Record, RecordTarget, from_rle, to_rle, write_records
+from assistant.record import Record, RecordTarget, from_rle, read_records, to_rle, write_records
+from assistant.weights import pocket_file, sha256_of
 from finetune import __main__ as command
 from finetune import language, pocket, records
+from finetune.examples import RecordData
 from finetune.outlined import named_in_records
+from finetune.rehearsal import pack, rehearsed, varied
 from tests.test_finetune_records import arguments, llm_folder, picture, setting  # noqa: F401
 
 NEW = "mug"  # what the tests of `records` call a cup; here it is what nobody has named before
@@ -71,9 +75,10 @@ def without_cups(regions):
     return type(regions)(regions.features[keep + rest], [regions.rles[k] for k in keep + rest], [regions.names[k] for k in keep])
 
 
-def words(folder, out, steps: int = 30) -> list[str]:
+def words(folder, out, steps: int = 30, rehearsal: float = 0) -> list[str]:
     return ["--preset", "pocket", "--adapter", str(folder / "base"), "--data", str(folder / "new.jsonl"), "--val",
-            str(folder / "val.jsonl"), "--out", str(out), "--max-steps", str(steps), "--save-every", "40", "--batch", "1"]
+            str(folder / "val.jsonl"), "--out", str(out), "--max-steps", str(steps), "--save-every", "40", "--batch", "1",
+            "--rehearsal", str(rehearsal)]
 
 
 def encoder_of(folder) -> tuple[RegionEncoder, dict]:
@@ -97,6 +102,66 @@ def test_new_names_are_learned_beside_the_old(before, capsys):
     assert np.mean(right) > 0.8 and np.mean(kept) > 0.8
     report = (before / "out/report.html").read_text()
     assert report.count("where is the mug?") == 2 and "step 0" in report and report.count("<svg") >= 5
+
+
+@pytest.fixture
+def packed(before, monkeypatch):
+    """The old pictures, packed."""
+    old = [(r, (before / r.image).resolve()) for r in read_records(before / "old.jsonl")]
+    regions = {i: without_cups(r) for i, r in all_old(before, sorted({i for _, i in old})).items()}
+    monkeypatch.setattr(pocket, "PACK", before / "pack.npz")
+    pack(old, regions, varied(old, 11), sha256_of(pocket_file("sam.safetensors")), pocket.PACK)
+    return old, regions
+
+
+def test_a_pack_holds_what_was_seen_and_asked(before, packed):
+    old, regions = packed
+    images = varied(old, 11)
+    assert len(set(images)) == 11 and {i for _, i in old} > set(images)
+    records, seen = rehearsed(pocket.PACK, sha256_of(pocket_file("sam.safetensors")))
+    assert len(seen) == 11 and len(records) == len([r for r, i in old if i in images])
+    for image, own in zip(images, seen.values()):
+        step = (own.features - regions[image].features).abs().max()
+        assert own.rles == regions[image].rles and own.names == regions[image].names and step < 0.02
+    first = [(r.question, r.answer, r.targets, r.source["categories"]) for r, i in old if i == images[0]]
+    assert [(r.question, r.answer, r.targets, r.source["categories"]) for r, i in records if i == list(seen)[0]] == first
+    assert not Path(records[0][0].image).exists()
+
+
+def test_as_many_categories_as_they_can_show():
+    rle = to_rle(np.ones((8, 8)))
+    asked = [Record(f"{k}", 8, 8, "?", "", [RecordTarget(n, rle) for n in names] + [RecordTarget("gone", None)],
+                    {"categories": [*names, "gone"]})
+             for k, names in enumerate((["cat"], ["cat", "dog"], ["cat", "dog"], ["cup"]))]
+    assert [str(p) for p in varied([(r, Path(r.image)) for r in asked], 2)] == ["1", "3"]
+
+
+def test_what_it_knew_is_rehearsed(before, packed, monkeypatch):
+    met, asked = [], []
+    monkeypatch.setattr(pocket, "RecordData", lambda records, regions, seen, seed, held_out, aside, rates: (
+        met.append((held_out, rates)) or RecordData(records, regions, seen, seed, held_out, aside, rates)))
+    drawn = RecordData.example
+    monkeypatch.setattr(RecordData, "example", lambda self, k, *a, **o: asked.append(k) or drawn(self, k, *a, **o))
+    assert command.main(words(before, before / "out", 6, 0.5)) == 0
+    old = lambda rates: {i: r for i, r in rates.items() if i.parent == before / "pack"}
+    for held_out, rates in met:
+        counts = {i: 2 if i in old(rates) else 1 for i in rates}  # questions of a picture: cat and dog, or mug
+        share = sum(counts[i] * r for i, r in old(rates).items()) / sum(counts[i] * r for i, r in rates.items())
+        assert share == pytest.approx(1 / 3) and len(old(rates)) == (1 if held_out else 10)
+    assert asked and json.loads((before / "out/settings.json").read_text())["rehearsal"] == 0.5
+
+
+def test_a_pack_that_cannot_be_used_is_one_line(before, packed, capsys):
+    file = pocket.PACK
+    pack(*packed, varied(packed[0], 2), "another", file)
+    assert command.main(words(before, before / "a", 2, 0.5)) == 2 and "of another SAM" in capsys.readouterr().err
+    file.write_bytes(file.read_bytes()[:100])
+    assert command.main(words(before, before / "a", 2, 0.5)) == 2 and "cannot be read" in capsys.readouterr().err
+    file.unlink()
+    assert command.main(words(before, before / "a", 2, 0.5)) == 2 and "give --rehearsal 0" in capsys.readouterr().err
+    assert command.main([*words(before, before / "a", 2), "--rehearsal", "-1"]) == 2
+    assert command.main([*words(before, before / "a", 2), "--mllm", "x", "--rehearsal", "1"]) == 2
+    assert "older.jsonl=0.5" in capsys.readouterr().err
 
 
 def test_a_stopped_tuning_goes_on_to_the_same_weights(before, stopped):
