@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from tqdm import tqdm
 
+from assistant.errors import BadInput
 from assistant.pocket.vision import REGION
 from assistant.record import Record, coco_rle, to_rle
 from finetune.check import must_exist
@@ -97,6 +98,12 @@ def other_view(image: np.ndarray, named: list[tuple[str, np.ndarray]], rng) -> t
     return np.asarray(picture), left
 
 
+def names_of(key: str, image_file: Path, named: list[tuple[str, dict]]) -> list[str]:
+    """Under which names a picture's proposals, and what is outlined in it, are kept."""
+    outlined = hashlib.sha256(f"{key} {VIEWS} {json.dumps(named)}".encode()).hexdigest()
+    return [picture_key(key, image_file), *(["outlined-" + picture_key(outlined, image_file)] if named else [])]
+
+
 def outlined_of(load_eyes: Callable, key: str, image_file: Path, named: list[tuple[str, dict]], kept: Kept) -> dict:
     """One picture's outlined things and their other views: features, views (V, REGION); rles, names, view_names."""
 
@@ -120,14 +127,51 @@ def outlined_of(load_eyes: Callable, key: str, image_file: Path, named: list[tup
 
     if not named:
         return {"features": torch.zeros(0, REGION), "views": torch.zeros(0, REGION), "rles": [], "names": [], "view_names": []}
-    key = hashlib.sha256(f"{key} {VIEWS} {json.dumps(named)}".encode()).hexdigest()
-    found = kept.get("outlined-" + picture_key(key, image_file), make)
+    found = kept.get(names_of(key, image_file, named)[1], make)
     return {k: torch.from_numpy(v.astype(np.float32)) if k in ("features", "views") else json.loads(str(v))
             for k, v in found.items()}
 
 
+class LookedAt(torch.utils.data.Dataset):
+    """Item k: what is seen in the k-th picture is computed and kept; "", or why it could not be. For processes of their own:
+    on a CPU two of one thread look at half as many pictures again as one of two threads."""
+
+    def __init__(self, load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], folder: Path):
+        self.load_eyes, self.key, self.images, self.named, self.folder = load_eyes, key, images, named, folder
+        self.eyes = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, k: int) -> str:
+        self.eyes = self.eyes or self.load_eyes()
+        image, kept = self.images[k], Kept(self.folder, float("inf"))
+        try:
+            proposals_of(self.eyes, self.key, image, kept)
+            outlined_of(lambda: self.eyes, self.key, image, self.named.get(image, []), kept)
+        except BadInput as error:
+            return str(error)
+        return ""
+
+
+def look_ahead(load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept) -> None:
+    """Compute what is missing in as many processes as torch would take threads; nothing is done where that is one."""
+    missing = [i for i in images if not all(kept.file(name).exists() for name in names_of(key, i, named.get(i, [])))]
+    processes = min(torch.get_num_threads(), len(missing))
+    if processes < 2 or torch.cuda.is_available():
+        return
+    looked_at = torch.utils.data.DataLoader(LookedAt(load_eyes, key, missing, named, kept.folder), batch_size=None,
+                                            num_workers=processes, prefetch_factor=1)
+    kept.needed |= {kept.file(name) for i in images for name in names_of(key, i, named.get(i, []))}
+    for trouble in tqdm(looked_at, desc="regions", unit="photo", disable=None):
+        if trouble:
+            raise BadInput(trouble)
+        kept.count()
+
+
 def all_regions(load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept) -> dict[Path, Regions]:
     """Every picture's outlined things and proposals. load_eyes: called only if something is not kept yet."""
+    look_ahead(load_eyes, key, images, named, kept)
     once = functools.cache(load_eyes)
     prepare(once, key, images, kept)
     regions = {}

@@ -10,6 +10,7 @@ they began, and questions about pictures of its first training are rehearsed (`f
 """
 
 import argparse
+import functools
 from collections import Counter
 from pathlib import Path
 
@@ -61,8 +62,8 @@ def tune(args: argparse.Namespace) -> None:
     sources += [(r, image, 0) for r, image in held]
     named = named_in_records([(r, image) for r, image in records if image not in seen_before])
     kept = Kept(args.cache or args.out / "regions", args.cache_gb)
-    regions = all_regions(lambda: load_eyes(sam), f"pocket {sha256_of(sam)}", [i for i in images if i not in seen_before], named,
-                          kept) | seen_before
+    regions = all_regions(functools.partial(load_eyes, sam), f"pocket {sha256_of(sam)}",
+                          [i for i in images if i not in seen_before], named, kept) | seen_before
     regions = {image: regions[image] for image in images}
     reasoner = build(args.rank, folder)
     reasoner.forms = dict(start.forms)

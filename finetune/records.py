@@ -17,6 +17,7 @@ confidence is calibrated, and the figures at the end are counted.
 """
 
 import argparse
+import functools
 from pathlib import Path
 
 import torch
@@ -66,7 +67,8 @@ def read_sources(args: argparse.Namespace, folder: Path) -> tuple[list[tuple[Rec
     by_name = {name: things for file in args.named for name, things in named_regions(file).items()}
     told = named_in_records([(r, image) for r, image in records if image.name not in by_name])
     named = {image: by_name[image.name] if image.name in by_name else told[image] for image in images}
-    return records, all_regions(lambda: load_eyes(args.sam), f"pocket {sha256_of(args.sam)}", images, named, Kept(folder))
+    return records, all_regions(functools.partial(load_eyes, args.sam), f"pocket {sha256_of(args.sam)}", images, named,
+                                Kept(folder))
 
 
 def main(args: argparse.Namespace) -> None:

@@ -41,7 +41,13 @@ class Kept:
     def __init__(self, folder: Path, gigabytes: float = 20):
         self.folder, self.limit, self.needed = Path(folder), gigabytes * 1e9, set()
         make_folder(self.folder)
+        self.count()
+
+    def count(self) -> None:
+        """How much there is now, also by other processes; room is made where it is too much."""
         self.size = sum(f.stat().st_size for f in self.folder.glob("*.npz"))
+        if self.size > self.limit and self.needed:
+            self._make_room()
 
     def file(self, name: str) -> Path:
         return self.folder / f"{name}.npz"

@@ -190,6 +190,33 @@ def test_a_run_killed_outright_goes_on_to_the_same_weights(world, qwen, halves, 
         assert lines(halves[1] / file) == lines(out / file)
 
 
+@pytest.mark.parametrize("more", [[], ["--gradient-checkpointing", "--dtype", "bfloat16"]], ids=["float32", "bfloat16"])
+def test_a_model_in_four_bits_learns_stops_and_goes_on(more, world, qwen, tmp_path, monkeypatch):
+    """QLoRA: the LLM's weights stay as they are, in 4 bits; what sees and the new rows do not."""
+    pytest.importorskip("bitsandbytes")
+    one_step, seen = general.one_step, []
+
+    def watched(args, step, *rest):
+        if step == 6 and not seen:
+            seen.append(sum(p.dtype == torch.uint8 for r in rest if isinstance(r, torch.nn.Module) for p in r.parameters()))
+            raise KeyboardInterrupt
+        return one_step(args, step, *rest)
+
+    monkeypatch.setattr(general, "one_step", watched)
+    run = lambda name: command.main(words(qwen, world[0], tmp_path / name, "--max-steps", "12", "--save-every", "6", "--four-bit",
+                                          "--log-every", "4", "--warm-up", "2", *more))
+    assert run("parts") == 130 and run("parts") == 0 and run("whole") == 0
+    losses = [line["text"] for line in lines(tmp_path / "whole/log.jsonl")]
+    assert losses[-1] < losses[0] - 0.5
+    whole, parts_ = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    assert all(torch.equal(whole[k], parts_[k]) for k in whole)
+    reasoner = Reasoner.load(qwen, four_bit=True)
+    assert sum(p.dtype == torch.uint8 for p in reasoner.model.parameters()) == seen[0] > 6
+    assistant = Assistant(load_tuned(reasoner, rectangles.RectangleEyes(), tmp_path / "whole"), {})
+    answer = assistant.open(world[0].parent / "train0.png").ask("where is the red one?", max_new_tokens=8)
+    assert isinstance(answer.text, str)
+
+
 CONFIGS = ROOT / "finetune/configs"
 
 
