@@ -35,6 +35,7 @@ BENCHMARKS = {  # name: (module, what it is)
 TOOLS = {
     "compare": ("compare", "two runs of one benchmark: the paired difference with its interval"),
     "speed": ("speed", "our everything mode against its peers, and the cost of a question"),
+    "tuning": ("tuning", "a step of tuning a multimodal LLM, and trl's on the same batch: tokens a second, memory, ratio"),
 }
 
 

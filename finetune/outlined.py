@@ -23,7 +23,7 @@ from assistant.record import Record, coco_rle, to_rle
 from finetune.check import must_exist
 from finetune.regions import Kept, Regions, picture_key, prepare, proposals_of
 
-VIEWS = 4  # other views of each picture
+VIEWS = 4  # other views of each picture, where names are learned from nothing
 PART = 0.2  # of a target's area: what is connected and covers as much is a thing of its own (both wheels of a car)
 
 
@@ -98,14 +98,15 @@ def other_view(image: np.ndarray, named: list[tuple[str, np.ndarray]], rng) -> t
     return np.asarray(picture), left
 
 
-def names_of(key: str, image_file: Path, named: list[tuple[str, dict]]) -> list[str]:
+def names_of(key: str, image_file: Path, named: list[tuple[str, dict]], views: int = VIEWS) -> list[str]:
     """Under which names a picture's proposals, and what is outlined in it, are kept."""
-    outlined = hashlib.sha256(f"{key} {VIEWS} {json.dumps(named)}".encode()).hexdigest()
+    outlined = hashlib.sha256(f"{key} {views} {json.dumps(named)}".encode()).hexdigest()
     return [picture_key(key, image_file), *(["outlined-" + picture_key(outlined, image_file)] if named else [])]
 
 
-def outlined_of(load_eyes: Callable, key: str, image_file: Path, named: list[tuple[str, dict]], kept: Kept) -> dict:
-    """One picture's outlined things and their other views: features, views (V, REGION); rles, names, view_names."""
+def outlined_of(load_eyes: Callable, key: str, image_file: Path, named: list[tuple[str, dict]], kept: Kept,
+                count: int = VIEWS) -> dict:
+    """One picture's outlined things and their `count` other views: features, views (V, REGION); rles, names, view_names."""
 
     def make():
         from assistant.images import open_image
@@ -115,7 +116,7 @@ def outlined_of(load_eyes: Callable, key: str, image_file: Path, named: list[tup
         own, solid = outlined_features(eyes, image, eyes.segmenter.encode(image), masks)
         rng = np.random.default_rng(int(hashlib.sha256(image_file.name.encode()).hexdigest()[:8], 16))
         views, view_names = [torch.zeros(0, REGION)], []
-        for _ in range(VIEWS if named else 0):
+        for _ in range(count):
             other, left = other_view(image, masks, rng)
             if left:
                 found, which = outlined_features(eyes, other, eyes.segmenter.encode(other), left)
@@ -127,7 +128,7 @@ def outlined_of(load_eyes: Callable, key: str, image_file: Path, named: list[tup
 
     if not named:
         return {"features": torch.zeros(0, REGION), "views": torch.zeros(0, REGION), "rles": [], "names": [], "view_names": []}
-    found = kept.get(names_of(key, image_file, named)[1], make)
+    found = kept.get(names_of(key, image_file, named, count)[1], make)
     return {k: torch.from_numpy(v.astype(np.float32)) if k in ("features", "views") else json.loads(str(v))
             for k, v in found.items()}
 
@@ -136,8 +137,9 @@ class LookedAt(torch.utils.data.Dataset):
     """Item k: what is seen in the k-th picture is computed and kept; "", or why it could not be. For processes of their own:
     on a CPU two of one thread look at half as many pictures again as one of two threads."""
 
-    def __init__(self, load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], folder: Path):
+    def __init__(self, load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], folder: Path, views: int):
         self.load_eyes, self.key, self.images, self.named, self.folder = load_eyes, key, images, named, folder
+        self.views = views
         self.eyes = None
 
     def __len__(self) -> int:
@@ -148,35 +150,37 @@ class LookedAt(torch.utils.data.Dataset):
         image, kept = self.images[k], Kept(self.folder, float("inf"))
         try:
             proposals_of(self.eyes, self.key, image, kept)
-            outlined_of(lambda: self.eyes, self.key, image, self.named.get(image, []), kept)
+            outlined_of(lambda: self.eyes, self.key, image, self.named.get(image, []), kept, self.views)
         except BadInput as error:
             return str(error)
         return ""
 
 
-def look_ahead(load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept) -> None:
+def look_ahead(load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept, views: int) -> None:
     """Compute what is missing in as many processes as torch would take threads; nothing is done where that is one."""
-    missing = [i for i in images if not all(kept.file(name).exists() for name in names_of(key, i, named.get(i, [])))]
+    files = {i: {kept.file(name) for name in names_of(key, i, named.get(i, []), views)} for i in images}
+    missing = [i for i in images if not all(file.exists() for file in files[i])]
     processes = min(torch.get_num_threads(), len(missing))
     if processes < 2 or torch.cuda.is_available():
         return
-    looked_at = torch.utils.data.DataLoader(LookedAt(load_eyes, key, missing, named, kept.folder), batch_size=None,
+    looked_at = torch.utils.data.DataLoader(LookedAt(load_eyes, key, missing, named, kept.folder, views), batch_size=None,
                                             num_workers=processes, prefetch_factor=1)
-    kept.needed |= {kept.file(name) for i in images for name in names_of(key, i, named.get(i, []))}
+    kept.needed |= set().union(*files.values())
     for trouble in tqdm(looked_at, desc="regions", unit="photo", disable=None):
         if trouble:
             raise BadInput(trouble)
         kept.count()
 
 
-def all_regions(load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept) -> dict[Path, Regions]:
+def all_regions(load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept,
+                views: int = VIEWS) -> dict[Path, Regions]:
     """Every picture's outlined things and proposals. load_eyes: called only if something is not kept yet."""
-    look_ahead(load_eyes, key, images, named, kept)
+    look_ahead(load_eyes, key, images, named, kept, views)
     once = functools.cache(load_eyes)
     prepare(once, key, images, kept)
     regions = {}
     for image in tqdm(images, desc="outlined", unit="photo", disable=None):
-        own, found = outlined_of(once, key, image, named.get(image, []), kept), proposals_of(None, key, image, kept)
+        own, found = outlined_of(once, key, image, named.get(image, []), kept, views), proposals_of(None, key, image, kept)
         regions[image] = Regions(torch.cat([own["features"], found.features]), own["rles"] + found.rles, own["names"],
                                  own["views"], own["view_names"])
     return regions

@@ -62,8 +62,9 @@ def tune(args: argparse.Namespace) -> None:
     sources += [(r, image, 0) for r, image in held]
     named = named_in_records([(r, image) for r, image in records if image not in seen_before])
     kept = Kept(args.cache or args.out / "regions", args.cache_gb)
+    # No other views: .852 of car parts in new photos were named rightly without them, .819 with four.
     regions = all_regions(functools.partial(load_eyes, sam), f"pocket {sha256_of(sam)}",
-                          [i for i in images if i not in seen_before], named, kept) | seen_before
+                          [i for i in images if i not in seen_before], named, kept, views=0) | seen_before
     regions = {image: regions[image] for image in images}
     reasoner = build(args.rank, folder)
     reasoner.forms = dict(start.forms)

@@ -18,6 +18,7 @@ from eval import __main__ as command
 from eval import interactive, proposals, records
 from eval.report import Curve, Picture, svg, write_report
 from eval.result import Result, Run, write_result
+from tests.tiny_models import tiny_qwen3_vl
 from tests.colour_finder import BOXES, COLOURS, FakeAssistant, H, Pool, W, rectangle, rle
 
 
@@ -335,3 +336,19 @@ def test_help_does_not_load_the_heavy_packages():
             "print([m for m in ('torch', 'transformers', 'pycocotools', 'scipy') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--limit" in done.stdout and done.stdout.strip().endswith("[]")
+
+
+def test_a_step_of_tuning_is_timed_beside_trl(tmp_path, capsys):
+    pytest.importorskip("trl")
+    folder = tiny_qwen3_vl(tmp_path / "qwen")
+    words = ["tuning", "--mllm", str(folder), "--batch", "2", "--steps", "1", "--rounds", "1", "--device", "cpu", "--rank", "4",
+             "--out", str(tmp_path / "out"), "--peak", "1"]
+    assert command.main(words) == 0
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    ours, trl = result["ours"], result["trl"]
+    assert ours["tokens"] == trl["tokens"] > 400 and 0 < ours["memory_gb"] < 8
+    assert result["ratio"] == pytest.approx(ours["tokens_per_second"] / trl["tokens_per_second"], abs=1e-3)
+    assert "of the peak" in capsys.readouterr().out
+    assert command.main([*words, "--steps", "0"]) == 2 and "at least 1" in capsys.readouterr().err
+    assert command.main([*words, "--mllm", "gone"]) == 2
+    assert capsys.readouterr().err.startswith("error: ours: ")

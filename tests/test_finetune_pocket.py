@@ -46,7 +46,7 @@ def before(setting, monkeypatch):  # noqa: F811
     write_records(setting / "new.jsonl", new[:8])
     write_records(setting / "val.jsonl", new[8:])
 
-    def all_regions(load, key, images, named, kept):
+    def all_regions(load, key, images, named, kept, views):
         for image in images:  # only what the records outline is outlined for tuning
             own = regions[image]
             if own.names and own.names[0] is not None:

@@ -39,7 +39,23 @@ QWEN_TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
 {% endif %}"""
 
 
-def tiny_qwen3_vl(folder, tied: bool = False, seed: int = 0) -> Path:
+# The true shapes (and a small one for a CPU), to measure with random weights: python -m tests.tiny_models 4b FOLDER
+SMALL_EYES = dict(depth=4, hidden_size=256, intermediate_size=1024, num_heads=4, deepstack_visual_indexes=[1])
+EYES = dict(depth=24, hidden_size=1024, intermediate_size=4096, num_heads=16, deepstack_visual_indexes=[5, 11, 17],
+            num_position_embeddings=2304)
+HEADS = dict(num_key_value_heads=8, head_dim=128, vocab_size=151936, initializer_range=0.02, rope_parameters={
+    "rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True})
+SHAPES = {  # text, vision
+    "200m": (HEADS | dict(hidden_size=768, intermediate_size=2304, num_hidden_layers=10, num_attention_heads=8), SMALL_EYES),
+    "2b": (HEADS | dict(hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16), EYES),
+    "4b": (HEADS | dict(hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32), EYES),
+    "8b": (HEADS | dict(hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32),
+           EYES | dict(depth=27, hidden_size=1152, intermediate_size=4304, deepstack_visual_indexes=[8, 16, 24])),
+}
+
+
+def tiny_qwen3_vl(folder, tied: bool = False, seed: int = 0, shape: str | None = None) -> Path:
+    """shape: one of SHAPES instead of a tiny one."""
     from transformers import (Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor,
                               Qwen3VLVideoProcessor)
 
@@ -50,20 +66,22 @@ def tiny_qwen3_vl(folder, tied: bool = False, seed: int = 0) -> Path:
     token = tokenizer.convert_tokens_to_ids
     processor = Qwen3VLProcessor(
         Qwen2VLImageProcessor(patch_size=16, merge_size=2, temporal_patch_size=2, min_pixels=32 * 32,
-                              max_pixels=96 * 96),
+                              max_pixels=512 * 512 if shape else 96 * 96),
         tokenizer, Qwen3VLVideoProcessor(patch_size=16, merge_size=2, temporal_patch_size=2),
         chat_template=QWEN_TEMPLATE)
+    text, vision = SHAPES[shape] if shape else ({}, {})
+    vision = vision | ({"out_hidden_size": text["hidden_size"]} if shape else {})
     config = Qwen3VLConfig(
         text_config=dict(
             vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, head_dim=16,
             num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=8192, tie_word_embeddings=tied,
             initializer_range=0.1,
             rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2],
-                             "mrope_interleaved": True}),
+                             "mrope_interleaved": True}) | text,
         vision_config=dict(
             depth=2, hidden_size=32, intermediate_size=48, num_heads=2, patch_size=16, spatial_merge_size=2,
             temporal_patch_size=2, out_hidden_size=64, num_position_embeddings=64, deepstack_visual_indexes=[0],
-            initializer_range=0.1),
+            initializer_range=0.1) | vision,
         image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
         tie_word_embeddings=tied)
@@ -281,3 +299,9 @@ def tiny_sam(folder, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     SamImageProcessor(size={"longest_edge": 128}, pad_size=side).save_pretrained(folder)
     return Path(folder)
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(tiny_qwen3_vl(Path(sys.argv[2]), tied=sys.argv[1] != "8b", shape=sys.argv[1]))
