@@ -132,7 +132,7 @@ def test_as_many_categories_as_they_can_show():
     rle = to_rle(np.ones((8, 8)))
     asked = [Record(f"{k}", 8, 8, "?", "", [RecordTarget(n, rle) for n in names] + [RecordTarget("gone", None)],
                     {"categories": [*names, "gone"]})
-             for k, names in enumerate((["cat"], ["cat", "dog"], ["cat", "dog"], ["cup"]))]
+             for k, names in enumerate((["cat"], ["cat", "dog"], ["cat", "dog"], ["cup", "fork"]))]
     assert [str(p) for p in varied([(r, Path(r.image)) for r in asked], 2)] == ["1", "3"]
 
 
