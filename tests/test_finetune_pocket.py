@@ -1,6 +1,7 @@
 """`python -m finetune --preset pocket`: new names are learned, old ones kept, and a stopped run goes on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +22,26 @@ from tests.test_finetune_records import arguments, llm_folder, picture, setting 
 NEW = "mug"  # what the tests of `records` call a cup; here it is what nobody has named before
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Where the first test that needs it leaves the old adapter."""
+    return tmp_path_factory.mktemp("trained") / "base"
+
+
 @pytest.fixture
-def before(setting, monkeypatch):  # noqa: F811
+def before(setting, trained, monkeypatch):  # noqa: F811
     """An adapter that knows cats and dogs, and records about mugs."""
     rows = [r for r in (setting / "records.jsonl").read_text().splitlines() if json.loads(r)["source"]["categories"] != ["cup"]]
     (setting / "old.jsonl").write_text("".join(r + "\n" for r in rows))
     made = {}
     monkeypatch.setattr(records, "all_regions", lambda eyes, key, images, named, kept: made.setdefault("old", {
         i: without_cups(r) for i, r in all_old(setting, images).items()}))
-    args = arguments(setting, setting / "base")
-    args.data, args.states, args.selector_steps, args.steps = [setting / "old.jsonl"], 8, 4, 2
-    records.main(args)
+    if not trained.exists():
+        args = arguments(setting, setting / "base")
+        args.data, args.states, args.selector_steps, args.steps = [setting / "old.jsonl"], 8, 4, 2
+        records.main(args)
+        shutil.copytree(setting / "base", trained)
+    shutil.copytree(trained, setting / "base", dirs_exist_ok=True)
     rng, new, regions = np.random.default_rng(7), [], {}
     for i in range(10):
         image = (setting / f"new{i}.jpg").resolve()
