@@ -105,13 +105,13 @@ def rank_layers(args: argparse.Namespace) -> None:
 
     from assistant.attention import rank, read_names
     from assistant.errors import BadInput
-    from assistant.images import SUFFIXES
+    from assistant.images import pictures_in
     from assistant.looking import open_looker
 
     names = read_names(args.names)
     if not args.images.is_dir():
         raise BadInput(f"no folder --images {args.images}")
-    files = sorted(f for f in args.images.iterdir() if f.suffix.lower() in SUFFIXES)[:: args.every]
+    files = pictures_in(args.images)[:: args.every]
     looker = open_looker(args)
     looker.restore({})  # the model's own attention is ranked, not what was tuned for a ranking
     views = (looker.open(file, args.keep) for file in tqdm(files, desc="pictures", disable=None))

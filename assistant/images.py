@@ -38,6 +38,11 @@ def open_image(source) -> np.ndarray:
         return _decode(image, name)
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """Its pictures, by name."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+
+
 def picture_size(path) -> tuple[int, int]:
     """(height, width) in px that `open_image(path)` would have, read from the header. Raises BadInput as it does."""
     with _open(path) as image:

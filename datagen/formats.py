@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from assistant.errors import BadInput
-from assistant.images import SUFFIXES, picture_size
+from assistant.images import picture_size, pictures_in
 from assistant.record import to_rle
 
 NOTHING = {"void", "unlabelled", "unlabeled", "ignore", "null", "background", "_background_"}
@@ -38,11 +38,6 @@ def rows_of(kind: str, annotations: Path | None, images: Path) -> Iterator[tuple
         raise
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise BadInput(f"{annotations} is not in the format {kind}: {type(error).__name__} {error}") from None
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """Its pictures, by name."""
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
 
 
 def unlabelled(images: Path) -> Iterator[tuple[str, tuple[int, int], list]]:

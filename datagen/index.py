@@ -11,8 +11,9 @@ import sqlite3
 from pathlib import Path
 
 from assistant.errors import BadInput
+from assistant.images import pictures_in
 from assistant.files import replace_whole
-from datagen.formats import pictures_in, rows_of
+from datagen.formats import rows_of
 from datagen.kept import code_of, fingerprint
 
 TABLES = """create table about (made_of text);

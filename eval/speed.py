@@ -113,13 +113,15 @@ def picture(path):
     return open_image(path)
 
 
-def timed(work):
+def wait() -> None:
+    """Until a GPU has done what it was told."""
     import torch
 
-    def wait():
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
+
+def timed(work):
     wait()
     start = time.perf_counter()
     result = work()

@@ -117,21 +117,15 @@ def batch_of(reasoner, regions, count: int) -> dict:
 
     from assistant.grammar import parse
     from assistant.record import Record, RecordTarget
-    from finetune.general import reader
     from finetune.mixture import Asked
+    from finetune.student import collate, example
 
-    square = regions.rles[0]
-    asked = []
+    asked, square = [], regions.rles[0]
     for question, answer in QUESTIONS:
         targets = [RecordTarget(m.phrase, square if m.present else None) for m in parse(answer)]
         asked.append(Asked(Record("astronaut", 512, 512, question, answer, targets), Path("astronaut")))
-    from finetune import general
-
-    opened, general.open_image = general.open_image, lambda _: data.astronaut()
-    try:
-        return reader(reasoner, lambda _: regions)([asked] * count)
-    finally:
-        general.open_image = opened
+    one = example(reasoner, asked, lambda _: regions, lambda _: data.astronaut())
+    return collate([one] * count, 0)  # all of one length: nothing is padded
 
 
 def ours(args, reasoner, selector, lora, batch: dict, device: str) -> list[float]:
@@ -139,6 +133,7 @@ def ours(args, reasoner, selector, lora, batch: dict, device: str) -> list[float
     import torch
     from accelerate import Accelerator
 
+    from eval.speed import timed
     from finetune.general import one_step
     from finetune.student import Student
     from finetune.tune import LOSS_NAMES
@@ -151,9 +146,7 @@ def ours(args, reasoner, selector, lora, batch: dict, device: str) -> list[float
     student.train()
     weights, seconds = torch.ones(len(LOSS_NAMES), device=device), []
     for step in range(args.steps + 1):
-        start = time.perf_counter()
-        one_step(args, step, student, optimizer, iter([batch]), weights, accelerator)  # reads its losses: so it has ended
-        seconds.append(time.perf_counter() - start)
+        seconds.append(timed(lambda: one_step(args, step, student, optimizer, iter([batch]), weights, accelerator))[1])
     return seconds
 
 
@@ -165,6 +158,7 @@ def trl(args, reasoner, selector, lora, batch: dict, device: str) -> list[float]
     from transformers import TrainerCallback
 
     from assistant.errors import BadInput
+    from eval.speed import wait
 
     try:
         from trl import SFTConfig, SFTTrainer
@@ -175,11 +169,11 @@ def trl(args, reasoner, selector, lora, batch: dict, device: str) -> list[float]
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *_, **__):
-            wait(device)
+            wait()
             started_at.append(time.perf_counter())
 
         def on_step_end(self, *_, **__):
-            wait(device)
+            wait()
             seconds.append(time.perf_counter() - started_at[-1])
 
     known = lora.peft_config["default"]
@@ -198,19 +192,12 @@ def trl(args, reasoner, selector, lora, batch: dict, device: str) -> list[float]
     return seconds
 
 
-def wait(device: str) -> None:
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.synchronize()
-
-
 def memory(device: str) -> float:
     """GB at most so far: of the GPU, or of this process."""
     if device.startswith("cuda"):
         import torch
 
         return torch.cuda.max_memory_allocated() / 1e9
-    import resource
+    from eval.result import peak_memory_mb
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return peak_memory_mb() / 1e3

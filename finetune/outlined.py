@@ -4,7 +4,6 @@ What is outlined is also seen in other views of the picture (cut, mirrored, in o
 and a name learned from one view of a thing is soon forgotten in the next. Kept on disk as proposals are.
 """
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from assistant.errors import BadInput
 from assistant.pocket.vision import REGION
 from assistant.record import Record, coco_rle, to_rle
 from finetune.check import must_exist
-from finetune.regions import Kept, Regions, picture_key, prepare, proposals_of
+from finetune.regions import Kept, Regions, picture_key, proposals_of
 
 VIEWS = 4  # other views of each picture, where names are learned from nothing
 PART = 0.2  # of a target's area: what is connected and covers as much is a thing of its own (both wheels of a car)
@@ -98,20 +97,19 @@ def other_view(image: np.ndarray, named: list[tuple[str, np.ndarray]], rng) -> t
     return np.asarray(picture), left
 
 
-def names_of(key: str, image_file: Path, named: list[tuple[str, dict]], views: int = VIEWS) -> list[str]:
-    """Under which names a picture's proposals, and what is outlined in it, are kept."""
-    outlined = hashlib.sha256(f"{key} {views} {json.dumps(named)}".encode()).hexdigest()
-    return [picture_key(key, image_file), *(["outlined-" + picture_key(outlined, image_file)] if named else [])]
+def outlined_name(key: str, image_file: Path, named: list[tuple[str, dict]], count: int) -> str:
+    """Under which name what is outlined in a picture, with `count` other views, is kept."""
+    return "outlined-" + picture_key(hashlib.sha256(f"{key} {count} {json.dumps(named)}".encode()).hexdigest(), image_file)
 
 
-def outlined_of(load_eyes: Callable, key: str, image_file: Path, named: list[tuple[str, dict]], kept: Kept,
-                count: int = VIEWS) -> dict:
-    """One picture's outlined things and their `count` other views: features, views (V, REGION); rles, names, view_names."""
+def outlined_of(eyes, key: str, image_file: Path, named: list[tuple[str, dict]], kept: Kept, count: int) -> dict:
+    """One picture's outlined things and their `count` other views, read or computed: features, views (V, REGION); rles, names,
+    view_names."""
 
     def make():
         from assistant.images import open_image
 
-        image, eyes = open_image(image_file), load_eyes()
+        image = open_image(image_file)
         masks = [(name, coco_mask.decode(rle).astype(bool)) for name, rle in named]
         own, solid = outlined_features(eyes, image, eyes.segmenter.encode(image), masks)
         rng = np.random.default_rng(int(hashlib.sha256(image_file.name.encode()).hexdigest()[:8], 16))
@@ -128,59 +126,57 @@ def outlined_of(load_eyes: Callable, key: str, image_file: Path, named: list[tup
 
     if not named:
         return {"features": torch.zeros(0, REGION), "views": torch.zeros(0, REGION), "rles": [], "names": [], "view_names": []}
-    found = kept.get(names_of(key, image_file, named, count)[1], make)
+    found = kept.get(outlined_name(key, image_file, named, count), make)
     return {k: torch.from_numpy(v.astype(np.float32)) if k in ("features", "views") else json.loads(str(v))
             for k, v in found.items()}
 
 
 class LookedAt(torch.utils.data.Dataset):
-    """Item k: what is seen in the k-th picture is computed and kept; "", or why it could not be. For processes of their own:
-    on a CPU two of one thread look at half as many pictures again as one of two threads."""
+    """Item k: what is seen in the k-th picture is computed and kept; "", or why it could not be."""
 
     def __init__(self, load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], folder: Path, views: int):
-        self.load_eyes, self.key, self.images, self.named, self.folder = load_eyes, key, images, named, folder
-        self.views = views
-        self.eyes = None
+        self.load_eyes, self.key, self.images, self.named, self.views = load_eyes, key, images, named, views
+        self.eyes, self.kept = None, Kept(folder, float("inf"))  # whose limit is kept by who asks
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, k: int) -> str:
-        self.eyes = self.eyes or self.load_eyes()
-        image, kept = self.images[k], Kept(self.folder, float("inf"))
+        image, self.eyes = self.images[k], self.eyes or self.load_eyes()
         try:
-            proposals_of(self.eyes, self.key, image, kept)
-            outlined_of(lambda: self.eyes, self.key, image, self.named.get(image, []), kept, self.views)
+            proposals_of(self.eyes, self.key, image, self.kept)
+            outlined_of(self.eyes, self.key, image, self.named.get(image, []), self.kept, self.views)
         except BadInput as error:
             return str(error)
         return ""
 
 
-def look_ahead(load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept, views: int) -> None:
-    """Compute what is missing in as many processes as torch would take threads; nothing is done where that is one."""
-    files = {i: {kept.file(name) for name in names_of(key, i, named.get(i, []), views)} for i in images}
-    missing = [i for i in images if not all(file.exists() for file in files[i])]
-    processes = min(torch.get_num_threads(), len(missing))
-    if processes < 2 or torch.cuda.is_available():
-        return
-    looked_at = torch.utils.data.DataLoader(LookedAt(load_eyes, key, missing, named, kept.folder, views), batch_size=None,
-                                            num_workers=processes, prefetch_factor=1)
-    kept.needed |= set().union(*files.values())
-    for trouble in tqdm(looked_at, desc="regions", unit="photo", disable=None):
+def look(load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept, views: int) -> None:
+    """Compute what is missing. On a CPU in as many processes as torch would take threads: two of one thread look at half as
+    many pictures again as one of two threads."""
+    files = {i: [kept.file(picture_key(key, i))] for i in images}
+    for image, things in named.items():
+        if things and image in files:
+            files[image].append(kept.file(outlined_name(key, image, things, views)))
+    kept.needed |= {file for own in files.values() for file in own}
+    missing = {i: new for i, own in files.items() if (new := [file for file in own if not file.exists()])}
+    processes = 0 if torch.cuda.is_available() else min(torch.get_num_threads(), len(missing))
+    looked_at = torch.utils.data.DataLoader(
+        LookedAt(load_eyes, key, list(missing), named, kept.folder, views), batch_size=None,
+        num_workers=processes if processes > 1 else 0, generator=torch.Generator())  # not the run's own random numbers
+    for new, trouble in zip(missing.values(), tqdm(looked_at, desc="regions", unit="photo", disable=None)):
         if trouble:
             raise BadInput(trouble)
-        kept.count()
+        kept.grew(*new)
 
 
 def all_regions(load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept,
                 views: int = VIEWS) -> dict[Path, Regions]:
     """Every picture's outlined things and proposals. load_eyes: called only if something is not kept yet."""
-    look_ahead(load_eyes, key, images, named, kept, views)
-    once = functools.cache(load_eyes)
-    prepare(once, key, images, kept)
+    look(load_eyes, key, images, named, kept, views)
     regions = {}
     for image in tqdm(images, desc="outlined", unit="photo", disable=None):
-        own, found = outlined_of(once, key, image, named.get(image, []), kept, views), proposals_of(None, key, image, kept)
+        own, found = outlined_of(None, key, image, named.get(image, []), kept, views), proposals_of(None, key, image, kept)
         regions[image] = Regions(torch.cat([own["features"], found.features]), own["rles"] + found.rles, own["names"],
                                  own["views"], own["view_names"])
     return regions

@@ -61,7 +61,6 @@ def read_sources(args: argparse.Namespace, folder: Path) -> tuple[list[tuple[Rec
     """The records with their pictures, and what is seen in those, kept in `folder`."""
     from assistant.pocket.model import load_eyes
 
-    must_exist(*args.data, args.sam)
     records = [(r, image_path(r, f).resolve()) for f in args.data for r in read_records(f)]
     images = sorted({image for _, image in records})
     by_name = {name: things for file in args.named for name, things in named_regions(file).items()}
@@ -73,6 +72,7 @@ def read_sources(args: argparse.Namespace, folder: Path) -> tuple[list[tuple[Rec
 
 def main(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
+    must_exist(*args.data, args.sam)
     make_folder(args.out)
     records, regions = read_sources(args, args.regions or args.out / "regions")
     reasoner = build(args.rank)

@@ -41,13 +41,7 @@ class Kept:
     def __init__(self, folder: Path, gigabytes: float = 20):
         self.folder, self.limit, self.needed = Path(folder), gigabytes * 1e9, set()
         make_folder(self.folder)
-        self.count()
-
-    def count(self) -> None:
-        """How much there is now, also by other processes; room is made where it is too much."""
         self.size = sum(f.stat().st_size for f in self.folder.glob("*.npz"))
-        if self.size > self.limit and self.needed:
-            self._make_room()
 
     def file(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
@@ -62,11 +56,15 @@ class Kept:
             arrays = make()
             with replace_whole(file) as path, path.open("wb") as f:
                 np.savez_compressed(f, **arrays)
-            self.size += file.stat().st_size
-            if self.size > self.limit:
-                self._make_room()
+            self.grew(file)
         with np.load(file) as loaded:
             return {k: loaded[k] for k in loaded.files}
+
+    def grew(self, *files: Path) -> None:
+        """These were written, here or by another process: room is made for them."""
+        self.size += sum(file.stat().st_size for file in files)
+        if self.size > self.limit:
+            self._make_room()
 
     def _make_room(self) -> None:
         for old in sorted(set(self.folder.glob("*.npz")) - self.needed, key=lambda f: f.stat().st_mtime):

@@ -19,6 +19,7 @@ from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.record import Record, RecordTarget
 from assistant.weights import sha256_of
+from finetune.check import must_exist
 from finetune.regions import Regions
 
 PACK = Path(__file__).with_name("rehearsal.npz")
@@ -37,6 +38,7 @@ def main(args: argparse.Namespace) -> None:
 
     if args.regions is None:
         raise BadInput("give --regions the folder of regions that the records stage kept (or one for them to be kept in)")
+    must_exist(*args.data, args.sam)
     records, regions = read_sources(args, args.regions)
     pack(records, regions, varied(records, args.photos), sha256_of(args.sam), args.out)
     print(f"wrote {args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
@@ -67,11 +69,11 @@ def pack(records: list[tuple[Record, Path]], regions: dict[Path, Regions], image
     pictures = []
     for image in images:
         own, asked = regions[image], [r for r, i in records if i == image]
-        masks = {json.dumps(t.rle): t.rle for r in asked for t in r.targets if t.rle}
-        row = {text: k for k, text in enumerate(masks)}
+        masks = {t.rle["counts"]: t.rle for r in asked for t in r.targets if t.rle}
+        row = {counts: k for k, counts in enumerate(masks)}
         pictures.append({
             "rles": own.rles, "names": own.names, "masks": list(masks.values()), "size": [asked[0].width, asked[0].height],
-            "asked": [[r.question, r.answer, [[t.phrase, row[json.dumps(t.rle)] if t.rle else None] for t in r.targets],
+            "asked": [[r.question, r.answer, [[t.phrase, row[t.rle["counts"]] if t.rle else None] for t in r.targets],
                        {k: v for k, v in r.source.items() if k in ("kind", "categories", "history")}] for r in asked]})
     text = np.frombuffer(json.dumps({"sam": sam, "pictures": pictures}).encode(), np.uint8)
     with replace_whole(out) as path, path.open("wb") as file:

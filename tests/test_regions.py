@@ -9,7 +9,7 @@ from PIL import Image
 
 from assistant.errors import BadInput
 from assistant.record import to_rle
-from finetune.outlined import all_regions, names_of
+from finetune.outlined import VIEWS, all_regions, outlined_name
 from finetune.regions import Kept
 
 
@@ -59,8 +59,9 @@ def test_several_processes_see_what_one_sees(pictures, tmp_path, threads):
     threads(1)
     alone = all_regions(Eyes, "eyes", files, named, Kept(tmp_path / "alone"))
     threads(2)
-    kept = Kept(tmp_path / "together")
+    kept, random = Kept(tmp_path / "together"), torch.get_rng_state()
     together = all_regions(Eyes, "eyes", files, named, kept)
+    assert torch.equal(torch.get_rng_state(), random)  # a run that finds them kept draws the same numbers afterwards
     lookers = {int(r.features[-1, 0]) for r in together.values()}
     assert os.getpid() % 1000 not in lookers and len(lookers) > 1
     assert {int(r.features[-1, 0]) for r in alone.values()} == {os.getpid() % 1000}
@@ -76,7 +77,7 @@ def test_several_processes_see_what_one_sees(pictures, tmp_path, threads):
         pytest.fail("what is kept was computed again")
 
     assert all_regions(never, "eyes", files, named, Kept(kept.folder)).keys() == together.keys()
-    kept.file(names_of("eyes", files[2], named[files[2]])[1]).unlink()
+    kept.file(outlined_name("eyes", files[2], named[files[2]], VIEWS)).unlink()
     assert torch.equal(all_regions(Eyes, "eyes", files, named, kept)[files[2]].views, together[files[2]].views)
 
 

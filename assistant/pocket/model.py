@@ -166,7 +166,8 @@ class Pocket:
         for mention, one in zip((m for reply in replies for m in parse(reply.text)), found):
             once.setdefault(mention.phrase.lower(), (mention, one))
         text = reply_for([(mention.phrase, mention.present) for mention, _ in once.values()])
-        written = ", ".join(reply.text.rstrip(" .") for reply in replies) + "."
+        *first, last = [reply.text for reply in replies]
+        written = ", ".join(said for said in (*(said.rstrip(" .") for said in first), last) if said)
         return Reply(text, sum(r.tokens for r in replies), [m for r in replies for m in r.markers],
                      torch.cat([r.states for r in replies]), torch.cat([r.margins for r in replies]),
                      written), [one for _, one in once.values()]
