@@ -164,7 +164,7 @@ class Reasoner:
                                     **self._bos(text))
         except ValueError as e:
             raise BadInput(f"this model cannot read the picture or the question: {_first_line(e)}") from e
-        weight = self.model.get_input_embeddings().weight
+        weight = next(self.model.get_input_embeddings().parameters())  # `.weight` of one that is tuned is computed anew
         return inputs.to(weight.device, dtype=weight.dtype)
 
     def reply(self, turns: list[Turn], *, max_new_tokens: int = 128, temperature: float = 0.0,
@@ -182,12 +182,10 @@ class Reasoner:
             ids, out = self.generate(self.prompt(turns), turns, max_new_tokens, temperature, seed,
                                       streamer=_Pieces(self.spoken, stream) if stream else None, output_logits=True)
         places = [k for k, token in enumerate(ids) if token in (self.seg, self.abs)]
-        margins = [out.logits[k][0, self.seg] - out.logits[k][0, self.abs] for k in places]
+        margins = [logits[0, self.seg] - logits[0, self.abs] for logits in out.logits]
         return Reply(
             text=self.spoken(ids).strip(), tokens=len(ids), markers=[ids[k] == self.seg for k in places],
-            states=torch.stack([states[k] for k in places]).float() if places else head.weight.new_zeros(
-                0, head.weight.shape[-1], dtype=torch.float32),
-            margins=torch.stack(margins).float() if places else head.weight.new_zeros(0, dtype=torch.float32))
+            states=torch.stack(states)[places].float(), margins=torch.stack(margins)[places].float())
 
     def generate(self, text: str, turns: list[Turn], max_new_tokens: int, temperature: float, seed: int | None, **more):
         """What the model goes on with after `text`: token ids, and all that transformers' `generate` returns."""

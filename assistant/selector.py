@@ -30,12 +30,19 @@ class Scores(NamedTuple):
     quality: Tensor  # (M, N) log-probability that the proposal is a whole thing, well outlined
 
 
+class LayerNorm(nn.LayerNorm):
+    """In float32, whatever its weights are kept in: CPUs refuse to mix what GPUs mix."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
+
+
 class Block(nn.Module):
     """Pre-norm transformer block over [query, regions] of one target."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm1, self.norm2 = LayerNorm(width), LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width))
 
@@ -52,13 +59,13 @@ class Selector(nn.Module):
         super().__init__()
         self.config = {"state_dim": state_dim, "region_dim": region_dim, "shape_dim": shape_dim, "width": width,
                        "depth": depth, "dropout": dropout}
-        self.query = nn.Sequential(nn.LayerNorm(state_dim), nn.Linear(state_dim, 2 * width), nn.GELU(),
+        self.query = nn.Sequential(LayerNorm(state_dim), nn.Linear(state_dim, 2 * width), nn.GELU(),
                                    nn.Dropout(dropout), nn.Linear(2 * width, width))
-        self.region = nn.Sequential(nn.LayerNorm(region_dim), nn.Dropout(dropout), nn.Linear(region_dim, width))
+        self.region = nn.Sequential(LayerNorm(region_dim), nn.Dropout(dropout), nn.Linear(region_dim, width))
         self.shape = nn.Sequential(nn.Linear(shape_dim, 64), nn.GELU(), nn.Linear(64, width))
         self.match = nn.Linear(MATCH, width)  # how well each region fits, told to it
         self.blocks = nn.ModuleList(Block(width, 4, dropout) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         head = lambda inputs: nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, 1))
         self.refine, self.iop, self.presence = head(width), head(width + MATCH), head(width + 3 + NAMED)
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))  # presence = a x + b, fitted on photos kept aside

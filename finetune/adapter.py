@@ -11,6 +11,7 @@ from torch import Tensor
 
 from assistant.files import replace_whole
 from assistant.weights import sha256_of
+from finetune import zero
 
 
 def options():
@@ -32,7 +33,9 @@ def save_lora(folder: Path, llm, state: dict | None = None) -> None:
 def save_adapter(out: Path, student, about: dict, calibration: Tensor | None, wrapped, accelerator) -> None:
     """`lora/` and `heads.safetensors` of the weights as they are now; the latter names the former's checksum."""
     state = None
-    if accelerator.num_processes > 1:
+    if zero.asked_for():
+        state = zero.weights(student)
+    elif accelerator.num_processes > 1:
         from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
         state = get_model_state_dict(wrapped, options=options())
@@ -57,8 +60,10 @@ def save_adapter(out: Path, student, about: dict, calibration: Tensor | None, wr
 def save_state(file: Path, student, optimizer, step: int, best: float | None, accelerator) -> None:
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
-    inner = getattr(optimizer, "optimizer", optimizer)
-    model, moments = get_state_dict(student, inner, options=options())
+    if zero.asked_for():
+        model, moments = zero.state_of(accelerator.unwrap_model(student), optimizer)
+    else:
+        model, moments = get_state_dict(student, getattr(optimizer, "optimizer", optimizer), options=options())
     if accelerator.is_main_process:
         with replace_whole(file) as path:
             torch.save({"model": model, "optimizer": moments, "step": step, "best": best}, path)
@@ -72,10 +77,22 @@ def restore(file: Path, student, optimizer, accelerator) -> tuple[int, float | N
     from torch.distributed.checkpoint.state_dict import set_state_dict
 
     state = torch.load(file, weights_only=True, map_location="cpu")
-    inner = getattr(optimizer, "optimizer", optimizer)
-    set_state_dict(student, inner, model_state_dict=state["model"], optim_state_dict=state["optimizer"],
-                   options=dataclasses.replace(options(), broadcast_from_rank0=accelerator.num_processes > 1))
+    if zero.asked_for():
+        zero.put(state, accelerator.unwrap_model(student), optimizer)
+    else:
+        set_state_dict(student, getattr(optimizer, "optimizer", optimizer), model_state_dict=state["model"],
+                       optim_state_dict=state["optimizer"],
+                       options=dataclasses.replace(options(), broadcast_from_rank0=accelerator.num_processes > 1))
     return state["step"], state["best"]
+
+
+def load_trained(file: Path, student) -> None:
+    """The weights of `file`, if it is there, into a student that is whole yet."""
+    if file.exists():
+        kept = torch.load(file, weights_only=True, map_location="cpu")["model"]
+        own = student.state_dict()
+        for name, weight in kept.items():
+            own[name].data.copy_(weight)
 
 
 def keep_settings(out: Path, settings: dict) -> None:

@@ -22,7 +22,8 @@ from assistant.reasoner import Reasoner
 from assistant.scene import THRESHOLD
 from assistant.selector import reachable
 from assistant.tuned import Tuned, TunedEyes, TunedSelector, View, read_heads
-from finetune.adapter import restore, save_adapter, save_state, write_card
+from finetune import zero
+from finetune.adapter import load_trained, restore, save_adapter, save_state, write_card
 from finetune.log import Log, rate
 from finetune.mixture import Mixture
 from finetune.progress import Progress, pointed_at
@@ -52,8 +53,8 @@ class Parts(Dataset):
 def reader(reasoner: Reasoner, regions_of):
     """A function from conversations to one batch, that touches no weights."""
     light = copy.copy(reasoner)
-    weight = torch.empty(0, dtype=reasoner.model.get_input_embeddings().weight.dtype)
-    light.model = SimpleNamespace(get_input_embeddings=lambda: SimpleNamespace(weight=weight))
+    table = torch.nn.Embedding(1, 1, dtype=next(reasoner.model.get_input_embeddings().parameters()).dtype)
+    light.model = SimpleNamespace(get_input_embeddings=lambda: table)
     pad = reasoner.tokenizer.pad_token_id
     pad = reasoner.ends[0] if pad is None else pad
     opened = lru_cache(maxsize=8)(open_image)
@@ -85,6 +86,9 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
     groups = [{"params": [p for n, p in trained.items() if n.startswith("selector.") == mine], "lr": lr, "peak": lr}
               for mine, lr in ((False, args.lr), (True, args.selector_lr))]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.95))
+    if zero.asked_for():
+        load_trained(args.out / "state.pt", student)
+        zero.spread(accelerator, student)
     student, optimizer = accelerator.prepare(student, optimizer)
     plain = accelerator.unwrap_model(student)
     reasoner.model = plain.llm
@@ -95,7 +99,8 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
         plain.eval()
         regions = regions_of(image)
         view = View(None, None, opened(image), features=regions.features)
-        reply, found = parts.ask([Turn(question)], view, THRESHOLD, max_new_tokens=ANSWER)
+        with plain.precision():
+            reply, found = parts.ask([Turn(question)], view, THRESHOLD, max_new_tokens=ANSWER)
         return reply.text, pointed_at(reply.text, found, regions.rles)
 
     opened = lru_cache(maxsize=SHOWN)(open_image)
@@ -190,4 +195,7 @@ def one_step(args, step: int, student, optimizer, loader, weights, accelerator) 
 
 def synchronised(accelerator, student, last: bool):
     """Gradients cross processes once a step, with the last part."""
+    if zero.asked_for():
+        accelerator.sync_gradients = last  # DeepSpeed steps in the backward pass of the last part
+        return contextlib.nullcontext()
     return contextlib.nullcontext() if last else accelerator.no_sync(student)

@@ -106,9 +106,13 @@ class Student(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict]:
         """-> sums of the losses `finetune.tune.LOSS_NAMES`, (5,), their counts, and {"scores", "figures"} without gradient.
         Computes in the LLM's own precision."""
-        weight = self.llm.get_input_embeddings().weight
-        with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
+        with self.precision():
             return self._losses(batch)
+
+    def precision(self):
+        """The context in which the LLM's own precision is computed with."""
+        weight = next(self.llm.get_input_embeddings().parameters())
+        return torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16)
 
     def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict]:
         inputs = {k.removeprefix("input "): v for k, v in batch.items() if k.startswith("input ")}

@@ -9,7 +9,6 @@ The same command again goes on where it was stopped. --out is the folder that --
 """
 
 import argparse
-import os
 from pathlib import Path
 
 LOSS_NAMES = ("text", "align", "iop", "presence", "marker")
@@ -151,6 +150,8 @@ def tune_pocket(args: argparse.Namespace) -> None:
 
 
 def tune_general(args: argparse.Namespace) -> None:
+    from importlib.util import find_spec
+
     import torch
     from accelerate import Accelerator
 
@@ -158,13 +159,13 @@ def tune_general(args: argparse.Namespace) -> None:
     from assistant.reasoner import Reasoner
     from assistant.tuned import Dino
     from assistant.weights import resolve_model
+    from finetune import zero
     from finetune.adapter import keep_settings
     from finetune.general import train
     from finetune.parts import eyes_of, named_parts
 
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
-        raise BadInput("DeepSpeed keeps checkpoints of its own that a run here could not go on from: spread the weights with "
-                       "accelerate launch --config_file finetune/configs/fsdp2.yaml")
+    if zero.asked_for() and not find_spec("deepspeed"):
+        raise BadInput("DeepSpeed is missing; pip install deepspeed, or spread the weights with finetune/configs/fsdp2.yaml")
     mllm, sam, dino = named_parts(args)
     args.mllm, args.dino = mllm, dino
     cpu = args.device == "cpu" or not torch.cuda.is_available()
@@ -177,7 +178,11 @@ def tune_general(args: argparse.Namespace) -> None:
     if accelerator.is_main_process:
         keep_settings(args.out, args.settings)
     accelerator.wait_for_everyone()
-    reasoner = Reasoner.load(resolve_model(mllm), device=str(accelerator.device), dtype=dtype, four_bit=args.four_bit)
+    if zero.asked_for():
+        zero.configure(accelerator, dtype, args.four_bit)
+    spread = (zero.asked_for() or accelerator.is_fsdp2) and not args.four_bit  # read whole, but not by a GPU
+    device = "cpu" if spread else str(accelerator.device)
+    reasoner = Reasoner.load(resolve_model(mllm), device=device, dtype=dtype, four_bit=args.four_bit)
     args.load_dino = lambda: Dino(dino, accelerator.device) if dino else None
     load_eyes, key = eyes_of(sam, str(accelerator.device))
     train(args, reasoner, load_eyes, f"{key} dino {dino}", accelerator)

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from assistant.record import read_records, write_records
 from assistant.scene import Assistant
 from assistant.tuned import load_tuned
 from finetune import __main__ as command
-from finetune import general, parts, tune
+from finetune import general, parts, tune, zero
 from finetune.mixture import Mixture, parse_source, relist
 from finetune.regions import Kept
 from tiny_models import tiny_llava, tiny_qwen2_5_vl, tiny_qwen3_vl, tiny_smolvlm
@@ -112,7 +114,7 @@ LAUNCHED = """
 import os, sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
 import rectangles
-from finetune import __main__, general, parts
+from finetune import __main__, general, parts, zero
 parts.eyes_of = lambda sam, device: (rectangles.RectangleEyes, "rectangles")
 general.ANSWER = 6
 one_step, save_state, steps = general.one_step, general.save_state, []
@@ -131,6 +133,20 @@ if os.environ.get("ACCELERATE_USE_FSDP"):  # accelerate spreads weights over GPU
     from accelerate import PartialState
     PartialState(cpu=True).distributed_type = "MULTI_GPU"
     general.save_state = save
+if os.environ.get("ACCELERATE_USE_DEEPSPEED"):
+    import accelerate
+    accelerate.PartialState(cpu=True).distributed_type = "DEEPSPEED"
+    accelerator = accelerate.Accelerator
+    accelerate.Accelerator = lambda cpu, **more: accelerator(**more)
+    configure = zero.configure
+    def small(accelerator, *more):
+        configure(accelerator, *more)  # weights this small would be kept by all
+        accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    def save(file, student, *more):
+        share, whole = (sum(sizes) for sizes in zip(*((p.ds_tensor.numel(), p.ds_numel) for p in student.parameters())))
+        assert 1e5 < whole < 2 * share < 1.01 * whole
+        save_state(file, student, *more)
+    zero.configure, general.save_state = small, save
 sys.exit(__main__.main(sys.argv[1:]))
 """
 
@@ -218,9 +234,12 @@ def test_a_model_in_four_bits_learns_stops_and_goes_on(more, world, qwen, tmp_pa
 
 
 CONFIGS = ROOT / "finetune/configs"
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="pip install deepspeed")
 
 
-@pytest.mark.parametrize("how", [["--multi_gpu"], ["--config_file", str(CONFIGS / "fsdp2.yaml")]], ids=["copies", "fsdp2"])
+@pytest.mark.parametrize("how", [["--multi_gpu"], ["--config_file", str(CONFIGS / "fsdp2.yaml")],
+                                 pytest.param(["--config_file", str(CONFIGS / "zero3.yaml")], marks=needs_deepspeed)],
+                         ids=["copies", "fsdp2", "zero3"])
 def test_two_processes_go_on_along_the_curve_of_one(how, world, qwen, halves, tmp_path):
     """From what one process left in the middle, each with all weights or with its share of them; the end reads as one's."""
     half, whole = halves
@@ -287,10 +306,27 @@ def test_a_wrong_option_is_one_line_before_the_work_begins(wrong, said, world, q
     assert said in errors and errors.count("error: ") == 1
 
 
-def test_deepspeed_is_refused_in_one_line(world, qwen, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("kind, stage, device, four_bit, said", [
+    ("MULTI_CPU", 3, "none", False, "for GPUs only"), ("DEEPSPEED", 2, "none", False, "ZeRO stage 2 keeps all"),
+    ("DEEPSPEED", 3, "none", True, "4 bits"), ("DEEPSPEED", 3, "nvme", False, "nvme"), ("DEEPSPEED", 3, "cpu", False, "")])
+def test_what_deepspeed_could_not_do_is_refused_in_one_line(kind, stage, device, four_bit, said):
+    settings = {"zero_optimization": {"stage": stage, "offload_param": {"device": device}}}
+    plugin = SimpleNamespace(deepspeed_config=settings)
+    accelerator = SimpleNamespace(distributed_type=kind, state=SimpleNamespace(deepspeed_plugin=plugin))
+    if not said:
+        zero.configure(accelerator, torch.bfloat16, four_bit)
+        assert settings["bf16"] == {"enabled": True} and settings["gradient_clipping"] == 1
+        return
+    with pytest.raises(BadInput, match=said):
+        zero.configure(accelerator, torch.float32, four_bit)
+
+
+def test_deepspeed_that_is_not_installed_is_one_line(world, qwen, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert command.main(words(qwen, world[0], tmp_path / "out")) == 2
-    assert "fsdp2.yaml" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "pip install deepspeed" in errors and errors.count("error: ") == 1
 
 
 def test_out_of_memory_says_what_to_change(world, qwen, tmp_path, monkeypatch, capsys):
