@@ -8,6 +8,7 @@ Stages of their own:
     python -m finetune sam --help        the pocket SAM: neck, prompt encoder, mask decoder
     python -m finetune records --help    the pocket's region encoder, LoRA, token rows and selector, from scratch
     python -m finetune reference --help  "segment like this": prompts from a reference, from outlined pictures
+    python -m finetune semantic --help   the pocket's map of names, and which cells of it a target has
     python -m finetune rehearsal --help  pack some of its training pictures, for later tunings to rehearse
     python -m finetune attention --help  where a model looks, from one labelled photo per category
     python -m finetune publish --help    copy what was trained into the package, with checksums
@@ -21,7 +22,7 @@ import sys
 
 from assistant.errors import exit_code
 
-STAGES = ("sam", "records", "reference", "rehearsal", "attention", "publish", "merge", "push")
+STAGES = ("sam", "records", "reference", "semantic", "rehearsal", "attention", "publish", "merge", "push")
 
 
 def main(words: list[str] | None = None) -> int:

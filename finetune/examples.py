@@ -40,6 +40,7 @@ class Example:
     chat: bool
     rles: list[dict] = field(default_factory=list)  # of the regions, and of the targets:
     truths: list[list[dict | None]] = field(default_factory=list)
+    image: Path | None = None
 
     @property
     def phrases(self) -> list[str]:
@@ -119,7 +120,7 @@ class RecordData:
             phrases, present = [t.phrase for t in record.targets], [t.rle is not None for t in record.targets]
             before = [(t.question, compact((m.phrase, m.present) for m in parse(t.answer))) for t in record.history]
             asked.append(Asked(record.question, compact(zip(phrases, present)), phrases, present, iou, iop, before))
-        example = Example(Seen(seen.words[keep], seen.shape[keep]), asked, chat)
+        example = Example(Seen(seen.words[keep], seen.shape[keep]), asked, chat, image=image)
         records = [self.records[j][0] for j in which]
         if plain:
             example.rles = [own.rles[i] for i in keep]

@@ -41,9 +41,9 @@ def named_regions(instances: Path) -> dict[str, list[tuple[str, dict]]]:
     return found
 
 
-def named_in_records(records: list[tuple[Record, Path]]) -> dict[Path, list[tuple[str, dict]]]:
+def named_in_records(records: list[tuple[Record, Path]], apart: bool = True) -> dict[Path, list[tuple[str, dict]]]:
     """What the targets of records outline, by picture: (name, RLE), every thing once. The name is the category where the
-    record tells it, else the phrase."""
+    record tells it, else the phrase. apart: each connected part of a target for itself."""
     from scipy import ndimage
 
     found: dict[Path, dict] = {}
@@ -62,7 +62,7 @@ def named_in_records(records: list[tuple[Record, Path]]) -> dict[Path, list[tupl
             parts, count = ndimage.label(mask)
             sizes = np.bincount(parts.ravel())[1:]
             whole = [k + 1 for k in range(count) if sizes[k] >= PART * mask.sum()]
-            for rle in [rle] if len(whole) < 2 else [to_rle(parts == k) for k in whole]:
+            for rle in [rle] if len(whole) < 2 or not apart else [to_rle(parts == k) for k in whole]:
                 if (name, rle["counts"]) not in seen:
                     seen.add((name, rle["counts"]))
                     named[image].append((name, rle))
@@ -82,15 +82,17 @@ def outlined_features(eyes, image: np.ndarray, embedding, named: list[tuple[str,
         return eyes.features(shrink(image), embedding, torch.from_numpy(np.stack([low[k] for k in solid]))), solid
 
 
-def other_view(image: np.ndarray, named: list[tuple[str, np.ndarray]], rng) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]]:
-    """The picture cut to a part, maybe mirrored, in other light; and what of the outlined things is left in it."""
+def other_view(image: np.ndarray, named: list[tuple[str, np.ndarray]], rng,
+               least: float = 0.6, smallest: float = 0.5) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]]:
+    """The picture cut to a part, `smallest` of its sides or more, maybe mirrored, in other light; and the outlined things of
+    which more than the share `least` is left in it."""
     h, w = image.shape[:2]
-    ch, cw = (max(16, int(side * rng.uniform(0.5, 1))) for side in (h, w))
+    ch, cw = (max(16, int(side * rng.uniform(smallest, 1))) for side in (h, w))
     y, x = rng.integers(h - ch + 1), rng.integers(w - cw + 1)
     step = -1 if rng.random() < 0.5 else 1
     cut = lambda a: np.ascontiguousarray(a[y : y + ch, x : x + cw][:, ::step])
     left = [(name, cut(mask)) for name, mask in named]
-    left = [(name, mask) for (name, mask), (_, whole) in zip(left, named) if mask.sum() > 0.6 * whole.sum()]
+    left = [(name, mask) for (name, mask), (_, whole) in zip(left, named) if mask.sum() > least * whole.sum()]
     picture = Image.fromarray(cut(image))
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         picture = enhance(picture).enhance(rng.uniform(0.6, 1.4))

@@ -15,6 +15,7 @@ from assistant.weights import POCKET, write_checksums
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sam", type=Path, help="sam.safetensors of the sam stage")
     parser.add_argument("--reference", type=Path, help="reference.safetensors of the reference stage")
+    parser.add_argument("--semantic", type=Path, help="semantic.safetensors of the semantic stage")
     parser.add_argument("--attention", type=Path, help="a run-K.safetensors of the attention stage")
     parser.add_argument("--ranking", type=Path, help="what rank-layers wrote, which that stage and attend follow")
     parser.add_argument("--reasoner", type=Path, help="folder of the records stage")
@@ -26,9 +27,9 @@ def main(args: argparse.Namespace) -> None:
     from assistant.errors import BadInput
     from finetune.check import must_exist
 
-    if not (args.sam or args.reference or args.attention or args.ranking or args.reasoner):
-        raise BadInput("name what is to be published: --sam, --reference, --attention, --ranking or --reasoner")
-    must_exist(args.sam, args.reference, args.attention, args.ranking)
+    if not (args.sam or args.reference or args.semantic or args.attention or args.ranking or args.reasoner):
+        raise BadInput("name what is to be published: --sam, --reference, --semantic, --attention, --ranking or --reasoner")
+    must_exist(args.sam, args.reference, args.semantic, args.attention, args.ranking)
     if args.reasoner:
         needed = ("heads.safetensors", "lora/adapter_config.json", "lora/adapter_model.safetensors")
         must_exist(*(args.reasoner / f for f in needed))
@@ -43,6 +44,8 @@ def main(args: argparse.Namespace) -> None:
             about = opened.metadata()
         with replace_whole(POCKET / "reference.safetensors") as path:
             save_file(half(load_file(args.reference)), path, about)
+    if args.semantic:
+        shutil.copy(args.semantic, POCKET / "semantic.safetensors")
     if args.attention:
         with replace_whole(POCKET / "attention.safetensors") as path:
             save_file(half(load_file(args.attention)), path)

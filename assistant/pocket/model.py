@@ -23,10 +23,11 @@ from assistant.pocket.pool import CELL, Pool, boxes_of, candidates
 from assistant.pocket.reasoner import PocketReasoner, RegionEncoder, fast_bfloat16
 from assistant.reasoner import Found, Reply
 from assistant.pocket.sam import IMAGE_SIZE, build_pocket_sam, load_backbone
+from assistant.pocket.semantic import Semantic
 from assistant.pocket.vision import REGION, region_features
 from assistant.proposals import Proposals
 from assistant.segmenter import Embedding, Segmenter
-from assistant.selector import Selector, choose, runners_up
+from assistant.selector import Scores, Selector, choose, runners_up
 from assistant.upsampling import Resizer, encode_rle
 from assistant.weights import (
     BACKBONE, SMOLLM2, adapter_file, backbone_state, pocket_file, read_weights, sha256_of, smollm2_folder)
@@ -46,6 +47,7 @@ class View:
     embedding: Embedding
     proposals: Proposals
     features: Tensor  # (N, REGION) float
+    names: Tensor | None = None  # what `Semantic.names` gives, from the first question on
 
 
 def shrink(image: np.ndarray) -> np.ndarray:
@@ -131,8 +133,11 @@ def load_eyes(sam_file: Path) -> Eyes:
 
 
 class Pocket:
-    def __init__(self, eyes: Eyes, reasoner: PocketReasoner, selector: Selector):
-        self.eyes, self.reasoner, self.selector = eyes, reasoner, selector
+    """semantic: None for masks by the selector alone."""
+
+    def __init__(self, eyes: Eyes, reasoner: PocketReasoner, selector: Selector, semantic: Semantic | None = None):
+        self.eyes, self.reasoner, self.selector, self.semantic = eyes, reasoner, selector, semantic
+        self.rows = semantic.rows(reasoner.forms) if semantic else {}
 
     @functools.cached_property
     def looker(self):
@@ -153,7 +158,7 @@ class Pocket:
                 return False
             named = self.reasoner.encoder.match(seen.words, self.reasoner.name(phrase)[None])
             scores = self.selector(state[None], seen.words, seen.shape, named, margin[None], quality=seen.thing)
-            chosen = choose(scores, 0)
+            chosen = self.choose(scores, phrase, view)
             found.append(Found(float(scores.presence[0].sigmoid()), chosen, runners_up(scores, 0, chosen)))
             return found[-1].confidence >= threshold
 
@@ -171,6 +176,17 @@ class Pocket:
         return Reply(text, sum(r.tokens for r in replies), [m for r in replies for m in r.markers],
                      torch.cat([r.states for r in replies]), torch.cat([r.margins for r in replies]),
                      written), [one for _, one in once.values()]
+
+    def choose(self, scores: Scores, phrase: str, view: View) -> list[int]:
+        """The proposals of the one target that `scores` are of, best first: by the map of names where that knows the
+        phrase's."""
+        row, low = self.rows.get(self.reasoner.row(phrase)), torch.from_numpy(view.proposals.low)
+        if row is None or view.embedding is None or not low.numel():  # a kept view has neither
+            return choose(scores, 0)
+        if view.names is None:
+            with fast_math():
+                view.names = self.semantic.names(view.embedding)
+        return self.semantic.choose(scores, 0, low > 0, view.names, row, view.embedding.input_size)
 
     @torch.inference_mode()
     def name(self, image: np.ndarray, view: View, mask: np.ndarray) -> list[tuple[str, float]]:
@@ -215,6 +231,7 @@ def load_pocket(adapter: Path | None = None) -> tuple[Pocket, dict[str, str]]:
     encoder, selector, forms = heads_of(heads, about)
     folder = smollm2_folder()
     reasoner = PocketReasoner.load(folder, lora.parent, encoder, forms)
+    semantic_file = pocket_file("semantic.safetensors")
     weights = {"sam": sha256_of(sam_file), "heads": sha256_of(heads_file), "lora": sha256_of(lora),
-               "llm": SMOLLM2[2], "backbone": BACKBONE[2]}
-    return Pocket(load_eyes(sam_file), reasoner, selector.eval()), weights
+               "semantic": sha256_of(semantic_file), "llm": SMOLLM2[2], "backbone": BACKBONE[2]}
+    return Pocket(load_eyes(sam_file), reasoner, selector.eval(), Semantic.load(semantic_file)), weights

@@ -136,10 +136,13 @@ class PocketReasoner:
     def name(self, phrase: str) -> Tensor:
         """Where a region that bears this name would lie, (576,) float: the taught name that the phrase holds, else the
         mean of its tokens' input embeddings less what all tokens share."""
+        row = self.row(phrase)
+        return self.spelled(phrase) if row is None else self.encoder.names[row]
+
+    def row(self, phrase: str) -> int | None:
+        """Which of the encoder's names a phrase holds, the longest form if several."""
         held = [f for f in self.forms if re.search(rf"\b{re.escape(f)}\b", phrase.lower())]
-        if held:
-            return self.encoder.names[self.forms[max(held, key=len)]]
-        return self.spelled(phrase)
+        return self.forms[max(held, key=len)] if held else None
 
     def spelled(self, phrase: str) -> Tensor:
         """(576,) float: the mean of a phrase's input embeddings, less what all tokens share."""
