@@ -143,7 +143,7 @@ def world(setting):  # noqa: F811
 
 def words(world, out, *more) -> list[str]:
     return ["semantic", "--data", str(world / "records.jsonl"), "--sam", str(pocket_file("sam.safetensors")), "--reasoner",
-            str(world / "reasoner"), "--out", str(out), "--steps", "14", "--batch", "2", "--lr", "3e-3", "--pixel-steps", "60",
+            str(world / "reasoner"), "--out", str(out), "--steps", "14", "--batch", "2", "--lr", "3e-3", "--pixel-steps", "12",
             "--questions", "6", "--workers", "0", "--save-every", "0", *more]
 
 
