@@ -38,6 +38,8 @@ def main(args: argparse.Namespace) -> None:
 
     if args.regions is None:
         raise BadInput("give --regions the folder of regions that the records stage kept (or one for them to be kept in)")
+    if args.photos < 1:
+        raise BadInput("--photos must be at least 1")
     must_exist(*args.data, args.sam)
     records, regions = read_sources(args, args.regions)
     pack(records, regions, varied(records, args.photos), sha256_of(args.sam), args.out)

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from assistant.errors import BadInput
 from assistant.files import make_folder, replace_whole
 from assistant.images import open_image
 from assistant.pocket.model import fast_math, load_eyes, shrink
@@ -57,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     must_exist(*args.data, args.sam, args.reasoner, args.init)
+    for name in ("steps", "batch", "pixel_steps", "questions"):
+        if getattr(args, name) < 1:
+            raise BadInput(f"--{name.replace('_', '-')} must be at least 1")
     make_folder(args.out)
     pictures, categories, groups = outlined_pictures(args.data, args.named)
     eyes = load_eyes(args.sam)

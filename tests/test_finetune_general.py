@@ -290,6 +290,7 @@ def test_records_that_cannot_be_used_are_all_named_before_anything_is_loaded(wor
     (["merge", "--adapter", "gone", "--out", "m"], "no heads.safetensors in gone"),
     (["publish", "--sam", "gone"], "there is no gone"), (["publish"], "--reasoner"),
     (["records", "--data", "gone", "--sam", "gone", "--out", "o"], "there is no gone"),
+    (["rehearsal", "--data", "gone", "--sam", "gone", "--regions", "o", "--photos", "0"], "--photos must be at least 1"),
     (["sam", "--data", "gone", "--out", "o"], "no training photos under gone")])
 def test_a_wrong_option_is_one_line_before_the_work_begins(wrong, said, world, qwen, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

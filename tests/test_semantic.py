@@ -151,6 +151,8 @@ def test_the_stage_learns_where_names_are_and_goes_on_where_it_stopped(world, ca
     assert command.main(words(world, world / "whole")) == 2  # before the records stage
     assert "there is no" in capsys.readouterr().err
     records.main(arguments(world, world / "reasoner"))
+    assert command.main(words(world, world / "whole", "--steps", "0")) == 2
+    assert "--steps must be at least 1" in capsys.readouterr().err
     add = Log.add
 
     def stop(log, step, *more, **options):
