@@ -82,7 +82,7 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
     if args.gradient_checkpointing:
         reasoner.model.gradient_checkpointing_enable({"use_reentrant": False})
     student = Student(lora, selector.to(accelerator.device), reasoner.seg, reasoner.abs, args.hard_negatives)
-    trained = {n: p for n, p in student.named_parameters() if p.requires_grad}
+    trained = student.trained()
     groups = [{"params": [p for n, p in trained.items() if n.startswith("selector.") == mine], "lr": lr, "peak": lr}
               for mine, lr in ((False, args.lr), (True, args.selector_lr))]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.95))

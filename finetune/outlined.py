@@ -69,6 +69,13 @@ def named_in_records(records: list[tuple[Record, Path]], apart: bool = True) -> 
     return named
 
 
+def outlined(records: list[tuple[Record, Path]], by_name: dict[str, list[tuple[str, dict]]],
+             apart: bool = True) -> dict[Path, list[tuple[str, dict]]]:
+    """Every picture's outlined things (name, RLE): as `by_name` lists them by file name, else as its records do."""
+    told = named_in_records([(r, image) for r, image in records if image.name not in by_name], apart)
+    return {image: by_name[image.name] if image.name in by_name else told[image] for image in sorted({i for _, i in records})}
+
+
 def outlined_features(eyes, image: np.ndarray, embedding, named: list[tuple[str, np.ndarray]]) -> tuple[Tensor, list[int]]:
     """Features (K, R) of outlined things (name, (H, W) bool) as seen in `image`, and which of them they are: what covers
     less than two cells is left out."""

@@ -29,7 +29,7 @@ from finetune.check import must_exist
 from finetune.encoder import learn_to_see
 from finetune.examples import RecordData
 from finetune.language import build, train_llm
-from finetune.outlined import all_regions, named_in_records, named_regions
+from finetune.outlined import all_regions, named_regions, outlined
 from finetune.regions import Kept, Regions
 from finetune.selection import train_selector
 
@@ -62,11 +62,8 @@ def read_sources(args: argparse.Namespace, folder: Path) -> tuple[list[tuple[Rec
     from assistant.pocket.model import load_eyes
 
     records = [(r, image_path(r, f).resolve()) for f in args.data for r in read_records(f)]
-    images = sorted({image for _, image in records})
-    by_name = {name: things for file in args.named for name, things in named_regions(file).items()}
-    told = named_in_records([(r, image) for r, image in records if image.name not in by_name])
-    named = {image: by_name[image.name] if image.name in by_name else told[image] for image in images}
-    return records, all_regions(functools.partial(load_eyes, args.sam), f"pocket {sha256_of(args.sam)}", images, named,
+    named = outlined(records, {name: things for file in args.named for name, things in named_regions(file).items()})
+    return records, all_regions(functools.partial(load_eyes, args.sam), f"pocket {sha256_of(args.sam)}", list(named), named,
                                 Kept(folder))
 
 

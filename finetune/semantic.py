@@ -29,12 +29,12 @@ from assistant.images import open_image
 from assistant.pocket.model import fast_math, load_eyes, shrink
 from assistant.pocket.sam import IMAGE_SIZE
 from assistant.pocket.semantic import SIDE, SemanticHead
-from assistant.pocket.vision import normalise
+from assistant.pocket.vision import normalise, padded
 from assistant.record import image_path, read_records
 from finetune.check import must_exist
 from finetune.examples import KEPT_ASIDE
 from finetune.log import Log, rate
-from finetune.outlined import named_in_records, named_regions, other_view
+from finetune.outlined import named_regions, other_view, outlined
 from finetune.records import add_sources
 
 NONE, OUTSIDE = -1, -2  # labels of a cell: it bears no name; it is not learned
@@ -74,14 +74,11 @@ def outlined_pictures(data: list[Path], named: list[Path]) -> tuple[dict[Path, t
     """-> {picture: (its outlined things (name, RLE), the number of its records file)} in the order in which the records
     stage counts pictures, the names, and those of each file."""
     by_name = {name: things for file in named for name, things in named_regions(file).items()}
-    found, groups = {}, [set() for _ in data]
+    found, groups = {}, []
     for number, file in enumerate(data):
-        records = [(r, image_path(r, file).resolve()) for r in read_records(file)]
-        told = named_in_records([(r, i) for r, i in records if i.name not in by_name], apart=False)
-        for image in {image for _, image in records}:
-            things = by_name[image.name] if image.name in by_name else told[image]
-            found[image] = things, number
-            groups[number] |= {name for name, _ in things}
+        own = outlined([(r, image_path(r, file).resolve()) for r in read_records(file)], by_name, apart=False)
+        found |= {image: (things, number) for image, things in own.items()}
+        groups.append({name for things in own.values() for name, _ in things})
     return {image: found[image] for image in sorted(found)}, sorted(set().union(*groups)), groups
 
 
@@ -110,15 +107,13 @@ def labelled_view(image: np.ndarray, masks: list[tuple[str, np.ndarray]], row: d
     smaller."""
     small = shrink(image)
     h, w = small.shape[:2]
-    square = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), 127, np.uint8)
-    square[:h, :w] = small
     labels = np.full((SIDE, SIDE), OUTSIDE, np.int64)
     ys, xs = (np.arange(CELL // 2, size, CELL) for size in (h, w))
     labels[: len(ys), : len(xs)] = NONE
     at = np.ix_((ys * image.shape[0] / h).astype(int), (xs * image.shape[1] / w).astype(int))
     for name, mask in sorted(masks, key=lambda one: -int(one[1].sum())):
         labels[: len(ys), : len(xs)][mask[at]] = row[name]
-    return square, labels
+    return padded(small), labels
 
 
 def train_head(args, eyes, pictures, categories: list[str], groups: list[set[str]]) -> SemanticHead:
@@ -176,12 +171,10 @@ def train_head(args, eyes, pictures, categories: list[str], groups: list[set[str
 @torch.no_grad()
 def looked_at(eyes, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(B, 512, 512, 3) uint8 -> what the semantic head reads of them."""
-    from types import SimpleNamespace
-
     encoder = eyes.segmenter.model.image_encoder
     with fast_math():
         maps = encoder.backbone(normalise(pixels.numpy(), "cpu").contiguous(memory_format=torch.channels_last))
-        return SemanticHead.maps(SimpleNamespace(maps=maps, features=encoder.neck(*maps)))
+        return SemanticHead.inputs(maps, encoder.neck(*maps))
 
 
 def fit_inputs(head: SemanticHead, maps: tuple[Tensor, Tensor, Tensor]) -> None:

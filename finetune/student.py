@@ -109,6 +109,9 @@ class Student(nn.Module):
         with self.precision():
             return self._losses(batch)
 
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
     def precision(self):
         """The context in which the LLM's own precision is computed with."""
         weight = next(self.llm.get_input_embeddings().parameters())

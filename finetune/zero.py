@@ -56,16 +56,12 @@ def spread(accelerator, student) -> None:
         buffer.data = buffer.data.to(accelerator.device)
 
 
-def trained(student) -> dict[str, torch.nn.Parameter]:
-    return {name: p for name, p in student.named_parameters() if p.requires_grad}
-
-
 def weights(student) -> dict[str, Tensor]:
     """The trained weights, whole and in float32, and the buffers, on the CPU. Every process must ask."""
     from deepspeed.utils import safe_get_full_fp32_param
 
-    whole = {name: safe_get_full_fp32_param(p) for name, p in trained(student).items()}
-    whole |= {name: student.state_dict()[name] for name, _ in student.named_buffers() if name in student.state_dict()}
+    whole, kept = {name: safe_get_full_fp32_param(p) for name, p in student.trained().items()}, student.state_dict()
+    whole |= {name: buffer for name, buffer in student.named_buffers() if name in kept}
     return {name: tensor.detach().cpu().clone() for name, tensor in whole.items()}
 
 
@@ -74,7 +70,7 @@ def state_of(student, optimizer) -> tuple[dict[str, Tensor], dict]:
     must ask."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    parameters = trained(student)
+    parameters = student.trained()
     step = next(iter(adam_of(optimizer).state.values()))["step"]
     moments = {name: {"step": torch.tensor(float(step))} | {
         key: safe_get_full_optimizer_state(p, key).detach().cpu().clone() for key in MOMENTS} for name, p in parameters.items()}
@@ -92,7 +88,7 @@ def put(state: dict, student, optimizer) -> None:
     """Give every process its share of a `state.pt`. The student must hold its weights already."""
     from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
-    adam, parameters = adam_of(optimizer), trained(student)
+    adam, parameters = adam_of(optimizer), student.trained()
     step = next(iter(state["optimizer"]["state"].values()))["step"]
     for flat in optimizer.optimizer.fp32_partitioned_groups_flat:  # Adam makes them in its first step, later than this
         adam.state[flat] = {"step": step.clone() if isinstance(adam, torch.optim.AdamW) else int(step)} | {

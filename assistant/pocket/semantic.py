@@ -50,15 +50,15 @@ class SemanticHead(nn.Module):
         self.out = nn.Conv2d(width // 2, names + 1, 1)
 
     @staticmethod
-    def maps(embedding) -> tuple[Tensor, Tensor, Tensor]:
-        """What it reads of a pocket `Embedding`: the backbone's stride-16 and stride-32 maps, the neck without stride 4."""
-        return embedding.maps[2].float(), embedding.maps[3].float(), embedding.features[:, : WIDTH + 4 * SKIP8].float()
+    def inputs(maps: tuple, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What it reads of an `Embedding`'s maps and features: the backbone's strides 16 and 32, the neck without stride 4."""
+        return maps[2].float(), maps[3].float(), features[:, : WIDTH + 4 * SKIP8].float()
 
-    def forward(self, maps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def forward(self, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """-> logits (B, C + 1, SIDE, SIDE)."""
         even = lambda x, name: (x - getattr(self, f"mean{name}")[:, None, None]) / getattr(self, f"scale{name}")[:, None, None]
         up = lambda x: F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-        s16, s32, neck = (even(x, name) for x, name in zip(maps, ("16", "32", "neck")))
+        s16, s32, neck = (even(x, name) for x, name in zip(inputs, ("16", "32", "neck")))
         x = self.blocks32(self.lateral32(self.drop(s32)) + self.context(s32.mean((2, 3)))[:, :, None, None])
         x = self.blocks16(up(x) + self.lateral16(self.drop(s16)) + self.neck16(neck[:, :WIDTH]))
         x = self.blocks8(up(self.top8(self.drop(x))) + self.neck8(F.pixel_shuffle(neck[:, WIDTH:], 2)))
@@ -110,11 +110,10 @@ def evidence(scores: Scores, k: int, masks: Tensor, names: Tensor, row: int, bes
         of(iop, best, -8.0), count.log(), (m * (small * inside)[:, None]).sum(0) / ((m * small[:, None]).sum(0) + 1e-6)]
     whole = [iop.max(), similarity.max(), value.max(), scores.presence[k].clamp(-6, 6), inside.mean(),
              (inside > 0.5).float().mean()]
-    wide = F.interpolate(names.float()[None], size=(side, side), mode="bilinear", align_corners=False)[0].flatten(1)
-    log = wide.masked_fill(~beside[:, None], -1e4).log_softmax(0)[row].clamp(min=-10)
-    rivals = beside.clone()
-    rivals[row] = False
-    margin = (wide[row] - wide.masked_fill(~rivals[:, None], -1e4).amax(0)).clamp(-10, 10)
+    competing = F.interpolate(names[beside].float()[None], size=(side, side), mode="bilinear", align_corners=False)[0].flatten(1)
+    own = torch.arange(len(competing)) == beside[:row].sum()
+    log = competing.log_softmax(0)[own][0].clamp(min=-10)
+    margin = (competing[own][0] - competing[~own].amax(0)).clamp(-10, 10)
     under = (m @ log.exp()) / m.sum(1).clamp(min=1)  # of each proposal: how much of it bears the name
     every = lambda v: v.expand(cover.shape[1])
     named = [log, margin, every(torch.tensor(1.0)), every(log.max()), (m * under[:, None]).amax(0)]
@@ -179,7 +178,7 @@ class Semantic:
     @torch.inference_mode()
     def names(self, embedding) -> Tensor:
         """A pocket `Embedding` -> (C + 1, SIDE, SIDE) logits."""
-        return self.head(self.head.maps(embedding))[0].float()
+        return self.head(self.head.inputs(embedding.maps, embedding.features))[0].float()
 
     @torch.inference_mode()
     def choose(self, scores: Scores, k: int, masks: Tensor, names: Tensor, row: int, size: tuple[int, int]) -> list[int]:
