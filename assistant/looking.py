@@ -80,6 +80,10 @@ class Looker:
     def size(self, view) -> tuple[int, int]:
         return getattr(view, "image", view).shape[:2]
 
+    def rles(self, view) -> list[dict] | None:
+        """COCO RLE of the view's regions; None: what is looked at is a grid."""
+        return None
+
     def chosen(self, layers: list[int] | None) -> list[int]:
         layers = list(range(self.layers)) if layers is None else sorted(layers)
         if layers[0] < 0 or layers[-1] >= self.layers:

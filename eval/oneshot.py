@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from assistant.attention import Ranking, class_maps, shares, with_background
 from assistant.errors import BadInput
 from assistant.labelled import read_labelled
+from assistant.upsampling import decode_rle
 from eval.metrics import class_counts, class_ious
 from eval.report import Picture, write_report
 from eval.result import Result, Run, print_table, write_result
@@ -205,18 +206,18 @@ def main(args: argparse.Namespace) -> None:
 def masks_on(looker, view, args, size) -> torch.Tensor:
     """SAM's proposals on the grid, (N, h, w) bool: the view's own, or, for a model that has none, those of the preset's
     SAM."""
-    proposals = getattr(view, "proposals", None)
-    if proposals is None:
+    rles = looker.rles(view)
+    if rles is None:
         from assistant.presets import PRESETS, load_eyes
 
         if not hasattr(looker, "eyes"):
             looker.eyes = load_eyes(args.sam or PRESETS[args.preset].sam, args.device)[0]
-        proposals = looker.eyes.open(view).proposals
+        rles = looker.eyes.open(view).proposals.rles
     h, w = grid_of(size)
     rows, columns = np.arange(h) * size[0] // h, np.arange(w) * size[1] // w
-    if not len(proposals):
+    if not rles:
         return torch.zeros(0, h, w, dtype=torch.bool)
-    return torch.from_numpy(np.stack([proposals.mask(i)[rows[:, None], columns] for i in range(len(proposals))]))
+    return torch.from_numpy(np.stack([decode_rle(rle)[rows[:, None], columns] for rle in rles]))
 
 
 def miou(counts: np.ndarray) -> float:

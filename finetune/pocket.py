@@ -18,8 +18,10 @@ import torch
 
 from assistant.errors import BadInput
 from assistant.grammar import Turn
-from assistant.pocket.model import Pocket, View, heads_of, load_eyes
+from assistant.images import open_image
+from assistant.pocket.model import Pocket, heads_of, load_eyes
 from assistant.pocket.reasoner import PocketReasoner
+from assistant.pocket.semantic import Semantic
 from assistant.record import image_path, read_records
 from assistant.scene import THRESHOLD
 from assistant.selector import Selector
@@ -75,18 +77,22 @@ def tune(args: argparse.Namespace) -> None:
         hard=args.hard_negatives, anchor=ANCHOR, examined=EXAMINED, check_every=max(10, args.save_every // 2),
         log_every=args.log_every)
     asked = [(r, i) for r, i in held if r.targets] or [(r, i) for r, i in records if i in aside and r.targets]
+    asked = [(r, i) for r, i in asked if i not in seen_before]  # of the rehearsed ones no picture is kept
     progress = Progress(args.out, [argparse.Namespace(record=r, image=i) for r, i in spread(asked, SHOWN)], None)
+    # The few pictures that are shown are opened as an answer needs them: what is stored for training holds no embedding.
+    eyes = functools.cache(lambda: load_eyes(sam))
+    opened = functools.cache(lambda image: eyes().open(open_image(image)))
+    semantic = Semantic.load(pocket_file("semantic.safetensors"))
 
     def look(step: int, selector: Selector, figures: dict) -> None:
-        parts = Pocket(None, PocketReasoner(reasoner.llm.get_base_model(), reasoner.tokenizer, reasoner.encoder, reasoner.forms),
-                       selector)
+        parts = Pocket(eyes(), PocketReasoner(reasoner.llm.get_base_model(), reasoner.tokenizer, reasoner.encoder,
+                                              reasoner.forms), selector, semantic)
         training, selector.training = selector.training, False
 
         def ask(question: str, image: Path):
-            own = regions[image]
-            n = len(own.names)
-            reply, found = parts.ask([Turn(question)], View(None, None, own.features[n:]), THRESHOLD)
-            return reply.text, pointed_at(reply.text, found, own.rles[n:])
+            view = opened(image)
+            reply, found = parts.ask([Turn(question)], view, THRESHOLD)
+            return reply.text, pointed_at(reply.text, found, view.rles)
 
         progress.ask = ask
         with torch.autocast("cpu", dtype=torch.bfloat16):

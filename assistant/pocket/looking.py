@@ -62,14 +62,18 @@ class PocketLooker:
         self._ranking = ranking
 
     def open(self, image, keep: Path | None = None):
-        """A picture's view; with a folder `keep`, opened once and read from there afterwards. BadInput: no picture."""
-        from assistant.pocket.kept import kept_view
+        """A picture's regions; with a folder `keep`, opened once and read from there afterwards. BadInput: no picture."""
+        from assistant.pocket.kept import kept_regions
         from assistant.weights import pocket_file, sha256_of
 
-        return kept_view(self.eyes, sha256_of(pocket_file("sam.safetensors")), image, keep)
+        return kept_regions(self.eyes, sha256_of(pocket_file("sam.safetensors")), image, keep)
 
     def size(self, view) -> tuple[int, int]:
-        return view.proposals.size
+        return view.size
+
+    def rles(self, view) -> list[dict] | None:
+        """COCO RLE of the view's regions."""
+        return view.rles
 
     def look(self, view, prompts: list[str], layers: list[int] | None = None) -> Look:
         """layers: which are looked at (None: all). Scores (P, L, H, N); gradients reach `tuned` and `rows`."""
@@ -97,9 +101,9 @@ class PocketLooker:
     def places(self, view) -> RegionPlaces:
         if self.kept is not None and id(view) in self.kept:
             return self.kept[id(view)][1]
-        h, w = view.proposals.size
+        h, w = view.size
         step = max(1, round(max(h, w) / SIDE))
-        masks = [decode_rle(rle)[::step, ::step] for rle in view.proposals.rles]
+        masks = [decode_rle(rle)[::step, ::step] for rle in view.rles]
         none = np.zeros((0, -(-h // step), -(-w // step)), bool)
         places = RegionPlaces(torch.from_numpy(np.stack(masks) if masks else none))
         if self.kept is not None:

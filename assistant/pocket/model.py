@@ -41,13 +41,36 @@ def fast_math():
 
 
 @dataclass
+class RegionView:
+    """What attention needs of a picture: the masks of its N regions as COCO RLE, its size (h, w), and their features
+    (N, REGION) float. It holds neither embedding nor logits, so no question can be answered on it."""
+
+    rles: list[dict]
+    size: tuple[int, int]
+    features: Tensor
+
+
+@dataclass
 class View:
-    """A picture, opened."""
+    """A picture, opened: all that answering needs."""
 
     embedding: Embedding
     proposals: Proposals
     features: Tensor  # (N, REGION) float
     names: Tensor | None = None  # what `Semantic.names` gives, from the first question on
+
+    @property
+    def rles(self) -> list[dict]:
+        return self.proposals.rles
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.proposals.size
+
+    @property
+    def regions(self) -> RegionView:
+        """What is left for attention once the embedding is let go."""
+        return RegionView(self.rles, self.size, self.features)
 
 
 def shrink(image: np.ndarray) -> np.ndarray:
@@ -180,13 +203,14 @@ class Pocket:
     def choose(self, scores: Scores, phrase: str, view: View) -> list[int]:
         """The proposals of the one target that `scores` are of, best first: by the map of names where that knows the
         phrase's."""
-        row, low = self.rows.get(self.reasoner.row(phrase)), torch.from_numpy(view.proposals.low)
-        if row is None or view.embedding is None or not low.numel():  # a kept view has neither
+        row = self.rows.get(self.reasoner.row(phrase))
+        if row is None:
             return choose(scores, 0)
         if view.names is None:
             with fast_math():
                 view.names = self.semantic.names(view.embedding)
-        return self.semantic.choose(scores, 0, low > 0, view.names, row, view.embedding.input_size)
+        masks = torch.from_numpy(view.proposals.low) > 0
+        return self.semantic.choose(scores, 0, masks, view.names, row, view.embedding.input_size)
 
     @torch.inference_mode()
     def name(self, image: np.ndarray, view: View, mask: np.ndarray) -> list[tuple[str, float]]:
