@@ -51,11 +51,11 @@ def open_proposals(args: argparse.Namespace):
 
 def like(args: argparse.Namespace) -> None:
     from assistant.answer import Answer, Target
-    from assistant.drawing import side_by_side
+    from assistant.export.drawing import side_by_side
     from assistant.files import replace_whole
     from assistant.images import open_image
     from assistant.presets import PRESETS, load_segmenter
-    from assistant.reference import Matcher, check_mask, open_mask, pocket_matcher, references
+    from assistant.few_shot.matcher import Matcher, check_mask, open_mask, pocket_matcher, references
 
     if args.preset not in PRESETS:
         open_from(args)  # says so
@@ -80,11 +80,11 @@ def attend(args: argparse.Namespace) -> None:
     import numpy as np
     from PIL import Image
 
-    from assistant.attention import Ranking, attend, check_phrase
-    from assistant.drawing import draw_heat
+    from assistant.attention.maps import Ranking, attend, check_phrase
+    from assistant.export.drawing import draw_heat
     from assistant.files import replace_whole
     from assistant.images import open_image
-    from assistant.looking import open_looker
+    from assistant.attention.image_text_probe import open_looker
 
     check_phrase(args.phrase)
     looker = open_looker(args)
@@ -103,10 +103,10 @@ def attend(args: argparse.Namespace) -> None:
 def rank_layers(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from assistant.attention import rank, read_names
+    from assistant.attention.maps import rank, read_names
     from assistant.errors import BadInput
     from assistant.images import pictures_in
-    from assistant.looking import open_looker
+    from assistant.attention.image_text_probe import open_looker
 
     names = read_names(args.names)
     if not args.images.is_dir():

@@ -122,7 +122,7 @@ class Answer:
         LabelMe's polygons have no holes: a hole is filled, and the shape's description says so. A phrase that is
         absent is an image flag `no <phrase>`.
         """
-        from assistant.drawing import outlines
+        from assistant.export.drawing import outlines
 
         shapes = []
         for group, target in enumerate(self.present, 1):
@@ -136,7 +136,7 @@ class Answer:
 
     def overlay(self):
         """A PIL RGB image of the answer's size: masks in COLOURS (by target), outlined, named; grey without image."""
-        from assistant.drawing import draw_targets
+        from assistant.export.drawing import draw_targets
 
         image = np.full((*self.size, 3), 128, np.uint8) if self.image is None else self.image
         return draw_targets(image, [(k + 1, colour_of(k), target.phrase, target.mask)

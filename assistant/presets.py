@@ -89,7 +89,7 @@ def load_parts(mllm: str, sam: str, adapter=None, selection: str | None = None, 
     `load_segmenter`. selection: "marks", "boxes" or "trained"; None: trained with an adapter, otherwise boxes for
     LLaVA-1.5 and marks for everything else.
     """
-    from assistant.remote import PREFIX
+    from assistant.mllm.openai_client import PREFIX
 
     remote = str(mllm).startswith(PREFIX)
     if selection is not None and selection not in SELECTIONS:
@@ -104,21 +104,21 @@ def load_parts(mllm: str, sam: str, adapter=None, selection: str | None = None, 
         raise BadInput("--selection trained needs --adapter, a folder that finetune wrote; without one choose marks or boxes")
     if adapter and selection in (None, "trained"):
         return _load_trained(mllm, sam, adapter, device, four_bit)
-    from assistant.zero_shot import ZeroShot
+    from assistant.mllm.zero_shot import ZeroShot
 
     if remote:
-        from assistant.remote import RemoteModel
+        from assistant.mllm.openai_client import RemoteModel
 
         model = RemoteModel(mllm.removeprefix(PREFIX), base_url)
         model.check()
         weights = {"mllm": str(mllm)}
     else:
-        from assistant.structured import LocalModel
+        from assistant.mllm.structured_output import LocalModel
 
         reasoner, weights = _load_reasoner(mllm, adapter, device, four_bit)
         model = LocalModel(reasoner)
     eyes, weights["sam"] = load_eyes(sam, device)
-    from assistant.coordinates import UNIT, scale_of
+    from assistant.mllm.coordinates import UNIT, scale_of
 
     selection = selection or ("boxes" if scale_of(model.name) == UNIT else "marks")
     return ZeroShot(eyes, model, selection, second_look), weights
@@ -132,13 +132,13 @@ def _load_pocket(sam, adapter, selection, device, four_bit: bool, second_look: b
                        "give --mllm, or another --preset")
     if device not in (None, "cpu") or four_bit:
         raise BadInput("the pocket preset runs on the CPU as it is; leave out --device and --four-bit")
-    from assistant.pocket.model import load_pocket
+    from assistant.pocket.pipeline import load_pocket
 
     return load_pocket(adapter)
 
 
 def _load_trained(mllm, sam, adapter, device, four_bit: bool):
-    from assistant.tuned import load_tuned
+    from assistant.mllm.trained import load_tuned
     from assistant.weights import fingerprint
 
     reasoner, weights = _load_reasoner(mllm, None, device, four_bit)
@@ -147,7 +147,7 @@ def _load_trained(mllm, sam, adapter, device, four_bit: bool):
 
 
 def _load_reasoner(mllm, adapter, device, four_bit: bool):
-    from assistant.reasoner import Reasoner
+    from assistant.mllm.local_model import Reasoner
     from assistant.weights import fingerprint, resolve_model
 
     lora = None
@@ -178,7 +178,7 @@ def pick_device(device: str | None) -> str:
 
 def load_eyes(sam: str, device: str | None = None):
     """(eyes, sha256). sam: as `load_segmenter`; the pocket SAM brings its own way to find proposals."""
-    from assistant.eyes import Eyes, PocketEyes
+    from assistant.sam.image_opener import Eyes, PocketEyes
     from assistant.weights import pocket_file, sha256_of
 
     if str(sam) == "pocket":
@@ -191,12 +191,12 @@ def load_eyes(sam: str, device: str | None = None):
 def load_segmenter(sam: str, device: str | None = None):
     """(`Segmenter`, sha256) of a hub id or folder of transformers' SAM or SAM 2, an official .pth file, a .safetensors file
     of the pocket SAM's trained weights, or "pocket". BadInput: none of these, or it cannot be had."""
-    from assistant.segmenter import Segmenter
+    from assistant.sam.segmenter import Segmenter
     from assistant.weights import fingerprint, pocket_file, resolve_model, sha256_of
 
     path = pocket_file("sam.safetensors") if str(sam) == "pocket" else Path(sam)
     if path.suffix == ".safetensors":
-        from assistant.pocket.model import load_eyes
+        from assistant.pocket.pipeline import load_eyes
 
         return load_eyes(path).segmenter, sha256_of(path)
     device = pick_device(device)

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from assistant import followup
+from assistant.dialogue import followups as followup
 from assistant.answer import Answer, Target
 from assistant.errors import BadInput
 from assistant.grammar import Turn, check_question, parse, plain, reply_for
@@ -59,9 +59,9 @@ class Assistant:
 
     @cached_property
     def matcher(self):
-        """What `segment_like` goes by, an `assistant.reference.Matcher`; the pocket preset brings one, others are given
+        """What `segment_like` goes by, an `assistant.few_shot.matcher.Matcher`; the pocket preset brings one, others are given
         one: `assistant.matcher = Matcher.load(folder, assistant.segmenter)`."""
-        from assistant.reference import pocket_matcher
+        from assistant.few_shot.matcher import pocket_matcher
 
         return pocket_matcher(self.segmenter)
 
@@ -91,7 +91,7 @@ class Assistant:
 
 
 class Scene:
-    """One opened picture. image: (H, W, 3) uint8 RGB; proposals: see `assistant.proposals.Proposals`."""
+    """One opened picture. image: (H, W, 3) uint8 RGB; proposals: see `assistant.sam.proposals.Proposals`."""
 
     def __init__(self, assistant: Assistant, image: np.ndarray, view):
         self.assistant, self.image, self.view = assistant, image, view
@@ -115,7 +115,7 @@ class Scene:
         options: temperature, seed, max_new_tokens, stream, as the reasoner's `reply`.
 
         What refers to the masks of the last answer ("the one on the left?", "now remove the cup") is worked out by
-        `assistant.followup`; everything else is the model's. BadInput: an empty or overlong question, an empty `about`.
+        `assistant.dialogue.followups`; everything else is the model's. BadInput: an empty or overlong question, an empty `about`.
         The confidence of a target is the selector's that it is there.
         """
         question = check_question(question)
@@ -172,17 +172,17 @@ class Scene:
         size than its picture, or covers all of it. The score is the mean probability inside the mask, which is never
         asked whether the thing is there at all.
         """
-        from assistant.reference import references
+        from assistant.few_shot.matcher import references
 
         matcher = self.assistant.matcher
         like = references(matcher, reference_image, reference_mask)
         return matcher.segment(matcher.look(self.image, self.view.embedding), like, label)
 
     def attend(self, phrase: str) -> np.ndarray:
-        """Where the model looks for a phrase such as "a mug": (H, W) float32 heat map in [0, 1], see `assistant.attention`.
+        """Where the model looks for a phrase such as "a mug": (H, W) float32 heat map in [0, 1], see `assistant.attention.maps`.
         BadInput: a phrase that names nothing, a preset whose model exposes no attention."""
-        from assistant.attention import attend
-        from assistant.looking import looker_of
+        from assistant.attention.maps import attend
+        from assistant.attention.image_text_probe import looker_of
 
         return attend(looker_of(self.assistant.parts), self.view, phrase)
 

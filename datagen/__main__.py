@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     asking.add_argument("--per-image", type=int, default=24, help="questions per photo, at most (default: 24)")
     asking.add_argument("--seed", type=int, default=0, help="another seed, other questions (default: 0)")
     asking.add_argument("--bank", default="coco",
-                        help="phrase bank: a name in datagen/phrases or a .toml file; several with commas between")
+                        help="phrase bank: a name in datagen/composer/phrases or a .toml file; several with commas between")
     asking.add_argument("--split", default="train", choices=["train", "held"],
                         help="train: phrases to learn from; held: the two of each category that are kept aside")
     server = parser.add_argument_group(
@@ -120,11 +120,11 @@ def run(options: argparse.Namespace) -> str:
 
     from assistant.files import make_folder
     from datagen.dataset import write_dataset
-    from datagen.engine import plain
-    from datagen.kept import Kept
-    from datagen.leaks import fingerprints
+    from datagen.engines.plain import plain
+    from datagen.result_cache import Kept
+    from datagen.sources.leaks import fingerprints
     from datagen.output import output
-    from datagen.pick import pick
+    from datagen.sources.pick import pick
 
     check(options)
     out, drops = Path(options.out), Counter()
@@ -137,8 +137,8 @@ def run(options: argparse.Namespace) -> str:
     from_dataset = "ego_objects" if options.format == "egoobjects" else "coco"
     with output(out, options.val, from_dataset) as written:
         if options.engine == "ray":
-            from datagen.engine_ray import on_ray
-            from datagen.engine_vllm import on_vllm
+            from datagen.engines.ray import on_ray
+            from datagen.engines.vllm import on_vllm
 
             engine = on_vllm if options.writer == "vllm" else on_ray
             made = engine(photos, drops, options, known, kept)
@@ -158,9 +158,9 @@ def run(options: argparse.Namespace) -> str:
 
 def open_photos(options: argparse.Namespace):
     """The data set's photos, through the index in the output folder."""
-    from datagen.index import open_index
-    from datagen.phrasebank import load
-    from datagen.photos import Photos
+    from datagen.sources.index import open_index
+    from datagen.composer.phrasebank import load
+    from datagen.sources.photos import Photos
 
     annotations = Path(options.annotations) if options.annotations else None
     index = open_index(options.format, annotations, Path(options.images), Path(options.out) / "photos.sqlite")

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from assistant.answer import colour_of
-from assistant.drawing import draw_targets
+from assistant.export.drawing import draw_targets
 from assistant.errors import BadInput, exit_code
 from assistant.grammar import plain
 from assistant.images import open_image

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from datagen.phrasebank import Entry, pluralise
-from datagen.photos import Instance, Photo
+from datagen.composer.phrasebank import Entry, pluralise
+from datagen.sources.photos import Instance, Photo
 
 WORDS = 3, 60
 ALIKE = 0.8  # Jaccard index of two questions' words from which they are the same question

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from assistant.convert import to_llmseg40k
+from assistant.export.converters import to_llmseg40k
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.record import Record, to_dict
 from datagen.rejected import read_rejected, row_id
 from datagen.statistics import Statistics
-from datagen.worker import Made
+from datagen.engines.worker import Made
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def cell(record, file: Path):
     from PIL import Image, ImageDraw, ImageFont
 
     from assistant.answer import colour_of
-    from assistant.drawing import draw_targets
+    from assistant.export.drawing import draw_targets
     from assistant.grammar import plain
     from assistant.images import open_image
     from assistant.record import image_path, record_masks

@@ -57,7 +57,7 @@ class Statistics:
 
     def page(self, title: str) -> str:
         """An HTML page with plots, nothing to fetch."""
-        from assistant.plots import STYLE, bars, table
+        from assistant.export.html_report import STYLE, bars, table
 
         figures = self.figures()
         plots = [("Questions by kind", figures["by_kind"]), ("Words of a question", figures["questions_by_words"]),

@@ -18,24 +18,24 @@ from assistant.errors import BadInput, exit_code
 from assistant.presets import add_model_arguments
 
 BENCHMARKS = {  # name: (module, what it is)
-    "records": ("records", "questions from a records file, answered freely: gIoU, cIoU, N_acc, T_acc, the proposals' oracle"),
-    "reasonseg": ("reasonseg", "ReasonSeg, under LISA's protocol, Seg-Zero's, or both"),
-    "llmseg40k": ("llmseg40k", "LLM-Seg40K's json"),
-    "refcoco": ("refer", "RefCOCO"),
-    "refcoco+": ("refer", "RefCOCO+"),
-    "refcocog": ("refer", "RefCOCOg"),
-    "grefcoco": ("refer", "gRefCOCO: several targets, or none"),
-    "boxes": ("boxes", "expressions with boxes and false premises: acc@.5 of the answer's box, N_acc, T_acc"),
-    "semantic": ("semantic", "class lists answered one by one: mIoU on ADE20K, COCO-Stuff, Cityscapes or label PNGs"),
-    "oneshot": ("oneshot", "segmentation from attention: all layers, ranked layers, tuned on one photo per category: mIoU"),
-    "interactive": ("interactive", "SAM's task on a COCO-format folder: a box, a click, click by click"),
-    "proposals": ("proposals", "everything mode on a COCO-format folder: what the best choice of proposals could score"),
-    "fewshot": ("fewshot", "PASCAL-5i, COCO-20i and COCO-format folders: segment like a reference, with and without a name"),
+    "records": ("eval.benchmarks.records", "questions from a records file, answered freely: gIoU, cIoU, N_acc, T_acc, the proposals' oracle"),
+    "reasonseg": ("eval.benchmarks.reasonseg", "ReasonSeg, under LISA's protocol, Seg-Zero's, or both"),
+    "llmseg40k": ("eval.benchmarks.llmseg40k", "LLM-Seg40K's json"),
+    "refcoco": ("eval.benchmarks.refer", "RefCOCO"),
+    "refcoco+": ("eval.benchmarks.refer", "RefCOCO+"),
+    "refcocog": ("eval.benchmarks.refer", "RefCOCOg"),
+    "grefcoco": ("eval.benchmarks.refer", "gRefCOCO: several targets, or none"),
+    "boxes": ("eval.benchmarks.boxes", "expressions with boxes and false premises: acc@.5 of the answer's box, N_acc, T_acc"),
+    "semantic": ("eval.benchmarks.semantic", "class lists answered one by one: mIoU on ADE20K, COCO-Stuff, Cityscapes or label PNGs"),
+    "oneshot": ("eval.benchmarks.oneshot", "segmentation from attention: all layers, ranked layers, tuned on one photo per category: mIoU"),
+    "interactive": ("eval.benchmarks.interactive", "SAM's task on a COCO-format folder: a box, a click, click by click"),
+    "proposals": ("eval.benchmarks.proposals", "everything mode on a COCO-format folder: what the best choice of proposals could score"),
+    "fewshot": ("eval.benchmarks.fewshot", "PASCAL-5i, COCO-20i and COCO-format folders: segment like a reference, with and without a name"),
 }
 TOOLS = {
-    "compare": ("compare", "two runs of one benchmark: the paired difference with its interval"),
-    "speed": ("speed", "our everything mode against its peers, and the cost of a question"),
-    "tuning": ("tuning", "a step of tuning a multimodal LLM, and trl's on the same batch: tokens a second, memory, ratio"),
+    "compare": ("eval.compare", "two runs of one benchmark: the paired difference with its interval"),
+    "speed": ("eval.speed", "our everything mode against its peers, and the cost of a question"),
+    "tuning": ("eval.tuning", "a step of tuning a multimodal LLM, and trl's on the same batch: tokens a second, memory, ratio"),
 }
 
 
@@ -62,12 +62,12 @@ def open_segmenter(args: argparse.Namespace):
 
 def open_proposals(args: argparse.Namespace):
     """(function from an image to its Proposals, {part: sha256}): the preset's own everything mode, or, with any
-    `--setting` or a `--sam` file, `assistant.proposals.everything` with those settings."""
+    `--setting` or a `--sam` file, `assistant.sam.proposals.everything` with those settings."""
     settings = everything_settings(args.setting)
     if not settings and args.sam in (None, "pocket") and args.preset == "pocket":
         assistant = open_assistant(argparse.Namespace(**vars(args) | {"sam": None}))
         return lambda image: assistant.open(image).proposals, assistant.weights
-    from assistant.proposals import everything
+    from assistant.sam.proposals import everything
 
     segmenter, weights = open_segmenter(args)
     return lambda image: everything(segmenter, segmenter.encode(image), image=image, **settings), weights
@@ -80,7 +80,7 @@ def everything_settings(words: list[str]) -> dict:
     import inspect
     import json
 
-    from assistant.proposals import everything
+    from assistant.sam.proposals import everything
 
     known = {k for k, p in inspect.signature(everything).parameters.items() if p.kind is p.KEYWORD_ONLY} - {"image"}
     settings = {}
@@ -105,7 +105,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         if name in BENCHMARKS:
             add_common(one)
         if name in words[:1]:  # only the benchmark that is asked for is imported
-            importlib.import_module(f"eval.{module}").add_arguments(one)
+            importlib.import_module(module).add_arguments(one)
     return parser.parse_args(words)
 
 
@@ -129,7 +129,7 @@ def main(words: list[str] | None = None) -> int:
     args = parse(words)
     module = (BENCHMARKS | TOOLS)[args.benchmark][0]
     args.open_assistant, args.open_segmenter, args.open_proposals = open_assistant, open_segmenter, open_proposals
-    return exit_code(lambda: importlib.import_module(f"eval.{module}").main(args))
+    return exit_code(lambda: importlib.import_module(module).main(args))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
-from eval.masks import groups_of, under
+from eval.question_run import groups_of, under
 from eval.metrics import bootstrap_interval, iou
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from assistant.files import replace_whole
-from assistant.plots import END, Curve, Picture, begin, card, number, svg, table, text
+from assistant.export.html_report import END, Curve, Picture, begin, card, number, svg, table, text
 from eval.result import Result
 
 

@@ -42,8 +42,8 @@ def main(args: argparse.Namespace) -> dict:
 
     from assistant.errors import BadInput
     from assistant.files import replace_whole
-    from assistant.proposals import everything
-    from assistant.segmenter import Segmenter
+    from assistant.sam.proposals import everything
+    from assistant.sam.segmenter import Segmenter
     from eval.costs import metric_costs, question_costs
 
     if args.points_per_side < 1:
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> dict:
     torch.manual_seed(args.seed)
     image = picture(args.image)
     if args.sam:
-        from assistant.checkpoints import load_official_sam
+        from assistant.sam.checkpoints import load_official_sam
 
         sam = load_official_sam(args.sam).to(args.device)
     else:
@@ -201,7 +201,7 @@ def to_transformers(sam):
 
     from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
-    from assistant.checkpoints import default_processor
+    from assistant.sam.checkpoints import default_processor
 
     decoder, prompts = sam.mask_decoder, sam.prompt_encoder
     width, side, grid = prompts.embed_dim, prompts.input_image_size[0], prompts.image_embedding_size[0]

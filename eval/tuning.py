@@ -83,10 +83,10 @@ def run(args: argparse.Namespace) -> dict:
     """One program's figures."""
     import torch
 
-    from assistant.reasoner import Reasoner
+    from assistant.mllm.local_model import Reasoner
     from assistant.weights import resolve_model
-    from finetune.general import started
-    from finetune.regions import Regions
+    from finetune.mllm.train import started
+    from finetune.region_cache import Regions
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, args.dtype) if args.dtype else torch.float32 if device == "cpu" else torch.bfloat16
@@ -117,8 +117,8 @@ def batch_of(reasoner, regions, count: int) -> dict:
 
     from assistant.grammar import parse
     from assistant.record import Record, RecordTarget
-    from finetune.mixture import Asked
-    from finetune.student import collate, example
+    from finetune.mllm.mixture import Asked
+    from finetune.mllm.student import collate, example
 
     asked, square = [], regions.rles[0]
     for question, answer in QUESTIONS:
@@ -129,13 +129,13 @@ def batch_of(reasoner, regions, count: int) -> dict:
 
 
 def ours(args, reasoner, selector, lora, batch: dict, device: str) -> list[float]:
-    """Seconds of each step of `finetune.general.one_step`."""
+    """Seconds of each step of `finetune.mllm.train.one_step`."""
     import torch
     from accelerate import Accelerator
 
     from eval.speed import timed
-    from finetune.general import one_step
-    from finetune.student import Student
+    from finetune.mllm.train import one_step
+    from finetune.mllm.student import Student
     from finetune.tune import LOSS_NAMES
 
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")

@@ -22,13 +22,23 @@ import sys
 
 from assistant.errors import exit_code
 
-STAGES = ("sam", "records", "reference", "semantic", "rehearsal", "attention", "publish", "merge", "push")
+STAGES = {  # name: module
+    "sam": "finetune.pocket.sam",
+    "records": "finetune.pocket.records",
+    "reference": "finetune.reference",
+    "semantic": "finetune.pocket.semantic",
+    "rehearsal": "finetune.pocket.rehearsal",
+    "attention": "finetune.attention",
+    "publish": "finetune.publish",
+    "merge": "finetune.mllm.merge",
+    "push": "finetune.mllm.push",
+}
 
 
 def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     stage = words[0] if words and words[0] in STAGES else None
-    module = importlib.import_module(f"finetune.{stage or 'tune'}")
+    module = importlib.import_module(STAGES[stage] if stage else "finetune.tune")
     parser = argparse.ArgumentParser(prog=f"python -m finetune {stage or ''}".strip(), description=module.__doc__,
                                      epilog=None if stage else __doc__.split("\n\n", 2)[2],
                                      formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from assistant.attention import Ranking, class_maps, shares, with_background
+from assistant.attention.maps import Ranking, class_maps, shares, with_background
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from finetune.log import Log, rate
@@ -140,8 +140,8 @@ def main(args: argparse.Namespace) -> None:
 
     from safetensors.torch import save_file
 
-    from assistant.labelled import read_labelled
-    from assistant.looking import open_looker
+    from assistant.attention.labelled_images import read_labelled
+    from assistant.attention.image_text_probe import open_looker
 
     names, found = read_labelled(args.data, args.split)
     if args.runs < 1 or args.passes < 0 or args.word_passes < 0 or args.batch < 1:

@@ -7,7 +7,7 @@ import numpy as np
 
 from assistant.files import replace_whole
 from assistant.grammar import parse
-from assistant.plots import END, Curve, Picture, begin, card, svg, table
+from assistant.export.html_report import END, Curve, Picture, begin, card, svg, table
 
 COLUMNS = 6  # times at which a question is shown
 

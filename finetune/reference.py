@@ -30,13 +30,13 @@ from tqdm import tqdm
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
-from assistant.frozen_features import ClipFeatures, PocketFeatures
-from assistant.likeness import NAMELESS, Given, Look, Reference, cover, gather
-from assistant.pocket.model import fast_math
-from assistant.prompt_encoder import PromptEncoder, prompted
-from assistant.reference import Matcher
+from assistant.few_shot.features import ClipFeatures, PocketFeatures
+from assistant.few_shot.similarity import NAMELESS, Given, Look, Reference, cover, gather
+from assistant.pocket.pipeline import fast_math
+from assistant.few_shot.prompt_encoder import PromptEncoder, prompted
+from assistant.few_shot.matcher import Matcher
 from finetune.log import Log, rate
-from finetune.outlined import named_regions, other_view
+from finetune.pocket.outlined import named_regions, other_view
 
 ARMS = {"plain": False, "text": True}  # the encoders, and whether they are told the name
 FOLDS = 4

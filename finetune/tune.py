@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> None:
     from assistant.errors import BadInput
     from assistant.files import make_folder
     from finetune.check import check_files, shared_pictures
-    from finetune.mixture import parse_source
+    from finetune.mllm.mixture import parse_source
 
     args.sources = [parse_source(text) for text in args.data]
     files = [file for file, _ in args.sources]
@@ -156,13 +156,13 @@ def tune_general(args: argparse.Namespace) -> None:
     from accelerate import Accelerator
 
     from assistant.errors import BadInput
-    from assistant.reasoner import Reasoner
-    from assistant.tuned import Dino
+    from assistant.mllm.local_model import Reasoner
+    from assistant.mllm.trained import Dino
     from assistant.weights import resolve_model
-    from finetune import zero
-    from finetune.adapter import keep_settings
-    from finetune.general import train
-    from finetune.parts import eyes_of, named_parts
+    from finetune.mllm import deepspeed as zero
+    from finetune.mllm.adapter import keep_settings
+    from finetune.mllm.train import train
+    from finetune.mllm.parts import eyes_of, named_parts
 
     if zero.asked_for() and not find_spec("deepspeed"):
         raise BadInput("DeepSpeed is missing; pip install deepspeed, or spread the weights with finetune/configs/fsdp2.yaml")

@@ -24,7 +24,7 @@ gradio = pytest.importorskip("gradio", reason="gradio is not installed")
 gradio_client = pytest.importorskip("gradio_client", reason="gradio_client is not installed")
 import app  # noqa: E402
 from assistant.page.layout import build_page  # noqa: E402
-from fake_assistant import PAINT, FakeAssistant, near, picture  # noqa: E402
+from tests.helpers.fake_assistant import PAINT, FakeAssistant, near, picture  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [
@@ -247,9 +247,9 @@ def test_api_reads_uploads_only(client, photo):
 
 
 def test_hostile_input_through_the_wire(client, photo, folder):
-    """A few; `python -m tests.load_app` sends 300 of each to the real preset."""
+    """A few; `python -m tests.helpers.load_app` sends 300 of each to the real preset."""
     from gradio_client import handle_file
-    from hostile import PIECES, hostile_files
+    from tests.helpers.hostile import PIECES, hostile_files
 
     cases = [(f, "red") for f in hostile_files(folder / "hostile", 16)[::3]] + [
         (photo, q) for q in [*PIECES[:20:6], "\0" * 100_000]

@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from assistant.corrections import save_correction
+from assistant.dialogue.corrections import save_correction
 from assistant.errors import BadInput
 from assistant.page.session import ANSWER, LOOKING
 from assistant.page.ui import HEAVY, INSTANT, TABS, line

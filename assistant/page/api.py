@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from assistant.classes import ask_classes, class_targets, read_names
+from assistant.dialogue.class_list import ask_classes, class_targets, read_names
 from assistant.errors import BadInput
 from assistant.images import open_image
 from assistant.page.canvas import as_url
 from assistant.page.work import Worker, polite
-from assistant.proposals import by_granularity
+from assistant.sam.proposals import by_granularity
 from assistant.record import from_rle, to_rle
 
 EARLIER = 6  # questions before the one that is asked

@@ -136,7 +136,7 @@ def heat_layer(image: np.ndarray, phrase: str, heat: np.ndarray) -> dict:
     """A heat map (H, W) in [0, 1] over the picture, its highest place as bright as can be."""
     from PIL import Image
 
-    from assistant.drawing import draw_heat
+    from assistant.export.drawing import draw_heat
 
     size = view_size(image)
     small = [

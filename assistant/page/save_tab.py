@@ -7,8 +7,8 @@ from pathlib import Path
 import gradio as gr
 
 from assistant.answer import Answer
-from assistant.conversation import dump, load
-from assistant.corrections import save_correction
+from assistant.dialogue.conversation_file import dump, load
+from assistant.dialogue.corrections import save_correction
 from assistant.errors import BadInput
 from assistant.page.api import uploaded
 from assistant.page.session import CLASSES, EVERYTHING, PHOTOS

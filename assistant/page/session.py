@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from assistant.answer import Answer, Target
-from assistant.classes import ask_classes, class_targets, read_names
-from assistant.conversation import MOST, Conversation, Exchange
+from assistant.dialogue.class_list import ask_classes, class_targets, read_names
+from assistant.dialogue.conversation_file import MOST, Conversation, Exchange
 from assistant.errors import BadInput
 from assistant.grammar import check_question, clean_phrase, plain, reply_for
 from assistant.page.hand import Hand
-from assistant.proposals import by_granularity
+from assistant.sam.proposals import by_granularity
 from assistant.scene import turn_of
 
 # What the picture shows.

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.pocket.sam import GRID, IMAGE_SIZE, SKIP8, WIDTH, ConvBlock
-from assistant.pocket.vision import STRIDE16, STRIDE32
-from assistant.selector import Scores, worth
+from assistant.pocket.region_features import STRIDE16, STRIDE32
+from assistant.mllm.selector import Scores, worth
 from assistant.weights import read_weights
 
 SIDE = 2 * GRID  # cells of 8 px over the padded square

@@ -1,0 +1,282 @@
+"""The segmenter against the three programs it stands for, on tiny random models."""
+
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from segment_anything import SamPredictor
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+from assistant.sam.checkpoints import default_processor
+from assistant.errors import BadInput
+from assistant.sam.segmenter import Segmenter, TransformersSegmenter
+
+
+def tiny_sam(seed: int = 0) -> Sam:
+    """A random SAM of 128 px with 40 thousand parameters whose masks differ from prompt to prompt."""
+    torch.manual_seed(seed)
+    encoder = ImageEncoderViT(
+        img_size=128, patch_size=16, embed_dim=32, depth=2, num_heads=2, mlp_ratio=2, out_chans=32,
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), qkv_bias=True, use_rel_pos=True, window_size=4,
+        global_attn_indexes=[1])
+    transformer = TwoWayTransformer(depth=2, embedding_dim=32, num_heads=8, mlp_dim=64)
+    decoder = MaskDecoder(transformer_dim=32, transformer=transformer, num_multimask_outputs=3, iou_head_depth=3,
+                          iou_head_hidden_dim=32)
+    sam = Sam(encoder, PromptEncoder(32, (8, 8), (128, 128), 8), decoder).eval()
+    with torch.no_grad():
+        for parameter in sam.mask_decoder.parameters():  # wide enough that attention is not flat
+            parameter.mul_(2 if parameter.ndim > 1 else 1)
+    return sam
+
+
+def tiny_transformers_sam(seed: int = 0):
+    from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
+
+    torch.manual_seed(seed)
+    vision = SamVisionConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=128, patch_size=16, output_channels=32,
+        global_attn_indexes=[1], window_size=4, mlp_dim=64, num_pos_feats=16)
+    prompts = SamPromptEncoderConfig(hidden_size=32, image_size=128, patch_size=16, mask_input_channels=8)
+    decoder = SamMaskDecoderConfig(hidden_size=32, mlp_dim=64, num_attention_heads=4, iou_head_hidden_dim=32)
+    return randomised(SamModel(SamConfig(
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)))
+
+
+def tiny_sam2(seed: int = 0):
+    from transformers import (Sam2Config, Sam2HieraDetConfig, Sam2MaskDecoderConfig, Sam2Model,
+                              Sam2PromptEncoderConfig, Sam2VisionConfig)
+
+    torch.manual_seed(seed)
+    backbone = Sam2HieraDetConfig(
+        hidden_size=8, image_size=[128, 128], blocks_per_stage=[1, 1, 2, 1], embed_dim_per_stage=[8, 16, 32, 64],
+        num_attention_heads_per_stage=[1, 1, 2, 2], window_size_per_stage=[4, 4, 4, 2], global_attention_blocks=[3])
+    vision = Sam2VisionConfig(backbone_config=backbone, backbone_channel_list=[64, 32, 16, 8], fpn_hidden_size=32,
+                              backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]])
+    prompts = Sam2PromptEncoderConfig(hidden_size=32, image_size=128, patch_size=16, mask_input_channels=8)
+    decoder = Sam2MaskDecoderConfig(hidden_size=32, mlp_dim=64, num_attention_heads=4, iou_head_hidden_dim=32)
+    return randomised(Sam2Model(Sam2Config(
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)))
+
+
+def randomised(model):
+    """transformers starts everything near zero, which would hide mistakes: draw again, wider."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3 if parameter.ndim > 1 else 0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def cat():
+    return np.ascontiguousarray(skimage.data.chelsea()[:240, 40:240])  # 240 x 200
+
+
+PROMPTS = {
+    "one click": dict(points=[[50, 60]], labels=[1]),
+    "clicks": dict(points=[[50, 60], [120.5, 80], [199, 239]], labels=[1, 0, 1]),
+    "box": dict(box=[20, 30, 150, 170.5]),
+    "box and click": dict(points=[[50, 60]], labels=[0], box=[20, 30, 150, 170]),
+    "mask": dict(mask=True),
+    "mask and click": dict(points=[[50, 60]], labels=[1], mask=True),
+}
+
+
+def with_mask(prompt: dict) -> dict:
+    mask = np.random.default_rng(0).normal(0, 4, (32, 32)).astype(np.float32)
+    return {**prompt, "mask": mask} if "mask" in prompt else prompt
+
+
+def same_masks(ours, theirs) -> bool:
+    """Equal but for pixels whose logit is a rounding error from the threshold."""
+    return ours.shape == theirs.shape and ours.dtype == bool and (ours != theirs).mean() < 2e-4
+
+
+@pytest.mark.parametrize("multimask", [True, False])
+@pytest.mark.parametrize("name", PROMPTS)
+def test_equals_sam_predictor(cat, name, multimask):
+    sam, prompt = tiny_sam(), with_mask(PROMPTS[name])
+    segmenter, predictor = Segmenter.from_sam(sam), SamPredictor(sam)
+    predictor.set_image(cat)
+    names = {"points": "point_coords", "labels": "point_labels", "box": "box", "mask": "mask_input"}
+    theirs = predictor.predict(multimask_output=multimask, **{
+        names[k]: np.asarray(v)[None] if k == "mask" else np.asarray(v) for k, v in prompt.items()})
+    masks, scores, low = segmenter.predict(segmenter.encode(cat), multimask=multimask, **prompt)
+    np.testing.assert_allclose(low, theirs[2], rtol=1e-4, atol=1e-4 * np.abs(theirs[2]).max())
+    np.testing.assert_allclose(scores, theirs[1], rtol=1e-4, atol=1e-5)
+    assert same_masks(masks, theirs[0]) and 0 < masks.mean() < 1
+
+
+@pytest.mark.parametrize("multimask", [True, False])
+@pytest.mark.parametrize("name", PROMPTS)
+@pytest.mark.parametrize("make", [tiny_transformers_sam, tiny_sam2])
+def test_equals_transformers(cat, make, name, multimask):
+    model, prompt = make(), with_mask(PROMPTS[name])
+    processor = default_processor(model)
+    segmenter = TransformersSegmenter(model, processor)
+    pixels = processor(images=cat, return_tensors="pt")
+    height, width = segmenter.input_size(cat.shape[:2])
+    scale = torch.tensor([width / 200, height / 240])
+    inputs = {}
+    if "points" in prompt:
+        inputs["input_points"] = (torch.tensor(prompt["points"]).float() * scale)[None, None]
+        inputs["input_labels"] = torch.tensor(prompt["labels"])[None, None]
+    if "box" in prompt:
+        inputs["input_boxes"] = (torch.tensor(prompt["box"]).float() * scale.repeat(2))[None, None]
+    if "mask" in prompt:
+        inputs["input_masks"] = torch.tensor(prompt["mask"])[None, None]
+    with torch.no_grad():
+        theirs = model(pixel_values=pixels["pixel_values"], multimask_output=multimask, **inputs)
+    sizes = [[cat.shape[:2]]] if segmenter.stretched else [[cat.shape[:2]], [(height, width)]]
+    their_masks = processor.post_process_masks(theirs.pred_masks, *sizes)[0][0].numpy()
+    masks, scores, low = segmenter.predict(segmenter.encode(cat), multimask=multimask, **prompt)
+    expected = theirs.pred_masks[0, 0].numpy()
+    np.testing.assert_allclose(low, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(scores, theirs.iou_scores[0, 0].numpy(), rtol=1e-4, atol=1e-5)
+    assert same_masks(masks, their_masks) and 0 < masks.mean() < 1
+
+
+def test_pocket_equals_sam_predictor(cat):
+    from assistant.pocket.sam import build_pocket_sam
+
+    torch.manual_seed(0)
+    sam = build_pocket_sam()
+    segmenter, predictor = Segmenter.pocket(sam), SamPredictor(sam)
+    predictor.set_image(cat)
+    embedding = segmenter.encode(cat)
+    assert [m.shape[-1] for m in embedding.maps] == [128, 64, 32, 16]
+    for prompt in (dict(points=[[50, 60], [90, 90]], labels=[1, 0]), dict(box=[20, 30, 150, 170])):
+        names = {"points": "point_coords", "labels": "point_labels", "box": "box"}
+        theirs = predictor.predict(**{names[k]: np.asarray(v) for k, v in prompt.items()})
+        masks, scores, low = segmenter.predict(embedding, **prompt)
+        np.testing.assert_allclose(low, theirs[2], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(scores, theirs[1], rtol=1e-3, atol=1e-4)
+        assert same_masks(masks, theirs[0])
+
+
+def test_many_prompts_equal_one_by_one(cat):
+    for segmenter in (Segmenter.from_sam(tiny_sam()), TransformersSegmenter(m := tiny_sam2(), default_processor(m))):
+        embedding = segmenter.encode(cat)
+        points = np.random.default_rng(1).uniform(0, 200, (11, 2, 2))
+        labels = np.tile([1, 0], (11, 1))
+        masks = np.random.default_rng(2).normal(0, 4, (11, 32, 32)).astype(np.float32)
+        for more in ({}, {"masks": masks}):
+            low, scores = segmenter.predict_many(embedding, points, labels, **more)
+            for i in (0, 10):
+                one = {"mask": masks[i]} if more else {}
+                _, expected, logits = segmenter.predict(embedding, points[i], labels[i], **one)
+                np.testing.assert_allclose(scores[i], expected, rtol=1e-4, atol=1e-5)
+                np.testing.assert_allclose(low[i], logits, rtol=1e-3, atol=1e-3)
+
+
+def test_bfloat16_is_near(cat):
+    exact, near = Segmenter.from_sam(tiny_sam()), Segmenter.from_sam(tiny_sam(), dtype=torch.bfloat16)
+    low = [s.predict(s.encode(cat), box=[20, 30, 150, 170])[2] for s in (exact, near)]
+    difference = np.abs(low[0] - low[1]).max() / np.abs(low[0]).max()
+    assert 0 < difference < 0.05
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 400), (700, 90), (129, 128)])
+def test_any_shape_of_picture(size):
+    segmenter = Segmenter.from_sam(tiny_sam())
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    embedding = segmenter.encode(image)
+    masks, scores, low = segmenter.predict(embedding, points=[[0.5, 0.5]])
+    assert masks.shape == (3, *size) and scores.shape == (3,) and low.shape == (3, 32, 32)
+    rows, columns = segmenter.resizing(embedding)
+    logits = rows @ torch.as_tensor(low[0]) @ columns.T
+    assert same_masks((logits > 0).numpy(), masks[0])
+
+
+def test_a_mask_in_pixels_becomes_logits_that_give_it_back(cat):
+    segmenter = Segmenter.from_sam(tiny_sam())
+    embedding = segmenter.encode(cat)
+    mask = np.zeros(cat.shape[:2], bool)
+    mask[60:180, 30:160] = True
+    low = segmenter.low_logits(embedding, mask)
+    back = segmenter.upsample(embedding, torch.as_tensor(low)[None])[0]
+    assert (back & mask).sum() / (back | mask).sum() > 0.95
+    assert len(segmenter.predict(embedding, mask=mask)[0]) == 3
+
+
+@pytest.mark.parametrize("prompt, words", [
+    (dict(), "nothing"), (dict(labels=[1], box=[1, 2, 3, 4]), "without points"), (dict(points=[[1, 2, 3]]), "pairs"),
+    (dict(points=np.zeros((0, 2))), "pairs"), (dict(points=[[1, 2]], labels=[1, 0]), "as many labels"),
+    (dict(points=[[1, 2]], labels=[2]), "as many labels"), (dict(points=[[201, 5]], labels=[1]), "outside"),
+    (dict(points=[[-1, 5]], labels=[1]), "outside"), (dict(points=[["a", 5]]), "numbers"),
+    (dict(points=[[np.nan, 5]]), "finite"), (dict(box=[50, 50, 50, 90]), "empty"),
+    (dict(box=[300, 300, 400, 400]), "empty"), (dict(box=[1, 2, 3]), "four"),
+    (dict(mask=np.zeros((3, 4), bool)), "mask"), (dict(mask=np.zeros((32, 31))), "mask"),
+])
+def test_bad_prompts(cat, prompt, words):
+    segmenter = Segmenter.from_sam(tiny_sam())
+    with pytest.raises(BadInput, match=words) as error:
+        segmenter.predict(segmenter.encode(cat), **prompt)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), "x"])
+def test_what_is_no_picture(image):
+    with pytest.raises(BadInput):
+        Segmenter.from_sam(tiny_sam()).encode(image)
+
+
+def test_official_checkpoint(tmp_path, cat):
+    sam, path = tiny_sam(), tmp_path / "sam.pth"
+    torch.save(sam.state_dict(), path)
+    a, b = Segmenter.from_sam(sam), Segmenter.official(path)
+    low = [s.predict(s.encode(cat), points=[[50, 60]])[2] for s in (a, b)]
+    np.testing.assert_array_equal(*low)
+    with pytest.raises(BadInput, match="not vit_b"):
+        Segmenter.official(path, "vit_b")
+
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes(path.read_bytes()[:5000])
+    other = tmp_path / "other.pth"
+    torch.save({"weight": torch.zeros(3)}, other)
+    less = tmp_path / "less.pth"
+    torch.save({k: v for k, v in sam.state_dict().items() if "norm_final" not in k}, less)
+    code = tmp_path / "code.pth"
+    torch.save({"x": partial(print, "never")}, code)
+    text = tmp_path / "text.pth"
+    text.write_text("not found")
+    for wrong, words in ((cut, "cannot be read"), (other, "not a SAM"), (less, "complete"), (code, "cannot be read"),
+                         (text, "cannot be read"), (tmp_path / "none.pth", "no SAM checkpoint")):
+        with pytest.raises(BadInput, match=words) as error:
+            Segmenter.official(wrong)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("make", [tiny_transformers_sam, tiny_sam2])
+def test_transformers_folder(tmp_path, cat, make):
+    model = make()
+    model.save_pretrained(tmp_path)
+    default_processor(model).save_pretrained(tmp_path)
+    a, b = TransformersSegmenter(model, default_processor(model)), Segmenter.transformers(tmp_path)
+    low = [s.predict(s.encode(cat), points=[[50, 60]])[2] for s in (a, b)]
+    np.testing.assert_allclose(*low, rtol=1e-5, atol=1e-5)
+
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:4000])
+    with pytest.raises(BadInput, match="cannot load") as error:
+        Segmenter.transformers(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_transformers_that_cannot_be_had(tmp_path, monkeypatch):
+    from transformers import BertConfig
+
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="bert"):
+        Segmenter.transformers(tmp_path)
+    with pytest.raises(BadInput, match="no SAM at"):
+        Segmenter.transformers(tmp_path / "nowhere")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(BadInput, match="network") as error:
+            Segmenter.transformers("nobody/never-uploaded-sam")
+    assert "\n" not in str(error.value)

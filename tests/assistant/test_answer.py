@@ -1,0 +1,206 @@
+"""Answers keep phrase and mask together, and every export says the same as the masks."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image, ImageDraw
+from skimage import data
+
+from assistant.answer import COLOURS, Answer, Target, colour_of
+from assistant.export.drawing import outlines
+from assistant.errors import BadInput
+from assistant.record import from_rle
+
+COFFEE = np.ascontiguousarray(data.coffee()[::2, ::2])  # (200, 300, 3)
+H, W = COFFEE.shape[:2]
+ROWS, COLUMNS = np.mgrid[:H, :W]
+CUP = (ROWS - 100) ** 2 + (COLUMNS - 150) ** 2 < 60**2
+RING = CUP & ~((ROWS - 100) ** 2 + (COLUMNS - 150) ** 2 < 20**2)
+SPOON = (abs(ROWS - 100) < 8) & (COLUMNS > 240)
+
+
+def answer(image=COFFEE):
+    return Answer("The cup [SEG], the spoon [SEG]; no bear [ABS]; another cup [SEG].",
+                  [Target("cup", True, 0.9, RING, [3, 4]), Target("spoon/left: \u202f…", True, 0.8, SPOON, [1]),
+                   Target("bear", False, 0.1, None, []), Target("cup", True, 0.7, SPOON | RING, [])],
+                  (H, W), image, "what is there?")
+
+
+def test_mask_is_the_union_of_what_is_there():
+    assert np.array_equal(answer().mask, RING | SPOON)
+    nothing = Answer("no", [Target("bear", False, 0.2, CUP, [])], (H, W), None)
+    assert nothing.mask.shape == (H, W) and nothing.mask.dtype == bool and not nothing.mask.any()
+
+
+@pytest.mark.parametrize("target, size, image", [
+    (Target("cup", True, 1, CUP.T, []), (H, W), None), (Target("cup", False, 1, CUP[1:], []), (H, W), None),
+    (Target("cup", True, 1, None, []), (H, W), None), (Target("cup", True, 1, CUP, []), (H, W), COFFEE[1:])])
+def test_sizes_are_checked(target, size, image):
+    with pytest.raises(BadInput):
+        Answer("", [target], size, image)
+
+
+def test_coco_is_read_by_pycocotools(tmp_path):
+    from pycocotools.coco import COCO
+
+    table = answer().to_coco("coffee.png")
+    assert table["absent"] == ["bear"]
+    assert [c["name"] for c in table["categories"]] == ["cup", "spoon/left: \u202f…"]
+    assert [a["category_id"] for a in table["annotations"]] == [1, 2, 1]
+    assert [a["score"] for a in table["annotations"]] == [0.9, 0.8, 0.7]
+    (tmp_path / "coco.json").write_text(json.dumps(table))
+    coco = COCO(str(tmp_path / "coco.json"))
+    for row, mask in zip(coco.loadAnns(coco.getAnnIds(imgIds=[1])), (RING, SPOON, SPOON | RING)):
+        assert np.array_equal(coco.annToMask(row).astype(bool), mask)
+        x, y, w, h = row["bbox"]
+        assert mask[y:y + h, x:x + w].sum() == mask.sum() == row["area"]
+        assert mask[y].any() and mask[y + h - 1].any() and mask[:, x].any() and mask[:, x + w - 1].any()
+    assert coco.loadImgs([1])[0] == {"id": 1, "file_name": "coffee.png", "width": W, "height": H}
+
+
+def test_to_json():
+    table = json.loads(json.dumps(answer().to_json()))
+    assert (table["question"], table["width"], table["height"]) == ("what is there?", W, H)
+    assert [t["present"] for t in table["targets"]] == [True, True, False, True]
+    assert np.array_equal(from_rle(table["targets"][0]["rle"]), RING)
+    assert table["targets"][0]["box"] == [91, 41, 119, 119] and table["targets"][0]["proposals"] == [3, 4]
+    assert table["targets"][2] == {"phrase": "bear", "present": False, "confidence": 0.1, "box": None, "area": 0,
+                                   "proposals": [], "rle": None}
+
+
+def test_an_empty_mask_that_is_present():
+    empty = Answer("", [Target("x", True, 0.5, np.zeros((H, W), bool), [])], (H, W), COFFEE)
+    assert empty.to_coco()["annotations"][0]["bbox"] == [0, 0, 0, 0]
+    assert empty.to_labelme()["shapes"] == []
+    assert np.array_equal(np.asarray(empty.overlay()), COFFEE)
+
+
+def drawn(points, size):
+    """The pixels whose centres lie in a polygon, by 8 times oversampling."""
+    layer = Image.new("1", (size[1] * 8, size[0] * 8))
+    ImageDraw.Draw(layer).polygon([tuple(p) for p in (np.asarray(points) * 8 - 0.5).tolist()], fill=1)
+    return np.asarray(layer).reshape(size[0], 8, size[1], 8).mean((1, 3)) > 0.5
+
+
+def test_labelme_polygons():
+    table = answer().to_labelme("coffee.png")
+    assert table["version"].startswith("5.") and table["imageData"] is None and table["imagePath"] == "coffee.png"
+    assert (table["imageHeight"], table["imageWidth"]) == (H, W) and table["flags"] == {"no bear": True}
+    ring, spoon, *both = table["shapes"]
+    assert [s["label"] for s in table["shapes"]] == ["cup", "spoon/left: \u202f…", "cup", "cup"]
+    assert [s["group_id"] for s in table["shapes"]] == [1, 2, 3, 3]
+    assert ring["description"] == "1 holes filled" and spoon["description"] == ""
+    for shape, mask in ((ring, CUP), (spoon, SPOON)):
+        found = drawn(shape["points"], (H, W))
+        assert (found & mask).sum() / (found | mask).sum() > 0.97
+    xs, ys = np.transpose(spoon["points"])
+    assert np.abs(np.array([xs.min(), xs.max(), ys.min(), ys.max()]) - (241, W, 93, 108)).max() <= 0.5
+
+
+@settings(max_examples=60)
+@given(arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14))))
+def test_outlines_cover_any_mask(mask):
+    from scipy import ndimage
+
+    parts = outlines(mask, tolerance=0)
+    assert len(parts) == ndimage.label(mask, np.ones((3, 3)))[1]
+    covered = np.zeros_like(mask)
+    for points, holes in parts:
+        assert len(points) >= 4 and (points >= 0).all() and (points <= mask.shape[::-1]).all() and holes >= 0
+        covered |= drawn(points, mask.shape)
+    eight = np.ones((3, 3))
+    filled = np.zeros_like(mask)
+    labels, count = ndimage.label(mask, eight)
+    for k in range(1, count + 1):
+        filled |= ndimage.binary_fill_holes(labels == k)
+    assert not (covered & ~filled).any()
+    single = ndimage.binary_erosion(filled, eight)  # at corners a diagonal halves the pixel; inside nothing is lost
+    assert not (single & ~covered).any()
+
+
+def test_overlay_colours_the_masks_only():
+    a = Answer("", [Target("cup", True, 0.9, RING, [])], (H, W), COFFEE)
+    shown = np.asarray(a.overlay()).astype(int)
+    assert shown.shape == COFFEE.shape
+    rgb = np.array([int(COLOURS[0][k:k + 2], 16) for k in (1, 3, 5)])
+    inside, outside = (100, 190), (190, 20)
+    assert np.abs(shown[inside] - (COFFEE[inside] * 0.55 + rgb * 0.45)).max() <= 1
+    assert (shown[outside] == COFFEE[outside]).all()
+    assert (shown[100, 150 + 59] == rgb).all()  # the outline
+    assert (shown[100, 150] == COFFEE[100, 150]).all()  # the hole
+    label = (shown != COFFEE).any(2) & ~RING
+    rows = np.flatnonzero(label.any(1))
+    assert label.sum() > 200 and rows.max() < 60  # the name, above the mask
+    assert (Answer("", [], (H, W), None).overlay().getpixel((5, 5))) == (128, 128, 128)
+
+
+def test_colours_are_told_apart():
+    assert len(set(COLOURS)) == len(COLOURS) == 12 and colour_of(12) == colour_of(0) != colour_of(11)
+    rgb = np.array([[int(c[k:k + 2], 16) for k in (1, 3, 5)] for c in COLOURS], float)
+    distances = np.linalg.norm(rgb[:, None] - rgb[None], axis=2)[~np.eye(12, dtype=bool)]
+    assert distances.min() > 60
+
+
+def test_overlay_labels_do_not_cover_each_other():
+    names = ["left cup", "right cup", "large cup", "cup"]
+    shown = np.asarray(Answer("", [Target(n, True, 1, CUP, []) for n in names], (H, W), COFFEE).overlay())
+    for k in range(len(names)):
+        rgb = np.array([int(COLOURS[k][i:i + 2], 16) for i in (1, 3, 5)])
+        assert (shown == rgb).all(2).sum() > 150, names[k]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 400), (400, 30)])
+def test_overlay_of_any_size_and_script(size):
+    names = ["雨伞", "x" * 300, "", "a\nb", "umbrella"]
+    a = Answer("", [Target(n, True, 1, np.ones(size, bool), []) for n in names * 3], size, None)
+    assert a.overlay().size == size[::-1]
+
+
+def test_save(tmp_path):
+    paths = answer().save(tmp_path / "deep" / "out")
+    folder = tmp_path / "deep" / "out"
+    names = {p.name for p in paths}
+    assert names == {p.name for p in folder.iterdir()} == {
+        "mask.png", "overlay.png", "image.png", "1_cup.png", "2_spoon-left.png", "4_cup.png", "1_cup_cutout.png",
+        "2_spoon-left_cutout.png", "4_cup_cutout.png", "answer.json",
+        "coco.json", "labelme.json"}
+    whole = np.asarray(Image.open(folder / "mask.png"))
+    assert whole.dtype == np.uint8 and np.array_equal(whole, (RING | SPOON) * np.uint8(255))
+    assert np.array_equal(np.asarray(Image.open(folder / "2_spoon-left.png")) > 0, SPOON)
+    assert np.array_equal(np.asarray(Image.open(folder / "image.png")), COFFEE)
+    cut, (y, x) = np.asarray(Image.open(folder / "2_spoon-left_cutout.png")), np.nonzero(SPOON)
+    box = slice(y.min(), y.max() + 1), slice(x.min(), x.max() + 1)
+    assert np.array_equal(cut[..., 3] > 0, SPOON[box]) and np.array_equal(cut[..., :3], COFFEE[box])
+    rows = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+    assert [t["file"] for t in rows["targets"]] == ["1_cup.png", "2_spoon-left.png", None, "4_cup.png"]
+    assert json.loads((folder / "coco.json").read_text())["annotations"]
+    assert json.loads((folder / "labelme.json").read_text())["shapes"]
+
+
+@pytest.mark.parametrize("phrase, file", [
+    ("../../etc/passwd", "1_etc-passwd.png"), ("雨伞", "1_雨伞.png"), ("", "1_it.png"), ("...", "1_it.png"),
+    ("a\0b\nc", "1_a-b-c.png"), ("é" * 200, "1_" + "é" * 30 + ".png"), ("CON", "1_CON.png")])
+def test_file_names_are_safe(tmp_path, phrase, file):
+    small = Answer("", [Target(phrase, True, 1, np.ones((9, 9), bool), [])], (9, 9), None)
+    assert tmp_path / file in small.save(tmp_path)
+    assert (tmp_path / file).is_file()
+
+
+def test_save_where_it_cannot(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BadInput, match="choose another folder"):
+        answer().save(tmp_path / "file")
+
+
+def test_a_reader_that_has_had_enough_ends_a_command_quietly():
+    code = ("import sys; from assistant.errors import exit_code; "
+            "sys.exit(exit_code(lambda: [print('line', k) for k in range(100_000)] and None))")
+    done = subprocess.run(f"{sys.executable} -c \"{code}\" | head -n 2; echo ${{PIPESTATUS[0]}}", shell=True, text=True,
+                          capture_output=True, executable="/bin/bash")
+    assert done.stdout.split("\n")[:3] == ["line 0", "line 1", "141"] and done.stderr == ""

@@ -1,0 +1,247 @@
+"""Real loading of tiny random models from folders, asked in both ways; the options that commands share; bad input."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+
+from assistant import Assistant
+from assistant.errors import BadInput
+from assistant.grammar import Turn
+from assistant.mllm.grounding_prompts import BOXED, boxes_schema, marks_schema, read_targets
+from assistant.mllm.coordinates import UNIT, frame_of, scale_of
+from assistant.presets import PRESETS, add_model_arguments, load_segmenter, name_of, open_from, pick_device
+from assistant.mllm.local_model import Reasoner
+from assistant.mllm.structured_output import LocalModel, Said, read_json
+from assistant.weights import fingerprint
+from tests.helpers.refusals import refusal
+from tests.helpers.tiny_models import tiny_llava, tiny_parrot, tiny_qwen2_5_vl, tiny_qwen3_vl, tiny_sam, tiny_smolvlm
+
+MODELS = {"qwen3_vl": tiny_qwen3_vl, "qwen2_5_vl": tiny_qwen2_5_vl, "smolvlm": tiny_smolvlm, "llava": tiny_llava}
+CAT = skimage.data.chelsea()  # 300 x 451
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = {name: build(tmp_path_factory.mktemp(name)) for name, build in MODELS.items()}
+    return made | {"sam": tiny_sam(tmp_path_factory.mktemp("sam"))}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def local(folders, request):
+    return LocalModel(Reasoner.load(folders[request.param]))
+
+
+@pytest.fixture(autouse=True)
+def few_clicks(monkeypatch):
+    monkeypatch.setattr("assistant.sam.image_opener.CLICKS", 3)
+
+
+def in_form(said: Said, schema: dict):
+    """The value, which must be as the schema says if the answer was not cut off."""
+    value = json.loads(said.text)
+    assert list(value) == ["thought", "targets"] and 1 <= len(value["targets"]) <= 24
+    assert b"".join(step.piece for step in said.steps).decode() == said.text
+    for step in said.steps:
+        assert 0 < step.likely[step.piece] and 0 < sum(step.likely.values()) < 1.001
+    return value["targets"]
+
+
+def short(schema: dict) -> dict:
+    """The schema with room for few words, since random models never stop by themselves."""
+    fields = schema["properties"]
+    fields["thought"]["maxLength"], fields["targets"]["maxItems"] = 12, 2
+    fields["targets"]["items"]["properties"]["phrase"]["maxLength"] = 8
+    return schema
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_local_model_can_only_name_marks_that_exist(local, seed):
+    schema = short(marks_schema([2, 3, 11, 12, 40]))
+    said = local.ask([Turn("which?", "a", [CAT]), Turn("and that?")], "Look.", schema, temperature=1.2, seed=seed)
+    for row in in_form(said, schema):
+        assert set(row["marks"]) <= {2, 3, 11, 12, 40} and row["phrase"]
+    targets, _ = read_targets(said, "marks")
+    assert all(0 < t.confidence < 1 for t in targets)
+    assert local.ask([Turn("which?", images=[CAT])], "Look.", short(marks_schema([])), seed=seed).text.count('"marks": []') >= 1
+
+
+def test_boxes_lie_in_the_picture(local):
+    frame = frame_of(scale_of(local.name), CAT.shape[:2], local.seen_size(CAT), local.crops)
+    schema = short(boxes_schema(frame))
+    schema["properties"]["targets"]["items"]["properties"]["boxes"]["maxItems"] = 2
+    said = local.ask([Turn("which?", images=[CAT])], BOXED, schema, temperature=1.0, seed=1)
+    for row in in_form(said, schema):
+        for box in row["boxes"]:
+            assert len(box["bbox_2d"]) == 4 and all(0 <= v <= max(frame.extent) for v in box["bbox_2d"] + box["point_2d"])
+            assert frame.scale != UNIT or all(round(v, 2) == v for v in box["point_2d"])
+
+
+def test_an_answer_cut_short_is_read_as_far_as_it_goes(local):
+    said = local.ask([Turn("which?", images=[CAT])], "Look.", short(marks_schema([1, 2])), max_new_tokens=6)
+    assert said.tokens == 6 and said.text.startswith('{"th') and not read_json(said.text)
+
+
+def test_qwen2_5_sees_multiples_of_28_px(folders):
+    model = LocalModel(Reasoner.load(folders["qwen2_5_vl"]))
+    w, h = model.seen_size(CAT)
+    assert (w % 28, h % 28) == (0, 0) and w * h <= 112 * 112 and w > h
+    frame = frame_of(scale_of(model.name), CAT.shape[:2], (w, h))
+    assert frame.point(w, h) == (451, 300) and frame.point(w / 2, h / 4) == (225.5, 75)
+
+
+def test_a_model_that_thinks_first(folders):
+    reasoner = Reasoner.load(folders["qwen3_vl"])
+    reasoner.processor.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    import assistant.mllm.structured_output as structured
+
+    structured.LONGEST_THOUGHT, before = 12, structured.LONGEST_THOUGHT
+    try:
+        said = LocalModel(reasoner).ask([Turn("which?", images=[CAT])], "Look.", short(marks_schema([1])))
+    finally:
+        structured.LONGEST_THOUGHT = before
+    assert said.reasoning and in_form(said, {}) and said.tokens > len(said.steps)
+
+
+@pytest.mark.parametrize("selection", ["marks", "boxes"])
+def test_from_pretrained_folders(folders, selection, monkeypatch):
+    for name in MODELS:
+        assistant = Assistant.from_pretrained(mllm=folders[name], sam=folders["sam"], selection=selection, device="cpu")
+        assert assistant.parts.selection == selection and all(len(assistant.weights[k]) == 64 for k in ("mllm", "sam"))
+        scene = assistant.open(CAT)
+        assert len(scene.proposals) and scene.proposals.size == CAT.shape[:2]
+        monkeypatch.setattr("assistant.mllm.zero_shot.marks_schema", lambda numbers: short(marks_schema(numbers)))
+        monkeypatch.setattr("assistant.mllm.zero_shot.boxes_schema", lambda frame: short(boxes_schema(frame)))
+        answer = scene.ask("where is the cat, and is there a dog?", temperature=1.0, seed=2, max_new_tokens=400)
+        again = scene.ask("and now?", max_new_tokens=400, second_look=True)
+        for target in answer.targets + again.targets:
+            assert target.present == (target.mask is not None) and 0 <= target.confidence <= 1
+            assert set(target.proposals) <= set(range(len(scene.proposals)))
+        assert answer.targets and answer.tokens > 10 and len(scene.turns) == 2
+
+
+def test_the_selection_that_a_model_gets(folders):
+    assert Assistant.from_pretrained(folders["qwen3_vl"], folders["sam"], device="cpu").parts.selection == "marks"
+    assert Assistant.from_pretrained(folders["llava"], folders["sam"], device="cpu").parts.selection == "boxes"
+    assert {name: p.selection for name, p in PRESETS.items()} == {
+        "pocket": "trained", "small": "marks", "base": "marks", "large": "marks", "llava": "boxes"}
+
+
+def test_a_known_answer_becomes_a_known_mask(tmp_path, folders):
+    answer = '{"thought": "It purrs.", "targets": [{"phrase": "cat", "marks": [1]}, {"phrase": "dog", "marks": []}]}'
+    scene = Assistant.from_pretrained(tiny_parrot(tmp_path, answer), folders["sam"], device="cpu").open(CAT)
+    # The parrot's one token is no JSON to the constraint, which splits it; as a server it says it: see test_remote.
+    scene.assistant.parts.model = type("Parrot", (), {"name": "qwen3_vl", "crops": False, "ask": lambda *a, **k: Said(answer)})()
+    cat, dog = scene.ask("what purrs, and is there a dog?").targets
+    number_one = scene.view.made["sheets"][0][1]
+    assert np.array_equal(cat.mask, scene.proposals.mask(number_one)) and not dog.present
+
+
+# -- options and errors
+
+
+def parsed(*words):
+    parser = argparse.ArgumentParser()
+    add_model_arguments(parser)
+    return parser.parse_args(words)
+
+
+def refused(*words) -> str:
+    return refusal(lambda: open_from(parsed(*words)))
+
+
+def test_options_open_what_they_name(folders):
+    mllm, sam = folders["qwen3_vl"], folders["sam"]
+    args = parsed("--mllm", str(mllm), "--sam", str(sam), "--selection", "boxes", "--second-look", "--device", "cpu")
+    assistant = open_from(args)
+    assert assistant.parts.selection == "boxes" and assistant.parts.second_look
+    assert name_of(args) == f"pocket, mllm {mllm.name}, sam {sam.name}, selection boxes, second look yes"
+    assert name_of(parsed()) == "pocket"
+
+
+def test_what_does_not_go_together_is_one_line(folders, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    mllm, sam = str(folders["qwen3_vl"]), str(folders["sam"])
+    assert "choose one of: pocket, small" in refused("--preset", "huge")
+    assert "give --mllm" in refused("--sam", sam) and "too small" in refused("--selection", "marks")
+    assert "--base-url goes with" in refused("--mllm", mllm, "--sam", sam, "--base-url", "http://127.0.0.1:1/v1")
+    assert "needs --adapter" in refused("--mllm", mllm, "--sam", sam, "--selection", "trained")
+    assert "no hub" in refused("--preset", "small") or "no model hub reached" in refused("--preset", "small")
+    assert "no model folder" in refused("--mllm", str(tmp_path / "none"))
+    assert "set OPENAI_API_KEY" in refused("--mllm", "openai:gpt-9")
+    assert "used as it is" in refused("--mllm", "openai:x", "--base-url", "http://127.0.0.1:1/v1", "--four-bit")
+    assert "no device" in refused("--mllm", mllm, "--sam", sam, "--device", "tpu9")
+    if not torch.cuda.is_available():
+        assert "no GPU" in refused("--mllm", mllm, "--sam", sam, "--device", "cuda") and pick_device(None) == "cpu"
+    assert "no SAM checkpoint" in refused("--mllm", mllm, "--sam", str(tmp_path / "sam.pth"), "--device", "cpu")
+    assert "holds a qwen3_vl model, not SAM" in refused("--mllm", mllm, "--sam", mllm, "--device", "cpu")
+
+
+def test_too_little_memory_says_what_to_change(folders, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    reasoner = Reasoner.load(folders["qwen3_vl"])
+    monkeypatch.setattr(reasoner.model, "generate", full)
+    with pytest.raises(BadInput, match="not enough memory for a conversation of .* tokens: .*--four-bit"):
+        LocalModel(reasoner).ask([Turn("which?", images=[CAT])], "Look.", marks_schema([1]))
+    monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", full)
+    with pytest.raises(BadInput, match="not enough memory for .*--four-bit, or a smaller --preset"):
+        Reasoner.load(folders["qwen3_vl"])
+
+
+def test_four_bit_weights_pick_marks(folders):
+    pytest.importorskip("bitsandbytes")
+    model = Assistant.from_pretrained(folders["qwen3_vl"], folders["sam"], device="cpu", four_bit=True).parts.model
+    assert any(p.dtype == torch.uint8 for p in model.reasoner.model.parameters())
+    assert in_form(model.ask([Turn("which?", images=[CAT])], "Look.", short(marks_schema([1, 2]))), {})
+
+
+def test_sam_of_every_kind(folders, tmp_path):
+    from tests.assistant.sam.test_segmenter import tiny_sam as official
+
+    torch.save(official().state_dict(), tmp_path / "sam.pth")
+    for where in (folders["sam"], tmp_path / "sam.pth"):
+        segmenter, found = load_segmenter(str(where), "cpu")
+        masks, scores, _ = segmenter.predict(segmenter.encode(CAT), points=[[200, 100]])
+        assert masks.shape == (3, *CAT.shape[:2]) and len(found) == 64
+
+
+def test_a_fingerprint_tells_weights_apart(folders, tmp_path):
+    tiny_sam(tmp_path / "same")
+    tiny_sam(tmp_path / "other", seed=1)
+    assert fingerprint(tmp_path / "same") == fingerprint(folders["sam"]) != fingerprint(tmp_path / "other")
+
+
+def test_eval_records_end_to_end(folders, tmp_path, monkeypatch):
+    from PIL import Image
+
+    from assistant.record import Record, RecordTarget, to_rle, write_records
+    from eval.__main__ import main
+
+    Image.fromarray(CAT).save(tmp_path / "cat.png")
+    mask = np.zeros(CAT.shape[:2], bool)
+    mask[40:260, 100:400] = True
+    rows = [Record("cat.png", 451, 300, "what purrs?", "the cat [SEG].", [RecordTarget("cat", to_rle(mask))]),
+            Record("cat.png", 451, 300, "is there a bus?", "no bus [ABS].", [RecordTarget("bus", None)])]
+    write_records(tmp_path / "records.jsonl", rows)
+    monkeypatch.setattr("assistant.mllm.zero_shot.marks_schema", lambda numbers: short(marks_schema(numbers)))
+    out = tmp_path / "out"
+    assert main(["records", "--root", str(tmp_path / "records.jsonl"), "--mllm", str(folders["qwen3_vl"]), "--sam",
+                 str(folders["sam"]), "--selection", "marks", "--device", "cpu", "--out", str(out)]) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["n"] == 2 and result["bad"] == [] and set(result["weights"]) == {"mllm", "sam"}
+    assert result["preset"].startswith("pocket, mllm qwen3_vl") and 0 <= result["gIoU"] <= 1 and result["tokens_per_query"] > 10
+    proposals = tmp_path / "proposals"
+    (tmp_path / "images").mkdir()
+    Image.fromarray(CAT).save(tmp_path / "images/cat.png")
+    (tmp_path / "instances.json").write_text(json.dumps({
+        "images": [{"id": 1, "file_name": "cat.png", "width": 451, "height": 300}], "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [100, 40, 300, 220], "area": 66000, "iscrowd": 0,
+                         "segmentation": [[100, 40, 400, 40, 400, 260, 100, 260]]}]}))
+    assert main(["proposals", "--root", str(tmp_path), "--sam", str(folders["sam"]), "--setting", "points_per_side=3",
+                 "--device", "cpu", "--out", str(proposals)]) == 0
+    assert list(json.loads((proposals / "result.json").read_text())["weights"]) == ["sam"]
