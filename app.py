@@ -60,7 +60,9 @@ def serve(page, host="127.0.0.1", port=7860, share=False, auth=None, mcp=False, 
         except ImportError:
             raise BadInput("--mcp needs one more package: pip install 'maskpick[mcp]'") from None
     fonts = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
-    theme = gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"])
+    theme = gr.themes.Soft(
+        primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"]
+    )
     theme.set(  # darker than Soft's, which is hard to read: small text needs a contrast of 4.5 to 1
         background_fill_primary="*neutral_50",  # Soft's own; `set` forgets it
         body_text_color_subdued="*neutral_500",
@@ -118,7 +120,9 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="app.py", description="Open the chat page.")
     add_model_arguments(parser)
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1); 0.0.0.0 lets other machines in"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1); 0.0.0.0 lets other machines in",
     )
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
     parser.add_argument(
@@ -129,16 +133,25 @@ def main(argv=None) -> int:
         default="off",
         help="ask Gradio for a public link as well (default: off)",
     )
-    parser.add_argument("--auth", type=pair, metavar="USER:PASSWORD", help="ask for this name and password first")
     parser.add_argument(
-        "--records", type=Path, metavar="DIR", help="save what visitors correct as training records in this folder"
+        "--auth", type=pair, metavar="USER:PASSWORD", help="ask for this name and password first"
     )
-    parser.add_argument("--mcp", action="store_true", help="offer the actions as tools of an MCP server as well")
+    parser.add_argument(
+        "--records",
+        type=Path,
+        metavar="DIR",
+        help="save what visitors correct as training records in this folder",
+    )
+    parser.add_argument(
+        "--mcp", action="store_true", help="offer the actions as tools of an MCP server as well"
+    )
     args = parser.parse_args(argv)
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the visitors' files go with the process
     with tempfile.TemporaryDirectory(prefix="maskpick-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # the one folder that the page reads and serves
+        os.environ["GRADIO_TEMP_DIR"] = str(
+            Path(folder) / "uploads"
+        )  # the one folder that the page reads and serves
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         return exit_code(lambda: run(args, Path(folder)))
 

@@ -1,8 +1,8 @@
 """maskpick: ask a picture in everyday words.
 
-    from assistant import Assistant
-    scene = Assistant.from_preset("pocket").open("photo.jpg")
-    print(scene.ask("what keeps the rain off?").text)
+from assistant import Assistant
+scene = Assistant.from_preset("pocket").open("photo.jpg")
+print(scene.ask("what keeps the rain off?").text)
 """
 
 

@@ -32,7 +32,10 @@ def everything(args: argparse.Namespace) -> None:
 
     image, found = open_proposals(args)
     order = sorted(range(len(found)), key=lambda i: -found.areas[i])[: args.most]
-    targets = [Target(f"region {i}", True, float(found.predicted_iou[i].clip(0, 1)), found.mask(i), [i]) for i in order]
+    targets = [
+        Target(f"region {i}", True, float(found.predicted_iou[i].clip(0, 1)), found.mask(i), [i])
+        for i in order
+    ]
     Answer(f"{len(order)} regions", targets, found.size, image).save(args.out)
     print(f"{len(order)} masks in {args.out}")
 
@@ -52,10 +55,10 @@ def open_proposals(args: argparse.Namespace):
 def like(args: argparse.Namespace) -> None:
     from assistant.answer import Answer, Target
     from assistant.export.drawing import side_by_side
+    from assistant.few_shot.matcher import Matcher, check_mask, open_mask, pocket_matcher, references
     from assistant.files import replace_whole
     from assistant.images import open_image
     from assistant.presets import PRESETS, load_segmenter
-    from assistant.few_shot.matcher import Matcher, check_mask, open_mask, pocket_matcher, references
 
     if args.preset not in PRESETS:
         open_from(args)  # says so
@@ -63,7 +66,9 @@ def like(args: argparse.Namespace) -> None:
     matcher = Matcher.load(args.weights, segmenter) if args.weights else pocket_matcher(segmenter)
     images, masks = [open_image(file) for file in args.reference], [open_mask(file) for file in args.mask]
     like, name = references(matcher, images, masks), args.label or "like this"
-    shown = [(f"reference: {name}", image, check_mask(mask, image.shape[:2])) for image, mask in zip(images, masks)]
+    shown = [
+        (f"reference: {name}", image, check_mask(mask, image.shape[:2])) for image, mask in zip(images, masks)
+    ]
     for k, file in enumerate(args.image, 1):
         image, out = open_image(file), args.out / f"{k}-{file.stem}" if len(args.image) > 1 else args.out
         mask, score = matcher.segment(matcher.open(image), like, args.label)
@@ -73,18 +78,20 @@ def like(args: argparse.Namespace) -> None:
         shown.append((f"found, score {score:.2f}", image, mask))
     if args.sheet:
         with replace_whole(args.sheet) as path:
-            side_by_side(shown).save(path, "PNG" if args.sheet.suffix.lower() == ".png" else "JPEG", quality=85)
+            side_by_side(shown).save(
+                path, "PNG" if args.sheet.suffix.lower() == ".png" else "JPEG", quality=85
+            )
 
 
 def attend(args: argparse.Namespace) -> None:
     import numpy as np
     from PIL import Image
 
+    from assistant.attention.image_text_probe import open_looker
     from assistant.attention.maps import Ranking, attend, check_phrase
     from assistant.export.drawing import draw_heat
     from assistant.files import replace_whole
     from assistant.images import open_image
-    from assistant.attention.image_text_probe import open_looker
 
     check_phrase(args.phrase)
     looker = open_looker(args)
@@ -97,16 +104,18 @@ def attend(args: argparse.Namespace) -> None:
         with replace_whole(args.out / f"{name}.png") as path:
             picture.save(path, "PNG")
     y, x = np.unravel_index(int(heat.argmax()), heat.shape)
-    print(f"{args.phrase}: at most {heat.max():.2f} at x {x}, y {y}; heat.png (16 bit), overlay.png in {args.out}")
+    print(
+        f"{args.phrase}: at most {heat.max():.2f} at x {x}, y {y}; heat.png (16 bit), overlay.png in {args.out}"
+    )
 
 
 def rank_layers(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    from assistant.attention.image_text_probe import open_looker
     from assistant.attention.maps import rank, read_names
     from assistant.errors import BadInput
     from assistant.images import pictures_in
-    from assistant.attention.image_text_probe import open_looker
 
     names = read_names(args.names)
     if not args.images.is_dir():
@@ -142,13 +151,23 @@ def main() -> int:
     similar = commands.add_parser("like", help="what is like a reference: a picture with a mask")
     similar.add_argument("image", type=Path, nargs="+", help="one or several pictures")
     similar.add_argument("--reference", type=Path, nargs="+", required=True, help="one or several pictures")
-    similar.add_argument("--mask", type=Path, nargs="+", required=True,
-                         help="a mask for each: black outside, white inside")
+    similar.add_argument(
+        "--mask", type=Path, nargs="+", required=True, help="a mask for each: black outside, white inside"
+    )
     similar.add_argument("--label", help="what it is called (default: go by the looks alone)")
-    similar.add_argument("--out", type=Path, required=True, help="folder for the mask, overlay, COCO and LabelMe "
-                         "files; of several pictures, a folder in it for each")
-    similar.add_argument("--sheet", type=Path, help="also draw references and pictures side by side: .jpg or .png")
-    similar.add_argument("--weights", type=Path, help="what finetune reference wrote (default: the preset's own)")
+    similar.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for the mask, overlay, COCO and LabelMe "
+        "files; of several pictures, a folder in it for each",
+    )
+    similar.add_argument(
+        "--sheet", type=Path, help="also draw references and pictures side by side: .jpg or .png"
+    )
+    similar.add_argument(
+        "--weights", type=Path, help="what finetune reference wrote (default: the preset's own)"
+    )
     similar.set_defaults(run=like)
     look = commands.add_parser("attend", help="a heat map of where the model looks for a phrase")
     look.add_argument("image", type=Path)
@@ -156,18 +175,26 @@ def main() -> int:
     look.add_argument("--out", type=Path, required=True, help="folder for heat.png and overlay.png")
     look.add_argument("--ranking", type=Path, help="what rank-layers wrote (default: the preset's own)")
     look.set_defaults(run=attend)
-    layers = commands.add_parser("rank-layers",
-                                 help="which layers look where they read: InfoScore over unlabelled pictures")
-    layers.add_argument("--images", type=Path, required=True, help="folder of pictures; none that will be evaluated")
-    layers.add_argument("--names", type=Path,
-                        help="what may be in them: a text file, one name a line, or a json with COCO's categories")
+    layers = commands.add_parser(
+        "rank-layers", help="which layers look where they read: InfoScore over unlabelled pictures"
+    )
+    layers.add_argument(
+        "--images", type=Path, required=True, help="folder of pictures; none that will be evaluated"
+    )
+    layers.add_argument(
+        "--names",
+        type=Path,
+        help="what may be in them: a text file, one name a line, or a json with COCO's categories",
+    )
     layers.add_argument("--every", type=int, default=1, help="use every so-manieth picture")
     layers.add_argument("--layers", type=int, default=4, help="attend shall use the best so many layers")
     layers.add_argument("--heads", type=int, default=0, help="or the best so many heads")
-    layers.add_argument("--deepest", type=int,
-                        help="of those up to this layer, where looking then ends and costs no more")
-    layers.add_argument("--keep", type=Path,
-                        help="folder for opened pictures (pocket): a second ranking need not open them")
+    layers.add_argument(
+        "--deepest", type=int, help="of those up to this layer, where looking then ends and costs no more"
+    )
+    layers.add_argument(
+        "--keep", type=Path, help="folder for opened pictures (pocket): a second ranking need not open them"
+    )
     layers.add_argument("--out", type=Path, required=True, help="the ranking, json")
     layers.set_defaults(run=rank_layers)
     for command in (one, every, similar, look, layers):

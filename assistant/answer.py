@@ -1,8 +1,8 @@
 """What every part passes on: the things an answer is about, with their masks, and its exports.
 
-    answer.mask                 # (H, W) bool, union of what is there
-    answer.overlay().show()     # the picture with coloured, named masks
-    answer.save("out")          # PNGs, answer.json, coco.json, labelme.json
+answer.mask                 # (H, W) bool, union of what is there
+answer.overlay().show()     # the picture with coloured, named masks
+answer.save("out")          # PNGs, answer.json, coco.json, labelme.json
 """
 
 import contextlib
@@ -18,8 +18,20 @@ from assistant.files import replace_whole
 from assistant.record import to_rle
 
 # Told apart on photos and by most colour-blind eyes first (after Okabe & Ito 2008), then more hues.
-COLOURS = ["#e69f00", "#0072b2", "#e6194b", "#009e73", "#f0e442", "#cc79a7", "#56b4e9", "#911eb4", "#aaffc3", "#d55e00",
-           "#9a6324", "#f032e6"]
+COLOURS = [
+    "#e69f00",
+    "#0072b2",
+    "#e6194b",
+    "#009e73",
+    "#f0e442",
+    "#cc79a7",
+    "#56b4e9",
+    "#911eb4",
+    "#aaffc3",
+    "#d55e00",
+    "#9a6324",
+    "#f032e6",
+]
 PICTURE = "image.png"  # the name of the picture beside the exports
 
 
@@ -71,7 +83,9 @@ class Answer:
             if target.mask is not None:
                 target.mask = np.asarray(target.mask).astype(bool, copy=False)
                 if target.mask.shape != self.size:
-                    raise BadInput(f"the mask of {target.phrase!r} has shape {target.mask.shape}, expected {self.size}")
+                    raise BadInput(
+                        f"the mask of {target.phrase!r} has shape {target.mask.shape}, expected {self.size}"
+                    )
 
     @property
     def present(self) -> list[Target]:
@@ -92,13 +106,26 @@ class Answer:
         rows = []
         for target in self.targets:
             rle = to_rle(target.mask) if target.present else None
-            rows.append({"phrase": target.phrase, "present": bool(target.present),
-                         "confidence": float(target.confidence), "box": _box(target.mask) if rle else None,
-                         "area": int(target.mask.sum()) if rle else 0,
-                         "proposals": [int(k) for k in target.proposals], "rle": rle})
+            rows.append(
+                {
+                    "phrase": target.phrase,
+                    "present": bool(target.present),
+                    "confidence": float(target.confidence),
+                    "box": _box(target.mask) if rle else None,
+                    "area": int(target.mask.sum()) if rle else 0,
+                    "proposals": [int(k) for k in target.proposals],
+                    "rle": rle,
+                }
+            )
         thought = {"reasoning": self.reasoning} if self.reasoning else {}
-        return {"question": self.question, "text": self.text, **thought, "width": self.size[1], "height": self.size[0],
-                "targets": rows}
+        return {
+            "question": self.question,
+            "text": self.text,
+            **thought,
+            "width": self.size[1],
+            "height": self.size[0],
+            "targets": rows,
+        }
 
     def to_coco(self, file_name: str = PICTURE) -> dict:
         """COCO instances of one image: compressed RLE with str counts, box xywh px, area px, `score` in [0, 1].
@@ -109,12 +136,24 @@ class Answer:
         annotations = []
         for target in self.present:
             category = numbers.setdefault(target.phrase, len(numbers) + 1)
-            annotations.append({"id": len(annotations) + 1, "image_id": 1, "category_id": category,
-                                "segmentation": to_rle(target.mask), "bbox": _box(target.mask),
-                                "area": int(target.mask.sum()), "iscrowd": 0, "score": float(target.confidence)})
-        return {"images": [{"id": 1, "file_name": file_name, "width": self.size[1], "height": self.size[0]}],
-                "annotations": annotations, "categories": [{"id": k, "name": name} for name, k in numbers.items()],
-                "absent": [target.phrase for target in self.targets if not target.present]}
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": 1,
+                    "category_id": category,
+                    "segmentation": to_rle(target.mask),
+                    "bbox": _box(target.mask),
+                    "area": int(target.mask.sum()),
+                    "iscrowd": 0,
+                    "score": float(target.confidence),
+                }
+            )
+        return {
+            "images": [{"id": 1, "file_name": file_name, "width": self.size[1], "height": self.size[0]}],
+            "annotations": annotations,
+            "categories": [{"id": k, "name": name} for name, k in numbers.items()],
+            "absent": [target.phrase for target in self.targets if not target.present],
+        }
 
     def to_labelme(self, image_path: str = PICTURE) -> dict:
         """A LabelMe 5 file. Points in px, (0, 0) the outer corner of the first pixel; a target's parts share group_id.
@@ -127,20 +166,40 @@ class Answer:
         shapes = []
         for group, target in enumerate(self.present, 1):
             for points, holes in outlines(target.mask):
-                shapes.append({"label": target.phrase, "points": points.tolist(), "group_id": group,
-                               "description": f"{holes} holes filled" if holes else "", "shape_type": "polygon",
-                               "flags": {}, "mask": None})
-        return {"version": "5.5.0", "flags": {f"no {t.phrase}": True for t in self.targets if not t.present},
-                "shapes": shapes, "imagePath": image_path, "imageData": None, "imageHeight": self.size[0],
-                "imageWidth": self.size[1]}
+                shapes.append(
+                    {
+                        "label": target.phrase,
+                        "points": points.tolist(),
+                        "group_id": group,
+                        "description": f"{holes} holes filled" if holes else "",
+                        "shape_type": "polygon",
+                        "flags": {},
+                        "mask": None,
+                    }
+                )
+        return {
+            "version": "5.5.0",
+            "flags": {f"no {t.phrase}": True for t in self.targets if not t.present},
+            "shapes": shapes,
+            "imagePath": image_path,
+            "imageData": None,
+            "imageHeight": self.size[0],
+            "imageWidth": self.size[1],
+        }
 
     def overlay(self):
         """A PIL RGB image of the answer's size: masks in COLOURS (by target), outlined, named; grey without image."""
         from assistant.export.drawing import draw_targets
 
         image = np.full((*self.size, 3), 128, np.uint8) if self.image is None else self.image
-        return draw_targets(image, [(k + 1, colour_of(k), target.phrase, target.mask)
-                                    for k, target in enumerate(self.targets) if target.present])
+        return draw_targets(
+            image,
+            [
+                (k + 1, colour_of(k), target.phrase, target.mask)
+                for k, target in enumerate(self.targets)
+                if target.present
+            ],
+        )
 
     def save(self, folder) -> list[Path]:
         """Write the answer into a folder, made where missing, every file whole or not at all; returns their paths.
@@ -187,7 +246,9 @@ def _writing(folder: Path):
     try:
         yield
     except OSError as error:
-        raise BadInput(f"cannot write to {folder} ({error.strerror or error}): choose another folder") from None
+        raise BadInput(
+            f"cannot write to {folder} ({error.strerror or error}): choose another folder"
+        ) from None
 
 
 def _box(mask: np.ndarray) -> list[int]:

@@ -3,8 +3,8 @@
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 from assistant.errors import BadInput
 
@@ -15,7 +15,9 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise BadInput(f"cannot write to {folder} ({error.strerror or error}): choose another folder") from None
+        raise BadInput(
+            f"cannot write to {folder} ({error.strerror or error}): choose another folder"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -21,12 +21,17 @@ MAX_QUESTION = 4_000  # characters
 SYSTEM_PROMPT = (
     "You look at a picture and point at what the user means. Answer in a sentence or two. Name each thing that is "
     f"meant and put {SEG} right after its name; if it is not in the picture, name it and put {ABS} instead. "
-    "One mark for each thing, in the order of the question.")
+    "One mark for each thing, in the order of the question."
+)
 
 TOKEN = re.compile(r"\[(SEG|ABS)\]")
-BOUNDARY = re.compile(r'[;!?…\n()\[\]{}"“”«»「」『』【】、。，；：！？｡､،؛؟।॥]|[.,:](?=\s|$)|[–—]|(?:^|(?<=\s))[-*•]+(?=\s)')
+BOUNDARY = re.compile(
+    r'[;!?…\n()\[\]{}"“”«»「」『』【】、。，；：！？｡､،؛؟।॥]|[.,:](?=\s|$)|[–—]|(?:^|(?<=\s))[-*•]+(?=\s)'
+)
 QUOTES = {'"': '"', "”": "“", "»": "«", "」": "「", "』": "『"}  # closing: opening
-PLACE = re.compile(r"(^|\s)in (the|this|your) (picture|image|photo|photograph|scene)$", re.I)  # true of everything
+PLACE = re.compile(
+    r"(^|\s)in (the|this|your) (picture|image|photo|photograph|scene)$", re.I
+)  # true of everything
 EDGES = " \t\r\n*_`~'‘’"  # around a name: spaces, markdown, single quotes
 INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories a reader sees as nothing or as a space
 
@@ -38,17 +43,26 @@ def _words(text: str) -> frozenset[str]:
 DETERMINERS = _words("the a an this these those my your his her its our their some any no not another such")
 LEADING = DETERMINERS | _words(
     "nothing neither both that also only just then here there clearly probably likely either even still me "
-    "at for to of on in with by from like as into about and or but")
+    "at for to of on in with by from like as into about and or but"
+)
 COORDINATORS = _words("and or but nor while whereas because so then")
-VERBS = _words("is are was were be been am isn't aren't has have had see sees seeing contains includes means finds "
-               "called named keeps needs wants uses holds shows")
+VERBS = _words(
+    "is are was were be been am isn't aren't has have had see sees seeing contains includes means finds "
+    "called named keeps needs wants uses holds shows"
+)
 # Also nouns or parts of names ("trash can", "hand saw"): a verb only after a subject, a modal, or at the very start.
-MODALS = _words("can could may might would should will must do does did cannot can't don't doesn't didn't couldn't")
-MAYBE = _words("find found need want use mean saw look looked looking spot notice recommend suggest choose pick take "
-               "try call keep hold show mark")
+MODALS = _words(
+    "can could may might would should will must do does did cannot can't don't doesn't didn't couldn't"
+)
+MAYBE = _words(
+    "find found need want use mean saw look looked looking spot notice recommend suggest choose pick take "
+    "try call keep hold show mark"
+)
 IMPERATIVES = _words("look find use take try choose notice")
-SUBJECTS = _words("i you we they he she it this that there one who what which please to not i'd you'd i'll you'll "
-                  "can could may might would should will must cannot can't don't doesn't didn't couldn't")
+SUBJECTS = _words(
+    "i you we they he she it this that there one who what which please to not i'd you'd i'll you'll "
+    "can could may might would should will must cannot can't don't doesn't didn't couldn't"
+)
 RELATIVES = _words("who that which")
 CONTRACTIONS = re.compile(r"(it|that|this|there|here|what|where|he|she|who|i|you|we|they)['’](s|re|m|ve)")
 
@@ -75,7 +89,7 @@ def parse(reply: str) -> list[Mention]:
     """The things that a reply marks, in its order; a token without words before it is called "it"."""
     mentions, start = [], 0
     for token in TOKEN.finditer(reply):
-        phrase = _phrase_before(reply[start:token.start()], follows=bool(mentions))
+        phrase = _phrase_before(reply[start : token.start()], follows=bool(mentions))
         mentions.append(Mention(phrase, token[0] == SEG, token.start()))
         start = token.end()
     return mentions
@@ -87,7 +101,7 @@ def _phrase_before(text: str, follows: bool = False) -> str:
     opening = QUOTES.get(text[-1:])
     begin = text.rfind(opening, 0, -1) if opening else -1
     if begin >= 0:
-        return " ".join(text[begin + 1:-1].split()) or "it"
+        return " ".join(text[begin + 1 : -1].split()) or "it"
     words = BOUNDARY.split(text)[-1].split()
     low = [word.lower().replace("’", "'").strip("*_`~") for word in words]
     start, modal = 0, False
@@ -96,13 +110,17 @@ def _phrase_before(text: str, follows: bool = False) -> str:
         if word in COORDINATORS:
             # "black and white cat" is one name; "it is dry and the cup" is not
             before = [w for w in low[start:k] if w not in LEADING]
-            pair = len(before) == 1 and before[0] not in SUBJECTS and not last and low[k + 1] not in DETERMINERS
+            pair = (
+                len(before) == 1 and before[0] not in SUBJECTS and not last and low[k + 1] not in DETERMINERS
+            )
             if not pair:
                 start, modal = k + 1, False
         elif word in VERBS or CONTRACTIONS.fullmatch(word):
             if not (k >= start + 2 and low[k - 1] in RELATIVES):  # "sign that is red" is one name
                 start, modal = k + 1, False
-        elif word in ("it", "them") and not last and not RELATIVES & set(low[start + 1:k]):  # "throw it | in the can"
+        elif (
+            word in ("it", "them") and not last and not RELATIVES & set(low[start + 1 : k])
+        ):  # "throw it | in the can"
             start, modal = k + 1, False
         elif word in MODALS | MAYBE and not last:
             if (k > 0 and low[k - 1] in SUBJECTS) or (k == start and word in IMPERATIVES):
@@ -111,8 +129,13 @@ def _phrase_before(text: str, follows: bool = False) -> str:
     if modal or bare:  # a verb follows: "you could | sit on the bench"
         stops = [k + 1 for k in range(start, min(start + 5, len(low))) if low[k] in DETERMINERS]
         start = stops[0] if stops else start + modal
-    while start < len(low) and (low[start] in LEADING or (
-            low[start] in ("looking", "referring", "pointing") and low[start + 1:][:1] in (["for"], ["at"], ["to"]))):
+    while start < len(low) and (
+        low[start] in LEADING
+        or (
+            low[start] in ("looking", "referring", "pointing")
+            and low[start + 1 :][:1] in (["for"], ["at"], ["to"])
+        )
+    ):
         start += 1
     return PLACE.sub("", " ".join(words[start:])).strip(EDGES) or "it"
 
@@ -128,7 +151,7 @@ def plain(reply: str) -> str:
 
 def _left_over(found: re.Match) -> str:
     """What stays of a token and its neighbours: a bracket that belongs to other text, or a space between words."""
-    text, after = found[0].lstrip(), found.string[found.end():found.end() + 1]
+    text, after = found[0].lstrip(), found.string[found.end() : found.end() + 1]
     opens, closes = text[:2] in ("([", "[["), text[-2:] in ("])", "]]")
     if opens != closes:
         return " " + text[0] if opens else text[-1]
@@ -147,7 +170,7 @@ def neutralise(text: str, special: Sequence[str] = ()) -> str:
     seen = [(k, f) for k, c in enumerate(text) for f in _seen(c)]
     for found in re.finditer(r"\[(seg|abs)\]", "".join(f for _, f in seen)):
         first, last = seen[found.start()][0], seen[found.end() - 1][0]
-        text = f"{text[:first]}({text[first + 1:last]}){text[last + 1:]}"  # the length, and so every index, stays
+        text = f"{text[:first]}({text[first + 1 : last]}){text[last + 1 :]}"  # the length, and so every index, stays
     tokens = sorted({s for s in special if len(s.strip()) > 1}, key=len, reverse=True)
     if tokens:
         pattern = re.compile("|".join(map(re.escape, tokens)))
@@ -174,7 +197,7 @@ def _defuse(token: str) -> str:
         return alike
     k = next(k for k, c in enumerate(token) if not c.isspace())
     wide = chr(ord(token[k]) + 0xFEE0) if "!" <= token[k] <= "~" else "•" if token[k] == "·" else "·"
-    return token[:k] + wide + token[k + 1:]
+    return token[:k] + wide + token[k + 1 :]
 
 
 def check_question(text: str) -> str:
@@ -194,6 +217,7 @@ def chat_messages(turns: list[Turn], special: Sequence[str] = (), system: str = 
     A turn's images come before its text, as {"type": "image"}; the arrays are passed to the processor in the same
     order. What the user wrote is neutralised, what the assistant said is kept with its tokens.
     """
+
     def text(value: str) -> dict:
         return {"type": "text", "text": value}
 
@@ -212,7 +236,7 @@ GONE = ("there is {}", "I see {}", "I can see {}", "the picture has {}", "{} is 
 
 def clean_phrase(phrase: str) -> str:
     """The phrase as a reply can hold it: neutralised, on one line, double quotes as single ones; "" becomes "it"."""
-    return " ".join(re.sub("[\"“”«»「」『』]", "'", neutralise(phrase)).split()) or "it"
+    return " ".join(re.sub('["“”«»「」『』]', "'", neutralise(phrase)).split()) or "it"
 
 
 def reply_for(targets: list[tuple[str, bool]], style_rng=None) -> str:
@@ -229,11 +253,19 @@ def reply_for(targets: list[tuple[str, bool]], style_rng=None) -> str:
         return "There is nothing to point at."
     if not style_rng:  # "there is no" would be wrong of plurals
         said = [_listed(names, present, "the " if present else "no ") for present, names in groups]
-        return "".join(f"{'I see ' if k == 0 else ', but ' if k % 2 else '; I see '}{text}" for k, text in enumerate(said)) + "."
+        return (
+            "".join(
+                f"{'I see ' if k == 0 else ', but ' if k % 2 else '; I see '}{text}"
+                for k, text in enumerate(said)
+            )
+            + "."
+        )
     clauses = []
     for present, names in groups:
         template = style_rng.choice(HERE if present else GONE)
-        article = style_rng.choice(("the ", "")) if present and template == "{}" else "the " if present else "no "
+        article = (
+            style_rng.choice(("the ", "")) if present and template == "{}" else "the " if present else "no "
+        )
         listed = _listed(names, present, article)
         own_start = not template.startswith("{") or (article != "" and not listed.startswith("it "))
         clauses.append((template.format(listed), own_start))

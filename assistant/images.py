@@ -1,7 +1,7 @@
 """Any picture as one plain array, or one clear line that says why not.
 
-    image = open_image("photo.jpg")            # (H, W, 3) uint8 RGB; also a PIL image or an array
-    height, width = picture_size("photo.jpg")  # from the header, nothing is decoded
+image = open_image("photo.jpg")            # (H, W, 3) uint8 RGB; also a PIL image or an array
+height, width = picture_size("photo.jpg")  # from the header, nothing is decoded
 """
 
 import warnings
@@ -17,7 +17,15 @@ MIN_SIDE = 8
 # Formats of photographs and pictures. Others that Pillow knows start programs of their own (EPS) or have no
 # signature to tell them by (TGA), and are refused.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "PPM", "ICO", "JPEG2000", "AVIF", "PCX")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}  # of what a folder of pictures is searched for
+SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+}  # of what a folder of pictures is searched for
 ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 turn the picture on its side
 
 
@@ -60,7 +68,9 @@ def _name(path) -> str:
 
 def _open(path) -> Image.Image:
     if not isinstance(path, (str, Path)):
-        raise BadInput(f"a picture is given as a path, a PIL image or a uint8 array, not as {type(path).__name__}")
+        raise BadInput(
+            f"a picture is given as a path, a PIL image or a uint8 array, not as {type(path).__name__}"
+        )
     name = _name(path)
     try:
         if Path(path).is_dir():
@@ -78,9 +88,13 @@ def _open(path) -> Image.Image:
         with warnings.catch_warnings():  # our own limit is below Pillow's, and is said in words
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             Image.init()
-            return Image.open(path, formats=[kind for kind in FORMATS if kind in Image.OPEN])  # as Pillow was built
+            return Image.open(
+                path, formats=[kind for kind in FORMATS if kind in Image.OPEN]
+            )  # as Pillow was built
     except Image.DecompressionBombError:
-        raise BadInput(f"{name} has more than {MAX_PIXELS:,} pixels, the limit: scale it down first") from None
+        raise BadInput(
+            f"{name} has more than {MAX_PIXELS:,} pixels, the limit: scale it down first"
+        ) from None
     except Exception:  # what a broken header raises depends on the format
         raise BadInput(f"{name} {_why_not(head)}") from None
 
@@ -89,7 +103,9 @@ def _why_not(head: bytes) -> str:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         return "is an empty file, not a picture"
-    if text.startswith(b"<svg") or (text.startswith((b"<?xml", b"<!doctype svg", b"<!--")) and b"<svg" in text):
+    if text.startswith(b"<svg") or (
+        text.startswith((b"<?xml", b"<!doctype svg", b"<!--")) and b"<svg" in text
+    ):
         return "is an SVG drawing: export it as PNG first"
     if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
         return "is a HEIC photo: save it as JPEG or PNG first"
@@ -98,15 +114,19 @@ def _why_not(head: bytes) -> str:
 
 def _check_size(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
-        raise BadInput(f"{name} is {width}x{height} = {width * height:,} pixels, more than the limit of "
-                       f"{MAX_PIXELS:,}: scale it down first")
+        raise BadInput(
+            f"{name} is {width}x{height} = {width * height:,} pixels, more than the limit of "
+            f"{MAX_PIXELS:,}: scale it down first"
+        )
     if min(width, height) < MIN_SIDE:
         raise BadInput(f"{name} is {width}x{height}: both sides must have at least {MIN_SIDE} px")
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
-        raise BadInput(f"a picture as an array is (H, W, 3) or (H, W) of uint8, not {array.shape} of {array.dtype}")
+        raise BadInput(
+            f"a picture as an array is (H, W, 3) or (H, W) of uint8, not {array.shape} of {array.dtype}"
+        )
     _check_size(array.shape[1], array.shape[0], "the picture")
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)

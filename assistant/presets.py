@@ -38,39 +38,82 @@ SELECTIONS = ("marks", "boxes", "trained")
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say which models to use, alike in every command; `open_from` reads them."""
-    parser.add_argument("--preset", default="pocket",
-                        help=f"one of {', '.join(PRESETS)} (default: pocket, which runs offline on a CPU)")
-    parser.add_argument("--mllm",
-                        help="another multimodal LLM than the preset's: a hub id, a folder, or openai:MODEL on a server")
-    parser.add_argument("--base-url", metavar="URL",
-                        help="where the server of an openai:MODEL is, such as http://127.0.0.1:8000/v1")
-    parser.add_argument("--sam", help="another SAM than the preset's: a hub id, a folder, a .pth file, or pocket")
-    parser.add_argument("--adapter", type=Path, metavar="DIR", help="folder that finetune wrote, to put on the models")
-    parser.add_argument("--selection", choices=SELECTIONS,
-                        help="how masks are picked: by numbers drawn on the photo, by boxes, or by what finetune has trained")
-    parser.add_argument("--second-look", action="store_true", help="marks and boxes: show each chosen mask to the model again")
-    parser.add_argument("--four-bit", action="store_true", help="keep the LLM's weights in 4 bits (needs maskpick[bnb])")
-    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: the GPU if there is one; pocket: the CPU)")
+    parser.add_argument(
+        "--preset",
+        default="pocket",
+        help=f"one of {', '.join(PRESETS)} (default: pocket, which runs offline on a CPU)",
+    )
+    parser.add_argument(
+        "--mllm",
+        help="another multimodal LLM than the preset's: a hub id, a folder, or openai:MODEL on a server",
+    )
+    parser.add_argument(
+        "--base-url",
+        metavar="URL",
+        help="where the server of an openai:MODEL is, such as http://127.0.0.1:8000/v1",
+    )
+    parser.add_argument(
+        "--sam", help="another SAM than the preset's: a hub id, a folder, a .pth file, or pocket"
+    )
+    parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="folder that finetune wrote, to put on the models"
+    )
+    parser.add_argument(
+        "--selection",
+        choices=SELECTIONS,
+        help="how masks are picked: by numbers drawn on the photo, by boxes, or by what finetune has trained",
+    )
+    parser.add_argument(
+        "--second-look", action="store_true", help="marks and boxes: show each chosen mask to the model again"
+    )
+    parser.add_argument(
+        "--four-bit", action="store_true", help="keep the LLM's weights in 4 bits (needs maskpick[bnb])"
+    )
+    parser.add_argument(
+        "--device", help="cpu, cuda or cuda:1 (default: the GPU if there is one; pocket: the CPU)"
+    )
 
 
 def open_from(args: argparse.Namespace):
     """The `Assistant` that the options of `add_model_arguments` name."""
     from assistant import Assistant
 
-    return Assistant.from_preset(args.preset, args.adapter, args.device, mllm=args.mllm, sam=args.sam, selection=args.selection,
-                                 base_url=args.base_url, four_bit=args.four_bit, second_look=args.second_look)
+    return Assistant.from_preset(
+        args.preset,
+        args.adapter,
+        args.device,
+        mllm=args.mllm,
+        sam=args.sam,
+        selection=args.selection,
+        base_url=args.base_url,
+        four_bit=args.four_bit,
+        second_look=args.second_look,
+    )
 
 
 def name_of(args: argparse.Namespace) -> str:
     """What to call the models that the options name: the preset, or the parts that replace its own."""
     short = lambda part: Path(str(part)).name if part else None
-    changed = {"mllm": short(args.mllm), "sam": short(args.sam), "selection": args.selection, "adapter": short(args.adapter),
-               "second look": "yes" if args.second_look else None, "4-bit": "yes" if args.four_bit else None}
+    changed = {
+        "mllm": short(args.mllm),
+        "sam": short(args.sam),
+        "selection": args.selection,
+        "adapter": short(args.adapter),
+        "second look": "yes" if args.second_look else None,
+        "4-bit": "yes" if args.four_bit else None,
+    }
     return ", ".join([args.preset, *(f"{k} {v}" for k, v in changed.items() if v)])
 
 
-def load_preset(name: str, adapter=None, device: str | None = None, mllm: str | None = None, sam: str | None = None,
-                selection: str | None = None, **options):
+def load_preset(
+    name: str,
+    adapter=None,
+    device: str | None = None,
+    mllm: str | None = None,
+    sam: str | None = None,
+    selection: str | None = None,
+    **options,
+):
     """-> (parts, {part: sha256}). mllm, sam, selection: instead of the preset's own. BadInput: no such preset, or its
     weights cannot be had."""
     if name not in PRESETS:
@@ -81,8 +124,16 @@ def load_preset(name: str, adapter=None, device: str | None = None, mllm: str | 
     return load_parts(mllm or preset.mllm, sam or preset.sam, adapter, selection, device, **options)
 
 
-def load_parts(mllm: str, sam: str, adapter=None, selection: str | None = None, device: str | None = None,
-               four_bit: bool = False, base_url: str | None = None, second_look: bool = False):
+def load_parts(
+    mllm: str,
+    sam: str,
+    adapter=None,
+    selection: str | None = None,
+    device: str | None = None,
+    four_bit: bool = False,
+    base_url: str | None = None,
+    second_look: bool = False,
+):
     """-> (parts, {part: sha256 or name}).
 
     mllm: a hub id or folder of transformers, openai:MODEL (on a server at `base_url`), or pocket. sam: see
@@ -99,9 +150,13 @@ def load_parts(mllm: str, sam: str, adapter=None, selection: str | None = None, 
     if mllm == "pocket":
         return _load_pocket(sam, adapter, selection, device, four_bit, second_look)
     if remote and (adapter or four_bit or selection == "trained"):
-        raise BadInput("a model on a server is used as it is: leave out --adapter, --four-bit and --selection trained")
+        raise BadInput(
+            "a model on a server is used as it is: leave out --adapter, --four-bit and --selection trained"
+        )
     if selection == "trained" and adapter is None:
-        raise BadInput("--selection trained needs --adapter, a folder that finetune wrote; without one choose marks or boxes")
+        raise BadInput(
+            "--selection trained needs --adapter, a folder that finetune wrote; without one choose marks or boxes"
+        )
     if adapter and selection in (None, "trained"):
         return _load_trained(mllm, sam, adapter, device, four_bit)
     from assistant.mllm.zero_shot import ZeroShot
@@ -126,10 +181,14 @@ def load_parts(mllm: str, sam: str, adapter=None, selection: str | None = None, 
 
 def _load_pocket(sam, adapter, selection, device, four_bit: bool, second_look: bool):
     if sam != "pocket":
-        raise BadInput(f"the pocket preset's language model reads its own SAM only: give --mllm as well as --sam {sam}")
+        raise BadInput(
+            f"the pocket preset's language model reads its own SAM only: give --mllm as well as --sam {sam}"
+        )
     if selection in ("marks", "boxes") or second_look:
-        raise BadInput("the pocket preset's language model is too small for marks, boxes and second looks: "
-                       "give --mllm, or another --preset")
+        raise BadInput(
+            "the pocket preset's language model is too small for marks, boxes and second looks: "
+            "give --mllm, or another --preset"
+        )
     if device not in (None, "cpu") or four_bit:
         raise BadInput("the pocket preset runs on the CPU as it is; leave out --device and --four-bit")
     from assistant.pocket.pipeline import load_pocket

@@ -101,13 +101,23 @@ def from_rle(rle: dict) -> np.ndarray:
     if area > MAX_PIXELS:
         raise BadInput(f"the mask is {width}x{height}, more than the limit of {MAX_PIXELS:,} pixels")
     # each run by itself first: a sum of runs that long may overflow back into the area
-    if min(height, width) < 0 or runs.ndim != 1 or ((runs < 0) | (runs > area)).any() or int(runs.sum()) != area:
+    if (
+        min(height, width) < 0
+        or runs.ndim != 1
+        or ((runs < 0) | (runs > area)).any()
+        or int(runs.sum()) != area
+    ):
         raise BadInput(f"the RLE's runs do not fill its size of {width}x{height}")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
 
 def _runs(counts: str | bytes) -> np.ndarray:
-    code = np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
+    code = (
+        np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, np.uint8).astype(
+            np.int64
+        )
+        - 48
+    )
     if len(code) == 0:
         return np.zeros(0, np.int64)
     ends = np.flatnonzero(code & 0x20 == 0)
@@ -130,8 +140,10 @@ def record_masks(record: Record) -> list[np.ndarray | None]:
     for target in record.targets:
         mask = None if target.rle is None else from_rle(target.rle)
         if mask is not None and mask.shape != (record.height, record.width):
-            raise BadInput(f"the mask of {target.phrase!r} is {mask.shape[1]}x{mask.shape[0]}, the record says "
-                           f"{record.width}x{record.height}")
+            raise BadInput(
+                f"the mask of {target.phrase!r} is {mask.shape[1]}x{mask.shape[0]}, the record says "
+                f"{record.width}x{record.height}"
+            )
         masks.append(mask)
     return masks
 
@@ -149,14 +161,19 @@ def from_dict(row: dict) -> Record:
     for name, kind in kinds.items():
         value = row.get(name)
         if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value <= 0):
-            raise BadInput(f"{name!r} is missing or not a {'positive ' if kind is int else ''}{kind.__name__}")
+            raise BadInput(
+                f"{name!r} is missing or not a {'positive ' if kind is int else ''}{kind.__name__}"
+            )
     source = row.get("source", {})
     if not isinstance(source, dict):
         raise BadInput("'source' is not an object")
     turns = source.get("history") or []
     if not isinstance(turns, list) or not all(
-            isinstance(turn, dict) and isinstance(turn.get("question"), str) and isinstance(turn.get("answer"), str)
-            for turn in turns):
+        isinstance(turn, dict)
+        and isinstance(turn.get("question"), str)
+        and isinstance(turn.get("answer"), str)
+        for turn in turns
+    ):
         raise BadInput("'source.history' must be a list of {'question': str, 'answer': str}")
     targets = []
     for k, target in enumerate(row["targets"]):
@@ -254,6 +271,8 @@ def check_records(path: str | Path, image_root: str | Path | None = None) -> lis
         if isinstance(size, str):
             found.append(size)
         elif size != (record.height, record.width):
-            found.append(f"the picture is {size[1]}x{size[0]}, the record says {record.width}x{record.height}")
+            found.append(
+                f"the picture is {size[1]}x{size[0]}, the record says {record.width}x{record.height}"
+            )
         troubles += [f"{path}:{number}: {trouble}" for trouble in found]
     return troubles

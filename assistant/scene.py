@@ -1,11 +1,11 @@
 """A picture opened once and asked many times.
 
-    assistant = Assistant.from_preset("pocket")
-    scene = assistant.open("photo.jpg")
-    answer = scene.ask("what keeps the rain off?")
-    answer.text, answer.mask, answer.targets
-    scene.ask("and the one on the left?")          # earlier turns are remembered; scene.reset() forgets them
-    scene.ask("what is this?", about=mask)         # a question about a part of the picture
+assistant = Assistant.from_preset("pocket")
+scene = assistant.open("photo.jpg")
+answer = scene.ask("what keeps the rain off?")
+answer.text, answer.mask, answer.targets
+scene.ask("and the one on the left?")          # earlier turns are remembered; scene.reset() forgets them
+scene.ask("what is this?", about=mask)         # a question about a part of the picture
 """
 
 import hashlib
@@ -14,8 +14,8 @@ from functools import cached_property
 
 import numpy as np
 
-from assistant.dialogue import followups as followup
 from assistant.answer import Answer, Target
+from assistant.dialogue import followups as followup
 from assistant.errors import BadInput
 from assistant.grammar import Turn, check_question, parse, plain, reply_for
 from assistant.images import open_image
@@ -34,8 +34,14 @@ class Assistant:
         self.views: OrderedDict[str, object] = OrderedDict()  # the latest used last
 
     @classmethod
-    def from_preset(cls, name: str = "pocket", adapter=None, device: str | None = None, threshold: float = THRESHOLD,
-                    **options) -> "Assistant":
+    def from_preset(
+        cls,
+        name: str = "pocket",
+        adapter=None,
+        device: str | None = None,
+        threshold: float = THRESHOLD,
+        **options,
+    ) -> "Assistant":
         """name: see `assistant.presets`; adapter: a folder that finetune wrote; device: None for the GPU if there is one;
         options: those of `from_pretrained`, in the place of the preset's. BadInput: unknown, or no weights to be had."""
         from assistant.presets import load_preset
@@ -43,15 +49,26 @@ class Assistant:
         return cls(*load_preset(name, adapter, device, **options), threshold)
 
     @classmethod
-    def from_pretrained(cls, mllm: str, sam: str, adapter=None, selection: str | None = None, device: str | None = None,
-                        four_bit: bool = False, base_url: str | None = None, second_look: bool = False,
-                        threshold: float = THRESHOLD) -> "Assistant":
+    def from_pretrained(
+        cls,
+        mllm: str,
+        sam: str,
+        adapter=None,
+        selection: str | None = None,
+        device: str | None = None,
+        four_bit: bool = False,
+        base_url: str | None = None,
+        second_look: bool = False,
+        threshold: float = THRESHOLD,
+    ) -> "Assistant":
         """mllm: a hub id or folder in transformers' layout, or "openai:MODEL" on a server at `base_url`; sam: a hub id, a
         folder, an official .pth file, or "pocket"; adapter: a folder that finetune wrote; selection: "marks", "boxes" or
         "trained" (see `assistant.presets`); four_bit: the LLM's weights; second_look: show each chosen mask again."""
         from assistant.presets import load_parts
 
-        return cls(*load_parts(mllm, sam, adapter, selection, device, four_bit, base_url, second_look), threshold)
+        return cls(
+            *load_parts(mllm, sam, adapter, selection, device, four_bit, base_url, second_look), threshold
+        )
 
     @property
     def segmenter(self):
@@ -74,7 +91,8 @@ class Assistant:
         height, width = image.shape[:2]
         if max(height, width) > LONGEST * min(height, width):
             raise BadInput(
-                f"the picture is {width}x{height}, too long and thin to be looked at: crop it to at most {LONGEST} to 1")
+                f"the picture is {width}x{height}, too long and thin to be looked at: crop it to at most {LONGEST} to 1"
+            )
         if not self.keep:
             return Scene(self, image, self._look(image, progress))
         key = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
@@ -110,7 +128,9 @@ class Scene:
         """The same opened picture with nothing said about it."""
         return Scene(self.assistant, self.image, self.view)
 
-    def ask(self, question: str, *, about: np.ndarray | None = None, remember: bool = True, **options) -> Answer:
+    def ask(
+        self, question: str, *, about: np.ndarray | None = None, remember: bool = True, **options
+    ) -> Answer:
         """Find what the question means. about: (H, W) bool, the part of the picture that "it" and "this" mean.
         options: temperature, seed, max_new_tokens, stream, as the reasoner's `reply`.
 
@@ -124,7 +144,9 @@ class Scene:
         else:
             about = np.asarray(about)
             if about.dtype != bool or about.shape != self.size or not about.any():
-                raise BadInput(f"about must be a mask of {self.size[0]} x {self.size[1]} bool that is not empty")
+                raise BadInput(
+                    f"about must be a mask of {self.size[0]} x {self.size[1]} bool that is not empty"
+                )
             answer = followup.answer_about(self, question, about, options)
         answer = answer or self._ask(question, options)
         if remember:
@@ -136,13 +158,31 @@ class Scene:
         """What the model itself says."""
         turns = [*self.turns[-REMEMBERED:], Turn(question)]
         reply, found = self.assistant.parts.ask(turns, self.view, self.assistant.threshold, **options)
-        targets = [self._target(mention.phrase, mention.present, one) for mention, one in zip(parse(reply.text), found)]
-        return Answer(plain(reply.text), targets, self.size, self.image, question, reply.tokens, reply.written or reply.text,
-                      reply.reasoning)
+        targets = [
+            self._target(mention.phrase, mention.present, one)
+            for mention, one in zip(parse(reply.text), found)
+        ]
+        return Answer(
+            plain(reply.text),
+            targets,
+            self.size,
+            self.image,
+            question,
+            reply.tokens,
+            reply.written or reply.text,
+            reply.reasoning,
+        )
 
     def _target(self, phrase: str, present: bool, found) -> Target:
         if not present or not found.proposals and found.mask is None:
-            return Target(phrase, False, min(found.confidence, self.assistant.threshold), None, found.proposals, found.others)
+            return Target(
+                phrase,
+                False,
+                min(found.confidence, self.assistant.threshold),
+                None,
+                found.proposals,
+                found.others,
+            )
         mask = self.union(found.proposals)
         mask = mask if found.mask is None else mask | found.mask
         return Target(phrase, True, found.confidence, mask, found.proposals, found.others)
@@ -181,8 +221,8 @@ class Scene:
     def attend(self, phrase: str) -> np.ndarray:
         """Where the model looks for a phrase such as "a mug": (H, W) float32 heat map in [0, 1], see `assistant.attention.maps`.
         BadInput: a phrase that names nothing, a preset whose model exposes no attention."""
-        from assistant.attention.maps import attend
         from assistant.attention.image_text_probe import looker_of
+        from assistant.attention.maps import attend
 
         return attend(looker_of(self.assistant.parts), self.view, phrase)
 

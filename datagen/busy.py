@@ -29,8 +29,17 @@ def answer(body: dict) -> dict:
     if title == "questions":
         number = re.search(r"(\d+)\. cup", told)[1]
         words = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot"]
-        return {"questions": [{"kind": "implicit", "before": [], "question": f"Which thing would I use for {w}?", "targets": [
-            {"phrase": "cup", "name": "cup", "numbers": [int(number)]}]} for w in words[:QUESTIONS]]}
+        return {
+            "questions": [
+                {
+                    "kind": "implicit",
+                    "before": [],
+                    "question": f"Which thing would I use for {w}?",
+                    "targets": [{"phrase": "cup", "name": "cup", "numbers": [int(number)]}],
+                }
+                for w in words[:QUESTIONS]
+            ]
+        }
     return {"numbers": [int(re.search(r"(\d+)\. cup", str(body["messages"]))[1])]}
 
 
@@ -50,12 +59,20 @@ def serve(slots: int, seconds: float, pipe) -> None:
                 state["most"] = max(state["most"], state["now"])
                 await asyncio.sleep(seconds)
                 message = {"role": "assistant", "content": json.dumps(answer(body))}
-                content = json.dumps({
-                    "id": "1", "object": "chat.completion", "created": 0, "model": "stub",
-                    "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-                    "usage": {"prompt_tokens": 500, "completion_tokens": 50, "total_tokens": 550}}).encode()
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-                             b"Content-Length: %d\r\n\r\n" % len(content) + content)
+                content = json.dumps(
+                    {
+                        "id": "1",
+                        "object": "chat.completion",
+                        "created": 0,
+                        "model": "stub",
+                        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                        "usage": {"prompt_tokens": 500, "completion_tokens": 50, "total_tokens": 550},
+                    }
+                ).encode()
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\n\r\n" % len(content) + content
+                )
                 state["last"] = time.perf_counter()
                 state["now"] -= 1
                 state["count"] += 1
@@ -84,9 +101,21 @@ def photos(folder: Path, count: int) -> Path:
         (folder / f"images/{k}.jpg").write_bytes(content)
         rows.append({"id": k, "file_name": f"{k}.jpg", "width": 640, "height": 480})
         for n, (name, x) in enumerate(((1, 5), (2, 150), (2, 70))):
-            things.append({"id": 10 * k + n, "image_id": k, "category_id": name, "bbox": [x, 20, 40, 50], "area": 2000,
-                           "segmentation": [[x, 20, x + 40, 20, x + 40, 70, x, 70]]})
-    data = {"images": rows, "annotations": things, "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "cat"}]}
+            things.append(
+                {
+                    "id": 10 * k + n,
+                    "image_id": k,
+                    "category_id": name,
+                    "bbox": [x, 20, 40, 50],
+                    "area": 2000,
+                    "segmentation": [[x, 20, x + 40, 20, x + 40, 70, x, 70]],
+                }
+            )
+    data = {
+        "images": rows,
+        "annotations": things,
+        "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "cat"}],
+    }
     (folder / "instances.json").write_text(json.dumps(data))
     return folder / "instances.json"
 
@@ -95,10 +124,8 @@ def measure(slots: int, seconds: float, count: int, describe: bool) -> dict:
     """One run of the pipeline against the stand-in."""
     import openai  # noqa: F401, not to be counted
 
-    from datagen import dataset, output
-
-    from datagen.engines import plain as engine  # noqa: F401
     from datagen.__main__ import parser, run
+    from datagen.engines import plain as engine  # noqa: F401
 
     os.environ["OPENAI_API_KEY"] = "none"
     spawn = multiprocessing.get_context("spawn")
@@ -108,9 +135,24 @@ def measure(slots: int, seconds: float, count: int, describe: bool) -> dict:
     port = ours.recv()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        words = ["--images", folder / "images", "--annotations", photos(folder, count), "--writer", "openai",
-                 "--model", "stub", "--base-url", f"http://127.0.0.1:{port}/v1", "--concurrency", slots,
-                 "--per-image", QUESTIONS, "--out", folder / "out"]
+        words = [
+            "--images",
+            folder / "images",
+            "--annotations",
+            photos(folder, count),
+            "--writer",
+            "openai",
+            "--model",
+            "stub",
+            "--base-url",
+            f"http://127.0.0.1:{port}/v1",
+            "--concurrency",
+            slots,
+            "--per-image",
+            QUESTIONS,
+            "--out",
+            folder / "out",
+        ]
         words += ["--describe-with", "stub"] if describe else []
         options = parser().parse_args(list(map(str, words)))
         began = time.process_time()
@@ -119,13 +161,19 @@ def measure(slots: int, seconds: float, count: int, describe: bool) -> dict:
     ours.send("done")
     requests, busy, elapsed, most = ours.recv()
     process.join()
-    return {"requests": requests, "most_at_once": most, "busy": busy / (slots * elapsed),
-            "requests_per_second": requests / elapsed, "cpu_ms_per_request": 1000 * cpu / requests}
+    return {
+        "requests": requests,
+        "most_at_once": most,
+        "busy": busy / (slots * elapsed),
+        "requests_per_second": requests / elapsed,
+        "cpu_ms_per_request": 1000 * cpu / requests,
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m datagen.busy", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m datagen.busy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=0.2, help="that every answer takes")
     parser.add_argument("--photos", type=int, default=400)

@@ -1,7 +1,7 @@
 """What a generated question must hold, whoever wrote it: one reason per drop, or None.
 
-    why = trouble(question, "implicit", targets, photo, bank)      # e.g. "names its target (cup)"
-    seen = Seen(); seen.again(question)                            # True: nearly asked before
+why = trouble(question, "implicit", targets, photo, bank)      # e.g. "names its target (cup)"
+seen = Seen(); seen.again(question)                            # True: nearly asked before
 """
 
 import re
@@ -19,7 +19,8 @@ SOME = ("position", "part", "followup")  # kinds that may mean some of a name's 
 TURNS = 3  # before a question, at most
 STOP = frozenset(
     "a an the is are of in on at to it this that which what where can could you i me please there here any see show find mark "
-    "point tell out do does".split())
+    "point tell out do does".split()
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ def names(category: str, bank: dict[str, Entry], synonyms: Sequence[str] = ()) -
     return sorted({form for word in words for form in (word, pluralise(word))})
 
 
-def named_in(question: str, category: str, bank: dict[str, Entry], synonyms: Sequence[str] = ()) -> str | None:
+def named_in(
+    question: str, category: str, bank: dict[str, Entry], synonyms: Sequence[str] = ()
+) -> str | None:
     """The word of the question that names the category, in any form ("mice", "skiing"), or None."""
     given = names(category, bank, synonyms)
     pattern = r"(?<![a-z])(%s)(?![a-z])" % "|".join(re.escape(word) for word in given)
@@ -72,8 +75,15 @@ def is_english(text: str) -> bool:
     return in_target_language(text, lang="en") >= 0.5
 
 
-def trouble(question: str, kind: str, targets: Sequence[Wanted], photo: Photo, bank: dict[str, Entry],
-            before: Sequence[Earlier] = (), looked: bool = True) -> str | None:
+def trouble(
+    question: str,
+    kind: str,
+    targets: Sequence[Wanted],
+    photo: Photo,
+    bank: dict[str, Entry],
+    before: Sequence[Earlier] = (),
+    looked: bool = True,
+) -> str | None:
     """Why a question cannot be used, in words that can be counted; None where it can. before: the turns it follows;
     looked: what is said to be absent will be looked for in the picture."""
     count = len(question.split())
@@ -87,7 +97,11 @@ def trouble(question: str, kind: str, targets: Sequence[Wanted], photo: Photo, b
         return "of no known kind"
     if not targets:
         return "without a target"
-    if bool(before) != (kind == "followup") or len(before) > TURNS or not all(turn.targets and turn.question for turn in before):
+    if (
+        bool(before) != (kind == "followup")
+        or len(before) > TURNS
+        or not all(turn.targets and turn.question for turn in before)
+    ):
         return "follows nothing" if kind == "followup" else "of another kind than it says"
     for target in [*targets, *(target for turn in before for target in turn.targets)]:
         if why := _untrue(target, photo, looked):
@@ -140,7 +154,9 @@ class Seen:
     def again(self, question: str, before: Sequence[Earlier] = ()) -> bool:
         """Whether nearly the same was asked; if not, it counts as asked from now on."""
         question = " ".join([question, *(turn.question for turn in before)])
-        bag = frozenset(w for w in re.findall(r"[^\W_]+", question.lower()) if w not in STOP) or frozenset([question])
+        bag = frozenset(w for w in re.findall(r"[^\W_]+", question.lower()) if w not in STOP) or frozenset(
+            [question]
+        )
         if any(len(bag & other) >= ALIKE * len(bag | other) for other in self.bags):
             return True
         self.bags.append(bag)

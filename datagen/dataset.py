@@ -1,7 +1,7 @@
 """A generated set as a `datasets` folder with its card: pictures inside, masks as RLE, ready for `load_dataset` or a hub.
 
-    python -m datagen ... --val 0.1 --parquet --out questions
-    datasets.load_dataset("questions/dataset")
+python -m datagen ... --val 0.1 --parquet --out questions
+datasets.load_dataset("questions/dataset")
 """
 
 import json
@@ -13,7 +13,10 @@ from pathlib import Path
 from assistant.errors import BadInput
 from assistant.record import Record, image_path, stream_records
 
-ROWS, BYTES = 2000, 64_000_000  # a parquet file holds at most: memory stays flat, whatever the size of the set
+ROWS, BYTES = (
+    2000,
+    64_000_000,
+)  # a parquet file holds at most: memory stays flat, whatever the size of the set
 CARD = """---
 license: other
 task_categories: [image-segmentation, visual-question-answering]
@@ -46,8 +49,16 @@ def features():
     from datasets import Features, Image, List, Value
 
     rle = {"size": List(Value("int32")), "counts": Value("string")}
-    return Features({"image": Image(), "file_name": Value("string"), "question": Value("string"), "answer": Value("string"),
-                     "targets": List({"phrase": Value("string"), "rle": rle}), "source": Value("string")})
+    return Features(
+        {
+            "image": Image(),
+            "file_name": Value("string"),
+            "question": Value("string"),
+            "answer": Value("string"),
+            "targets": List({"phrase": Value("string"), "rle": rle}),
+            "source": Value("string"),
+        }
+    )
 
 
 def rows_of(records: Iterable[Record], records_file: Path) -> Iterator[dict]:
@@ -60,8 +71,14 @@ def rows_of(records: Iterable[Record], records_file: Path) -> Iterator[dict]:
             raise BadInput(f"cannot read {path}: {error.strerror}") from None
         absent = {"size": [record.height, record.width], "counts": ""}
         targets = [{"phrase": t.phrase, "rle": t.rle or absent} for t in record.targets]
-        yield {"image": {"bytes": content, "path": path.name}, "file_name": path.name, "question": record.question,
-               "answer": record.answer, "targets": targets, "source": json.dumps(record.source, ensure_ascii=False)}
+        yield {
+            "image": {"bytes": content, "path": path.name},
+            "file_name": path.name,
+            "question": record.question,
+            "answer": record.answer,
+            "targets": targets,
+            "source": json.dumps(record.source, ensure_ascii=False),
+        }
 
 
 def write_dataset(folder: Path, splits: dict[str, Path], name: str) -> None:
@@ -88,11 +105,19 @@ def write_dataset(folder: Path, splits: dict[str, Path], name: str) -> None:
                 yield record
 
         for number, rows in enumerate(shards(rows_of(counted(), file))):
-            Dataset.from_list(rows, features=features()).to_parquet(unfinished / f"{split}-{number:05}.parquet")
+            Dataset.from_list(rows, features=features()).to_parquet(
+                unfinished / f"{split}-{number:05}.parquet"
+            )
         lines.append(f"  - split: {split}\n    path: {split}-*.parquet")
-        table.append(f"| {split} | {counts['questions']} | {len(photos)} | {counts['present']} | {counts['absent']} |")
-    card = CARD.format(name=name, files="\n".join(lines), table="\n".join(table),
-                       kinds="\n".join(f"| {kind} | {count} |" for kind, count in kinds.most_common()))
+        table.append(
+            f"| {split} | {counts['questions']} | {len(photos)} | {counts['present']} | {counts['absent']} |"
+        )
+    card = CARD.format(
+        name=name,
+        files="\n".join(lines),
+        table="\n".join(table),
+        kinds="\n".join(f"| {kind} | {count} |" for kind, count in kinds.most_common()),
+    )
     (unfinished / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from assistant.export.converters import to_llmseg40k
 from assistant.errors import BadInput
+from assistant.export.converters import to_llmseg40k
 from assistant.files import replace_whole
 from assistant.record import Record, to_dict
+from datagen.engines.worker import Made
 from datagen.rejected import read_rejected, row_id
 from datagen.statistics import Statistics
-from datagen.engines.worker import Made
 
 
 @contextlib.contextmanager
@@ -45,10 +45,14 @@ def output(folder: Path, val: float = 0.0, from_dataset: str = "coco") -> Iterat
         yield out
         if not out.statistics.questions:
             drops = ", ".join(f"{count} x {reason}" for reason, count in out.statistics.drops.most_common(8))
-            raise BadInput("no question could be made of these photos" + (f"; given up: {drops}" if drops else ""))
+            raise BadInput(
+                "no question could be made of these photos" + (f"; given up: {drops}" if drops else "")
+            )
         out.files["llmseg40k.json"].write("}" if out.begun else "{}")
-        for name, content in (("statistics.json", json.dumps(out.statistics.figures(), indent=1, ensure_ascii=False)),
-                              ("statistics.html", out.statistics.page(folder.resolve().name))):
+        for name, content in (
+            ("statistics.json", json.dumps(out.statistics.figures(), indent=1, ensure_ascii=False)),
+            ("statistics.html", out.statistics.page(folder.resolve().name)),
+        ):
             files.enter_context(whole_file(folder / name)).write(content)
 
 
@@ -67,7 +71,9 @@ class Output:
         good, image = [], ""
         for record in made.records:
             # Relative, so that the photos and the questions may be moved together.
-            image = image or Path(os.path.relpath(Path(record.image).resolve(), self.folder.resolve())).as_posix()
+            image = (
+                image or Path(os.path.relpath(Path(record.image).resolve(), self.folder.resolve())).as_posix()
+            )
             record.image = image
             record.source.setdefault("history", [])  # the same keys in all lines, for `datasets`
             if row_id(record) in self.rejected:
@@ -83,7 +89,9 @@ class Output:
         # A question that follows others means nothing alone, and LLM-Seg40K knows only such.
         for file, row in to_llmseg40k(record for record in good if not record.history).items():
             row["from_dataset"] = self.from_dataset
-            self.files["llmseg40k.json"].write(f"{', ' if self.begun else '{'}{json.dumps(file)}: {json.dumps(row)}")
+            self.files["llmseg40k.json"].write(
+                f"{', ' if self.begun else '{'}{json.dumps(file)}: {json.dumps(row)}"
+            )
             self.begun = True
 
 

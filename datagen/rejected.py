@@ -40,4 +40,6 @@ def reject(folder: str | Path, record: Record, out: bool = True) -> None:
     else:
         rows.pop(name, None)
     with replace_whole(Path(folder) / FILE) as path:
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()), encoding="utf-8"
+        )

@@ -40,10 +40,16 @@ class Kept:
         try:
             self.store = sqlite3.connect(file or ":memory:", isolation_level=None, check_same_thread=False)
             self.store.execute("pragma journal_mode=wal")
-            self.store.execute("pragma synchronous=normal")  # safe when the program is killed, which is what happens here
-            self.store.execute("create table if not exists kept (name text primary key, value blob) without rowid")
+            self.store.execute(
+                "pragma synchronous=normal"
+            )  # safe when the program is killed, which is what happens here
+            self.store.execute(
+                "create table if not exists kept (name text primary key, value blob) without rowid"
+            )
         except sqlite3.DatabaseError as error:
-            raise BadInput(f"{file} is no store of finished work ({error}); delete it to begin anew") from None
+            raise BadInput(
+                f"{file} is no store of finished work ({error}); delete it to begin anew"
+            ) from None
 
     def get(self, name: str):
         """The value, or None."""
@@ -55,7 +61,9 @@ class Kept:
         try:
             self.store.execute("insert or replace into kept values (?, ?)", (name, content))
         except sqlite3.OperationalError as error:  # in practice a full disk
-            raise BadInput(f"cannot keep what is done ({error}); make room on the disk, and the same command goes on") from None
+            raise BadInput(
+                f"cannot keep what is done ({error}); make room on the disk, and the same command goes on"
+            ) from None
 
     def close(self) -> None:
         self.store.close()

@@ -22,7 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=2, help="rows of pictures (default: 2)")
     parser.add_argument("--columns", type=int, default=3, help="pictures a row (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other questions (default: 0)")
-    parser.add_argument("--kinds", nargs="+", help="one question of each of these kinds in turn (default: any)")
+    parser.add_argument(
+        "--kinds", nargs="+", help="one question of each of these kinds in turn (default: any)"
+    )
     parser.add_argument("--out", required=True, help="picture to write: .jpg or .png")
     options = parser.parse_args(arguments)
 
@@ -38,8 +40,11 @@ def run(options: argparse.Namespace) -> str:
 
     if min(options.rows, options.columns) < 1:
         raise BadInput("--rows and --columns must be at least 1")
-    found = [(record, Path(folder) / "records.jsonl") for folder in options.folders
-             for record in read_records(Path(folder) / "records.jsonl")]
+    found = [
+        (record, Path(folder) / "records.jsonl")
+        for folder in options.folders
+        for record in read_records(Path(folder) / "records.jsonl")
+    ]
     chosen = draw(found, options.rows * options.columns, options.seed, options.kinds)
     if not chosen:
         raise BadInput("no such questions in there")
@@ -50,7 +55,9 @@ def run(options: argparse.Namespace) -> str:
     except (ValueError, OSError) as error:
         raise BadInput(f"cannot write {out}: {error}") from None
     said = lambda record: " / ".join([*(turn.question for turn in record.history), record.question])
-    return "\n".join(f"{k:3} {record.source.get('kind', '-')}: {said(record)}" for k, (record, _) in enumerate(chosen, 1))
+    return "\n".join(
+        f"{k:3} {record.source.get('kind', '-')}: {said(record)}" for k, (record, _) in enumerate(chosen, 1)
+    )
 
 
 def draw(found: list, count: int, seed: int, kinds: list[str] | None = None) -> list:
@@ -78,13 +85,19 @@ def cell(record, file: Path):
     from assistant.images import open_image
     from assistant.record import image_path, record_masks
 
-    targets = [(k + 1, colour_of(k), target.phrase, mask)
-               for k, (target, mask) in enumerate(zip(record.targets, record_masks(record))) if mask is not None]
+    targets = [
+        (k + 1, colour_of(k), target.phrase, mask)
+        for k, (target, mask) in enumerate(zip(record.targets, record_masks(record)))
+        if mask is not None
+    ]
     photo = draw_targets(open_image(image_path(record, file)), targets)
     photo.thumbnail((CELL, CELL))
     font = ImageFont.load_default(size=TEXT)
     lines = []
-    for question, answer in [*((turn.question, turn.answer) for turn in record.history), (record.question, record.answer)]:
+    for question, answer in [
+        *((turn.question, turn.answer) for turn in record.history),
+        (record.question, record.answer),
+    ]:
         lines += [(line, "black") for line in wrapped(question, font)]
         lines += [(line, "#666666") for line in wrapped(plain(answer), font)]
     high = round(TEXT * 1.3)
@@ -110,7 +123,7 @@ def contact_sheet(cells: list, columns: int):
     """The cells in rows, each row as high as its highest cell; a PIL picture."""
     from PIL import Image
 
-    rows = [cells[k:k + columns] for k in range(0, len(cells), columns)]
+    rows = [cells[k : k + columns] for k in range(0, len(cells), columns)]
     heights = [max(each.height for each in row) for row in rows]
     sheet = Image.new("RGB", (columns * (CELL + GAP) + GAP, sum(heights) + GAP * (len(rows) + 1)), "white")
     top = GAP

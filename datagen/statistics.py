@@ -46,27 +46,46 @@ class Statistics:
 
     def figures(self) -> dict:
         ordered = lambda counts: {str(key): counts[key] for key in sorted(counts)}
-        return {"questions": self.questions, "by_kind": dict(self.kinds.most_common()),
-                "targets_present": self.areas.total(), "targets_absent": self.absent,
-                "targets_by_area_share": {name: self.areas[name] for _, name in AREAS},
-                "by_category": dict(self.categories.most_common()), "phrases_used": len(self.phrases),
-                "words_per_question": round(self.words / max(1, self.questions), 2),
-                "questions_by_words": ordered(self.lengths), "questions_by_targets": ordered(self.targets),
-                "photos": self.photos, "photos_by_difficulty": dict(self.sorts.most_common()),
-                "drops": dict(self.drops.most_common())}
+        return {
+            "questions": self.questions,
+            "by_kind": dict(self.kinds.most_common()),
+            "targets_present": self.areas.total(),
+            "targets_absent": self.absent,
+            "targets_by_area_share": {name: self.areas[name] for _, name in AREAS},
+            "by_category": dict(self.categories.most_common()),
+            "phrases_used": len(self.phrases),
+            "words_per_question": round(self.words / max(1, self.questions), 2),
+            "questions_by_words": ordered(self.lengths),
+            "questions_by_targets": ordered(self.targets),
+            "photos": self.photos,
+            "photos_by_difficulty": dict(self.sorts.most_common()),
+            "drops": dict(self.drops.most_common()),
+        }
 
     def page(self, title: str) -> str:
         """An HTML page with plots, nothing to fetch."""
         from assistant.export.html_report import STYLE, bars, table
 
         figures = self.figures()
-        plots = [("Questions by kind", figures["by_kind"]), ("Words of a question", figures["questions_by_words"]),
-                 ("Targets of a question", figures["questions_by_targets"]),
-                 ("Targets by their share of the picture's area", figures["targets_by_area_share"]),
-                 ("Photos by what is in them (simple: 2 to 5 categories, complex: 6 and more)", figures["photos_by_difficulty"]),
-                 ("What is asked about most", dict(self.categories.most_common(40)))]
-        sums = [(key.replace("_", " "), value) for key, value in figures.items() if not isinstance(value, dict)]
-        return (f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-                f"<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>{table(sums)}"
-                + "".join(f"<h2>{html.escape(name)}</h2>{bars(name, counts)}" for name, counts in plots)
-                + "<h2>Given up, and why</h2>" + table(self.drops.most_common()) + "</html>\n")
+        plots = [
+            ("Questions by kind", figures["by_kind"]),
+            ("Words of a question", figures["questions_by_words"]),
+            ("Targets of a question", figures["questions_by_targets"]),
+            ("Targets by their share of the picture's area", figures["targets_by_area_share"]),
+            (
+                "Photos by what is in them (simple: 2 to 5 categories, complex: 6 and more)",
+                figures["photos_by_difficulty"],
+            ),
+            ("What is asked about most", dict(self.categories.most_common(40))),
+        ]
+        sums = [
+            (key.replace("_", " "), value) for key, value in figures.items() if not isinstance(value, dict)
+        ]
+        return (
+            f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+            f"<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>{table(sums)}"
+            + "".join(f"<h2>{html.escape(name)}</h2>{bars(name, counts)}" for name, counts in plots)
+            + "<h2>Given up, and why</h2>"
+            + table(self.drops.most_common())
+            + "</html>\n"
+        )

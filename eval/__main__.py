@@ -18,24 +18,48 @@ from assistant.errors import BadInput, exit_code
 from assistant.presets import add_model_arguments
 
 BENCHMARKS = {  # name: (module, what it is)
-    "records": ("eval.benchmarks.records", "questions from a records file, answered freely: gIoU, cIoU, N_acc, T_acc, the proposals' oracle"),
+    "records": (
+        "eval.benchmarks.records",
+        "questions from a records file, answered freely: gIoU, cIoU, N_acc, T_acc, the proposals' oracle",
+    ),
     "reasonseg": ("eval.benchmarks.reasonseg", "ReasonSeg, under LISA's protocol, Seg-Zero's, or both"),
     "llmseg40k": ("eval.benchmarks.llmseg40k", "LLM-Seg40K's json"),
     "refcoco": ("eval.benchmarks.refer", "RefCOCO"),
     "refcoco+": ("eval.benchmarks.refer", "RefCOCO+"),
     "refcocog": ("eval.benchmarks.refer", "RefCOCOg"),
     "grefcoco": ("eval.benchmarks.refer", "gRefCOCO: several targets, or none"),
-    "boxes": ("eval.benchmarks.boxes", "expressions with boxes and false premises: acc@.5 of the answer's box, N_acc, T_acc"),
-    "semantic": ("eval.benchmarks.semantic", "class lists answered one by one: mIoU on ADE20K, COCO-Stuff, Cityscapes or label PNGs"),
-    "oneshot": ("eval.benchmarks.oneshot", "segmentation from attention: all layers, ranked layers, tuned on one photo per category: mIoU"),
-    "interactive": ("eval.benchmarks.interactive", "SAM's task on a COCO-format folder: a box, a click, click by click"),
-    "proposals": ("eval.benchmarks.proposals", "everything mode on a COCO-format folder: what the best choice of proposals could score"),
-    "fewshot": ("eval.benchmarks.fewshot", "PASCAL-5i, COCO-20i and COCO-format folders: segment like a reference, with and without a name"),
+    "boxes": (
+        "eval.benchmarks.boxes",
+        "expressions with boxes and false premises: acc@.5 of the answer's box, N_acc, T_acc",
+    ),
+    "semantic": (
+        "eval.benchmarks.semantic",
+        "class lists answered one by one: mIoU on ADE20K, COCO-Stuff, Cityscapes or label PNGs",
+    ),
+    "oneshot": (
+        "eval.benchmarks.oneshot",
+        "segmentation from attention: all layers, ranked layers, tuned on one photo per category: mIoU",
+    ),
+    "interactive": (
+        "eval.benchmarks.interactive",
+        "SAM's task on a COCO-format folder: a box, a click, click by click",
+    ),
+    "proposals": (
+        "eval.benchmarks.proposals",
+        "everything mode on a COCO-format folder: what the best choice of proposals could score",
+    ),
+    "fewshot": (
+        "eval.benchmarks.fewshot",
+        "PASCAL-5i, COCO-20i and COCO-format folders: segment like a reference, with and without a name",
+    ),
 }
 TOOLS = {
     "compare": ("eval.compare", "two runs of one benchmark: the paired difference with its interval"),
     "speed": ("eval.speed", "our everything mode against its peers, and the cost of a question"),
-    "tuning": ("eval.tuning", "a step of tuning a multimodal LLM, and trl's on the same batch: tokens a second, memory, ratio"),
+    "tuning": (
+        "eval.tuning",
+        "a step of tuning a multimodal LLM, and trl's on the same batch: tokens a second, memory, ratio",
+    ),
 }
 
 
@@ -82,7 +106,9 @@ def everything_settings(words: list[str]) -> dict:
 
     from assistant.sam.proposals import everything
 
-    known = {k for k, p in inspect.signature(everything).parameters.items() if p.kind is p.KEYWORD_ONLY} - {"image"}
+    known = {k for k, p in inspect.signature(everything).parameters.items() if p.kind is p.KEYWORD_ONLY} - {
+        "image"
+    }
     settings = {}
     for word in words:
         name, _, value = word.partition("=")
@@ -91,13 +117,16 @@ def everything_settings(words: list[str]) -> dict:
         except ValueError:
             raise BadInput(f"--setting {word}: write NAME=VALUE with a number, true or false") from None
         if name not in known:
-            raise BadInput(f"--setting {word}: everything mode has no such setting; it has {', '.join(sorted(known))}")
+            raise BadInput(
+                f"--setting {word}: everything mode has no such setting; it has {', '.join(sorted(known))}"
+            )
     return settings
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m eval", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     words = sys.argv[1:] if words is None else words
     for name, (module, about) in (BENCHMARKS | TOOLS).items():
@@ -111,9 +140,14 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 
 def add_common(one: argparse.ArgumentParser) -> None:
     one.add_argument("--root", type=Path, required=True, help="the data: a folder (records: or the file)")
-    one.add_argument("--out", type=Path, required=True, help="folder for result.json, samples.jsonl, report.html")
-    one.add_argument("--limit", type=_positive,
-                     help="use the first N questions (semantic, interactive, proposals: pictures) only")
+    one.add_argument(
+        "--out", type=Path, required=True, help="folder for result.json, samples.jsonl, report.html"
+    )
+    one.add_argument(
+        "--limit",
+        type=_positive,
+        help="use the first N questions (semantic, interactive, proposals: pictures) only",
+    )
     add_model_arguments(one)
     one.add_argument("--seed", type=int, default=0, help="of sampling and of the bootstrap interval")
     one.add_argument("--strict", action="store_true", help="stop at the first input that cannot be used")
@@ -128,7 +162,11 @@ def _positive(text: str) -> int:
 def main(words: list[str] | None = None) -> int:
     args = parse(words)
     module = (BENCHMARKS | TOOLS)[args.benchmark][0]
-    args.open_assistant, args.open_segmenter, args.open_proposals = open_assistant, open_segmenter, open_proposals
+    args.open_assistant, args.open_segmenter, args.open_proposals = (
+        open_assistant,
+        open_segmenter,
+        open_proposals,
+    )
     return exit_code(lambda: importlib.import_module(module).main(args))
 
 

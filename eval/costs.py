@@ -6,8 +6,13 @@ import numpy as np
 
 from eval.metrics import counts
 
-QUESTIONS = ("what could I drink from?", "is there a bear?", "the table and the spoon", "what is the left one?",
-             "a cup, a dog, a car.")
+QUESTIONS = (
+    "what could I drink from?",
+    "is there a bear?",
+    "the table and the spoon",
+    "what is the left one?",
+    "a cup, a dog, a car.",
+)
 PHRASE = "a cup"
 
 
@@ -29,11 +34,14 @@ def question_costs(assistant, image: np.ndarray, rounds: int = 3) -> dict:
             scene.attend(PHRASE)
             attended.append(time.perf_counter() - began)
     open_seconds, question_seconds = float(np.median(opened)), float(np.median(asked))
-    return {"open_seconds": round(open_seconds, 3), "question_seconds": round(question_seconds, 3),
-            "attend_seconds": round(float(np.median(attended)), 3),
-            "attend_adds": round(float(np.median(attended)) / question_seconds, 3),
-            "tokens": float(np.mean([t for t in tokens if t is not None])) if any(tokens) else None,
-            "times_as_fast_as_opening_again": round((open_seconds + question_seconds) / question_seconds, 2)}
+    return {
+        "open_seconds": round(open_seconds, 3),
+        "question_seconds": round(question_seconds, 3),
+        "attend_seconds": round(float(np.median(attended)), 3),
+        "attend_adds": round(float(np.median(attended)) / question_seconds, 3),
+        "tokens": float(np.mean([t for t in tokens if t is not None])) if any(tokens) else None,
+        "times_as_fast_as_opening_again": round((open_seconds + question_seconds) / question_seconds, 2),
+    }
 
 
 def loop_counts(prediction: np.ndarray, target: np.ndarray) -> tuple[int, int]:
@@ -60,4 +68,9 @@ def metric_costs(side: int = 512, seed: int = 0) -> dict:
     ours = (time.perf_counter() - began) / rounds
     if found != expected:
         raise AssertionError(f"the metric counts {found}, a plain loop {expected}")
-    return {"side": side, "loop_seconds": round(loop, 5), "seconds": round(ours, 6), "times_as_fast": round(loop / ours, 1)}
+    return {
+        "side": side,
+        "loop_seconds": round(loop, 5),
+        "seconds": round(ours, 6),
+        "times_as_fast": round(loop / ours, 1),
+    }

@@ -1,7 +1,7 @@
 """Pictures with label maps in their public layouts: a folder of ours, ADE20K, COCO-Stuff, Cityscapes.
 
-    data = find_layout(root, "val")
-    data.names; data.pairs[0]; data.read(data.pairs[0][1])     # (H, W) int64 class numbers, -1: unlabelled
+data = find_layout(root, "val")
+data.names; data.pairs[0]; data.read(data.pairs[0][1])     # (H, W) int64 class numbers, -1: unlabelled
 """
 
 import json
@@ -15,10 +15,40 @@ from assistant.errors import BadInput
 
 UNLABELLED = {"void", "unlabelled", "unlabeled", "ignore", "null"}
 # Label numbers of Cityscapes' 19 evaluated classes.
-CITYSCAPES = {7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
-              20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car",
-              27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"}
-COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}  # lines of COCO-Stuff's labels.txt that no pixel has
+CITYSCAPES = {
+    7: "road",
+    8: "sidewalk",
+    11: "building",
+    12: "wall",
+    13: "fence",
+    17: "pole",
+    19: "traffic light",
+    20: "traffic sign",
+    21: "vegetation",
+    22: "terrain",
+    23: "sky",
+    24: "person",
+    25: "rider",
+    26: "car",
+    27: "truck",
+    28: "bus",
+    31: "train",
+    32: "motorcycle",
+    33: "bicycle",
+}
+COCO_UNUSED = {
+    12,
+    26,
+    29,
+    30,
+    45,
+    66,
+    68,
+    69,
+    71,
+    83,
+    91,
+}  # lines of COCO-Stuff's labels.txt that no pixel has
 
 
 @dataclass(frozen=True)
@@ -49,18 +79,30 @@ def find_layout(root: Path, split: str) -> LabelMaps:
     """The layout that `root` has; BadInput where it has none, or no label map."""
     if (root / "gtFine").is_dir():
         labels = sorted((root / "gtFine" / split).glob("*/*_gtFine_labelIds.png"))
-        pictures = [root / "leftImg8bit" / split / f.parent.name / f.name.replace("gtFine_labelIds", "leftImg8bit")
-                    for f in labels]
-        found = LabelMaps("Cityscapes", list(CITYSCAPES.values()), {v: k for k, v in enumerate(CITYSCAPES)},
-                          list(zip(pictures, labels)))
+        pictures = [
+            root / "leftImg8bit" / split / f.parent.name / f.name.replace("gtFine_labelIds", "leftImg8bit")
+            for f in labels
+        ]
+        found = LabelMaps(
+            "Cityscapes",
+            list(CITYSCAPES.values()),
+            {v: k for k, v in enumerate(CITYSCAPES)},
+            list(zip(pictures, labels)),
+        )
     elif (root / "objectInfo150.txt").is_file():
         part = {"val": "validation", "train": "training"}.get(split, split)
         rows = (root / "objectInfo150.txt").read_text().splitlines()[1:]
         names = [row.split("\t")[-1].split(",")[0].strip() for row in rows if row.strip()]
         labels = sorted((root / "annotations" / part).glob("*.png"))
-        found = LabelMaps("ADE20K", names, {k + 1: k for k in range(len(names))},
-                          [(root / "images" / part / f"{f.stem}.jpg", f) for f in labels])
-    elif (stuff := next((root / n for n in ("stuffthingmaps_trainval2017", "stuffthingmaps") if (root / n).is_dir()), None)):
+        found = LabelMaps(
+            "ADE20K",
+            names,
+            {k + 1: k for k in range(len(names))},
+            [(root / "images" / part / f"{f.stem}.jpg", f) for f in labels],
+        )
+    elif stuff := next(
+        (root / n for n in ("stuffthingmaps_trainval2017", "stuffthingmaps") if (root / n).is_dir()), None
+    ):
         table = next((f for f in (root / "labels.txt", stuff / "labels.txt") if f.is_file()), None)
         if table is None:
             raise BadInput(f"no labels.txt in {root}: COCO-Stuff's list of names")
@@ -69,8 +111,12 @@ def find_layout(root: Path, split: str) -> LabelMaps:
         named = {k: v for k, v in named.items() if k and k not in COCO_UNUSED}
         part = split if split.endswith("2017") else f"{split}2017"
         pictures = root / "images" / part if (root / "images" / part).is_dir() else root / part
-        found = LabelMaps("COCO-Stuff", list(named.values()), {number - 1: k for k, number in enumerate(named)},
-                          [(pictures / f"{f.stem}.jpg", f) for f in sorted((stuff / part).glob("*.png"))])
+        found = LabelMaps(
+            "COCO-Stuff",
+            list(named.values()),
+            {number - 1: k for k, number in enumerate(named)},
+            [(pictures / f"{f.stem}.jpg", f) for f in sorted((stuff / part).glob("*.png"))],
+        )
     else:
         found = own_folder(root, split)
     if not found.pairs:
@@ -84,8 +130,10 @@ def own_folder(root: Path, split: str) -> LabelMaps:
     folder = root / split if (root / split / "labels").is_dir() else root
     file = next((f for f in (folder / "names.json", folder.parent / "names.json") if f.is_file()), None)
     if file is None or not (folder / "labels").is_dir():
-        raise BadInput(f"{root} has no layout that is known: gtFine, objectInfo150.txt, stuffthingmaps_trainval2017, "
-                       "or images, labels and names.json")
+        raise BadInput(
+            f"{root} has no layout that is known: gtFine, objectInfo150.txt, stuffthingmaps_trainval2017, "
+            "or images, labels and names.json"
+        )
     try:
         names = json.loads(file.read_text())
         named = {int(k): str(v) for k, v in (enumerate(names) if isinstance(names, list) else names.items())}
@@ -93,5 +141,8 @@ def own_folder(root: Path, split: str) -> LabelMaps:
         raise BadInput(f"{file} must be a list of names, or an object by number ({error})") from None
     named = {k: v for k, v in named.items() if v.lower() not in UNLABELLED}
     pictures = {f.stem: f for f in sorted((folder / "images").glob("*"), reverse=True)}
-    pairs = [(pictures.get(f.stem, folder / "images" / f"{f.stem}.jpg"), f) for f in sorted((folder / "labels").glob("*.png"))]
+    pairs = [
+        (pictures.get(f.stem, folder / "images" / f"{f.stem}.jpg"), f)
+        for f in sorted((folder / "labels").glob("*.png"))
+    ]
     return LabelMaps("label maps", list(named.values()), {v: k for k, v in enumerate(named)}, pairs)

@@ -24,8 +24,9 @@ NORMAL_SIDE = 1024  # LLM-Seg's ncIoU resizes every mask to this square
 Pair = tuple[int, int]
 
 
-def counts(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None,
-           protocol: str = "lisa") -> Pair:
+def counts(
+    prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None, protocol: str = "lisa"
+) -> Pair:
     """(intersection, union) in pixels of (H, W) masks, nonzero = foreground; `ignore` is (H, W) or None.
 
     Raises BadInput where the sizes differ: a resized mask is another answer, so nothing is resized here.
@@ -40,8 +41,9 @@ def counts(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None
     return int(np.count_nonzero(prediction & target)), int(np.count_nonzero(prediction | target))
 
 
-def normal_counts(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None,
-                  protocol: str = "lisa") -> Pair:
+def normal_counts(
+    prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None, protocol: str = "lisa"
+) -> Pair:
     """`counts` after nearest-neighbour resizing to 1024x1024: every picture weighs the same in the sum.
 
     The ncIoU of LLM-Seg (training.py validate_threshold) is `c_iou` of these pairs. Pixel k of the square
@@ -101,15 +103,25 @@ def t_acc(said: Sequence[bool], there: Sequence[bool]) -> float | None:
     return sum(answers) / len(answers) if answers else None
 
 
-def presence_curve(confidence: Sequence[float], there: Sequence[bool],
-                   thresholds: Sequence[float] = tuple(k / 20 for k in range(21))) -> list[dict]:
+def presence_curve(
+    confidence: Sequence[float],
+    there: Sequence[bool],
+    thresholds: Sequence[float] = tuple(k / 20 for k in range(21)),
+) -> list[dict]:
     """N_acc and T_acc if a question counted as answered where its confidence is at least the threshold."""
-    return [{"threshold": float(t), "N_acc": n_acc([c >= t for c in confidence], there),
-             "T_acc": t_acc([c >= t for c in confidence], there)} for t in thresholds]
+    return [
+        {
+            "threshold": float(t),
+            "N_acc": n_acc([c >= t for c in confidence], there),
+            "T_acc": t_acc([c >= t for c in confidence], there),
+        }
+        for t in thresholds
+    ]
 
 
-def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = 2000,
-                       level: float = 0.95) -> list[float] | None:
+def bootstrap_interval(
+    values: Sequence[float], seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> list[float] | None:
     """[low, high]: the percentile bootstrap interval (Efron 1979) of the mean; None of no value."""
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0:

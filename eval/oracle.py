@@ -50,7 +50,9 @@ class Atoms:
         # Membership of every run, eight masks to a byte: the full (masks, runs) table never exists.
         bits = []
         for first in range(0, len(runs), 8):
-            inside = [np.searchsorted(edges, starts, side="right") % 2 == 1 for edges in runs[first : first + 8]]
+            inside = [
+                np.searchsorted(edges, starts, side="right") % 2 == 1 for edges in runs[first : first + 8]
+            ]
             bits.append(np.packbits(np.stack(inside), axis=0)[0])
         table = np.stack(bits, 1)  # (runs, bytes)
         words = np.pad(table, [(0, 0), (0, -table.shape[1] % 8)]).view(np.int64)

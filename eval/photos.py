@@ -1,8 +1,8 @@
 """Photos with outlined objects from a COCO-format folder: `instances.json` and `images/`.
 
-    for photo in read_photos("../shared/data/coco/dev"):
-        image = open_sized(photo.path, photo.height, photo.width)
-        photo.objects[0].category, photo.objects[0].mask()
+for photo in read_photos("../shared/data/coco/dev"):
+    image = open_sized(photo.path, photo.height, photo.width)
+    photo.objects[0].category, photo.objects[0].mask()
 """
 
 import json
@@ -52,7 +52,9 @@ def open_sized(path: Path, height: int, width: int) -> np.ndarray:
 
     image = open_image(path)
     if image.shape[:2] != (height, width):
-        raise BadInput(f"the picture is {image.shape[1]}x{image.shape[0]}, its annotation says {width}x{height}")
+        raise BadInput(
+            f"the picture is {image.shape[1]}x{image.shape[0]}, its annotation says {width}x{height}"
+        )
     return image
 
 
@@ -75,7 +77,12 @@ def read_photos(root: str | Path, limit: int | None = None) -> list[Photo]:
                 continue
             image = images[a["image_id"]]
             rle = coco_rle(a["segmentation"], image["height"], image["width"])
-            objects[a["image_id"]].append(Outline(a["id"], names[a["category_id"]], bool(a.get("iscrowd")), rle))
+            objects[a["image_id"]].append(
+                Outline(a["id"], names[a["category_id"]], bool(a.get("iscrowd")), rle)
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} is not a COCO instances file: {type(error).__name__} {error}") from None
-    return [Photo(root / "images" / i["file_name"], i["height"], i["width"], objects[k]) for k, i in images.items()]
+    return [
+        Photo(root / "images" / i["file_name"], i["height"], i["width"], objects[k])
+        for k, i in images.items()
+    ]

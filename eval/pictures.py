@@ -19,12 +19,15 @@ def pick(lines: list[dict], each: int = EACH) -> dict[str, list[dict]]:
     ranked = sorted(there, key=lambda line: (score[line["key"]], line["key"]))
     middle = float(np.median(list(score.values()))) if there else 0.0
     outlined = [line for line in ranked if line["said"]]
-    return {"Worst, of those that it outlined": outlined[:each],
-            "Typical": sorted(ranked, key=lambda line: (abs(score[line["key"]] - middle), line["key"]))[:each],
-            "Best": ranked[::-1][:each],
-            "There, but called absent": [line for line in ranked if not line["said"]][:each],
-            "Absent, but outlined": [line for line in lines
-                                     if "error" not in line and not line["targets"] and line["said"]][:each]}
+    return {
+        "Worst, of those that it outlined": outlined[:each],
+        "Typical": sorted(ranked, key=lambda line: (abs(score[line["key"]] - middle), line["key"]))[:each],
+        "Best": ranked[::-1][:each],
+        "There, but called absent": [line for line in ranked if not line["said"]][:each],
+        "Absent, but outlined": [
+            line for line in lines if "error" not in line and not line["targets"] and line["said"]
+        ][:each],
+    }
 
 
 def sample_pictures(lines: list[dict], questions: list) -> Iterator[Picture]:
@@ -44,22 +47,34 @@ def sample_pictures(lines: list[dict], questions: list) -> Iterator[Picture]:
             record = question.record
             try:
                 image = open_image(question.image)
-            except BadInput:  # the picture went away between two runs; the sample's words still tell something
+            except (
+                BadInput
+            ):  # the picture went away between two runs; the sample's words still tell something
                 image = np.full((record.height, record.width, 3), 127, np.uint8)
             present = [t for t in line["answered"] if t["present"]]
             words = [f"asked: {line['question']}", f"answered: {line['answer']}"]
             words += [f"note: {line['trouble']}"] if line["trouble"] else []
-            words += [f"{t['phrase']}: {'present' if t['present'] else 'absent'}, confidence {t['confidence']:.2f}, "
-                      f"proposals {t['proposals']}" for t in line["answered"]]
+            words += [
+                f"{t['phrase']}: {'present' if t['present'] else 'absent'}, confidence {t['confidence']:.2f}, "
+                f"proposals {t['proposals']}"
+                for t in line["answered"]
+            ]
             if line["oracle"]:
-                words.append("best choice possible: " + ", ".join(f"{v:.2f} of {k}" for k, v in line["oracle"].items())
-                             + f"; with proposals {line['chosen']}")
+                words.append(
+                    "best choice possible: "
+                    + ", ".join(f"{v:.2f} of {k}" for k, v in line["oracle"].items())
+                    + f"; with proposals {line['chosen']}"
+                )
             wanted = ", ".join(t.phrase + ("" if t.rle is not None else " (absent)") for t in record.targets)
             said = ", ".join(t["phrase"] for t in present) or "nothing there"
-            panels = [(f"truth: {wanted}", image, unpack([t.rle for t in record.targets if t.rle is not None])),
-                      (f"answer: {said}", image, unpack([t["rle"] for t in present]))]
+            panels = [
+                (f"truth: {wanted}", image, unpack([t.rle for t in record.targets if t.rle is not None])),
+                (f"answer: {said}", image, unpack([t["rle"] for t in present])),
+            ]
             used = [rle for rles in line["used"] for rle in rles]
             panels += [("proposals that it chose", image, unpack(used))] if used else []
-            panels += [("the best choice of proposals", image, unpack(line["best"]))] if line["chosen"] else []
+            panels += (
+                [("the best choice of proposals", image, unpack(line["best"]))] if line["chosen"] else []
+            )
             title = f"IoU {iou(*line['pair']):.2f}   {', '.join(line['groups'])}   {Path(record.image).name}"
             yield Picture(group, title, words, panels)

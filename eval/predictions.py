@@ -43,8 +43,12 @@ class Predictions:
         masks = [m for m in self._masks(str(key)) if m.any()]
         for mask in masks:
             if mask.shape != size:
-                raise BadInput(f"the prediction is {mask.shape[1]}x{mask.shape[0]}, the picture {size[1]}x{size[0]}")
-        targets = [Target("it", True, 1.0, mask, []) for mask in masks] or [Target("it", False, 0.0, None, [])]
+                raise BadInput(
+                    f"the prediction is {mask.shape[1]}x{mask.shape[0]}, the picture {size[1]}x{size[0]}"
+                )
+        targets = [Target("it", True, 1.0, mask, []) for mask in masks] or [
+            Target("it", False, 0.0, None, [])
+        ]
         return Answer("", targets, size, None)
 
     def _masks(self, key: str) -> list[np.ndarray]:

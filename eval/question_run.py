@@ -58,7 +58,11 @@ class Question:
     @property
     def name(self) -> str:
         """How the result lists it when it cannot be used."""
-        return f"row {self.key + 1}, {self.record.image}" if isinstance(self.key, int) else f"{self.key}, {self.record.image}"
+        return (
+            f"row {self.key + 1}, {self.record.image}"
+            if isinstance(self.key, int)
+            else f"{self.key}, {self.record.image}"
+        )
 
 
 def words_group(question: str) -> str:
@@ -82,7 +86,9 @@ class Truth:
         ignore = from_rle(ignore) if ignore else None
         size = (record.height, record.width)
         if ignore is not None and ignore.shape != size:
-            raise BadInput(f"the mask to ignore is {ignore.shape[1]}x{ignore.shape[0]}, not {size[1]}x{size[0]}")
+            raise BadInput(
+                f"the mask to ignore is {ignore.shape[1]}x{ignore.shape[0]}, not {size[1]}x{size[0]}"
+            )
         return cls([m for m in record_masks(record) if m is not None and m.any()], ignore, size)
 
     @property
@@ -101,21 +107,36 @@ def score_answer(answer, truth: Truth) -> dict:
     masks = [t.mask for t in present]
     said = np.any(masks, axis=0) if masks else np.zeros(truth.size, dtype=bool)
     union = truth.union
-    table = np.array([[iou(*counts(m, t)) for t in truth.targets] for m in masks]).reshape(len(masks), len(truth.targets))
+    table = np.array([[iou(*counts(m, t)) for t in truth.targets] for m in masks]).reshape(
+        len(masks), len(truth.targets)
+    )
 
     def pairs(protocol: str) -> dict[str, Pair]:
-        return {"pair": counts(said, union, truth.ignore, protocol),
-                "normal": normal_counts(said, union, truth.ignore, protocol)}
+        return {
+            "pair": counts(said, union, truth.ignore, protocol),
+            "normal": normal_counts(said, union, truth.ignore, protocol),
+        }
 
     return pairs("lisa") | {
         "under": {} if truth.ignore is None else {p: pairs(p) for p in PROTOCOLS if p != "lisa"},
-        "said": bool(present), "confidence": max((float(t.confidence) for t in answer.targets), default=0.0),
-        "area": int(union.sum()), "share": float(union.mean()),
-        "found": int((table >= 0.5).any(0).sum()), "right": int((table >= 0.5).any(1).sum()),
+        "said": bool(present),
+        "confidence": max((float(t.confidence) for t in answer.targets), default=0.0),
+        "area": int(union.sum()),
+        "share": float(union.mean()),
+        "found": int((table >= 0.5).any(0).sum()),
+        "right": int((table >= 0.5).any(1).sum()),
         "answer": answer.text,
-        "answered": [{"phrase": t.phrase, "present": bool(t.present), "confidence": float(t.confidence),
-                      "proposals": list(map(int, t.proposals)), "rle": to_rle(t.mask) if t.present else None}
-                     for t in answer.targets]}
+        "answered": [
+            {
+                "phrase": t.phrase,
+                "present": bool(t.present),
+                "confidence": float(t.confidence),
+                "proposals": list(map(int, t.proposals)),
+                "rle": to_rle(t.mask) if t.present else None,
+            }
+            for t in answer.targets
+        ],
+    }
 
 
 def score_oracle(rles: list[dict], truth: Truth) -> dict:
@@ -132,7 +153,11 @@ def score_oracle(rles: list[dict], truth: Truth) -> dict:
 def best_of(atoms: Atoms, rles: list[dict]) -> dict:
     best = {name: oracle(atoms, 0, k) for name, k in FIRST.items()}
     chosen = best["all"].chosen
-    return {"oracle": {name: o.iou for name, o in best.items()}, "chosen": chosen, "best": [rles[k] for k in chosen]}
+    return {
+        "oracle": {name: o.iou for name, o in best.items()},
+        "chosen": chosen,
+        "best": [rles[k] for k in chosen],
+    }
 
 
 def open_scene(assistant, path: Path, record: Record):
@@ -158,7 +183,12 @@ def ask_picture(assistant, questions: list[tuple[int, Question]], run: Run, seed
         trouble = str(error)
     for number, question in questions:
         record = question.record
-        about = {"image": record.image, "question": record.question, "groups": question.groups, "name": question.name}
+        about = {
+            "image": record.image,
+            "question": record.question,
+            "groups": question.groups,
+            "name": question.name,
+        }
         try:
             if trouble:
                 raise BadInput(trouble)
@@ -184,8 +214,14 @@ def ask_picture(assistant, questions: list[tuple[int, Question]], run: Run, seed
             run.add(question.key, about | {"error": str(error)})
             continue
         line |= score_answer(answer, truth)
-        line |= {"targets": len(truth.targets), "absent": len(record.targets) - len(truth.targets),
-                 "trouble": record.source.get("trouble", ""), "oracle": {}, "chosen": [], "used": []}
+        line |= {
+            "targets": len(truth.targets),
+            "absent": len(record.targets) - len(truth.targets),
+            "trouble": record.source.get("trouble", ""),
+            "oracle": {},
+            "chosen": [],
+            "used": [],
+        }
         if scene is not None:
             rles = scene.proposals.rles
             line["used"] = [[rles[k] for k in t["proposals"]] for t in line["answered"]]
@@ -196,15 +232,29 @@ def ask_picture(assistant, questions: list[tuple[int, Question]], run: Run, seed
 
 
 def add_arguments(parser: argparse.ArgumentParser, default_split: str | None = None) -> None:
-    parser.add_argument("--split", default=default_split, help=f"part of the data set (default: {default_split or 'all'})")
-    parser.add_argument("--protocol", default="lisa", choices=[*PROTOCOLS, "both"],
-                        help="how ignored and empty masks count (eval/metrics.py); both: side by side (default: lisa)")
-    parser.add_argument("--predictions", type=Path,
-                        help="score the masks of this folder, KEY.png or predictions.json, instead of a model")
+    parser.add_argument(
+        "--split", default=default_split, help=f"part of the data set (default: {default_split or 'all'})"
+    )
+    parser.add_argument(
+        "--protocol",
+        default="lisa",
+        choices=[*PROTOCOLS, "both"],
+        help="how ignored and empty masks count (eval/metrics.py); both: side by side (default: lisa)",
+    )
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        help="score the masks of this folder, KEY.png or predictions.json, instead of a model",
+    )
 
 
-def run_questions(args: argparse.Namespace, benchmark: str, version: int, questions: list[Question],
-                  bad: list[tuple[str, str]] = ()) -> None:
+def run_questions(
+    args: argparse.Namespace,
+    benchmark: str,
+    version: int,
+    questions: list[Question],
+    bad: list[tuple[str, str]] = (),
+) -> None:
     """Ask every question and write result.json, samples.jsonl and report.html. `bad`: (name, reason) of items that could
     not even be read; with --strict the first of them ends the run."""
     from tqdm import tqdm
@@ -214,9 +264,17 @@ def run_questions(args: argparse.Namespace, benchmark: str, version: int, questi
     if bad and args.strict:
         raise BadInput(f"{bad[0][0]}: {bad[0][1]}")
     # Of all questions: more of the same with a larger --limit goes on in the same folder.
-    asked = json.dumps([
-        (q.key, q.record.question, [t.rle for t in q.record.targets], *(t.question for t in q.record.history))
-        for q in questions])
+    asked = json.dumps(
+        [
+            (
+                q.key,
+                q.record.question,
+                [t.rle for t in q.record.targets],
+                *(t.question for t in q.record.history),
+            )
+            for q in questions
+        ]
+    )
     questions = questions[: args.limit]
     if not questions:
         raise BadInput(f"nothing to ask in {args.root}" + (f": {bad[0][1]}" if bad else ""))
@@ -224,13 +282,24 @@ def run_questions(args: argparse.Namespace, benchmark: str, version: int, questi
         raise BadInput(f"two questions in {args.root} have the same name")
     assistant = Predictions(args.predictions) if args.predictions else args.open_assistant(args)
     preset = f"predictions in {args.predictions.name}" if args.predictions else args.preset
-    run = Run(args.out, {"benchmark": benchmark, "version": version, "preset": preset, "weights": dict(assistant.weights),
-                         "questions": hashlib.sha256(asked.encode()).hexdigest(), "seed": args.seed})
+    run = Run(
+        args.out,
+        {
+            "benchmark": benchmark,
+            "version": version,
+            "preset": preset,
+            "weights": dict(assistant.weights),
+            "questions": hashlib.sha256(asked.encode()).hexdigest(),
+            "seed": args.seed,
+        },
+    )
     pictures: dict[Path, list] = {}
     for number, question in enumerate(questions):
         pictures.setdefault(question.image, []).append((number, question))
     mine = run.mine(list(pictures.values()))
-    with tqdm(total=sum(map(len, mine)), desc="questions", disable=None if run.processes == 1 else run.rank > 0) as bar:
+    with tqdm(
+        total=sum(map(len, mine)), desc="questions", disable=None if run.processes == 1 else run.rank > 0
+    ) as bar:
         for of_one in mine:
             waiting = [pair for pair in of_one if pair[1].key not in run.done]
             if waiting:
@@ -240,17 +309,39 @@ def run_questions(args: argparse.Namespace, benchmark: str, version: int, questi
     if lines is None:
         return
     result = summary(lines, args.protocol, args.seed)
-    result.benchmark, result.version, result.preset, result.weights = benchmark, version, preset, dict(assistant.weights)
+    result.benchmark, result.version, result.preset, result.weights = (
+        benchmark,
+        version,
+        preset,
+        dict(assistant.weights),
+    )
     result.bad = [{"name": name, "error": reason} for name, reason in bad] + result.bad
     if args.predictions:
         result.curve = []  # masks on disk have no confidence
     write_result(args.out, result)
-    curve = Curve("Presence: what a question's best confidence decides", "threshold", "share", {
-        name: [(p["threshold"], p[name]) for p in result.curve] for name in ("N_acc", "T_acc")})
+    curve = Curve(
+        "Presence: what a question's best confidence decides",
+        "threshold",
+        "share",
+        {name: [(p["threshold"], p[name]) for p in result.curve] for name in ("N_acc", "T_acc")},
+    )
     write_report(args.out, result, [curve] if result.curve else [], sample_pictures(lines, questions))
-    names = ("protocol", "gIoU", "cIoU", "ncIoU", "N_acc", "T_acc", "oracle_gIoU", "seconds_per_image", "seconds_per_query")
-    print_table(f"{benchmark}, version {version}, {result.n} questions, {len(result.bad)} bad",
-                {k: getattr(result, k) for k in names} | {k: v for k, v in result.figures.items() if not isinstance(v, dict)})
+    names = (
+        "protocol",
+        "gIoU",
+        "cIoU",
+        "ncIoU",
+        "N_acc",
+        "T_acc",
+        "oracle_gIoU",
+        "seconds_per_image",
+        "seconds_per_query",
+    )
+    print_table(
+        f"{benchmark}, version {version}, {result.n} questions, {len(result.bad)} bad",
+        {k: getattr(result, k) for k in names}
+        | {k: v for k, v in result.figures.items() if not isinstance(v, dict)},
+    )
     for protocol, figures in result.figures.get("protocols", {}).items():
         print_table(f"protocol {protocol}", figures)
     for group, figures in result.by.items():
@@ -261,7 +352,11 @@ def run_questions(args: argparse.Namespace, benchmark: str, version: int, questi
 def under(line: dict, protocol: str) -> dict:
     """A line's counts under a protocol."""
     other = line["under"].get(protocol, {})
-    return line | other | ({"oracle": line["oracle_under"][protocol]} if other and line.get("oracle_under") else {})
+    return (
+        line
+        | other
+        | ({"oracle": line["oracle_under"][protocol]} if other and line.get("oracle_under") else {})
+    )
 
 
 def scores(lines: list[dict], protocol: str) -> dict:
@@ -270,10 +365,15 @@ def scores(lines: list[dict], protocol: str) -> dict:
     there = [line for line in lines if line["targets"]]
     said, truth = [line["said"] for line in lines], [bool(line["targets"]) for line in lines]
     bounds = [line["oracle"].get("all", iou(0, 0, protocol)) for line in lines] if has_oracle(lines) else []
-    return {"n": len(lines), "gIoU": g_iou([line["pair"] for line in lines], protocol),
-            "cIoU": c_iou([line["pair"] for line in lines], protocol),
-            "gIoU_present": g_iou([line["pair"] for line in there], protocol), "N_acc": n_acc(said, truth),
-            "T_acc": t_acc(said, truth), "oracle_gIoU": float(np.mean(bounds)) if bounds else None}
+    return {
+        "n": len(lines),
+        "gIoU": g_iou([line["pair"] for line in lines], protocol),
+        "cIoU": c_iou([line["pair"] for line in lines], protocol),
+        "gIoU_present": g_iou([line["pair"] for line in there], protocol),
+        "N_acc": n_acc(said, truth),
+        "T_acc": t_acc(said, truth),
+        "oracle_gIoU": float(np.mean(bounds)) if bounds else None,
+    }
 
 
 def has_oracle(lines: list[dict]) -> bool:
@@ -282,8 +382,15 @@ def has_oracle(lines: list[dict]) -> bool:
 
 
 def groups_of(line: dict) -> list[str]:
-    size = "nothing" if not line["targets"] else "small" if line["share"] < 0.01 else \
-        "medium" if line["share"] < 0.1 else "large"
+    size = (
+        "nothing"
+        if not line["targets"]
+        else "small"
+        if line["share"] < 0.01
+        else "medium"
+        if line["share"] < 0.1
+        else "large"
+    )
     count = str(line["targets"]) if line["targets"] < 3 else "3 or more"
     return [*line["groups"], f"targets: {count}", f"size: {size}"]
 
@@ -312,31 +419,60 @@ def summary(lines: list[dict], protocol: str = "lisa", seed: int = 0) -> Result:
     for line in good:
         for name in groups_of(line):
             groups.setdefault(name, []).append(line)
-    seconds = {name: [line[key] for line in good if key in line] for name, key in
-               (("image", "open_seconds"), ("query", "seconds"))}
+    seconds = {
+        name: [line[key] for line in good if key in line]
+        for name, key in (("image", "open_seconds"), ("query", "seconds"))
+    }
     present_said = sum(t["present"] for line in good for t in line["answered"])
     targets = sum(line["targets"] for line in good)
-    extra = {"n_present": len(there), "n_absent": len(absent), "gIoU_present": figures["gIoU_present"],
-             "cIoU_present": c_iou(present(main), main)}
+    extra = {
+        "n_present": len(there),
+        "n_absent": len(absent),
+        "gIoU_present": figures["gIoU_present"],
+        "cIoU_present": c_iou(present(main), main),
+    }
     extra |= {f"Pr@{t}": mean(ious(present(main), main) >= t) for t in (0.5, 0.7, 0.8, 0.9)}
     if has_oracle(good):
-        extra |= {f"oracle_gIoU_present@{k}": mean(under(line, main)["oracle"][k] for line in there) for k in FIRST}
-    extra |= {"targets_found_50": sum(line["found"] for line in good) / targets if targets else None,
-              "masks_right_50": sum(line["right"] for line in good) / present_said if present_said else None}
+        extra |= {
+            f"oracle_gIoU_present@{k}": mean(under(line, main)["oracle"][k] for line in there) for k in FIRST
+        }
+    extra |= {
+        "targets_found_50": sum(line["found"] for line in good) / targets if targets else None,
+        "masks_right_50": sum(line["right"] for line in good) / present_said if present_said else None,
+    }
     if protocol == "both":
-        extra["protocols"] = {p: {k: v for k, v in scores(good, p).items() if "IoU" in k}
-                              | {"gIoU_95": interval(ious([under(line, p)["pair"] for line in good], p))} for p in PROTOCOLS}
+        extra["protocols"] = {
+            p: {k: v for k, v in scores(good, p).items() if "IoU" in k}
+            | {"gIoU_95": interval(ious([under(line, p)["pair"] for line in good], p))}
+            for p in PROTOCOLS
+        }
     return Result(
-        benchmark="", version=0, protocol=protocol, n=len(good), gIoU=figures["gIoU"], cIoU=figures["cIoU"],
-        ncIoU=c_iou([under(line, main)["normal"] for line in good], main), N_acc=figures["N_acc"], T_acc=figures["T_acc"],
+        benchmark="",
+        version=0,
+        protocol=protocol,
+        n=len(good),
+        gIoU=figures["gIoU"],
+        cIoU=figures["cIoU"],
+        ncIoU=c_iou([under(line, main)["normal"] for line in good], main),
+        N_acc=figures["N_acc"],
+        T_acc=figures["T_acc"],
         oracle_gIoU=figures["oracle_gIoU"],
-        ci95={"gIoU": interval(ious(pairs, main)), "gIoU_present": interval(ious(present(main), main)),
-              "N_acc": interval([not line["said"] for line in absent]),
-              "T_acc": interval([line["said"] for line in there])},
+        ci95={
+            "gIoU": interval(ious(pairs, main)),
+            "gIoU_present": interval(ious(present(main), main)),
+            "N_acc": interval([not line["said"] for line in absent]),
+            "T_acc": interval([line["said"] for line in there]),
+        },
         by={name: scores(groups[name], main) for name in sorted(groups)},
         seconds_per_query=float(np.median(seconds["query"])) if seconds["query"] else None,
         seconds_per_image=float(np.median(seconds["image"])) if seconds["image"] else None,
-        tokens_per_query=mean(line.get("tokens") for line in good), figures=extra,
+        tokens_per_query=mean(line.get("tokens") for line in good),
+        figures=extra,
         curve=presence_curve([line["confidence"] for line in good], [bool(line["targets"]) for line in good]),
         bad=[{"name": line["name"], "error": line["error"]} for line in lines if "error" in line]
-        + [{"name": line["name"], "error": f"scored, but {line['trouble']}"} for line in good if line["trouble"]])
+        + [
+            {"name": line["name"], "error": f"scored, but {line['trouble']}"}
+            for line in good
+            if line["trouble"]
+        ],
+    )

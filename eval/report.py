@@ -1,19 +1,20 @@
 """`report.html`: one file, nothing to fetch, that shows how well a model did and why it fails.
 
-    write_report(out, result, [Curve("Presence", "threshold", "share", {"N_acc": [(0, 1), ...]})], pictures)
+write_report(out, result, [Curve("Presence", "threshold", "share", {"N_acc": [(0, 1), ...]})], pictures)
 """
 
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from assistant.files import replace_whole
 from assistant.export.html_report import END, Curve, Picture, begin, card, number, svg, table, text
+from assistant.files import replace_whole
 from eval.result import Result
 
 
-def write_report(out: str | Path, result: Result, curves: Iterable[Curve] = (),
-                 pictures: Iterable[Picture] = ()) -> Path:
+def write_report(
+    out: str | Path, result: Result, curves: Iterable[Curve] = (), pictures: Iterable[Picture] = ()
+) -> Path:
     """Write `report.html` whole into a folder; pictures are taken one at a time."""
     path = Path(out) / "report.html"
     title = f"{result.benchmark}, version {result.version}"
@@ -47,8 +48,11 @@ def _facts(result: Result) -> str:
             continue
         interval = result.ci95.get(name)
         rows.append((name, number(value) + (f"  [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")))
-    rows += [(f"{k}, 95 % interval", f"[{v[0]:.3f}, {v[1]:.3f}]") for k, v in result.ci95.items()
-             if v and k not in dataclasses.asdict(result)]
+    rows += [
+        (f"{k}, 95 % interval", f"[{v[0]:.3f}, {v[1]:.3f}]")
+        for k, v in result.ci95.items()
+        if v and k not in dataclasses.asdict(result)
+    ]
     rows += [(k, v) for k, v in result.figures.items() if not isinstance(v, dict)]
     rows += [(f"weights: {part}", sha[:16]) for part, sha in result.weights.items()]
     return table(rows)
@@ -57,6 +61,8 @@ def _facts(result: Result) -> str:
 def _by_group(by: dict[str, dict]) -> str:
     names = list(dict.fromkeys(k for figures in by.values() for k in figures))
     head = "".join(f"<th>{text(n)}" for n in ["", *names])
-    cells = {group: "".join(f"<td>{text(number(figures.get(n)))}" for n in names) for group, figures in by.items()}
+    cells = {
+        group: "".join(f"<td>{text(number(figures.get(n)))}" for n in names) for group, figures in by.items()
+    }
     rows = "".join(f"<tr><td>{text(group)}{row}" for group, row in cells.items())
     return f"<div class=wide><table><tr>{head}{rows}</table></div>\n"

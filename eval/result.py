@@ -1,10 +1,10 @@
 """What a benchmark leaves in its folder: samples.jsonl while it runs, result.json at the end.
 
-    run = Run(out, {"benchmark": "records", "version": 1, "root": ...})   # the same settings again resume
-    for key in keys:
-        if key not in run.done:
-            run.add(key, {"key": key, ...})                                 # one line, on disk when this returns
-    write_result(out, Result(benchmark="records", version=1, n=len(run.done)))
+run = Run(out, {"benchmark": "records", "version": 1, "root": ...})   # the same settings again resume
+for key in keys:
+    if key not in run.done:
+        run.add(key, {"key": key, ...})                                 # one line, on disk when this returns
+write_result(out, Result(benchmark="records", version=1, n=len(run.done)))
 """
 
 import dataclasses
@@ -86,8 +86,10 @@ class Run:
             raise BadInput(f"--out {out} cannot be used: {error}") from None
         if before not in (None, settings):
             changed = sorted(k for k in before.keys() | settings.keys() if before.get(k) != settings.get(k))
-            raise BadInput(f"--out {out} holds a run with another {', '.join(changed)}: "
-                           "choose another folder or delete it")
+            raise BadInput(
+                f"--out {out} holds a run with another {', '.join(changed)}: "
+                "choose another folder or delete it"
+            )
 
     def _parts(self) -> list[Path]:
         return sorted(self.out.glob("samples.[0-9]*.jsonl"))
@@ -120,7 +122,9 @@ class Run:
         if self.rank:
             return None
         keys = list(keys)
-        while self.processes > 1 and not self.done.keys() >= set(keys):  # a launcher ends this if another process fails
+        while self.processes > 1 and not self.done.keys() >= set(
+            keys
+        ):  # a launcher ends this if another process fails
             time.sleep(0.5)
             self.done = self._read()
         if self._parts():
@@ -140,6 +144,7 @@ def write_result(out: str | Path, result: Result) -> None:
 
 def commit() -> str | None:
     """The source's git commit, with "+changes" where files differ from it; None outside a repository."""
+
     def git(*words: str) -> str:
         here = Path(__file__).parent
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout

@@ -16,18 +16,27 @@ import time
 from pathlib import Path
 
 VERSION = 1
-KEPT = (0.4, 0.6)  # random weights: share of masks that pass predicted IoU, and share of those that pass stability
+KEPT = (
+    0.4,
+    0.6,
+)  # random weights: share of masks that pass predicted IoU, and share of those that pass stability
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", choices=("vit_b", "tiny"), default="vit_b", help="size of the random weights")
-    parser.add_argument("--sam", type=Path, help="an official SAM checkpoint (.pth) instead of random weights")
+    parser.add_argument(
+        "--model", choices=("vit_b", "tiny"), default="vit_b", help="size of the random weights"
+    )
+    parser.add_argument(
+        "--sam", type=Path, help="an official SAM checkpoint (.pth) instead of random weights"
+    )
     parser.add_argument("--image", type=Path, help="a picture (default: scikit-image's coffee)")
     parser.add_argument("--points-per-side", type=int, default=32, help="clicks are its square (default 32)")
     parser.add_argument("--threads", type=int, help="processor threads (default: torch's own choice)")
     parser.add_argument("--teach", type=int, default=80, help="steps by which random weights learn discs")
     parser.add_argument("--no-transformers", action="store_true", help="leave the transformers pipeline out")
-    parser.add_argument("--no-question", action="store_true", help="leave out what a question costs on the pocket preset")
+    parser.add_argument(
+        "--no-question", action="store_true", help="leave out what a question costs on the pocket preset"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/eval/speed"), help="folder of result.json")
@@ -81,23 +90,41 @@ def main(args: argparse.Namespace) -> dict:
     for row in rows:
         best = overlaps(first, rles[row["program"]])
         there, back = (best.max(axis) if best.size else np.zeros(best.shape[1 - axis]) for axis in (1, 0))
-        row |= {"times_as_fast": round(base / row["seconds"], 2), "found": mean(there >= 0.99),
-                "confirmed": mean(back >= 0.99), "oracle": mean(there)}
-    result = {"benchmark": "speed", "version": VERSION, "n": 1, "model": str(args.sam or args.model),
-              "device": args.device, "threads": torch.get_num_threads(), "picture": list(image.shape[:2]),
-              "encoder_seconds": round(encoder, 3), "settings": settings, "programs": rows, "metric": metric_costs(),
-              "question": None}
+        row |= {
+            "times_as_fast": round(base / row["seconds"], 2),
+            "found": mean(there >= 0.99),
+            "confirmed": mean(back >= 0.99),
+            "oracle": mean(there),
+        }
+    result = {
+        "benchmark": "speed",
+        "version": VERSION,
+        "n": 1,
+        "model": str(args.sam or args.model),
+        "device": args.device,
+        "threads": torch.get_num_threads(),
+        "picture": list(image.shape[:2]),
+        "encoder_seconds": round(encoder, 3),
+        "settings": settings,
+        "programs": rows,
+        "metric": metric_costs(),
+        "question": None,
+    }
     print(table(result))
     metric = result["metric"]
-    print(f"counting IoU of {metric['side']} x {metric['side']} px: {metric['seconds'] * 1000:.2f} ms, a plain loop "
-          f"{metric['loop_seconds'] * 1000:.1f} ms ({metric['times_as_fast']} times as fast)")
+    print(
+        f"counting IoU of {metric['side']} x {metric['side']} px: {metric['seconds'] * 1000:.2f} ms, a plain loop "
+        f"{metric['loop_seconds'] * 1000:.1f} ms ({metric['times_as_fast']} times as fast)"
+    )
     if not args.no_question:
         from assistant import Assistant
 
         result["question"] = cost = question_costs(Assistant.from_preset("pocket", device=args.device), image)
-        print(f"pocket preset: opening {cost['open_seconds']:.2f} s, a question on the opened picture "
-              f"{cost['question_seconds']:.2f} s ({cost['times_as_fast_as_opening_again']} times as fast as opening again), "
-              f"where it looked {cost['attend_seconds']:.3f} s more ({cost['attend_adds']:.0%})")
+        print(
+            f"pocket preset: opening {cost['open_seconds']:.2f} s, a question on the opened picture "
+            f"{cost['question_seconds']:.2f} s ({cost['times_as_fast_as_opening_again']} times as fast as opening again), "
+            f"where it looked {cost['attend_seconds']:.3f} s more ({cost['attend_adds']:.0%})"
+        )
     with replace_whole(args.out / "result.json") as path:
         path.write_text(json.dumps(result, indent=2) + "\n")
     return result
@@ -144,17 +171,29 @@ def overlaps(a: list[dict], b: list[dict]):
 
 
 def table(result: dict) -> str:
-    lines = [f"{result['model']}, {result['device']}, {result['threads']} threads, picture of "
-             f"{result['picture'][1]} x {result['picture'][0]} px, {result['settings']['points_per_side'] ** 2} clicks; "
-             f"the encoder takes {result['encoder_seconds']:.2f} s, the rest:", "",
-             f"{'program':18}{'seconds':>9}{'x':>7}{'masks':>7}{'found':>8}{'confirmed':>11}{'oracle':>8}"]
+    lines = [
+        f"{result['model']}, {result['device']}, {result['threads']} threads, picture of "
+        f"{result['picture'][1]} x {result['picture'][0]} px, {result['settings']['points_per_side'] ** 2} clicks; "
+        f"the encoder takes {result['encoder_seconds']:.2f} s, the rest:",
+        "",
+        f"{'program':18}{'seconds':>9}{'x':>7}{'masks':>7}{'found':>8}{'confirmed':>11}{'oracle':>8}",
+    ]
     shown = lambda x: "-" if x is None else f"{x:.3f}"
     for row in result["programs"]:
-        lines.append(f"{row['program']:18}{row['seconds']:9.2f}{row['times_as_fast']:7.2f}{row['masks']:7d}"
-                     f"{shown(row['found']):>8}{shown(row['confirmed']):>11}{shown(row['oracle']):>8}")
-    return "\n".join(lines + ["", "x: times as fast as segment-anything's SamAutomaticMaskGenerator. found: its masks "
-                              "that the program has too, at IoU >= .99;", "confirmed: the program's masks that it has. "
-                              "oracle: mean over its masks of the best IoU among the program's."])
+        lines.append(
+            f"{row['program']:18}{row['seconds']:9.2f}{row['times_as_fast']:7.2f}{row['masks']:7d}"
+            f"{shown(row['found']):>8}{shown(row['confirmed']):>11}{shown(row['oracle']):>8}"
+        )
+    return "\n".join(
+        lines
+        + [
+            "",
+            "x: times as fast as segment-anything's SamAutomaticMaskGenerator. found: its masks "
+            "that the program has too, at IoU >= .99;",
+            "confirmed: the program's masks that it has. "
+            "oracle: mean over its masks of the best IoU among the program's.",
+        ]
+    )
 
 
 # The programs ---------------------------------------------------------------------------------------------------
@@ -178,20 +217,32 @@ def pipeline(sam, image, features, settings: dict) -> list[dict]:
     model, processor = to_transformers(sam)
     model.get_image_embeddings = lambda pixels, **_: features
     generator = make("mask-generation", model=model, image_processor=processor, device=features.device)
-    out = generator(Image.fromarray(image), points_per_batch=64, points_per_crop=settings["points_per_side"],
-                    output_rle_mask=True, pred_iou_thresh=settings.get("pred_iou_thresh", 0.88),
-                    stability_score_thresh=settings.get("stability_score_thresh", 0.95),
-                    stability_score_offset=settings.get("stability_score_offset", 1.0))
+    out = generator(
+        Image.fromarray(image),
+        points_per_batch=64,
+        points_per_crop=settings["points_per_side"],
+        output_rle_mask=True,
+        pred_iou_thresh=settings.get("pred_iou_thresh", 0.88),
+        stability_score_thresh=settings.get("stability_score_thresh", 0.95),
+        stability_score_offset=settings.get("stability_score_offset", 1.0),
+    )
     return [mask.frPyObjects(rle, *rle["size"]) for rle in out["rle_mask"]]
 
 
 RENAMED = (  # segment_anything's names -> transformers', for the prompt encoder and the mask decoder
     ("pe_layer.positional_encoding_gaussian_matrix", "shared_embedding.positional_embedding"),
-    ("point_embeddings", "point_embed"), ("mask_downscaling.0", "mask_embed.conv1"),
-    ("mask_downscaling.1", "mask_embed.layer_norm1"), ("mask_downscaling.3", "mask_embed.conv2"),
-    ("mask_downscaling.4", "mask_embed.layer_norm2"), ("mask_downscaling.6", "mask_embed.conv3"),
-    ("norm_final_attn", "layer_norm_final_attn"), (".norm", ".layer_norm"), ("output_upscaling.0", "upscale_conv1"),
-    ("output_upscaling.1", "upscale_layer_norm"), ("output_upscaling.3", "upscale_conv2"))
+    ("point_embeddings", "point_embed"),
+    ("mask_downscaling.0", "mask_embed.conv1"),
+    ("mask_downscaling.1", "mask_embed.layer_norm1"),
+    ("mask_downscaling.3", "mask_embed.conv2"),
+    ("mask_downscaling.4", "mask_embed.layer_norm2"),
+    ("mask_downscaling.6", "mask_embed.conv3"),
+    ("norm_final_attn", "layer_norm_final_attn"),
+    (".norm", ".layer_norm"),
+    ("output_upscaling.0", "upscale_conv1"),
+    ("output_upscaling.1", "upscale_layer_norm"),
+    ("output_upscaling.3", "upscale_conv2"),
+)
 
 
 def to_transformers(sam):
@@ -199,7 +250,13 @@ def to_transformers(sam):
     stub: the embedding comes ready-made."""
     import re
 
-    from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
+    from transformers import (
+        SamConfig,
+        SamMaskDecoderConfig,
+        SamModel,
+        SamPromptEncoderConfig,
+        SamVisionConfig,
+    )
 
     from assistant.sam.checkpoints import default_processor
 
@@ -208,15 +265,33 @@ def to_transformers(sam):
     patch, heads = side // grid, decoder.transformer.num_heads
     config = SamConfig(
         vision_config=SamVisionConfig(
-            hidden_size=16, num_hidden_layers=1, num_attention_heads=1, mlp_dim=16, image_size=side, patch_size=patch,
-            output_channels=width, num_pos_feats=width // 2, global_attn_indexes=[], window_size=4),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            mlp_dim=16,
+            image_size=side,
+            patch_size=patch,
+            output_channels=width,
+            num_pos_feats=width // 2,
+            global_attn_indexes=[],
+            window_size=4,
+        ),
         prompt_encoder_config=SamPromptEncoderConfig(
-            hidden_size=width, image_size=side, patch_size=patch,
-            mask_input_channels=prompts.mask_downscaling[3].out_channels),
+            hidden_size=width,
+            image_size=side,
+            patch_size=patch,
+            mask_input_channels=prompts.mask_downscaling[3].out_channels,
+        ),
         mask_decoder_config=SamMaskDecoderConfig(
-            hidden_size=width, mlp_dim=decoder.transformer.mlp_dim, num_attention_heads=heads, layer_norm_eps=1e-5,
-            num_hidden_layers=decoder.transformer.depth, iou_head_depth=len(decoder.iou_prediction_head.layers),
-            iou_head_hidden_dim=decoder.iou_prediction_head.layers[0].out_features))
+            hidden_size=width,
+            mlp_dim=decoder.transformer.mlp_dim,
+            num_attention_heads=heads,
+            layer_norm_eps=1e-5,
+            num_hidden_layers=decoder.transformer.depth,
+            iou_head_depth=len(decoder.iou_prediction_head.layers),
+            iou_head_hidden_dim=decoder.iou_prediction_head.layers[0].out_features,
+        ),
+    )
     model, state = SamModel(config), {}
     for key, value in sam.state_dict().items():
         if key.startswith("image_encoder"):
@@ -225,7 +300,14 @@ def to_transformers(sam):
             key = key.replace(old, new)
         if feed := re.fullmatch(r"(.*(?:iou_prediction_head|mlps\.\d+))\.layers\.(\d+)\.(\w+)", key):
             stem, i, kind = feed[1], int(feed[2]), feed[3]
-            last = len(decoder.iou_prediction_head.layers if "iou" in stem else decoder.output_hypernetworks_mlps[0].layers) - 1
+            last = (
+                len(
+                    decoder.iou_prediction_head.layers
+                    if "iou" in stem
+                    else decoder.output_hypernetworks_mlps[0].layers
+                )
+                - 1
+            )
             key = f"{stem}.{'proj_in' if i == 0 else 'proj_out' if i == last else f'layers.{i - 1}'}.{kind}"
         state[key] = value
         if key.endswith("positional_embedding"):
@@ -263,8 +345,12 @@ def random_sam(model: str):
                 linear.weight.copy_(same)
                 linear.bias.zero_()
         prompts = sam.prompt_encoder
-        for embedding in (sam.mask_decoder.iou_token, sam.mask_decoder.mask_tokens, prompts.not_a_point_embed,
-                          *prompts.point_embeddings):
+        for embedding in (
+            sam.mask_decoder.iou_token,
+            sam.mask_decoder.mask_tokens,
+            prompts.not_a_point_embed,
+            *prompts.point_embeddings,
+        ):
             embedding.weight.mul_(0.3)
     return sam
 
@@ -277,8 +363,16 @@ def tiny_sam():
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
     encoder = ImageEncoderViT(
-        img_size=128, patch_size=8, embed_dim=32, depth=1, num_heads=2, out_chans=64, use_rel_pos=True, window_size=4,
-        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6))
+        img_size=128,
+        patch_size=8,
+        embed_dim=32,
+        depth=1,
+        num_heads=2,
+        out_chans=64,
+        use_rel_pos=True,
+        window_size=4,
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+    )
     transformer = TwoWayTransformer(depth=2, embedding_dim=64, num_heads=8, mlp_dim=128)
     decoder = MaskDecoder(transformer_dim=64, transformer=transformer, iou_head_hidden_dim=64)
     return Sam(encoder, PromptEncoder(64, (16, 16), (128, 128), 16), decoder).eval()
@@ -329,5 +423,8 @@ def thresholds(segmenter, embedding, points_per_side: int) -> dict:
     low = low[iou > least]
     offset = 0.25 * float(low.abs().median())
     stability = (low > offset).sum((1, 2)) / (low > -offset).sum((1, 2)).clamp(min=1)
-    return {"pred_iou_thresh": round(least, 4), "stability_score_offset": round(offset, 4),
-            "stability_score_thresh": round(float(torch.quantile(stability, 1 - KEPT[1])), 4)}
+    return {
+        "pred_iou_thresh": round(least, 4),
+        "stability_score_offset": round(offset, 4),
+        "stability_score_thresh": round(float(torch.quantile(stability, 1 - KEPT[1])), 4),
+    }

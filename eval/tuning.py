@@ -18,21 +18,32 @@ from pathlib import Path
 VERSION = 1
 PROGRAMS = ("ours", "trl")
 REGIONS, WIDTH = 60, 256  # proposals of a picture and features of each
-QUESTIONS = [("who is looking at us?", "The astronaut [SEG]."),
-             ("what flies, and is there a bear?", "The shuttle [SEG], no bear [ABS]."),
-             ("which flag is it?", "It is the flag with the stripes [SEG].")]
+QUESTIONS = [
+    ("who is looking at us?", "The astronaut [SEG]."),
+    ("what flies, and is there a bear?", "The shuttle [SEG], no bear [ABS]."),
+    ("which flag is it?", "It is the flag with the stripes [SEG]."),
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--mllm", required=True, help="a multimodal LLM: a folder, or a hub id")
-    add("--batch", type=int, default=4, help="conversations a step, of three questions about a picture (default: 4)")
+    add(
+        "--batch",
+        type=int,
+        default=4,
+        help="conversations a step, of three questions about a picture (default: 4)",
+    )
     add("--steps", type=int, default=5, help="timed, after one that is not (default: 5)")
     add("--rounds", type=int, default=2, help="runs of each program, in turn (default: 2)")
     add("--rank", type=int, default=16)
     add("--four-bit", action="store_true")
     add("--gradient-checkpointing", action="store_true")
-    add("--dtype", choices=["float32", "bfloat16"], help="of the LLM (default: float32 on a CPU, else bfloat16)")
+    add(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        help="of the LLM (default: float32 on a CPU, else bfloat16)",
+    )
     add("--device", help="default: a GPU if there is one")
     add("--peak", type=float, metavar="TFLOPS", help="what the device can do, for its share")
     add("--only", choices=PROGRAMS, help="one of the two, once")
@@ -51,20 +62,33 @@ def main(args: argparse.Namespace) -> dict:
         return {}
     runs = {name: [] for name in PROGRAMS}
     for name in PROGRAMS * args.rounds:
-        done = subprocess.run([sys.executable, "-m", "eval", *words_of(args), "--only", name], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "eval", *words_of(args), "--only", name], capture_output=True, text=True
+        )
         if done.returncode:
             last = (done.stderr.strip() or "no message").splitlines()[-1]
             raise BadInput(f"{name}: {last.removeprefix('error: ')}")
         runs[name].append(json.loads(done.stdout.splitlines()[-1]))
     rows = {name: max(found, key=lambda r: r["tokens_per_second"]) for name, found in runs.items()}
-    result = {"benchmark": "tuning", "version": VERSION, "n": args.steps, "mllm": str(args.mllm), "four_bit": args.four_bit,
-              "gradient_checkpointing": args.gradient_checkpointing, "batch": args.batch, "rank": args.rank, **rows,
-              "ratio": round(rows["ours"]["tokens_per_second"] / rows["trl"]["tokens_per_second"], 3),
-              "ratios": [round(a["tokens_per_second"] / b["tokens_per_second"], 3) for a, b in zip(*runs.values())]}
+    result = {
+        "benchmark": "tuning",
+        "version": VERSION,
+        "n": args.steps,
+        "mllm": str(args.mllm),
+        "four_bit": args.four_bit,
+        "gradient_checkpointing": args.gradient_checkpointing,
+        "batch": args.batch,
+        "rank": args.rank,
+        **rows,
+        "ratio": round(rows["ours"]["tokens_per_second"] / rows["trl"]["tokens_per_second"], 3),
+        "ratios": [round(a["tokens_per_second"] / b["tokens_per_second"], 3) for a, b in zip(*runs.values())],
+    }
     for name, row in rows.items():
         share = f", {row['tflops'] / args.peak:.1%} of the peak" if args.peak else ""
-        print(f"{name}: {row['tokens_per_second']:.1f} tokens/s, {row['step_seconds']:.3f} s a step of {row['tokens']} tokens, "
-              f"{row['tflops']:.3f} TFLOP/s{share}, {row['memory_gb']:.2f} GB at most")
+        print(
+            f"{name}: {row['tokens_per_second']:.1f} tokens/s, {row['step_seconds']:.3f} s a step of {row['tokens']} tokens, "
+            f"{row['tflops']:.3f} TFLOP/s{share}, {row['memory_gb']:.2f} GB at most"
+        )
     print(f"ratio {result['ratio']} (in turn: {result['ratios']})")
     with replace_whole(args.out / "result.json") as path:
         path.write_text(json.dumps(result, indent=2) + "\n")
@@ -76,7 +100,9 @@ def words_of(args: argparse.Namespace) -> list[str]:
     for name in ("mllm", "batch", "steps", "rank", "dtype", "device", "seed", "out"):
         if getattr(args, name) is not None:
             words += [f"--{name}", str(getattr(args, name))]
-    return words + [f"--{n.replace('_', '-')}" for n in ("four_bit", "gradient_checkpointing") if getattr(args, n)]
+    return words + [
+        f"--{n.replace('_', '-')}" for n in ("four_bit", "gradient_checkpointing") if getattr(args, n)
+    ]
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -92,23 +118,39 @@ def run(args: argparse.Namespace) -> dict:
     dtype = getattr(torch, args.dtype) if args.dtype else torch.float32 if device == "cpu" else torch.bfloat16
     torch.manual_seed(args.seed)
     reasoner = Reasoner.load(resolve_model(args.mllm), device=device, dtype=dtype, four_bit=args.four_bit)
-    parameters = sum(p.numel() * (2 if p.dtype == torch.uint8 else 1) for n, p in reasoner.model.named_parameters()
-                     if "visual" not in n and "vision" not in n)
+    parameters = sum(
+        p.numel() * (2 if p.dtype == torch.uint8 else 1)
+        for n, p in reasoner.model.named_parameters()
+        if "visual" not in n and "vision" not in n
+    )
     rng = torch.Generator().manual_seed(args.seed)
     square = {"size": [512, 512], "counts": "PP2P8"}
     regions = Regions(torch.randn(REGIONS, WIDTH, generator=rng), [square] * REGIONS)
     batch = batch_of(reasoner, regions, args.batch)
-    args.adapter, args.targets, args.alpha, args.dropout, args.tune_vision = None, None, 2 * args.rank, 0.05, False
+    args.adapter, args.targets, args.alpha, args.dropout, args.tune_vision = (
+        None,
+        None,
+        2 * args.rank,
+        0.05,
+        False,
+    )
     selector, lora = started(args, reasoner, [regions])
     if args.gradient_checkpointing:
         reasoner.model.gradient_checkpointing_enable({"use_reentrant": False})
     seconds = (ours if args.only == "ours" else trl)(args, reasoner, selector, lora, batch, device)
     tokens = batch["input attention_mask"].sum().item()
     step = sum(seconds[1:]) / len(seconds[1:])
-    return {"tokens": tokens, "step_seconds": round(step, 4), "tokens_per_second": round(tokens / step, 2),
-            # forward and back through weights that stay as they are: 2 operations each (Kaplan et al. 2020)
-            "tflops": round(4 * parameters * tokens / step / 1e12, 4), "memory_gb": round(memory(device), 3),
-            "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"}
+    return {
+        "tokens": tokens,
+        "step_seconds": round(step, 4),
+        "tokens_per_second": round(tokens / step, 2),
+        # forward and back through weights that stay as they are: 2 operations each (Kaplan et al. 2020)
+        "tflops": round(4 * parameters * tokens / step / 1e12, 4),
+        "memory_gb": round(memory(device), 3),
+        "device": torch.cuda.get_device_name()
+        if device.startswith("cuda")
+        else f"cpu, {torch.get_num_threads()} threads",
+    }
 
 
 def batch_of(reasoner, regions, count: int) -> dict:
@@ -134,8 +176,8 @@ def ours(args, reasoner, selector, lora, batch: dict, device: str) -> list[float
     from accelerate import Accelerator
 
     from eval.speed import timed
-    from finetune.mllm.train import one_step
     from finetune.mllm.student import Student
+    from finetune.mllm.train import one_step
     from finetune.tune import LOSS_NAMES
 
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
@@ -146,7 +188,9 @@ def ours(args, reasoner, selector, lora, batch: dict, device: str) -> list[float
     student.train()
     weights, seconds = torch.ones(len(LOSS_NAMES), device=device), []
     for step in range(args.steps + 1):
-        seconds.append(timed(lambda: one_step(args, step, student, optimizer, iter([batch]), weights, accelerator))[1])
+        seconds.append(
+            timed(lambda: one_step(args, step, student, optimizer, iter([batch]), weights, accelerator))[1]
+        )
     return seconds
 
 
@@ -164,7 +208,9 @@ def trl(args, reasoner, selector, lora, batch: dict, device: str) -> list[float]
         from trl import SFTConfig, SFTTrainer
     except ImportError as error:
         raise BadInput(f"trl cannot be imported ({error}): pip install trl") from None
-    inputs = {k.removeprefix("input "): v for k, v in batch.items() if k.startswith("input ")} | {"labels": batch["labels"]}
+    inputs = {k.removeprefix("input "): v for k, v in batch.items() if k.startswith("input ")} | {
+        "labels": batch["labels"]
+    }
     seconds, started_at = [], []
 
     class Clock(TrainerCallback):
@@ -177,18 +223,40 @@ def trl(args, reasoner, selector, lora, batch: dict, device: str) -> list[float]
             seconds.append(time.perf_counter() - started_at[-1])
 
     known = lora.peft_config["default"]
-    plain = LoraConfig(r=known.r, lora_alpha=known.lora_alpha, lora_dropout=known.lora_dropout,
-                       target_modules=known.target_modules)
+    plain = LoraConfig(
+        r=known.r,
+        lora_alpha=known.lora_alpha,
+        lora_dropout=known.lora_dropout,
+        target_modules=known.target_modules,
+    )
     settings = SFTConfig(
-        output_dir=str(args.out / "trl"), per_device_train_batch_size=args.batch, max_steps=args.steps + 1, learning_rate=1e-4,
-        report_to=[], save_strategy="no", logging_strategy="no", remove_unused_columns=False, use_cpu=device == "cpu",
-        gradient_checkpointing=args.gradient_checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False},
-        bf16=reasoner.model.dtype == torch.bfloat16, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None,
-        disable_tqdm=True, dataloader_pin_memory=False)
+        output_dir=str(args.out / "trl"),
+        per_device_train_batch_size=args.batch,
+        max_steps=args.steps + 1,
+        learning_rate=1e-4,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        remove_unused_columns=False,
+        use_cpu=device == "cpu",
+        gradient_checkpointing=args.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        bf16=reasoner.model.dtype == torch.bfloat16,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
     rows = Dataset.from_dict({"text": ["the batch is collated already"] * args.batch * (args.steps + 1)})
     # Its loss takes an output layer without trained rows, so it has that much less to do.
-    SFTTrainer(model=get_peft_model(lora.unload(), plain), args=settings, train_dataset=rows, processing_class=reasoner.processor,
-               data_collator=lambda _: dict(inputs), callbacks=[Clock()]).train()
+    SFTTrainer(
+        model=get_peft_model(lora.unload(), plain),
+        args=settings,
+        train_dataset=rows,
+        processing_class=reasoner.processor,
+        data_collator=lambda _: dict(inputs),
+        callbacks=[Clock()],
+    ).train()
     return seconds
 
 

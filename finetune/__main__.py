@@ -39,9 +39,12 @@ def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     stage = words[0] if words and words[0] in STAGES else None
     module = importlib.import_module(STAGES[stage] if stage else "finetune.tune")
-    parser = argparse.ArgumentParser(prog=f"python -m finetune {stage or ''}".strip(), description=module.__doc__,
-                                     epilog=None if stage else __doc__.split("\n\n", 2)[2],
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m finetune {stage or ''}".strip(),
+        description=module.__doc__,
+        epilog=None if stage else __doc__.split("\n\n", 2)[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     module.add_arguments(parser)
     return exit_code(lambda: module.main(parser.parse_args(words[1:] if stage else words)))
 

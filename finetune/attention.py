@@ -33,17 +33,27 @@ GRID = 128  # cells of the longer side that the loss is counted on
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from assistant.presets import add_model_arguments
 
-    parser.add_argument("--data", type=Path, required=True,
-                        help="labelled photos that one per category is drawn from (COCO-format, COCO, VOC)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="labelled photos that one per category is drawn from (COCO-format, COCO, VOC)",
+    )
     parser.add_argument("--split", default="train", help="part of the data set, in VOC's and COCO's layouts")
     parser.add_argument("--ranking", type=Path, help="what rank-layers wrote (default: the preset's own)")
     add_model_arguments(parser)
     parser.add_argument("--views", type=Path, help="folder of opened pictures (pocket; default: OUT/views)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--passes", type=int, default=5, help="over the labelled photos, training the attention alone")
-    parser.add_argument("--word-passes", type=int, default=0,
-                        help="and then the words' embeddings as well (default: 0, which leaves them alone)")
+    parser.add_argument(
+        "--passes", type=int, default=5, help="over the labelled photos, training the attention alone"
+    )
+    parser.add_argument(
+        "--word-passes",
+        type=int,
+        default=0,
+        help="and then the words' embeddings as well (default: 0, which leaves them alone)",
+    )
     parser.add_argument("--batch", type=int, default=2, help="photos a step")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0, help="of the first run; the next runs count up")
@@ -69,7 +79,9 @@ def support_map(label: np.ndarray, category: int) -> Tensor:
     return torch.from_numpy(np.where((label == category) | (label <= 0), label, -1))
 
 
-def loss_of(looker, view, label: Tensor, prompts: list[str], owner: Tensor, use: list, classes: int) -> Tensor:
+def loss_of(
+    looker, view, label: Tensor, prompts: list[str], owner: Tensor, use: list, classes: int
+) -> Tensor:
     """label: (H, W) long, -1 = not counted. Mean over the thing's pixels of -log of the true class's share, plus
     BACKGROUND times the mean over the background's."""
     look = looker.look(view, prompts, sorted({layer for layer, _ in use}))
@@ -89,8 +101,18 @@ def loss_of(looker, view, label: Tensor, prompts: list[str], owner: Tensor, use:
     return mean(thing) + BACKGROUND * mean(~thing)
 
 
-def tune(looker, supports: list[tuple], names: list[str], passes: int, word_passes: int, batch: int, lr: float,
-         seed: int, state_file: Path | None = None, log: Log | None = None) -> dict[str, Tensor]:
+def tune(
+    looker,
+    supports: list[tuple],
+    names: list[str],
+    passes: int,
+    word_passes: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    state_file: Path | None = None,
+    log: Log | None = None,
+) -> dict[str, Tensor]:
     """Train on `supports`, [(view, (H, W) label)], -> what `looker.restore` takes. First the attention alone, which in
     the pocket preset reads what is kept of the first pass; then the words as well. state_file: resumed from, if
     there."""
@@ -98,7 +120,11 @@ def tune(looker, supports: list[tuple], names: list[str], passes: int, word_pass
     use = looker.ranking.use
     looker.restore({})
     looker.kept = {} if looker.kept is None else looker.kept
-    state = torch.load(state_file, weights_only=True) if state_file and state_file.exists() else {"phase": 0, "step": 0}
+    state = (
+        torch.load(state_file, weights_only=True)
+        if state_file and state_file.exists()
+        else {"phase": 0, "step": 0}
+    )
     trained = looker.tunable_attention(sorted({layer for layer, _ in use}))
     for phase, rounds in enumerate((passes, word_passes)):
         if phase:
@@ -128,8 +154,15 @@ def tune(looker, supports: list[tuple], names: list[str], passes: int, word_pass
                 log.add(step, {"loss": float(np.mean(losses))}, every=100)
             if state_file and (step % SAVED == SAVED - 1 or step + 1 == len(steps)):
                 with replace_whole(state_file) as path:
-                    torch.save({"model": {n: p.data for n, p in trained.items()}, "optimizer": optimizer.state_dict(),
-                                "step": step + 1, "phase": phase}, path)
+                    torch.save(
+                        {
+                            "model": {n: p.data for n, p in trained.items()},
+                            "optimizer": optimizer.state_dict(),
+                            "step": step + 1,
+                            "phase": phase,
+                        },
+                        path,
+                    )
         state = {"phase": phase + 1, "step": 0}
     return {name: p.detach().clone() for name, p in trained.items()}
 
@@ -140,8 +173,8 @@ def main(args: argparse.Namespace) -> None:
 
     from safetensors.torch import save_file
 
-    from assistant.attention.labelled_images import read_labelled
     from assistant.attention.image_text_probe import open_looker
+    from assistant.attention.labelled_images import read_labelled
 
     names, found = read_labelled(args.data, args.split)
     if args.runs < 1 or args.passes < 0 or args.word_passes < 0 or args.batch < 1:
@@ -152,8 +185,15 @@ def main(args: argparse.Namespace) -> None:
     if looker.ranking is None:
         raise BadInput("give --ranking, what python -m assistant rank-layers wrote for this model")
     photos = [(photo.path, photo.read()) for photo in found]
-    settings = {"data": str(args.data.resolve()), "use": looker.ranking.use, "passes": args.passes,
-                "word_passes": args.word_passes, "batch": args.batch, "lr": args.lr, "model": args.mllm or args.preset}
+    settings = {
+        "data": str(args.data.resolve()),
+        "use": looker.ranking.use,
+        "passes": args.passes,
+        "word_passes": args.word_passes,
+        "batch": args.batch,
+        "lr": args.lr,
+        "model": args.mllm or args.preset,
+    }
     settings = json.loads(json.dumps(settings))
     file = args.out / "attention.json"
     before = json.loads(file.read_text())["settings"] if file.exists() else settings
@@ -172,8 +212,18 @@ def main(args: argparse.Namespace) -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         with replace_whole(file) as path:
             path.write_text(json.dumps({"settings": settings}, indent=1) + "\n")
-        tuned = tune(looker, supports, names, args.passes, args.word_passes, args.batch, args.lr, run, state,
-                     Log(args.out / f"loss-{run}.jsonl"))
+        tuned = tune(
+            looker,
+            supports,
+            names,
+            args.passes,
+            args.word_passes,
+            args.batch,
+            args.lr,
+            run,
+            state,
+            Log(args.out / f"loss-{run}.jsonl"),
+        )
         shown = {names[c - 1]: photos[i][0].name for c, i in pairs}
         about = {"use": json.dumps(looker.ranking.use), "photos": json.dumps(shown)}
         with replace_whole(done) as path:

@@ -29,8 +29,10 @@ def check_files(files: list[Path]) -> None:
     if len(troubles) > SHOWN:
         print(f"... and {len(troubles) - SHOWN} more", file=sys.stderr)
     if troubles:
-        raise BadInput(f"{len(troubles)} trouble{'s' * (len(troubles) > 1)} in the records, listed above; correct or "
-                       "remove those lines")
+        raise BadInput(
+            f"{len(troubles)} trouble{'s' * (len(troubles) > 1)} in the records, listed above; correct or "
+            "remove those lines"
+        )
 
 
 def shared_pictures(data: list[Path], val: Path) -> int:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from assistant.export.html_report import END, Curve, Picture, begin, card, svg, table
 from assistant.files import replace_whole
 from assistant.grammar import parse
-from assistant.export.html_report import END, Curve, Picture, begin, card, svg, table
 
 COLUMNS = 6  # times at which a question is shown
 
@@ -51,7 +51,9 @@ class Progress:
             self._keep(step, figures, answers)
 
     def _keep(self, step: int, figures: dict, answers: list[tuple[str, list[dict]]]) -> None:
-        rows = [row for row in self.rows() if row["step"] < step]  # of a run that goes on: what it had done already
+        rows = [
+            row for row in self.rows() if row["step"] < step
+        ]  # of a run that goes on: what it had done already
         rows.append({"step": step, **figures, "answers": answers})
         with replace_whole(self.out / "val.jsonl") as path:
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -66,8 +68,17 @@ class Progress:
             page.write(table([(k, v) for k, v in settings.items() if v is not None]))
             if rows:
                 names = [k for k in ("score", "iou", "T_acc", "N_acc") if any(k in row for row in rows)]
-                page.write("<h2>Validation</h2>" + svg(Curve("Validation", "step", "share", {
-                    k: [(row["step"], row.get(k)) for row in rows] for k in names})))
+                page.write(
+                    "<h2>Validation</h2>"
+                    + svg(
+                        Curve(
+                            "Validation",
+                            "step",
+                            "share",
+                            {k: [(row["step"], row.get(k)) for row in rows] for k in names},
+                        )
+                    )
+                )
             for file, figures in curves.items():
                 log = self.out / file
                 lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -85,12 +96,18 @@ class Progress:
         if not rows or not self.shown:
             return
         page.write(f"<h2>The same {len(self.shown)} validation questions over time</h2>")
-        some = [rows[i] for i in sorted({round(i) for i in np.linspace(0, len(rows) - 1, min(COLUMNS, len(rows)))})]
+        some = [
+            rows[i]
+            for i in sorted({round(i) for i in np.linspace(0, len(rows) - 1, min(COLUMNS, len(rows)))})
+        ]
         for k, one in enumerate(self.shown):
             image = open_image(one.image)
             truth = [t.rle for t in one.record.targets if t.rle]
             there = ", ".join(t.phrase for t in one.record.targets if t.rle)
             panels = [(f"truth: {there or 'not there'}", image, decoded(truth))]
-            panels += [(f"step {row['step']}: {row['answers'][k][0]}", image, decoded(row["answers"][k][1])) for row in some
-                       if k < len(row["answers"])]
+            panels += [
+                (f"step {row['step']}: {row['answers'][k][0]}", image, decoded(row["answers"][k][1]))
+                for row in some
+                if k < len(row["answers"])
+            ]
             page.write(card(Picture("", one.record.question, [], panels)))

@@ -29,12 +29,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from assistant.errors import BadInput
-from assistant.files import replace_whole
 from assistant.few_shot.features import ClipFeatures, PocketFeatures
-from assistant.few_shot.similarity import NAMELESS, Given, Look, Reference, cover, gather
-from assistant.pocket.pipeline import fast_math
-from assistant.few_shot.prompt_encoder import PromptEncoder, prompted
 from assistant.few_shot.matcher import Matcher
+from assistant.few_shot.prompt_encoder import PromptEncoder, prompted
+from assistant.few_shot.similarity import NAMELESS, Given, Look, Reference, cover, gather
+from assistant.files import replace_whole
+from assistant.pocket.pipeline import fast_math
 from finetune.log import Log, rate
 from finetune.pocket.outlined import named_regions, other_view
 
@@ -53,8 +53,9 @@ class Kept:
     names: tuple[str, ...]
 
 
-def keep(matcher: Matcher, key: str, image_file: Path, named: list[tuple[str, dict]], views: int,
-         folder: Path) -> list[Path]:
+def keep(
+    matcher: Matcher, key: str, image_file: Path, named: list[tuple[str, dict]], views: int, folder: Path
+) -> list[Path]:
     """The files of a picture and `views` other views of it, computed if they are not there. `key`: of SAM and
     features."""
     from pycocotools import mask as coco_mask
@@ -71,7 +72,9 @@ def keep(matcher: Matcher, key: str, image_file: Path, named: list[tuple[str, di
         masks[name] = masks.get(name, False) | coco_mask.decode(rle).astype(bool)
     rng = np.random.default_rng(int(stem[:8], 16))
     for k, file in enumerate(files):
-        picture, left = (image, list(masks.items())) if k == 0 else other_view(image, list(masks.items()), rng)
+        picture, left = (
+            (image, list(masks.items())) if k == 0 else other_view(image, list(masks.items()), rng)
+        )
         if file.exists():
             continue
         look = matcher.open(np.ascontiguousarray(picture))
@@ -79,11 +82,19 @@ def keep(matcher: Matcher, key: str, image_file: Path, named: list[tuple[str, di
         left = [(name, mask) for name, mask in left if mask.sum() >= SMALLEST]
         drawn = [cover(matcher.segmenter, mask.shape, mask, (side, side)) for _, mask in left]
         stored = torch.stack(drawn).mul(255).round().byte() if drawn else torch.zeros(0, side, side).byte()
-        state = {"patches": look.patches.half(), "joint": look.joint.half(), "inside": look.inside,
-                 "features": look.embedding.features.half(), "masks": stored}
+        state = {
+            "patches": look.patches.half(),
+            "joint": look.joint.half(),
+            "inside": look.inside,
+            "features": look.embedding.features.half(),
+            "masks": stored,
+        }
         with replace_whole(file) as path:
-            save_file({k: v.contiguous() for k, v in state.items()}, path,
-                      {"names": json.dumps([n for n, _ in left]), "size": json.dumps(list(picture.shape[:2]))})
+            save_file(
+                {k: v.contiguous() for k, v in state.items()},
+                path,
+                {"names": json.dumps([n for n, _ in left]), "size": json.dumps(list(picture.shape[:2]))},
+            )
     return files
 
 
@@ -102,7 +113,9 @@ def read(kept: Kept, matcher: Matcher, name: str) -> tuple[Look, Tensor]:
         return Look(get("patches"), get("joint"), get("inside"), embedding), mask
 
 
-def draw_episodes(views: list[Kept], seed: int, count: int, most: int = 3) -> list[tuple[str, Kept, list[Kept]]]:
+def draw_episodes(
+    views: list[Kept], seed: int, count: int, most: int = 3
+) -> list[tuple[str, Kept, list[Kept]]]:
     """(name, query, references): a category as often as the root of its pictures' number, a query that holds it, and in
     other pictures one reference, or in every fourth episode two to `most`."""
     rng = np.random.default_rng(seed)
@@ -120,7 +133,9 @@ def draw_episodes(views: list[Kept], seed: int, count: int, most: int = 3) -> li
         query = holding[name][rng.integers(len(holding[name]))]
         others = [v for v in holding[name] if v.photo != query.photo]
         shots = int(rng.integers(2, most + 1)) if rng.random() < 0.25 else 1
-        episodes.append((str(name), query, [others[k] for k in rng.choice(len(others), shots, len(others) < shots)]))
+        episodes.append(
+            (str(name), query, [others[k] for k in rng.choice(len(others), shots, len(others) < shots)])
+        )
     return episodes
 
 
@@ -174,11 +189,14 @@ def mask_loss(logits: Tensor, target: Tensor, inside: Tensor) -> Tensor:
     return ((bce * inside).sum((1, 2)) / inside.sum((1, 2)) + dice).mean()
 
 
-def step_loss(matcher: Matcher, encoder: PromptEncoder, given: Given, queries: list[Look] | None,
-              targets: Tensor) -> tuple[Tensor, float]:
+def step_loss(
+    matcher: Matcher, encoder: PromptEncoder, given: Given, queries: list[Look] | None, targets: Tensor
+) -> tuple[Tensor, float]:
     """-> loss, mean IoU of the episodes; without queries, of the coarse drawing, which needs no SAM."""
     alone = queries is None
-    full = lambda x: F.interpolate(x[:, None].float(), targets.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    full = lambda x: F.interpolate(
+        x[:, None].float(), targets.shape[-2:], mode="bilinear", align_corners=False
+    )[:, 0]
     inside, loss = full(given.maps[:, NAMELESS - 1]), 0.0
     with fast_math() if matcher.features.kind == "pocket" else contextlib.nullcontext():
         logits = coarse = encoder.draw(given)
@@ -218,19 +236,34 @@ def load_episodes(matcher: Matcher, episodes) -> tuple[list, Tensor]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="COCO-format folders")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--fold", type=int, choices=range(FOLDS), help="leave out every fourth category, from this one "
-                        "on (COCO-20i's rule); default: learn all")
+    parser.add_argument(
+        "--fold",
+        type=int,
+        choices=range(FOLDS),
+        help="leave out every fourth category, from this one on (COCO-20i's rule); default: learn all",
+    )
     parser.add_argument("--looks", type=Path, help="folder of kept features (default: OUT/looks)")
     parser.add_argument("--views", type=int, default=0, help="other views of each picture")
     parser.add_argument("--sam", help="official .pth, transformers folder or hub id; default: the pocket SAM")
     parser.add_argument("--clip", help="transformers folder or hub id; default: the pocket preset's features")
-    parser.add_argument("--no-coarse", action="store_true",
-                        help="tokens alone, as the paper; the default adds a mask prompt")
+    parser.add_argument(
+        "--no-coarse", action="store_true", help="tokens alone, as the paper; the default adds a mask prompt"
+    )
     parser.add_argument("--steps", type=int, default=280)
-    parser.add_argument("--alone", type=float, default=0.85, help="share of the steps, at first, that train the coarse "
-                        "drawing without SAM, at a fifth of the cost")
-    parser.add_argument("--episodes", type=int, default=1000, help="drawn once, of all categories; a fold learns from "
-                        "those of its own; each is gone through several times")
+    parser.add_argument(
+        "--alone",
+        type=float,
+        default=0.85,
+        help="share of the steps, at first, that train the coarse "
+        "drawing without SAM, at a fifth of the cost",
+    )
+    parser.add_argument(
+        "--episodes",
+        type=int,
+        default=1000,
+        help="drawn once, of all categories; a fold learns from "
+        "those of its own; each is gone through several times",
+    )
     parser.add_argument("--batch", type=int, default=8, help="episodes a step")
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--save-every", type=float, default=2, help="minutes between checkpoints")
@@ -269,8 +302,12 @@ def main(args: argparse.Namespace) -> None:
     names = categories(args.data, args.fold)
     looks = args.looks or args.out / "looks"
     looks.mkdir(parents=True, exist_ok=True)
-    photos = [(folder / "images" / file, named) for folder in args.data
-              for file, named in named_regions(folder / "instances.json").items() if named]
+    photos = [
+        (folder / "images" / file, named)
+        for folder in args.data
+        for file, named in named_regions(folder / "instances.json").items()
+        if named
+    ]
     views, aside = [], []
     for k, (image, named) in enumerate(tqdm(photos, desc="looks", disable=None)):
         files = keep(matcher, key, image, named, args.views, looks)
@@ -306,7 +343,9 @@ def statistics(views: list[Kept]) -> tuple[Tensor, Tensor]:
 def train(args: argparse.Namespace, matcher: Matcher, episodes: list[Gathered]) -> None:
     """Both encoders on the same episodes; the weights' moving average is what is kept."""
     encoders = matcher.encoders
-    optimizers = {arm: torch.optim.AdamW(groups(e, args.lr), weight_decay=0.01) for arm, e in encoders.items()}
+    optimizers = {
+        arm: torch.optim.AdamW(groups(e, args.lr), weight_decay=0.01) for arm, e in encoders.items()
+    }
     average = {arm: {k: v.detach().clone() for k, v in e.state_dict().items()} for arm, e in encoders.items()}
     file, start = args.out / "state.pt", 0
     if file.exists():
@@ -329,7 +368,9 @@ def train(args: argparse.Namespace, matcher: Matcher, episodes: list[Gathered]) 
         for arm, encoder in encoders.items():
             torch.manual_seed(args.seed * 1_000_003 + step)  # of the dropout
             for group, (begin, length) in zip(optimizers[arm].param_groups, spans):
-                group["lr"] = group["full"] * rate(max(0, step - begin), max(1, length), min(50, length // 10 + 1))
+                group["lr"] = group["full"] * rate(
+                    max(0, step - begin), max(1, length), min(50, length // 10 + 1)
+                )
             encoder.train()
             loss, iou = step_loss(matcher, encoder, given[arm], queries, targets)
             optimizers[arm].zero_grad(set_to_none=True)
@@ -343,8 +384,15 @@ def train(args: argparse.Namespace, matcher: Matcher, episodes: list[Gathered]) 
         log.add(step, figures, every=25)
         if time.time() - saved > 60 * args.save_every or step + 1 == args.steps:
             with replace_whole(file) as path:
-                torch.save({"encoders": {a: e.state_dict() for a, e in encoders.items()}, "average": average,
-                            "optimizers": {a: o.state_dict() for a, o in optimizers.items()}, "step": step + 1}, path)
+                torch.save(
+                    {
+                        "encoders": {a: e.state_dict() for a, e in encoders.items()},
+                        "average": average,
+                        "optimizers": {a: o.state_dict() for a, o in optimizers.items()},
+                        "step": step + 1,
+                    },
+                    path,
+                )
             saved = time.time()
     for arm, encoder in encoders.items():
         encoder.load_state_dict(average[arm])
@@ -360,7 +408,9 @@ def groups(encoder: PromptEncoder, lr: float) -> list[dict]:
 
 
 @torch.no_grad()
-def check(matcher: Matcher, aside: list[Kept], views: list[Kept], names: set[str], seed: int, count: int = 200) -> dict:
+def check(
+    matcher: Matcher, aside: list[Kept], views: list[Kept], names: set[str], seed: int, count: int = 200
+) -> dict:
     """Mean IoU of each encoder on pictures kept aside, references from the others, one shot."""
     found: dict[str, list[float]] = {arm: [] for arm in matcher.encoders}
     queries = [(v, n) for v in aside for n in v.names if n in names]

@@ -31,7 +31,9 @@ class Regions:
     features: Tensor  # (N, R) float
     rles: list[dict]  # N
     names: list[str] = field(default_factory=list)  # of the outlined ones; the rest are proposals
-    views: Tensor = field(default_factory=lambda: torch.zeros(0, REGION))  # (V, R) float, of outlined things seen otherwise
+    views: Tensor = field(
+        default_factory=lambda: torch.zeros(0, REGION)
+    )  # (V, R) float, of outlined things seen otherwise
     view_names: list[str] = field(default_factory=list)  # V
 
 
@@ -72,8 +74,10 @@ class Kept:
             old.unlink(missing_ok=True)
             if self.size <= self.limit:
                 return
-        raise BadInput(f"the pictures' regions take more than {self.limit / 1e9:g} GB in {self.folder}; give a larger "
-                       "--cache-gb, or fewer pictures")
+        raise BadInput(
+            f"the pictures' regions take more than {self.limit / 1e9:g} GB in {self.folder}; give a larger "
+            "--cache-gb, or fewer pictures"
+        )
 
 
 def picture_key(key: str, image_file: Path) -> str:
@@ -88,7 +92,10 @@ def proposals_of(eyes, key: str, image_file: Path, kept: Kept) -> Regions:
         from assistant.images import open_image
 
         view = eyes.open(open_image(image_file))
-        return {"features": view.features.cpu().half().numpy(), "rles": np.array(json.dumps(list(view.proposals.rles)))}
+        return {
+            "features": view.features.cpu().half().numpy(),
+            "rles": np.array(json.dumps(list(view.proposals.rles))),
+        }
 
     found = kept.get(picture_key(key, image_file), make)
     return Regions(torch.from_numpy(found["features"].astype(np.float32)), json.loads(str(found["rles"])))

@@ -6,12 +6,12 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
-import random  # noqa: E402
+import random
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
 
 
 @pytest.fixture(autouse=True)

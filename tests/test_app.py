@@ -22,9 +22,9 @@ from assistant.record import check_records, from_rle, to_rle
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed")
 gradio_client = pytest.importorskip("gradio_client", reason="gradio_client is not installed")
-import app  # noqa: E402
-from assistant.page.layout import build_page  # noqa: E402
-from tests.helpers.fake_assistant import PAINT, FakeAssistant, near, picture  # noqa: E402
+import app
+from assistant.page.layout import build_page
+from tests.helpers.fake_assistant import PAINT, FakeAssistant, near, picture
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [
@@ -75,10 +75,19 @@ def no_photo(folder):
 def test_help_is_instant():
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run([sys.executable, app.__file__, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and "--preset" in done.stdout and "--share" in done.stdout and "--auth" in done.stdout
+    assert (
+        done.returncode == 0
+        and "--preset" in done.stdout
+        and "--share" in done.stdout
+        and "--auth" in done.stdout
+    )
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1
     listed = subprocess.run(
-        [sys.executable, "-c", "import app, sys; print([m for m in ('gradio', 'torch', 'numpy') if m in sys.modules])"],
+        [
+            sys.executable,
+            "-c",
+            "import app, sys; print([m for m in ('gradio', 'torch', 'numpy') if m in sys.modules])",
+        ],
         cwd=Path(app.__file__).parent,
         capture_output=True,
         text=True,
@@ -154,7 +163,10 @@ def test_api_does_what_the_page_does(client, page, photo):
     ] == pytest.approx([0.8, 0.6, 0.4])
     assert len(call("segment", box=[200, 100, 350, 239], multimask=False)["masks"]) == 1
     assert (
-        from_rle(call("segment", points=[[250, 170]], labels=[0], mask=to_rle(red | green))["masks"][0]["rle"]) == green
+        from_rle(
+            call("segment", points=[[250, 170]], labels=[0], mask=to_rle(red | green))["masks"][0]["rle"]
+        )
+        == green
     ).all()
     assert call("ask", "what is this?", about=to_rle(green))["targets"][0]["phrase"] == "green box"
     later = call("ask", "now remove the ball", earlier=["red and green"])
@@ -186,7 +198,12 @@ def test_api_does_what_the_page_does(client, page, photo):
 def test_api_is_the_only_public_endpoint(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert list(endpoints) == ["/ask", "/segment", "/everything", "/classes", "/segment_like", "/attend"]
-    assert [p["parameter_name"] for p in endpoints["/ask"]["parameters"]] == ["image", "question", "about", "earlier"]
+    assert [p["parameter_name"] for p in endpoints["/ask"]["parameters"]] == [
+        "image",
+        "question",
+        "about",
+        "earlier",
+    ]
 
 
 def test_api_errors_are_messages(client, photo, no_photo):
@@ -233,7 +250,10 @@ def test_api_reads_uploads_only(client, photo):
         "/proc/self/environ",
     ):
         assert httpx.get(f"{root}/file={path}").status_code in (403, 404), path
-    assert httpx.post(f"{root}/upload", files={"files": ("../../../evil.png", b"x")}).status_code in (200, 400)
+    assert httpx.post(f"{root}/upload", files={"files": ("../../../evil.png", b"x")}).status_code in (
+        200,
+        400,
+    )
     assert not list(photo.parent.parent.rglob("evil.png")) or all(
         (photo.parent / "uploads") in found.parents for found in photo.parent.parent.rglob("evil.png")
     )
@@ -249,6 +269,7 @@ def test_api_reads_uploads_only(client, photo):
 def test_hostile_input_through_the_wire(client, photo, folder):
     """A few; `python -m tests.helpers.load_app` sends 300 of each to the real preset."""
     from gradio_client import handle_file
+
     from tests.helpers.hostile import PIECES, hostile_files
 
     cases = [(f, "red") for f in hostile_files(folder / "hostile", 16)[::3]] + [
@@ -273,13 +294,18 @@ def test_a_password_keeps_others_out(folder):
         assert httpx.get(f"{address}config").status_code == 401
         assert httpx.post(f"{address}login", data={"username": "ada", "password": "pass"}).status_code == 400
         with httpx.Client() as ada:
-            assert ada.post(f"{address}login", data={"username": "ada", "password": "pass:word"}).status_code == 200
+            assert (
+                ada.post(f"{address}login", data={"username": "ada", "password": "pass:word"}).status_code
+                == 200
+            )
             assert ada.get(f"{address}config").status_code == 200
     finally:
         blocks.close()
 
 
-@pytest.mark.parametrize("wrong", [["--auth", "ada"], ["--auth", ":x"], ["--share", "maybe"], ["--port", "x"]])
+@pytest.mark.parametrize(
+    "wrong", [["--auth", "ada"], ["--auth", ":x"], ["--share", "maybe"], ["--port", "x"]]
+)
 def test_wrong_flags_are_refused(wrong, capsys):
     with pytest.raises(SystemExit, match="2"):
         app.main(wrong)
@@ -305,7 +331,9 @@ def test_mcp_offers_the_same_actions(folder, photo):
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
             image = "data:image/png;base64," + base64.b64encode(photo.read_bytes()).decode()
             name = lambda action: next(n for n in tools if n.endswith(action))
-            said = await session.call_tool(name("ask"), {"image": image, "question": "red, \"yes\" and a bench"})
+            said = await session.call_tool(
+                name("ask"), {"image": image, "question": 'red, "yes" and a bench'}
+            )
             heat = await session.call_tool(name("attend"), {"image": image, "phrase": "ball"})
             wrong = await session.call_tool(name("classes"), {"image": image, "names": ""})
             return tools, said, heat, wrong
@@ -342,7 +370,9 @@ def test_one_at_a_time(page, photo):
     assistant.open = watched
     try:
         clients = [Client(page[0], verbose=False) for _ in range(2)]
-        threads = [threading.Thread(target=ask, args=(c, handle_file(str(photo)), "red")) for c in clients * 3]
+        threads = [
+            threading.Thread(target=ask, args=(c, handle_file(str(photo)), "red")) for c in clients * 3
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -442,7 +472,9 @@ def test_a_visit(browser, page, client, photo, folder):
 
     visitor = Visitor(browser, page[0])
     visitor.page.wait_for_selector("#chat .example")
-    assert not visitor.page.is_visible("#power") and not visitor.page.is_visible("#turns")  # a newcomer sees little
+    assert not visitor.page.is_visible("#power") and not visitor.page.is_visible(
+        "#turns"
+    )  # a newcomer sees little
     visitor.open(photo)
     plain = visitor.painted(0.7, 0.7)
     assert np.abs(plain - PAINT["red"]).max() < 25
@@ -485,9 +517,9 @@ def test_a_visit(browser, page, client, photo, folder):
     visitor.page.wait_for_selector("text=Forgotten.")
     visitor.drawn(0)
     assert "turn 1" in visitor.ask("blue turns")
-    assert "no bench" in visitor.ask("is there a bench?") and "Nothing is outlined." in visitor.page.inner_text(
-        "#status"
-    )
+    assert "no bench" in visitor.ask(
+        "is there a bench?"
+    ) and "Nothing is outlined." in visitor.page.inner_text("#status")
     visitor.page.click("#fresh")
     visitor.page.wait_for_selector("#chat .example")  # as at first
     assert not visitor.page.is_visible(".mp-stage")
@@ -557,7 +589,9 @@ def test_by_hand_and_corrected(browser, page, photo, folder):
     visitor.drawn(0, "hand")
     visitor.page.click('[data-tool="box"]')
     visitor.page.focus(".mp-over")
-    for key in ["ArrowRight"] * 5 + ["Enter"] + ["Shift+ArrowRight"] * 6 + ["Shift+ArrowDown"] * 8 + ["Enter"]:
+    for key in (
+        ["ArrowRight"] * 5 + ["Enter"] + ["Shift+ArrowRight"] * 6 + ["Shift+ArrowDown"] * 8 + ["Enter"]
+    ):
         visitor.page.keyboard.press(key)
     visitor.drawn(4, "hand")
     assert not visitor.wrong
@@ -625,7 +659,9 @@ def test_everything_classes_and_a_saved_conversation(browser, page, photo, folde
 
 
 def _choose(visitor, button, path):
-    visitor.page.wait_for_timeout(1500)  # what came before has ended: a button that is drawn anew forgets its file
+    visitor.page.wait_for_timeout(
+        1500
+    )  # what came before has ended: a button that is drawn anew forgets its file
     with visitor.page.expect_file_chooser() as chooser:
         visitor.page.click(button)
     chooser.value.set_files(str(path))
@@ -695,12 +731,15 @@ def test_fits_the_screen(browser, page, photo, folder, width, height, theme):
 
 def test_the_documented_example_runs(page, photo, monkeypatch):
     guide = (Path(app.__file__).parent / "docs/page.md").read_text(encoding="utf-8")
-    (example,) = [block for block in guide.split("```") if block.startswith("python\n") and "handle_file" in block]
+    (example,) = [
+        block for block in guide.split("```") if block.startswith("python\n") and "handle_file" in block
+    ]
     monkeypatch.chdir(photo.parent)
     Image.fromarray(picture(300, 480)).save("photo.jpg", quality=95)
     found = {}
     exec(example.removeprefix("python\n").replace("http://127.0.0.1:7860", page[0]), found)
     assert (
-        found["answer"]["question"] == "what keeps the rain off?" and found["left"]["question"] == "the one on the left"
+        found["answer"]["question"] == "what keeps the rain off?"
+        and found["left"]["question"] == "the one on the left"
     )
     assert len(found["masks"]["masks"]) == 3

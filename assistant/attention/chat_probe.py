@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from assistant.attention.image_text_probe import BATCH, NO_ATTENTION, Looker, Planes, WordRows
 from assistant.attention.maps import Look
 from assistant.errors import BadInput
 from assistant.grammar import Turn
-from assistant.attention.image_text_probe import BATCH, NO_ATTENTION, Looker, Planes, WordRows
 
 RECORDING = "maskpick_recorded"  # the name under which transformers knows our attention
 _recorder: ContextVar = ContextVar("recorder", default=None)
@@ -47,15 +47,21 @@ class ChatLooker(Looker):
     def tokens(self, name: str) -> list[int]:
         return self.tokenizer(f" {name}", add_special_tokens=False).input_ids
 
-    def look(self, view, prompts: list[str], layers: list[int] | None = None, before: list[Turn] = ()) -> Look:
+    def look(
+        self, view, prompts: list[str], layers: list[int] | None = None, before: list[Turn] = ()
+    ) -> Look:
         """before: earlier turns of the conversation, with their own pictures."""
         layers = self.chosen(layers)
         image, kept = getattr(view, "image", view), (1.0, 1.0)
-        if getattr(self.reasoner.processor.image_processor, "do_center_crop", False):  # what is cropped is never seen
+        if getattr(
+            self.reasoner.processor.image_processor, "do_center_crop", False
+        ):  # what is cropped is never seen
             image, kept = squared(image)
         scores, match, place = [], [], None
         for first in range(0, len(prompts), BATCH):
-            found, fits, place = self._batch(image, prompts[first : first + BATCH], layers, list(before), kept)
+            found, fits, place = self._batch(
+                image, prompts[first : first + BATCH], layers, list(before), kept
+            )
             scores.append(found), match.append(fits)
         return Look(torch.cat(scores), torch.cat(match), layers, place)
 
@@ -66,15 +72,23 @@ class ChatLooker(Looker):
         images = [[Image.fromarray(i) for turn in turns for i in turn.images] for turns in conversations]
         weight = self.model.get_input_embeddings().weight
         try:
-            inputs = reasoner.processor(text=texts, images=images, return_tensors="pt", padding=True,
-                                        **reasoner._bos(texts[0]))
+            inputs = reasoner.processor(
+                text=texts, images=images, return_tensors="pt", padding=True, **reasoner._bos(texts[0])
+            )
         except ValueError as e:
-            raise BadInput(f"this model cannot read the picture or the phrase: {str(e).splitlines()[0][:200]}") from e
+            raise BadInput(
+                f"this model cannot read the picture or the phrase: {str(e).splitlines()[0][:200]}"
+            ) from e
         inputs = inputs.to(weight.device, dtype=weight.dtype)
         ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
-        places = [picture_places(row, self.model.config, self.tokenizer, inputs, len(images[0]), kept) for row in ids]
-        at = [phrase_tokens(self.tokenizer, row, m, int(p[0].max()) + 1, phrase)
-              for row, m, p, phrase in zip(ids, mask, places, prompts)]
+        places = [
+            picture_places(row, self.model.config, self.tokenizer, inputs, len(images[0]), kept)
+            for row in ids
+        ]
+        at = [
+            phrase_tokens(self.tokenizer, row, m, int(p[0].max()) + 1, phrase)
+            for row, m, p, phrase in zip(ids, mask, places, prompts)
+        ]
         with reasoner.lock, self._recorded(layers, [p[0] for p in places], at) as rows, self.words.active():
             hidden = self.model.model(**inputs).last_hidden_state
         if set(rows) != set(layers):
@@ -112,7 +126,10 @@ def recorded_attention(module, query, key, value, attention_mask, scaling=None, 
     asked = _recorder.get()
     if asked and getattr(module, "layer_idx", None) in asked[0]:
         layers, places, at, rows = asked
-        groups, factor = query.shape[1] // key.shape[1], query.shape[-1] ** -0.5 if scaling is None else scaling
+        groups, factor = (
+            query.shape[1] // key.shape[1],
+            query.shape[-1] ** -0.5 if scaling is None else scaling,
+        )
         each = []
         for b, (keys, queries) in enumerate(zip(places, at)):
             k = key[b][:, keys].float().repeat_interleave(groups, 0)
@@ -132,23 +149,32 @@ def squared(image: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
 def phrase_tokens(tokenizer, ids: Tensor, mask: Tensor, start: int, phrase: str) -> Tensor:
     """Positions of the first mention of `phrase` in ids[start:]: where the decoded text grows through it."""
     positions = [int(i) for i in mask.nonzero()[:, 0] if i >= start]
-    text = [tokenizer.decode(ids[positions[:k]], clean_up_tokenization_spaces=False) for k in range(len(positions) + 1)]
+    text = [
+        tokenizer.decode(ids[positions[:k]], clean_up_tokenization_spaces=False)
+        for k in range(len(positions) + 1)
+    ]
     begin = text[-1].find(phrase)
     if begin < 0:
-        raise BadInput(f"this model's tokenizer cannot write \"{phrase}\": use other words")
-    found = [p for p, before, after in zip(positions, text, text[1:])
-             if len(after) > begin and len(before) < begin + len(phrase)]
+        raise BadInput(f'this model\'s tokenizer cannot write "{phrase}": use other words')
+    found = [
+        p
+        for p, before, after in zip(positions, text, text[1:])
+        if len(after) > begin and len(before) < begin + len(phrase)
+    ]
     return torch.tensor(found, device=ids.device)
 
 
-def picture_places(ids: Tensor, config, tokenizer, inputs, count: int,
-                   kept: tuple[float, float]) -> tuple[Tensor, Planes]:
+def picture_places(
+    ids: Tensor, config, tokenizer, inputs, count: int, kept: tuple[float, float]
+) -> tuple[Tensor, Planes]:
     """Positions (N,) in ids of the tokens of the last of `count` pictures, found by the model's own token ids, and the
     grid that they lie on. Tiles (SmolVLM) make one grid, the whole picture beside them another."""
     token = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
     positions = (ids == token).nonzero()[:, 0]
     if not len(positions):
-        raise BadInput("this model does not show its pictures as tokens of the text; attention maps need one that does")
+        raise BadInput(
+            "this model does not show its pictures as tokens of the text; attention maps need one that does"
+        )
     breaks = (positions.diff() > 1).nonzero()[:, 0] + 1
     runs = list(torch.tensor_split(positions, breaks.cpu()))
     if "image_grid_thw" in inputs:  # Qwen-VL: one run a picture, of its own shape
@@ -195,6 +221,8 @@ def _side(run: Tensor) -> int:
 
 def _checked(run: Tensor, expected: int) -> Tensor:
     if len(run) != expected:
-        raise BadInput(f"the picture takes {len(run)} tokens, which is no grid that is known: attention maps need "
-                       "LLaVA 1.5, Qwen-VL or SmolVLM")
+        raise BadInput(
+            f"the picture takes {len(run)} tokens, which is no grid that is known: attention maps need "
+            "LLaVA 1.5, Qwen-VL or SmolVLM"
+        )
     return run

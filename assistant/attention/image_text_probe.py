@@ -21,8 +21,10 @@ from assistant.attention.maps import Look, Ranking
 from assistant.errors import BadInput
 from assistant.images import open_image
 
-NO_ATTENTION = ("this model exposes no attention: load it with attn_implementation='eager' or 'sdpa' in a version of "
-                "transformers that lets attention be exchanged (flash attention keeps no scores)")
+NO_ATTENTION = (
+    "this model exposes no attention: load it with attn_implementation='eager' or 'sdpa' in a version of "
+    "transformers that lets attention be exchanged (flash attention keeps no scores)"
+)
 BATCH = 16  # prompts at once
 SIDE = 512  # px, about, of the longer side of what BLIP is shown
 
@@ -152,7 +154,9 @@ class BlipLooker(Looker):
         layers = self.chosen(layers)
         pixels, grid = self.pixels(getattr(view, "image", view))
         with torch.no_grad():
-            patches = self.model.vision_model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
+            patches = self.model.vision_model(
+                pixel_values=pixels, interpolate_pos_encoding=True
+            ).last_hidden_state
         scores, match = [], []
         for first in range(0, len(prompts), BATCH):
             one = self._batch(patches, prompts[first : first + BATCH], layers)
@@ -175,9 +179,11 @@ class BlipLooker(Looker):
         try:
             with self.words.active():
                 states = self.text(
-                    input_ids=encoded.input_ids.to(device), attention_mask=encoded.attention_mask.to(device),
+                    input_ids=encoded.input_ids.to(device),
+                    attention_mask=encoded.attention_mask.to(device),
                     encoder_hidden_states=patches.expand(len(prompts), -1, -1),
-                    encoder_attention_mask=torch.ones(len(prompts), patches.shape[1], device=device)).last_hidden_state
+                    encoder_attention_mask=torch.ones(len(prompts), patches.shape[1], device=device),
+                ).last_hidden_state
         finally:
             for handle in handles:
                 handle.remove()
@@ -186,7 +192,9 @@ class BlipLooker(Looker):
         rows, weight = [], named.float().to(device)
         for k in layers:
             heads = modules[k].num_attention_heads
-            q, key = (kept[k, part].unflatten(-1, (heads, -1)).transpose(1, 2).float() for part in ("query", "key"))
+            q, key = (
+                kept[k, part].unflatten(-1, (heads, -1)).transpose(1, 2).float() for part in ("query", "key")
+            )
             # (P, H, T, N): without the picture's own token
             each = q @ key[:, :, 1:].transpose(2, 3) / q.shape[-1] ** 0.5
             rows.append((each * weight[:, None, :, None]).sum(2) / weight.sum(1)[:, None, None])
@@ -207,8 +215,10 @@ def load_looker(name_or_path, device: str = "cpu", adapter=None) -> Looker:
     try:
         kind = AutoConfig.from_pretrained(name_or_path).model_type
     except Exception as e:
-        raise BadInput(f"cannot load {name_or_path}; give a folder that holds a model, or a hub id while the hub can "
-                       f"be reached ({_first_line(e)})") from e
+        raise BadInput(
+            f"cannot load {name_or_path}; give a folder that holds a model, or a hub id while the hub can "
+            f"be reached ({_first_line(e)})"
+        ) from e
     if kind != "blip":
         lora = Path(adapter) / "lora" if adapter and (Path(adapter) / "lora").is_dir() else adapter
         return ChatLooker(Reasoner.load(name_or_path, adapter=lora, device=device))
@@ -250,6 +260,8 @@ def looker_of(parts):
 
         looker = parts.looker = ChatLooker(reasoner)
     if looker is None:
-        raise BadInput("a model on a server shows nobody its attention: use the pocket preset, or --mllm with a folder "
-                       "or a hub id")
+        raise BadInput(
+            "a model on a server shows nobody its attention: use the pocket preset, or --mllm with a folder "
+            "or a hub id"
+        )
     return looker

@@ -1,9 +1,9 @@
 """Photos with a class at every pixel, from VOC's layout, COCO's, or a COCO-format folder.
 
-    names, photos = read_labelled("../shared/data/coco/dev")         # instances.json and images/
-    names, photos = read_labelled("VOC2012", "val")                  # JPEGImages, SegmentationClass, ImageSets
-    names, photos = read_labelled("COCO", "val2017")                 # annotations/instances_val2017.json, val2017/
-    photos[0].read()             # (H, W) int64: 0 background, k = names[k - 1], -1 not counted
+names, photos = read_labelled("../shared/data/coco/dev")         # instances.json and images/
+names, photos = read_labelled("VOC2012", "val")                  # JPEGImages, SegmentationClass, ImageSets
+names, photos = read_labelled("COCO", "val2017")                 # annotations/instances_val2017.json, val2017/
+photos[0].read()             # (H, W) int64: 0 background, k = names[k - 1], -1 not counted
 """
 
 import json
@@ -16,10 +16,17 @@ import numpy as np
 from assistant.errors import BadInput
 from assistant.record import coco_rle, from_rle
 
-VOC = ("aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
-       "sheep sofa train tvmonitor").split()
-SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "television",
-          "aeroplane": "airplane", "motorbike": "motorcycle"}  # as a model says them
+VOC = (
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
+    "sheep sofa train tvmonitor"
+).split()
+SPOKEN = {
+    "diningtable": "dining table",
+    "pottedplant": "potted plant",
+    "tvmonitor": "television",
+    "aeroplane": "airplane",
+    "motorbike": "motorcycle",
+}  # as a model says them
 
 
 @dataclass(frozen=True)
@@ -34,13 +41,17 @@ def read_labelled(root: str | Path, split: str = "val") -> tuple[list[str], list
     root = Path(root)
     if (root / "SegmentationClass").is_dir():
         return _read_voc(root, split)
-    for file, folders in ((root / "instances.json", ["images"]),
-                          (root / "annotations" / f"instances_{split}.json", [split, f"images/{split}", "images"])):
+    for file, folders in (
+        (root / "instances.json", ["images"]),
+        (root / "annotations" / f"instances_{split}.json", [split, f"images/{split}", "images"]),
+    ):
         if file.is_file():
             return _read_coco(file, [root / f for f in folders])
-    raise BadInput(f"{root} has no layout that is known: instances.json and images; "
-                   f"annotations/instances_{split}.json; or VOC's JPEGImages, SegmentationClass and "
-                   "ImageSets/Segmentation")
+    raise BadInput(
+        f"{root} has no layout that is known: instances.json and images; "
+        f"annotations/instances_{split}.json; or VOC's JPEGImages, SegmentationClass and "
+        "ImageSets/Segmentation"
+    )
 
 
 def _read_coco(file: Path, folders: list[Path]) -> tuple[list[str], list[Labelled]]:
@@ -51,7 +62,9 @@ def _read_coco(file: Path, folders: list[Path]) -> tuple[list[str], list[Labelle
         of: dict[int, list] = {i["id"]: [] for i in data["images"]}
         for a in data["annotations"]:
             if a["segmentation"] and a["image_id"] in of:
-                of[a["image_id"]].append((-1 if a.get("iscrowd") else number[a["category_id"]], a["segmentation"]))
+                of[a["image_id"]].append(
+                    (-1 if a.get("iscrowd") else number[a["category_id"]], a["segmentation"])
+                )
         images = [(i["file_name"], int(i["height"]), int(i["width"]), of[i["id"]]) for i in data["images"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} is not a COCO instances file: {type(error).__name__} {error}") from None
@@ -83,7 +96,9 @@ def _read_voc(root: Path, split: str) -> tuple[list[str], list[Labelled]]:
         def read() -> np.ndarray:
             try:
                 with Image.open(path) as opened:
-                    stored = np.asarray(opened).astype(np.int64)  # numbers as stored: the palette is only for looking
+                    stored = np.asarray(opened).astype(
+                        np.int64
+                    )  # numbers as stored: the palette is only for looking
             except OSError as error:
                 raise BadInput(f"{path} is not a label map: {error}") from None
             return np.where(stored <= len(VOC), stored, -1)
@@ -91,4 +106,6 @@ def _read_voc(root: Path, split: str) -> tuple[list[str], list[Labelled]]:
         return read
 
     return [SPOKEN.get(n, n) for n in VOC], [
-        Labelled(root / "JPEGImages" / f"{s}.jpg", reader(root / "SegmentationClass" / f"{s}.png")) for s in stems]
+        Labelled(root / "JPEGImages" / f"{s}.jpg", reader(root / "SegmentationClass" / f"{s}.png"))
+        for s in stems
+    ]

@@ -32,12 +32,16 @@ from assistant.files import replace_whole
 from assistant.grammar import neutralise
 
 # What fills pictures around the things that people ask for.
-CONTRAST = ("sky clouds grass trees leaves bushes ground dirt sand snow water sea river road pavement floor carpet "
-            "wall ceiling window door building house fence mountain rocks curtain shelf").split()
+CONTRAST = (
+    "sky clouds grass trees leaves bushes ground dirt sand snow water sea river road pavement floor carpet "
+    "wall ceiling window door building house fence mountain rocks curtain shelf"
+).split()
 # What InfoScore asks for where no names are given.
-COMMON = ("person dog cat bird horse cow car bicycle bus train boat airplane chair couch table bed bottle cup bowl "
-          "plate fork knife spoon pizza cake apple banana book clock phone laptop television keyboard bag hat umbrella "
-          "ball lamp sign").split()
+COMMON = (
+    "person dog cat bird horse cow car bicycle bus train boat airplane chair couch table bed bottle cup bowl "
+    "plate fork knife spoon pizza cake apple banana book clock phone laptop television keyboard bag hat umbrella "
+    "ball lamp sign"
+).split()
 LONGEST = 200  # characters of a phrase
 
 
@@ -82,8 +86,9 @@ class Ranking:
             if not found.use or not all(len(u) == 2 for u in found.use):
                 raise ValueError("it names no layer to use")
         except (OSError, ValueError, TypeError) as error:
-            raise BadInput(f"{file} holds no ranking of layers; write one with python -m assistant rank-layers "
-                           f"({error})") from None
+            raise BadInput(
+                f"{file} holds no ranking of layers; write one with python -m assistant rank-layers ({error})"
+            ) from None
         return found
 
 
@@ -92,9 +97,11 @@ def check_phrase(phrase: str) -> str:
     it."""
     if not isinstance(phrase, str):
         raise BadInput(f"a phrase is text, not {type(phrase).__name__}")
-    words = re.sub(r"^(an?|the|some)\s+", "", " ".join(neutralise(phrase).split()), flags=re.I).strip(" .?!,;:")
+    words = re.sub(r"^(an?|the|some)\s+", "", " ".join(neutralise(phrase).split()), flags=re.I).strip(
+        " .?!,;:"
+    )
     if not any(c.isalnum() for c in words):
-        raise BadInput("the phrase names nothing: give one such as \"a mug\"")
+        raise BadInput('the phrase names nothing: give one such as "a mug"')
     if len(words) > LONGEST:
         raise BadInput(f"the phrase has {len(words):,} characters: name one thing in at most {LONGEST}")
     return words
@@ -109,8 +116,9 @@ def read_names(file: Path | None) -> list[str]:
         listed = json.loads(text)["categories"] if Path(file).suffix == ".json" else None
         names = text.splitlines() if listed is None else [c["name"] for c in listed]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file} holds no names: give a text file, one a line, or a json with COCO's categories "
-                       f"({error})") from None
+        raise BadInput(
+            f"{file} holds no names: give a text file, one a line, or a json with COCO's categories ({error})"
+        ) from None
     names = list(dict.fromkeys(n.strip() for n in names if n.strip()))
     if not names:
         raise BadInput(f"{file} holds no name")
@@ -122,8 +130,10 @@ def of_layers(look: Look, use: list[tuple[int, int | None]]) -> Tensor:
     rows = []
     for layer, head in use:
         if layer not in look.layers:
-            raise BadInput(f"layer {layer} of the ranking is none of this model's {len(look.layers)} layers: rank its "
-                           "own with python -m assistant rank-layers")
+            raise BadInput(
+                f"layer {layer} of the ranking is none of this model's {len(look.layers)} layers: rank its "
+                "own with python -m assistant rank-layers"
+            )
         scores = look.scores[:, look.layers.index(layer)]
         rows.append(scores.amax(1) if head is None else scores[:, head])
     return torch.stack(rows)
@@ -171,13 +181,17 @@ def info_score(means: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def rank(looker, views, names: list[str], layers: int = 4, heads: int = 0, deepest: int | None = None) -> Ranking:
+def rank(
+    looker, views, names: list[str], layers: int = 4, heads: int = 0, deepest: int | None = None
+) -> Ranking:
     """Rank every layer and head over `views` (an iterable of opened, unlabelled pictures) by the maps, as they are
     used, of what `names` may be in them and of the background. The ranking uses the best `layers` layers, or with
     `heads` the best so many heads; none below the layer `deepest`, where looking ends and costs no more."""
     prompts, owner = with_background(names)
     of_layer, of_head = [], []
-    maps = lambda scores: class_maps(standardised(scores).softmax(1) * look.match[:, None], owner, len(names) + 1)
+    maps = lambda scores: class_maps(
+        standardised(scores).softmax(1) * look.match[:, None], owner, len(names) + 1
+    )
     for view in views:
         look = looker.look(view, prompts)
         if not look.scores.shape[3]:
@@ -192,7 +206,11 @@ def rank(looker, views, names: list[str], layers: int = 4, heads: int = 0, deepe
     best = lambda means: sorted(score(means), key=lambda pair: (-pair[1], pair[0]))
     ranked = [(look.layers[k], round(s, 3)) for k, s in best(of_layer)]
     ranked_heads = [(look.layers[k // count], k % count, round(s, 3)) for k, s in best(of_head)]
-    every = [(layer, head) for layer, head, _ in ranked_heads] if heads else [(layer, None) for layer, _ in ranked]
+    every = (
+        [(layer, head) for layer, head, _ in ranked_heads]
+        if heads
+        else [(layer, None) for layer, _ in ranked]
+    )
     use = [one for one in every if deepest is None or one[0] <= deepest][: heads or layers]
     return Ranking(ranked, ranked_heads, use, len(of_layer), len(prompts))
 

@@ -1,7 +1,7 @@
 """Coarse maps of classes, refined: by the picture's colours, or by votes of SAM's proposals.
 
-    fine = ConvCRF()(probabilities, image)                 # (C, h, w) of a picture (h, w, 3)
-    fine = vote(probabilities, proposals.masks)            # (C, H, W), (N, H, W) bool
+fine = ConvCRF()(probabilities, image)                 # (C, h, w) of a picture (h, w, 3)
+fine = vote(probabilities, proposals.masks)            # (C, H, W), (N, H, W) bool
 """
 
 import numpy as np
@@ -18,8 +18,16 @@ class ConvCRF(nn.Module):
     levels over which one of the same colour does. smooth, bright: weights of the two.
     """
 
-    def __init__(self, window: int = 11, near: float = 3.0, far: float = 20.0, colour: float = 13.0,
-                 smooth: float = 1.0, bright: float = 3.0, iterations: int = 10):
+    def __init__(
+        self,
+        window: int = 11,
+        near: float = 3.0,
+        far: float = 20.0,
+        colour: float = 13.0,
+        smooth: float = 1.0,
+        bright: float = 3.0,
+        iterations: int = 10,
+    ):
         super().__init__()
         self.window, self.near, self.far, self.colour = window, near, far, colour
         self.smooth, self.bright, self.iterations = smooth, bright, iterations
@@ -31,7 +39,9 @@ class ConvCRF(nn.Module):
         """(C, h, w) -> (S, C, h, w): at each pixel the value of its S neighbours, `filled` outside of the picture."""
         r, (h, w) = self.window // 2, x.shape[1:]
         wide = F.pad(x, (r, r, r, r), value=filled)
-        return torch.stack([wide[:, r + y : r + y + h, r + x0 : r + x0 + w] for y, x0 in self.shifts.tolist()])
+        return torch.stack(
+            [wide[:, r + y : r + y + h, r + x0 : r + x0 + w] for y, x0 in self.shifts.tolist()]
+        )
 
     def kernel(self, image: Tensor) -> Tensor:
         """(3, h, w) in grey levels -> (S, h, w): how much each pixel believes each neighbour."""
@@ -68,4 +78,6 @@ def vote(probabilities: Tensor, masks: Tensor, sure: float = 0.0) -> Tensor:
     mean = flat @ probabilities.flatten(1).T / flat.sum(1, keepdim=True).clamp(min=1)  # (N, C)
     best = mean.amax(1)
     surest = (flat * best[:, None]).max(0)
-    return torch.where(surest.values > sure, mean[surest.indices].T, probabilities.flatten(1)).view(probabilities.shape)
+    return torch.where(surest.values > sure, mean[surest.indices].T, probabilities.flatten(1)).view(
+        probabilities.shape
+    )

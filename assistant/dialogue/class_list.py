@@ -43,7 +43,9 @@ def read_names(text: str) -> list[str]:
 
 def class_of(phrase: str, asked: list[str]) -> str | None:
     """The class that an answer's phrase names: the same words, whatever the article, case or plural."""
-    plain = lambda text: re.sub(r"(s|es)\b", "", re.sub(r"^(the|an?|some)\s+", "", " ".join(text.lower().split())))
+    plain = lambda text: re.sub(
+        r"(s|es)\b", "", re.sub(r"^(the|an?|some)\s+", "", " ".join(text.lower().split()))
+    )
     return next((name for name in asked if plain(name) == plain(phrase)), None)
 
 
@@ -69,7 +71,9 @@ def ask_classes(scene, names: list[str], per_question: int = PER_QUESTION, check
         complete = len(answer.targets) == len(asked)
         for target, in_order in zip(answer.targets, asked if complete else [None] * len(answer.targets)):
             name = class_of(target.phrase, asked)
-            if name is None and in_order not in said:  # a synonym ("person" for pedestrian), answered in order
+            if (
+                name is None and in_order not in said
+            ):  # a synonym ("person" for pedestrian), answered in order
                 name = in_order
             if name is None:
                 strange.append(target.phrase)

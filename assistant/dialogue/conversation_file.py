@@ -170,11 +170,20 @@ def _photo(row, where: str) -> tuple[str, np.ndarray]:
 
     _fields(row, {"name": str, "jpeg": str}, where)
     try:
-        with Image.open(io.BytesIO(base64.b64decode(row["jpeg"], validate=True)), formats=["JPEG"]) as picture:
+        with Image.open(
+            io.BytesIO(base64.b64decode(row["jpeg"], validate=True)), formats=["JPEG"]
+        ) as picture:
             return row["name"][:200], open_image(picture)
     except BadInput as error:
         raise _bad(f"{where}: {error}") from None
-    except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (
+        binascii.Error,
+        UnidentifiedImageError,
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ):
         raise _bad(f"{where} is not a JPEG picture") from None
 
 
@@ -191,7 +200,9 @@ def _exchange(row, where: str, photos: list) -> Exchange:
         targets = [_target(t, f"target {k} of {where}", image) for k, t in enumerate(row["targets"], 1)]
     except BadInput as error:
         raise error if str(error).startswith("this is no") else _bad(f"{where}: {error}") from None
-    return Exchange(row["photo"], question, Answer(row["text"], targets, image.shape[:2], image, question), about)
+    return Exchange(
+        row["photo"], question, Answer(row["text"], targets, image.shape[:2], image, question), about
+    )
 
 
 def _target(row, where: str, image: np.ndarray) -> Target:

@@ -1,6 +1,6 @@
 """Corrected answers as training records, which `finetune` and `eval records` read as they are.
 
-    save_correction("corrections", answer, history)      # corrections/records.jsonl, corrections/images/HASH.jpg
+save_correction("corrections", answer, history)      # corrections/records.jsonl, corrections/images/HASH.jpg
 """
 
 import hashlib
@@ -26,11 +26,15 @@ def save_correction(folder, answer: Answer, history: list[Turn] = ()) -> Path:
     if answer.image is None or not answer.question.strip():
         raise BadInput("a training record needs a photo and a question: ask something first")
     if not answer.targets:
-        raise BadInput("the answer names nothing: a training record needs at least one thing, there or not there")
+        raise BadInput(
+            "the answer names nothing: a training record needs at least one thing, there or not there"
+        )
     folder = Path(folder)
     pixels = hashlib.sha256(repr(answer.size).encode() + answer.image.tobytes()).hexdigest()[:16]
     file, image = folder / FILE, f"images/{pixels}.jpg"
-    targets = [RecordTarget(clean_phrase(t.phrase), to_rle(t.mask) if t.present else None) for t in answer.targets]
+    targets = [
+        RecordTarget(clean_phrase(t.phrase), to_rle(t.mask) if t.present else None) for t in answer.targets
+    ]
     said = reply_for([(t.phrase, t.rle is not None) for t in targets])
     before = [{"question": turn.question, "answer": turn.answer or ""} for turn in history]
     record = Record(
@@ -50,5 +54,7 @@ def save_correction(folder, answer: Answer, history: list[Turn] = ()) -> Path:
         same = lambda r: (r.image, r.question, r.source.get("history")) == (image, answer.question, before)
         write_records(file, [*(r for r in kept if not same(r)), record])
     except OSError as error:
-        raise BadInput(f"cannot write to {folder} ({error.strerror or error}): choose another folder") from None
+        raise BadInput(
+            f"cannot write to {folder} ({error.strerror or error}): choose another folder"
+        ) from None
     return file

@@ -59,7 +59,9 @@ OTHERS = re.compile(
     r"(?:(?:not|everything but|all but) (?:that|this|it)(?: one)? )?(?:the |all the |all )?"
     r"(?:others?|other ones?|rest(?: of (?:them|those))?|remaining(?: ones?)?)"
 )
-ADD = re.compile(r"(?:add|plus|include|as well as) (.+)")  # "also the spoon" asks for the spoon: that is the model's
+ADD = re.compile(
+    r"(?:add|plus|include|as well as) (.+)"
+)  # "also the spoon" asks for the spoon: that is the model's
 AGAIN = re.compile(
     r"(?:(?:show|point at|point to|outline|select|mark|segment|trace|cut|colour|color|draw|find|see|"
     r"where(?: exactly)? (?:is|are)|give me the mask of) )?(?:it|them|that|those|this|these)(?: (?:to me|out|in))?"
@@ -78,7 +80,8 @@ NAMED = set(
     "called name tell me".split()
 )
 RELATION = re.compile(
-    START + r"(?:(?:where|what|which|who|find|show me|show|is there|are there|and|wheres|whats)\s+)?(?:is |are )?"
+    START
+    + r"(?:(?:where|what|which|who|find|show me|show|is there|are there|and|wheres|whats)\s+)?(?:is |are )?"
     r"(?:the |a |an |any |some )?(.*?) ?(?:is |are |that is |thats )?(?:(?:to|on) the (left|right) of|(left|right) of|"
     r"(next to|near|beside|by|closest to|nearest to|close to)|(above|over)|(below|under|beneath|underneath)) "
     r"(?:it|this|that|them|these|those)"
@@ -103,9 +106,16 @@ def words_of(text: str) -> str:
 
 def bare(phrase: str) -> str:
     """What a phrase names, without what singles one out: "cup on the left", "smaller cup", "other cup" -> "cup"."""
-    phrase = re.sub(rf"^(?:(?:the|other|nearest|furthest|{'|'.join(PICKS)})\s+)+(?=\w)", "", phrase, flags=re.I)
-    return re.sub(r"(?<=\w)\s+(?:(?:on|at|in|to) the (?:far )?(?:left|right|top|bottom|middle)"
-                  r"|(?:nearest|closest|furthest|farthest) (?:to|from|away) .*)$", "", phrase, flags=re.I)
+    phrase = re.sub(
+        rf"^(?:(?:the|other|nearest|furthest|{'|'.join(PICKS)})\s+)+(?=\w)", "", phrase, flags=re.I
+    )
+    return re.sub(
+        r"(?<=\w)\s+(?:(?:on|at|in|to) the (?:far )?(?:left|right|top|bottom|middle)"
+        r"|(?:nearest|closest|furthest|farthest) (?:to|from|away) .*)$",
+        "",
+        phrase,
+        flags=re.I,
+    )
 
 
 def singular(word: str) -> str:
@@ -119,7 +129,11 @@ def name_in(text: str, names: list[str]) -> str | None:
         return None
     known = [(name, [singular(w) for w in words_of(name).split()]) for name in names]
     exact = [name for name, words in known if words == asked]
-    close = [name for name, words in known if words and (set(asked) <= set(words) or words[-1:] == asked[-1:] == asked)]
+    close = [
+        name
+        for name, words in known
+        if words and (set(asked) <= set(words) or words[-1:] == asked[-1:] == asked)
+    ]
     return exact[0] if exact else close[0] if len(close) == 1 else None
 
 
@@ -192,7 +206,11 @@ def read_about(question: str) -> tuple[str, str] | None:
     noun: "" for "what is next to it?". None where it is for the model."""
     text = words_of(question)
     if found := RELATION.fullmatch(text):
-        noun = "" if found[1] in ("thing", "one", "object", "what", "there", "anything", "something") else found[1]
+        noun = (
+            ""
+            if found[1] in ("thing", "one", "object", "what", "there", "anything", "something")
+            else found[1]
+        )
         kind = found[2] or found[3] or (found[4] and "near") or (found[5] and "above") or "below"
         return kind, noun
     if NAME.fullmatch(text) and set(text.split()) <= NAMED:

@@ -52,7 +52,11 @@ def answer(scene, question: str, options: dict) -> Answer | None:
     if mask is None:
         name = bare(target.phrase)
         named = f"the {name} {SAID[found.pick]}" if found.pick in SAID else f"the {found.pick} {name}"
-        return replace(scene._ask(f"Where is {named}?", options), question=question) if found.act == "choose" else None
+        return (
+            replace(scene._ask(f"Where is {named}?", options), question=question)
+            if found.act == "choose"
+            else None
+        )
     others = [*target.proposals, *target.others]
     if found.act == "other":  # the rejected last
         others = [*target.others, *target.proposals]
@@ -62,8 +66,16 @@ def answer(scene, question: str, options: dict) -> Answer | None:
 
 def _all_but(scene, target: Target, options: dict) -> list[tuple[np.ndarray, list[int]]]:
     """The instances of the target's name that the model finds and that are not alike to it, with their proposals."""
-    told = scene._ask(f"Please segment {bare(target.phrase)}.", options)  # as classes are asked for: all there is of it
-    return [(m, p) for t in told.targets if t.present for m, p in instances(scene, t) if _alike(m, target.mask) < ALIKE]
+    told = scene._ask(
+        f"Please segment {bare(target.phrase)}.", options
+    )  # as classes are asked for: all there is of it
+    return [
+        (m, p)
+        for t in told.targets
+        if t.present
+        for m, p in instances(scene, t)
+        if _alike(m, target.mask) < ALIKE
+    ]
 
 
 def _others(scene, question: str, target: Target, options: dict) -> Answer | None:
@@ -72,7 +84,9 @@ def _others(scene, question: str, target: Target, options: dict) -> Answer | Non
     if not found:
         return None
     mask, proposals = np.logical_or.reduce([m for m, _ in found]), [i for _, p in found for i in p]
-    return _answer(scene, question, [Target(target.phrase, True, target.confidence, mask, proposals, target.proposals)])
+    return _answer(
+        scene, question, [Target(target.phrase, True, target.confidence, mask, proposals, target.proposals)]
+    )
 
 
 def answer_about(scene, question: str, about: np.ndarray, options: dict) -> Answer | None:
@@ -93,7 +107,9 @@ def answer_about(scene, question: str, about: np.ndarray, options: dict) -> Answ
             places = [(m, p, t) for t in told.targets if t.present for m, p in instances(scene, t)]
         else:
             told, places = None, [(scene.proposals.mask(i), [i], None) for i in range(len(scene.proposals))]
-        apart = [(k, distance(m, about, kind)) for k, (m, _, _) in enumerate(places) if _alike(m, about) < ALIKE]
+        apart = [
+            (k, distance(m, about, kind)) for k, (m, _, _) in enumerate(places) if _alike(m, about) < ALIKE
+        ]
         fitting = [(d, k) for k, d in apart if d is not None]
         if fitting:
             mask, proposals, target = places[min(fitting)[1]]
@@ -109,12 +125,16 @@ def _named(scene, mask: np.ndarray, proposals: list[int]) -> Target:
     """A proposal under the name that is likeliest, where the preset names parts of a picture."""
     namer = getattr(scene.assistant.parts, "name", None)
     names = namer(scene.image, scene.view, mask) if namer else []
-    name, sure = names[0] if names else ("thing", float(scene.proposals.predicted_iou[proposals[0]].clip(0, 1)))
+    name, sure = (
+        names[0] if names else ("thing", float(scene.proposals.predicted_iou[proposals[0]].clip(0, 1)))
+    )
     return Target(name, True, sure, mask, proposals)
 
 
 def _absent(scene, target: Target) -> Target:
-    return replace(target, present=False, mask=None, confidence=min(target.confidence, scene.assistant.threshold))
+    return replace(
+        target, present=False, mask=None, confidence=min(target.confidence, scene.assistant.threshold)
+    )
 
 
 def _answer(scene, question: str, targets: list[Target], text: str | None = None) -> Answer:
@@ -142,7 +162,9 @@ def instances(scene, target: Target) -> list[tuple[np.ndarray, list[int]]]:
     """
     from scipy import ndimage
 
-    kept = _distinct(scene, [i for i in target.proposals if _share(scene.proposals.mask(i), target.mask) > 0.9], [])
+    kept = _distinct(
+        scene, [i for i in target.proposals if _share(scene.proposals.mask(i), target.mask) > 0.9], []
+    )
     if len(kept) > 1:
         return [(scene.proposals.mask(i), [i]) for i in kept]
     parts, count = ndimage.label(target.mask, np.ones((3, 3)))
@@ -174,7 +196,9 @@ def _pick(scene, target: Target, found: FollowUp, options: dict) -> tuple[np.nda
     if not found.pick:
         return (scene.proposals.mask(others[0]), others[:1]) if others else (None, [])
     fitting = [
-        one for one in _all_but(scene, target, options) if _rank(one[0], found.pick) < _rank(target.mask, found.pick)
+        one
+        for one in _all_but(scene, target, options)
+        if _rank(one[0], found.pick) < _rank(target.mask, found.pick)
     ]
     if fitting:
         return min(fitting, key=lambda one: _rank(one[0], found.pick))
@@ -199,7 +223,9 @@ def distance(mask: np.ndarray, about: np.ndarray, relation: str) -> float | None
     (y, x), (v, u) = ([float(c.mean()) for c in np.nonzero(m)] for m in (mask, about))
     right, down = x - u, y - v
     ahead = {"near": 1.0, "left": -right, "right": right, "above": -down, "below": down}[relation]
-    aside = {"left": abs(down), "right": abs(down), "above": abs(right), "below": abs(right)}.get(relation, 0.0)
+    aside = {"left": abs(down), "right": abs(down), "above": abs(right), "below": abs(right)}.get(
+        relation, 0.0
+    )
     return float(np.hypot(right, down)) if ahead > 0 and ahead >= aside / 2 else None
 
 

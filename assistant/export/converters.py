@@ -48,10 +48,19 @@ def _json(path: Path):
 def _one_target(image: str, question: str, phrase: str, mask: np.ndarray, source: dict) -> Record:
     """A record of one thing; an empty mask means that it is absent."""
     present = bool(mask.any())
-    answer = reply_for([(re.sub(r"^\s*(the|an?)\s+", "", phrase, flags=re.I), present)])  # the reply has its own
+    answer = reply_for(
+        [(re.sub(r"^\s*(the|an?)\s+", "", phrase, flags=re.I), present)]
+    )  # the reply has its own
     name = parse(answer)[0].phrase
-    return Record(image, mask.shape[1], mask.shape[0], question, answer,
-                  [RecordTarget(name, to_rle(mask) if present else None)], source)
+    return Record(
+        image,
+        mask.shape[1],
+        mask.shape[0],
+        question,
+        answer,
+        [RecordTarget(name, to_rle(mask) if present else None)],
+        source,
+    )
 
 
 def _refused(bad: list | None, name: str, reason: str) -> None:
@@ -62,7 +71,10 @@ def _refused(bad: list | None, name: str, reason: str) -> None:
 
 # LLM-Seg40K: {file name: {"from_dataset": "coco" | "ego_objects", "qa_pairs": [{"question", "answer", "rle_seg"}]}}
 
-def from_llmseg40k(path, folders: dict[str, str] = LLMSEG_FOLDERS, bad: list | None = None) -> Iterator[Record]:
+
+def from_llmseg40k(
+    path, folders: dict[str, str] = LLMSEG_FOLDERS, bad: list | None = None
+) -> Iterator[Record]:
     """One record per question. A short answer names the target ("it" otherwise) and is kept whole in the source.
 
     folders: what is put before a file name, by from_dataset.
@@ -80,12 +92,25 @@ def from_llmseg40k(path, folders: dict[str, str] = LLMSEG_FOLDERS, bad: list | N
             try:
                 mask, question, answer = from_rle(pair["rle_seg"]), str(pair["question"]), str(pair["answer"])
             except (KeyError, TypeError, BadInput) as error:
-                _refused(bad, f"{file}, pair {number + 1}", f"{path}: {file}: not as in LLM-Seg40K: {_reason(error)}")
+                _refused(
+                    bad,
+                    f"{file}, pair {number + 1}",
+                    f"{path}: {file}: not as in LLM-Seg40K: {_reason(error)}",
+                )
                 continue
             words = answer.strip().rstrip(".").split()
-            record = _one_target(folder + file, question, " ".join(words) if len(words) <= NAME_WORDS else "it", mask,
-                                 {"dataset": "LLM-Seg40K", "from_dataset": row["from_dataset"], "file": file,
-                                  "answer": answer})
+            record = _one_target(
+                folder + file,
+                question,
+                " ".join(words) if len(words) <= NAME_WORDS else "it",
+                mask,
+                {
+                    "dataset": "LLM-Seg40K",
+                    "from_dataset": row["from_dataset"],
+                    "file": file,
+                    "answer": answer,
+                },
+            )
             if len(words) > NAME_WORDS:
                 record.answer += f" {plain(answer)}"
             yield record
@@ -117,14 +142,21 @@ def to_llmseg40k(records: Iterable[Record]) -> dict:
         if any(rle["size"] != size or not isinstance(rle["counts"], str) for rle in there):
             union = to_rle(np.any([mask for mask in record_masks(record) if mask is not None], axis=0))
         else:  # as runs: decoding takes longer than all else here
-            union = there[0] if len(there) == 1 else {"size": size, "counts": coco_mask.merge(there)["counts"].decode()}
-        row = rows.setdefault(file, {"from_dataset": record.source.get("from_dataset", "coco"), "qa_pairs": []})
+            union = (
+                there[0]
+                if len(there) == 1
+                else {"size": size, "counts": coco_mask.merge(there)["counts"].decode()}
+            )
+        row = rows.setdefault(
+            file, {"from_dataset": record.source.get("from_dataset", "coco"), "qa_pairs": []}
+        )
         answer = record.source.get("answer", plain(record.answer))
         row["qa_pairs"].append({"question": record.question, "answer": answer, "rle_seg": union})
     return rows
 
 
 # ReasonSeg: NAME.jpg beside NAME.json {"text": [...], "is_sentence": bool, "shapes": [{"label", "points"}]}
+
 
 def from_reasonseg(folder, prefix: str = "", bad: list | None = None) -> Iterator[Record]:
     """One record per picture: the question is text[0], `source["ignore"]` the RLE of pixels that do not count, or null.
@@ -149,17 +181,27 @@ def _reasonseg_item(file: Path, prefix: str) -> Record:
         text, sentence = row["text"][0], bool(row["is_sentence"])
         if not isinstance(row["text"], list) or not isinstance(text, str):
             raise TypeError
-        shapes = [(str(s["label"]).lower(), np.asarray(s["points"], float).reshape(-1, 2)) for s in row["shapes"]]
+        shapes = [
+            (str(s["label"]).lower(), np.asarray(s["points"], float).reshape(-1, 2)) for s in row["shapes"]
+        ]
     except (KeyError, IndexError, TypeError, ValueError):
-        raise BadInput(f"{file} is not as in ReasonSeg: text, is_sentence, shapes with label and points") from None
+        raise BadInput(
+            f"{file} is not as in ReasonSeg: text, is_sentence, shapes with label and points"
+        ) from None
     image = file.with_suffix(".jpg")
     size = picture_size(image)
     marks = _paint(shapes, size)
     ignore = marks == 255
-    outside = [label for label, points in shapes if ((points < -1) | (points > (size[1] + 1, size[0] + 1))).any()]
-    source = {"dataset": "ReasonSeg", "file": file.name, "is_sentence": sentence,
-              "ignore": to_rle(ignore) if ignore.any() else None,
-              "trouble": f"{len(outside)} polygons leave the picture and were cut at its edge" if outside else ""}
+    outside = [
+        label for label, points in shapes if ((points < -1) | (points > (size[1] + 1, size[0] + 1))).any()
+    ]
+    source = {
+        "dataset": "ReasonSeg",
+        "file": file.name,
+        "is_sentence": sentence,
+        "ignore": to_rle(ignore) if ignore.any() else None,
+        "trouble": f"{len(outside)} polygons leave the picture and were cut at its edge" if outside else "",
+    }
     return _one_target(prefix + image.name, text, "it" if sentence else text, marks == 1, source)
 
 
@@ -186,6 +228,7 @@ def _paint(shapes: list[tuple[str, np.ndarray]], size: tuple[int, int]) -> np.nd
 
 # refer sets: RefCLEF, RefCOCO, +, g, gRefCOCO: refs (pickle or json) + COCO's instances.json
 
+
 class _Unpickler(pickle.Unpickler):
     """Reads plain data only: no class or function of any module but the builtin containers and scalars."""
 
@@ -210,14 +253,17 @@ def read_refs(path) -> list[dict]:
         try:
             refs = _Unpickler(io.BytesIO(raw), encoding="latin1").load()  # written by Python 2
         except Exception as error:  # a broken pickle may raise anything
-            raise BadInput(f"{path} is not a pickle of plain data ({' '.join(str(error).split())[:80]})") from None
+            raise BadInput(
+                f"{path} is not a pickle of plain data ({' '.join(str(error).split())[:80]})"
+            ) from None
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
         raise BadInput(f"{path} is not a list of refs")
     return refs
 
 
-def from_refer(refs_path, instances_path, split: str | None = None, prefix: str = "",
-               bad: list | None = None) -> Iterator[Record]:
+def from_refer(
+    refs_path, instances_path, split: str | None = None, prefix: str = "", bad: list | None = None
+) -> Iterator[Record]:
     """One record per sentence of the refs of `split` (all when None); several annotations of a ref become one mask.
 
     An `ann_id` of -1, as gRefCOCO has it, means that nothing in the picture fits.
@@ -238,11 +284,19 @@ def from_refer(refs_path, instances_path, split: str | None = None, prefix: str 
             for number in ids:
                 if number != -1:
                     mask |= segmentation_mask(annotations[number]["segmentation"], mask.shape)
-            source = {"dataset": Path(refs_path).parent.name, "split": str(ref.get("split", "")),
-                      "ref_id": ref["ref_id"], "ann_id": [int(n) for n in ids]}
-            sentences = [(sentence["sent"], sentence.get("sent_id", k)) for k, sentence in enumerate(ref["sentences"])]
+            source = {
+                "dataset": Path(refs_path).parent.name,
+                "split": str(ref.get("split", "")),
+                "ref_id": ref["ref_id"],
+                "ann_id": [int(n) for n in ids],
+            }
+            sentences = [
+                (sentence["sent"], sentence.get("sent_id", k)) for k, sentence in enumerate(ref["sentences"])
+            ]
         except (KeyError, TypeError, ValueError) as error:
-            _refused(bad, f"ref {ref.get('ref_id')}", f"{refs_path}: ref {ref.get('ref_id')}: {_reason(error)}")
+            _refused(
+                bad, f"ref {ref.get('ref_id')}", f"{refs_path}: ref {ref.get('ref_id')}: {_reason(error)}"
+            )
             continue
         for text, number in sentences:
             yield _one_target(prefix + image["file_name"], text, text, mask, source | {"sent_id": number})
@@ -260,8 +314,10 @@ def segmentation_mask(segmentation, size: tuple[int, int]) -> np.ndarray:
 
 # Label maps: images/NAME.jpg and labels/NAME.png, whose pixels are class numbers
 
-def from_label_maps(folder, names: dict[int, str], prefix: str = "", per_question: int = 8,
-                    seed: int = 0) -> Iterator[Record]:
+
+def from_label_maps(
+    folder, names: dict[int, str], prefix: str = "", per_question: int = 8, seed: int = 0
+) -> Iterator[Record]:
     """One record per picture: which of some classes are there? `per_question` of them, half present where it can be.
 
     names: class number -> name; numbers without a name are void, `source["ignore"]` their RLE or null. The choice
@@ -299,6 +355,12 @@ def from_label_maps(folder, names: dict[int, str], prefix: str = "", per_questio
             mask = np.isin(labels, [n for n in names if names[n] == name])
             targets.append(RecordTarget(name, to_rle(mask) if name in there else None))
         void = ~np.isin(labels, list(names))
-        yield Record(f"{prefix}images/{image.name}", labels.shape[1], labels.shape[0],
-                     f"Which of these are in the picture: {', '.join(asked)}?", answer, targets,
-                     {"dataset": folder.name, "file": file.name, "ignore": to_rle(void) if void.any() else None})
+        yield Record(
+            f"{prefix}images/{image.name}",
+            labels.shape[1],
+            labels.shape[0],
+            f"Which of these are in the picture: {', '.join(asked)}?",
+            answer,
+            targets,
+            {"dataset": folder.name, "file": file.name, "ignore": to_rle(void) if void.any() else None},
+        )

@@ -1,7 +1,7 @@
 """Masks as a person sees them: coloured and named on the picture, or as polygons.
 
-    picture = draw_targets(image, [(1, "#e69f00", "umbrella", mask)])      # PIL RGB image
-    for points, holes in outlines(mask): ...                            # (P, 2) xy px, and how many holes it has
+picture = draw_targets(image, [(1, "#e69f00", "umbrella", mask)])      # PIL RGB image
+for points, holes in outlines(mask): ...                            # (P, 2) xy px, and how many holes it has
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ def draw_targets(image: np.ndarray, targets: list[tuple[int, str, str, np.ndarra
         box = _extent(mask)
         if box is None:
             continue
-        rgb = np.array([int(colour[k:k + 2], 16) for k in (1, 3, 5)], np.float32)
+        rgb = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)], np.float32)
         part, inside = pixels[box], mask[box]
         part[inside] = np.rint(part[inside] * (1 - OPACITY) + rgb * OPACITY)
         part[inside & ~_eroded(inside, line)] = rgb
@@ -40,7 +40,13 @@ def draw_targets(image: np.ndarray, targets: list[tuple[int, str, str, np.ndarra
     return picture
 
 
-HEAT = ((0.0, (0, 0, 4)), (0.25, (87, 16, 110)), (0.5, (188, 55, 84)), (0.75, (249, 142, 9)), (1.0, (252, 255, 164)))
+HEAT = (
+    (0.0, (0, 0, 4)),
+    (0.25, (87, 16, 110)),
+    (0.5, (188, 55, 84)),
+    (0.75, (249, 142, 9)),
+    (1.0, (252, 255, 164)),
+)
 
 
 def draw_heat(image: np.ndarray, heat: np.ndarray):
@@ -61,7 +67,9 @@ def side_by_side(panels: list[tuple[str, np.ndarray, np.ndarray]], high: int = 2
     from assistant.answer import colour_of
 
     drawn = [draw_targets(image, [(1, colour_of(1), name, mask != 0)]) for name, image, mask in panels]
-    drawn = [p.resize((max(1, round(p.width * high / p.height)), high), Image.Resampling.LANCZOS) for p in drawn]
+    drawn = [
+        p.resize((max(1, round(p.width * high / p.height)), high), Image.Resampling.LANCZOS) for p in drawn
+    ]
     gap = high // 40
     sheet = Image.new("RGB", (sum(p.width + gap for p in drawn) - gap, high), "white")
     left = 0
@@ -85,10 +93,16 @@ def _write(draw, font, name, rgb, box, taken, size) -> None:
         return  # a picture smaller than its label
     left = min(max(0, (box[1].start + box[1].stop - wide) / 2), size[0] - wide)
     first = min(max(0, box[0].start - high), size[1] - high)
-    lines = sorted([first + k * high for k in range(-int(size[1] // high), int(size[1] // high) + 1)],
-                   key=lambda top: abs(top - first))
-    free = [top for top in lines if 0 <= top <= size[1] - high and not any(
-        left < t[2] and t[0] < left + wide and top < t[3] and t[1] < top + high for t in taken)]
+    lines = sorted(
+        [first + k * high for k in range(-int(size[1] // high), int(size[1] // high) + 1)],
+        key=lambda top: abs(top - first),
+    )
+    free = [
+        top
+        for top in lines
+        if 0 <= top <= size[1] - high
+        and not any(left < t[2] and t[0] < left + wide and top < t[3] and t[1] < top + high for t in taken)
+    ]
     top = free[0] if free else first
     taken.append((left, top, left + wide, top + high))
     draw.rectangle(taken[-1], fill=tuple(int(v) for v in rgb))
@@ -134,5 +148,7 @@ def outlines(mask: np.ndarray, tolerance: float = 0.5) -> list[tuple[np.ndarray,
         short = approximate_polygon(line, tolerance)
         line = short if len(short) > 3 else line
         corner = [box[1].start, box[0].start]
-        found.append((line[:-1, ::-1] - 1 + 0.5 + corner, holes))  # the padding, then pixel centres to corners
+        found.append(
+            (line[:-1, ::-1] - 1 + 0.5 + corner, holes)
+        )  # the padding, then pixel centres to corners
     return found

@@ -1,8 +1,8 @@
 """What few-shot segmentation compares pictures and names by, all of it frozen: the pocket preset's own, or any CLIP's.
 
-    features = PocketFeatures()                      # or ClipFeatures(folder or hub id, segmenter)
-    patches, joint = features(image, features.encode(segmenter, image))
-    name = features.words("mug")
+features = PocketFeatures()                      # or ClipFeatures(folder or hub id, segmenter)
+patches, joint = features(image, features.encode(segmenter, image))
+name = features.words("mug")
 """
 
 import numpy as np
@@ -56,7 +56,9 @@ class PocketFeatures:
         """(1280,) unit vector of a name."""
         if label not in self.known:
             names, owner = self._imagenet()
-            alike = torch.full((1000,), -1.0).scatter_reduce(0, owner, names @ self._embed([label])[0], "amax")
+            alike = torch.full((1000,), -1.0).scatter_reduce(
+                0, owner, names @ self._embed([label])[0], "amax"
+            )
             row = (alike / self.SHARP).softmax(0) @ (self.classes - self.classes.mean(0))
             self.known[label] = F.normalize(row, dim=0)
         return self.known[label]
@@ -108,7 +110,9 @@ class ClipFeatures:
 
         where = resolve_model(folder_or_id)
         try:
-            self.model = CLIPModel.from_pretrained(where, attn_implementation="eager").eval().requires_grad_(False)
+            self.model = (
+                CLIPModel.from_pretrained(where, attn_implementation="eager").eval().requires_grad_(False)
+            )
             self.tokenizer = AutoTokenizer.from_pretrained(where)
         except Exception as error:  # transformers and safetensors each have their own
             raise BadInput(f"{where} is no CLIP model: {' '.join(str(error).split())[:160]}") from None
@@ -128,11 +132,17 @@ class ClipFeatures:
         """-> (D, h, w) twice, of unit length."""
         from PIL import Image
 
-        height, width = (max(1, round(used * self.side / self.segmenter.side)) for used in embedding.input_size)
+        height, width = (
+            max(1, round(used * self.side / self.segmenter.side)) for used in embedding.input_size
+        )
         pixels = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
-        square = torch.full((3, self.side, self.side), 0.0)  # the mean colour, where the picture does not reach
-        mean, std = (torch.tensor(v)[:, None, None] for v in (
-            (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)))  # CLIP's, of all its models
+        square = torch.full(
+            (3, self.side, self.side), 0.0
+        )  # the mean colour, where the picture does not reach
+        mean, std = (
+            torch.tensor(v)[:, None, None]
+            for v in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+        )  # CLIP's, of all its models
         square[:, :height, :width] = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - mean) / std
         vision = self.model.vision_model
         x = vision.embeddings(square[None].to(self.segmenter.device), interpolate_pos_encoding=True)
@@ -157,7 +167,9 @@ class ClipFeatures:
     @torch.no_grad()
     def words(self, label: str) -> Tensor:
         """(D,) unit vector of "a photo of a {label}"."""
-        tokens = self.tokenizer(f"a photo of a {label}", return_tensors="pt", truncation=True).to(self.segmenter.device)
+        tokens = self.tokenizer(f"a photo of a {label}", return_tensors="pt", truncation=True).to(
+            self.segmenter.device
+        )
         found = self.model.get_text_features(**tokens)
         found = getattr(found, "pooler_output", found)  # transformers 5 wraps it
         return F.normalize(found[0], dim=0).float().cpu()
@@ -167,6 +179,8 @@ def open_features(about: dict, segmenter: Segmenter):
     """Frozen features from what a weight file says of them."""
     if about["kind"] == "pocket":
         if not hasattr(getattr(segmenter.model, "image_encoder", None), "backbone"):
-            raise BadInput("these weights read the pocket SAM's own maps: another SAM needs weights trained on CLIP")
+            raise BadInput(
+                "these weights read the pocket SAM's own maps: another SAM needs weights trained on CLIP"
+            )
         return PocketFeatures()
     return ClipFeatures(about["model"], segmenter, about["side"], about["deep"])

@@ -29,8 +29,8 @@ from torch.nn import functional as F
 
 from assistant.errors import BadInput
 from assistant.few_shot.features import open_features
-from assistant.few_shot.similarity import Given, Look, Reference, cover, gather
 from assistant.few_shot.prompt_encoder import PromptEncoder, prompted
+from assistant.few_shot.similarity import Given, Look, Reference, cover, gather
 from assistant.sam.segmenter import Embedding, Segmenter
 from assistant.weights import read_weights
 
@@ -53,7 +53,9 @@ class Matcher:
         SAM."""
         file = Path(file) / "reference.safetensors" if Path(file).is_dir() else Path(file)
         if not file.is_file():
-            raise BadInput(f"no {file}: train it with python -m finetune reference, or give the folder that it wrote")
+            raise BadInput(
+                f"no {file}: train it with python -m finetune reference, or give the folder that it wrote"
+            )
         state, described = read_weights(file)
         try:
             settings, about = (json.loads(described[k]) for k in ("encoders", "features"))
@@ -63,10 +65,14 @@ class Matcher:
         encoders = {}
         for name, values in settings.items():
             if values["prompt"] != segmenter.prompt_width:
-                raise BadInput(f"{file} was trained for a SAM with prompts of {values['prompt']} channels, this one "
-                               f"has {segmenter.prompt_width}: train it again with python -m finetune reference")
+                raise BadInput(
+                    f"{file} was trained for a SAM with prompts of {values['prompt']} channels, this one "
+                    f"has {segmenter.prompt_width}: train it again with python -m finetune reference"
+                )
             encoder = encoders[name] = PromptEncoder(**values).eval().requires_grad_(False)
-            encoder.load_state_dict({k[len(name) + 1 :]: v for k, v in state.items() if k.startswith(f"{name}.")})
+            encoder.load_state_dict(
+                {k[len(name) + 1 :]: v for k, v in state.items() if k.startswith(f"{name}.")}
+            )
         return cls(segmenter, features, encoders)
 
     def save(self, file: Path) -> None:
@@ -74,9 +80,15 @@ class Matcher:
 
         from assistant.files import replace_whole
 
-        state = {f"{name}.{k}": v.contiguous() for name, e in self.encoders.items() for k, v in e.state_dict().items()}
-        about = {"encoders": json.dumps({name: e.settings for name, e in self.encoders.items()}),
-                 "features": json.dumps(self.features.about)}
+        state = {
+            f"{name}.{k}": v.contiguous()
+            for name, e in self.encoders.items()
+            for k, v in e.state_dict().items()
+        }
+        about = {
+            "encoders": json.dumps({name: e.settings for name, e in self.encoders.items()}),
+            "features": json.dumps(self.features.about),
+        }
         with replace_whole(file) as path:
             save_file(state, path, about)
 
@@ -89,7 +101,9 @@ class Matcher:
         """image: (H, W, 3) uint8; embedding: its encoding, as `features.encode` gives it."""
         patches, joint = self.features(image, embedding)
         size = embedding.size
-        return Look(patches, joint, cover(self.segmenter, size, np.ones(size, bool), patches.shape[-2:]), embedding)
+        return Look(
+            patches, joint, cover(self.segmenter, size, np.ones(size, bool), patches.shape[-2:]), embedding
+        )
 
     def reference(self, image: np.ndarray, mask) -> Reference:
         """image: (H, W, 3) uint8; mask: (H, W), nonzero = inside. BadInput for a mask that says nothing."""
@@ -100,7 +114,9 @@ class Matcher:
     def given(self, query: Look, references: list[Reference], label: str | None = None) -> Given:
         """What the frozen parts say of an episode; `Given.nameless` of it is what they say without the name."""
         label = " ".join(label.split()) if label else None
-        return gather([(query, references, label)], self.encoders["text" if label else "plain"], self.features)
+        return gather(
+            [(query, references, label)], self.encoders["text" if label else "plain"], self.features
+        )
 
     def logits(self, query: Look, given: Given) -> tuple[Tensor, Tensor]:
         """Low-resolution logits (1, l, l) and SAM's predicted IoU (1,), by the encoder for names or that without."""
@@ -112,7 +128,9 @@ class Matcher:
         """-> mask (H, W) bool of the query's picture, score in [0, 1]: the mean probability inside the mask."""
         return self._finish(query, self.logits(query, given)[0])
 
-    def segment(self, query: Look, references: list[Reference], label: str | None = None) -> tuple[np.ndarray, float]:
+    def segment(
+        self, query: Look, references: list[Reference], label: str | None = None
+    ) -> tuple[np.ndarray, float]:
         """What is like the references, which `label` may name: as `answer`."""
         return self.answer(query, self.given(query, references, label))
 
@@ -120,7 +138,9 @@ class Matcher:
     def match(self, query: Look, given: Given) -> tuple[np.ndarray, float]:
         """Prototype matching alone, nothing trained: as `answer`."""
         likely = (given.maps[:, 3] + given.maps[:, 5]) / 2 - MATCHED
-        low = F.interpolate(likely[None], (self.segmenter.low_side,) * 2, mode="bilinear", align_corners=False)[0]
+        low = F.interpolate(
+            likely[None], (self.segmenter.low_side,) * 2, mode="bilinear", align_corners=False
+        )[0]
         return self._finish(query, low * 10)
 
     def _finish(self, query: Look, low: Tensor) -> tuple[np.ndarray, float]:
@@ -133,9 +153,13 @@ def pocket_matcher(segmenter: Segmenter) -> Matcher:
     """The matcher that comes with the pocket preset; BadInput for another SAM."""
     from assistant.weights import pocket_file
 
-    if not hasattr(segmenter.model, "image_encoder") or not hasattr(segmenter.model.image_encoder, "backbone"):
-        raise BadInput("this SAM has no weights for references yet: train them with python -m finetune reference --sam "
-                       "... --clip ..., then assistant.matcher = Matcher.load(folder, assistant.segmenter)")
+    if not hasattr(segmenter.model, "image_encoder") or not hasattr(
+        segmenter.model.image_encoder, "backbone"
+    ):
+        raise BadInput(
+            "this SAM has no weights for references yet: train them with python -m finetune reference --sam "
+            "... --clip ..., then assistant.matcher = Matcher.load(folder, assistant.segmenter)"
+        )
     return Matcher.load(pocket_file("reference.safetensors"), segmenter)
 
 
@@ -145,7 +169,9 @@ def references(matcher: Matcher, images, masks) -> list[Reference]:
 
     images, masks = (list(x) if isinstance(x, (list, tuple)) else [x] for x in (images, masks))
     if len(images) != len(masks) or not images:
-        raise BadInput(f"{len(images)} reference pictures with {len(masks)} masks: each picture needs its mask")
+        raise BadInput(
+            f"{len(images)} reference pictures with {len(masks)} masks: each picture needs its mask"
+        )
     opened = [open_image(image) for image in images]
     checked = [check_mask(open_mask(mask), image.shape[:2]) for image, mask in zip(opened, masks)]
     return [matcher.reference(image, mask) for image, mask in zip(opened, checked)]
@@ -157,10 +183,14 @@ def check_mask(mask, size: tuple[int, int]) -> np.ndarray:
     if mask.ndim == 3 and mask.shape[2] in (3, 4):  # a PNG saved with colours
         mask = mask[..., :3].any(2)
     if mask.ndim != 2 or mask.dtype.kind not in "bui":
-        raise BadInput(f"a reference mask is (H, W) of bool or whole numbers, not {mask.shape} of {mask.dtype}")
+        raise BadInput(
+            f"a reference mask is (H, W) of bool or whole numbers, not {mask.shape} of {mask.dtype}"
+        )
     if mask.shape != tuple(size):
-        raise BadInput(f"the reference mask is {mask.shape[1]}x{mask.shape[0]}, its picture {size[1]}x{size[0]}: "
-                       "give a mask of the picture's size")
+        raise BadInput(
+            f"the reference mask is {mask.shape[1]}x{mask.shape[0]}, its picture {size[1]}x{size[0]}: "
+            "give a mask of the picture's size"
+        )
     mask = mask != 0
     if not mask.any():
         raise BadInput("the reference mask is empty: paint what you mean")
@@ -178,7 +208,11 @@ def open_mask(source) -> np.ndarray:
             with Image.open(source) as image:
                 return open_mask(image)
         except OSError:
-            raise BadInput(f"no mask that can be read at {source}: give a PNG, black outside, white inside") from None
+            raise BadInput(
+                f"no mask that can be read at {source}: give a PNG, black outside, white inside"
+            ) from None
     if isinstance(source, Image.Image):
-        return np.asarray(source.convert("RGB" if source.mode not in ("1", "L", "I", "I;16") else source.mode))
+        return np.asarray(
+            source.convert("RGB" if source.mode not in ("1", "L", "I", "I;16") else source.mode)
+        )
     return np.asarray(source)

@@ -1,6 +1,6 @@
 """Where a picture looks like others with masks and like a name: what `assistant.few_shot.prompt_encoder` reads. All is frozen.
 
-    given = gather([(query, [reference, ...], "mug")], encoder, features)
+given = gather([(query, [reference, ...], "mug")], encoder, features)
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,9 @@ class Look:
         """SAM's own features (width, h, w) of unit length, on the grid of the patches. The pocket SAM packs finer maps
         behind them, so that the first `width` channels are taken, as many as a prompt has."""
         own = self.embedding.features[:, :width].float().cpu()
-        return F.normalize(F.interpolate(own, self.inside.shape, mode="bilinear", align_corners=False)[0], dim=0)
+        return F.normalize(
+            F.interpolate(own, self.inside.shape, mode="bilinear", align_corners=False)[0], dim=0
+        )
 
 
 @dataclass
@@ -65,8 +67,12 @@ class Given(NamedTuple):
 
     def nameless(self) -> "Given":
         """The same for an encoder that is not told the name."""
-        return self._replace(maps=self.maps[:, :NAMELESS], query_maps=self.query_maps[..., :1],
-                             reference_maps=self.reference_maps[..., :1], names=None)
+        return self._replace(
+            maps=self.maps[:, :NAMELESS],
+            query_maps=self.query_maps[..., :1],
+            reference_maps=self.reference_maps[..., :1],
+            names=None,
+        )
 
 
 def cover(segmenter: Segmenter, size: tuple[int, int], mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
@@ -85,8 +91,9 @@ def cells(pixels: int, used: int, side: int, n: int) -> Tensor:
     return overlap.clamp(min=0).float()
 
 
-def likeness(query: Tensor, references: Tensor, masks: Tensor,
-             covered: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def likeness(
+    query: Tensor, references: Tensor, masks: Tensor, covered: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Where a query (B, C, h, w) looks like K references (B, K, C, h, w), all of unit length -> (B, h, w) four times.
 
     The cosine with the best cell inside any mask (VRP-SAM's pseudo mask); the cosine with the mean inside less that
@@ -103,7 +110,11 @@ def likeness(query: Tensor, references: Tensor, masks: Tensor,
     mean = lambda weight: F.normalize((r @ weight[..., None])[..., 0], dim=1)
     direction = mean(inner) - mean(outer)
     contrast = torch.einsum("bchw,bc->bhw", query, direction)
-    return best.view(b, h, w), contrast, *relative(contrast, torch.einsum("bcn,bc->bn", r, direction), inner, outer)
+    return (
+        best.view(b, h, w),
+        contrast,
+        *relative(contrast, torch.einsum("bcn,bc->bn", r, direction), inner, outer),
+    )
 
 
 def relative(query: Tensor, own: Tensor, inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,15 +159,26 @@ def gather(episodes: list[tuple[Look, list[Reference], str | None]], encoder, fe
     if encoder.settings["text"]:
         names = torch.stack([features.words(label) for label in labels])
         heat = torch.stack([attention_map(q.joint, n, grid) for q, n in zip(queries, names)])
-        heats = torch.stack([torch.stack([attention_map(r.look.joint, n, grid) for r in some])
-                             for some, n in zip(several, names)])
+        heats = torch.stack(
+            [
+                torch.stack([attention_map(r.look.joint, n, grid) for r in some])
+                for some, n in zip(several, names)
+            ]
+        )
         inner = masks.flatten(1)
         level, gap = relative(heat, heats.flatten(1), inner, (covered.flatten(1) - inner).clamp(min=0))
         maps += [heat * 10, scaled(heat, inside), level, gap * 10]
         seen, shown = [*seen, scaled(heat, inside)], [*shown, scaled(heats, covered)]
     side = [max(1, n // 2) for n in grid]
     half = lambda x: F.adaptive_avg_pool2d(x.flatten(0, -3)[:, None], side)[:, 0].unflatten(0, x.shape[:-2])
-    return Given(torch.stack(maps, 1) * inside[:, None], F.normalize(half(query * inside[:, None]), dim=1),
-                 F.normalize(half(others * covered[:, :, None]), dim=2),
-                 half(inside), half(covered), half(masks), torch.stack([half(m) for m in seen], -1),
-                 torch.stack([half(m) for m in shown], -1), names)
+    return Given(
+        torch.stack(maps, 1) * inside[:, None],
+        F.normalize(half(query * inside[:, None]), dim=1),
+        F.normalize(half(others * covered[:, :, None]), dim=2),
+        half(inside),
+        half(covered),
+        half(masks),
+        torch.stack([half(m) for m in seen], -1),
+        torch.stack([half(m) for m in shown], -1),
+        names,
+    )

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 PIXELS, THOUSAND, UNIT = "pixels", "thousand", "unit"
-MEANING = {PIXELS: "in pixels of the picture, which is {w} wide and {h} high",
-           THOUSAND: "as whole numbers from 0 to 1000: 0 is the left or top edge of the picture, 1000 the right or bottom one",
-           UNIT: "as shares from 0 to 1: 0 is the left or top edge of the picture, 1 the right or bottom one"}
+MEANING = {
+    PIXELS: "in pixels of the picture, which is {w} wide and {h} high",
+    THOUSAND: "as whole numbers from 0 to 1000: 0 is the left or top edge of the picture, 1000 the right or bottom one",
+    UNIT: "as shares from 0 to 1: 0 is the left or top edge of the picture, 1 the right or bottom one",
+}
 PATCH = 28  # px that Qwen2.5-VL rounds sides to
 QWEN_PIXELS = 1280 * PATCH * PATCH  # no more than every server's settings allow, so that none resizes again
 
@@ -57,7 +59,9 @@ def scale_of(name: str) -> str:
     return UNIT if name == "llava" or "llava_1_5" in name or "llava_v1_5" in name else THOUSAND
 
 
-def frame_of(scale: str, size: tuple[int, int], seen: tuple[int, int] | None = None, padded: bool = False) -> Frame:
+def frame_of(
+    scale: str, size: tuple[int, int], seen: tuple[int, int] | None = None, padded: bool = False
+) -> Frame:
     """size: (H, W) of the photo; seen: (w, h) px of the picture in front of the model, for PIXELS; padded: see `squared`."""
     h, w = size
     span, corner = ((w, h), (0.0, 0.0))

@@ -11,36 +11,48 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from assistant.mllm.coordinates import UNIT, Frame
 from assistant.grammar import clean_phrase
+from assistant.mllm.coordinates import UNIT, Frame
 from assistant.mllm.structured_output import Said, probabilities, read_json
 
 TARGETS, EACH = 24, 24  # things in one answer, and regions or boxes of one thing
 
 MEANT = (
     "You look at a photo and point at what the user means, which may be said in a roundabout way or refer to what was said "
-    "before. Write JSON. \"thought\": in a sentence or two, what is meant and where you see it. \"targets\": each thing that "
+    'before. Write JSON. "thought": in a sentence or two, what is meant and where you see it. "targets": each thing that '
     "is meant, in the order of the question; where the user lists things, every one of them, in the user's words. "
-    "\"phrase\": a short name for it. ")
+    '"phrase": a short name for it. '
+)
 MARKED = MEANT + (
-    "The first picture is the photo; {sheets} the same photo with regions outlined and numbered, {n} in all. \"marks\": the "
+    'The first picture is the photo; {sheets} the same photo with regions outlined and numbered, {n} in all. "marks": the '
     "numbers of the regions that show the thing, all that it takes and none that shows something else; [] if the thing is "
-    "not in the photo. Example: {{\"thought\": \"An umbrella keeps the rain off; the man holds one. I see no bench.\", "
-    "\"targets\": [{{\"phrase\": \"umbrella\", \"marks\": [{example}]}}, {{\"phrase\": \"bench\", \"marks\": []}}]}}")
+    'not in the photo. Example: {{"thought": "An umbrella keeps the rain off; the man holds one. I see no bench.", '
+    '"targets": [{{"phrase": "umbrella", "marks": [{example}]}}, {{"phrase": "bench", "marks": []}}]}}'
+)
 BOXED = MEANT + (
-    "\"boxes\": for each instance \"bbox_2d\", its box as [left, top, right, bottom], and \"point_2d\", a point well inside "
-    "it as [x, y], {meaning}; [] if the thing is not in the photo. Example: {{\"thought\": \"An umbrella keeps the rain off; "
-    "the man holds one. I see no bench.\", \"targets\": [{{\"phrase\": \"umbrella\", \"boxes\": [{{\"bbox_2d\": {box}, "
-    "\"point_2d\": {point}}}]}}, {{\"phrase\": \"bench\", \"boxes\": []}}]}}")
+    '"boxes": for each instance "bbox_2d", its box as [left, top, right, bottom], and "point_2d", a point well inside '
+    'it as [x, y], {meaning}; [] if the thing is not in the photo. Example: {{"thought": "An umbrella keeps the rain off; '
+    'the man holds one. I see no bench.", "targets": [{{"phrase": "umbrella", "boxes": [{{"bbox_2d": {box}, '
+    '"point_2d": {point}}}]}}, {{"phrase": "bench", "boxes": []}}]}}'
+)
 CHECKED = (
     "You check an outline in a photo. The first picture is the photo with one region outlined in yellow, the second is that "
-    "region from nearer. Write JSON: {\"keep\": true} if what is outlined is what the user is looking for, or one of them, or "
-    "a part of it that belongs to the answer; {\"keep\": false} if it is something else.")
-AGAIN = "That is not the JSON that was asked for. Write it again: only the JSON, with nothing before or after it."
+    'region from nearer. Write JSON: {"keep": true} if what is outlined is what the user is looking for, or one of them, or '
+    'a part of it that belongs to the answer; {"keep": false} if it is something else.'
+)
+AGAIN = (
+    "That is not the JSON that was asked for. Write it again: only the JSON, with nothing before or after it."
+)
 
 
 def _object(title: str, **fields) -> dict:
-    return {"title": title, "type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+    return {
+        "title": title,
+        "type": "object",
+        "properties": fields,
+        "required": list(fields),
+        "additionalProperties": False,
+    }
 
 
 def _list(items: dict, most: int, least: int = 0) -> dict:
@@ -50,7 +62,11 @@ def _list(items: dict, most: int, least: int = 0) -> dict:
 def _targets(**regions) -> dict:
     phrase = {"type": "string", "minLength": 1, "maxLength": 60}
     thought = {"type": "string", "maxLength": 400}
-    return _object("answer", thought=thought, targets=_list(_object("target", phrase=phrase, **regions), TARGETS, least=1))
+    return _object(
+        "answer",
+        thought=thought,
+        targets=_list(_object("target", phrase=phrase, **regions), TARGETS, least=1),
+    )
 
 
 def marks_schema(numbers) -> dict:
@@ -61,8 +77,11 @@ def marks_schema(numbers) -> dict:
 
 def boxes_schema(frame: Frame) -> dict:
     """Names with boxes and points, as numbers that lie in the frame."""
-    value = lambda top: ({"type": "number", "minimum": 0, "maximum": 1, "multipleOf": 0.01} if frame.scale == UNIT else
-                         {"type": "integer", "minimum": 0, "maximum": round(top)})
+    value = lambda top: (
+        {"type": "number", "minimum": 0, "maximum": 1, "multipleOf": 0.01}
+        if frame.scale == UNIT
+        else {"type": "integer", "minimum": 0, "maximum": round(top)}
+    )
     one = value(max(frame.extent))
     return _targets(boxes=_list(_object("box", bbox_2d=_list(one, 4, 4), point_2d=_list(one, 2, 2)), EACH))
 

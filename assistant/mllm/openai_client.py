@@ -20,10 +20,34 @@ from assistant.mllm.structured_output import ALTERNATIVES, Said, Step
 PREFIX = "openai:"
 SECONDS = 300.0  # for one answer
 RETRIES = 2  # of the client, for a server that is busy or away
-TYPED = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<image>",
-         "<s>", "</s>", "<think>", "</think>")  # what models use; a question that holds one must not act
-BOUNDS = ("minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum", "multipleOf")  # not known to every server
-OPTIONAL = ("logprobs", "response_format", "seed", "temperature")  # what a server may refuse, in the order of trying without
+TYPED = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<image>",
+    "<s>",
+    "</s>",
+    "<think>",
+    "</think>",
+)  # what models use; a question that holds one must not act
+BOUNDS = (
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "minimum",
+    "maximum",
+    "multipleOf",
+)  # not known to every server
+OPTIONAL = (
+    "logprobs",
+    "response_format",
+    "seed",
+    "temperature",
+)  # what a server may refuse, in the order of trying without
 
 
 class RemoteModel:
@@ -59,26 +83,49 @@ class RemoteModel:
         """(w, h) px of a picture (H, W, 3) as the model sees it: as it is sent."""
         return image.shape[1], image.shape[0]
 
-    def ask(self, turns: list[Turn], system: str, schema: dict, *, max_new_tokens: int = 1024, temperature: float = 0.0,
-            seed: int | None = None) -> Said:
+    def ask(
+        self,
+        turns: list[Turn],
+        system: str,
+        schema: dict,
+        *,
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        seed: int | None = None,
+    ) -> Said:
         """The answer to the last turn; that it has the form of `schema` is up to the server. BadInput: no answer."""
-        form = {"type": "json_schema", "json_schema": {"name": schema["title"], "schema": unbounded(schema), "strict": True}}
-        request = {"logprobs": True, "top_logprobs": ALTERNATIVES, "response_format": form, "temperature": temperature}
+        form = {
+            "type": "json_schema",
+            "json_schema": {"name": schema["title"], "schema": unbounded(schema), "strict": True},
+        }
+        request = {
+            "logprobs": True,
+            "top_logprobs": ALTERNATIVES,
+            "response_format": form,
+            "temperature": temperature,
+        }
         request |= {} if seed is None else {"seed": seed}
         messages, without = messages_of(turns, system), set(self.without)
         while True:
             wanted = {k: v for k, v in request.items() if k.removeprefix("top_") not in without}
             try:
-                reply = self._errors(lambda: self.client.chat.completions.create(
-                    model=self.name, messages=messages, max_tokens=max_new_tokens, **wanted))
+                reply = self._errors(
+                    lambda: self.client.chat.completions.create(
+                        model=self.name, messages=messages, max_tokens=max_new_tokens, **wanted
+                    )
+                )
                 break
             except (self.openai.BadRequestError, self.openai.UnprocessableEntityError) as error:
                 left = [k for k in OPTIONAL if k in wanted]
                 if not left:
-                    raise BadInput(f"the server at {self.where} refuses the request: {_line(error)}") from None
+                    raise BadInput(
+                        f"the server at {self.where} refuses the request: {_line(error)}"
+                    ) from None
                 without.add(next((k for k in left if k in str(error)), left[0]))
             except self.openai.APIStatusError as error:
-                raise BadInput(f"the server at {self.where} failed ({error.status_code}): {_line(error)}") from None
+                raise BadInput(
+                    f"the server at {self.where} failed ({error.status_code}): {_line(error)}"
+                ) from None
         self.without = without  # it was that which the server did not take
         return self._said(reply)
 
@@ -88,32 +135,44 @@ class RemoteModel:
         try:
             return call()
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise BadInput(f"the server at {self.where} refuses the key: set OPENAI_API_KEY ({_line(error)})") from None
+            raise BadInput(
+                f"the server at {self.where} refuses the key: set OPENAI_API_KEY ({_line(error)})"
+            ) from None
         except openai.NotFoundError as error:
             if "models" in str(error.request.url):
                 raise
             raise BadInput(f"the server at {self.where} does not know {self.name}: {_line(error)}") from None
         except openai.RateLimitError as error:
-            raise BadInput(f"the server at {self.where} is busy, or what was paid for is spent: {_line(error)}") from None
+            raise BadInput(
+                f"the server at {self.where} is busy, or what was paid for is spent: {_line(error)}"
+            ) from None
         except openai.APITimeoutError:
             raise BadInput(f"the server at {self.where} gave no answer in {SECONDS:.0f} s") from None
         except openai.APIConnectionError as error:
-            raise BadInput(f"no server answers at {self.where}: start it, or give another --base-url ({_line(error)})") from None
+            raise BadInput(
+                f"no server answers at {self.where}: start it, or give another --base-url ({_line(error)})"
+            ) from None
         except openai.APIStatusError:
             raise
         except (openai.OpenAIError, ValueError, TypeError) as error:  # not even an envelope
-            raise BadInput(f"what answers at {self.where} does not speak the OpenAI protocol: {_line(error)}; "
-                           "does its address end in /v1?") from None
+            raise BadInput(
+                f"what answers at {self.where} does not speak the OpenAI protocol: {_line(error)}; "
+                "does its address end in /v1?"
+            ) from None
 
     def _said(self, reply) -> Said:
         try:
             choice = reply.choices[0]
             text, more = choice.message.content or "", choice.message.model_extra or {}
         except (AttributeError, IndexError, TypeError):
-            raise BadInput(f"what answers at {self.where} does not speak the OpenAI protocol; "
-                           "does its address end in /v1?") from None
+            raise BadInput(
+                f"what answers at {self.where} does not speak the OpenAI protocol; "
+                "does its address end in /v1?"
+            ) from None
         tokens = getattr(reply.usage, "completion_tokens", None) or 0
-        thought = next((more[k] for k in ("reasoning_content", "reasoning") if isinstance(more.get(k), str)), "")
+        thought = next(
+            (more[k] for k in ("reasoning_content", "reasoning") if isinstance(more.get(k), str)), ""
+        )
         steps = [Step(_bytes(t), _likely(t)) for t in getattr(choice.logprobs, "content", None) or []]
         if "</think>" in text:  # a server that leaves the thought in the answer
             before, _, text = text.partition("</think>")
@@ -131,8 +190,12 @@ def messages_of(turns: list[Turn], system: str) -> list[dict]:
         if all(part["type"] == "text" for part in parts):  # servers of text models take only a string here
             message["content"] = "".join(part["text"] for part in parts)
         else:
-            message["content"] = [part if part["type"] == "text" else {"type": "image_url", "image_url": {
-                "url": data_url(next(pictures))}} for part in parts]
+            message["content"] = [
+                part
+                if part["type"] == "text"
+                else {"type": "image_url", "image_url": {"url": data_url(next(pictures))}}
+                for part in parts
+            ]
     return messages
 
 

@@ -34,7 +34,9 @@ class LayerNorm(nn.LayerNorm):
     """In float32, whatever its weights are kept in: CPUs refuse to mix what GPUs mix."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
+        return F.layer_norm(
+            x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps
+        )
 
 
 class Block(nn.Module):
@@ -44,7 +46,9 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = LayerNorm(width), LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+        )
 
     def forward(self, x: Tensor, ignored: Tensor) -> Tensor:
         y = self.norm1(x)
@@ -55,12 +59,31 @@ class Block(nn.Module):
 class Selector(nn.Module):
     """state_dim: size of a [SEG] state; region_dim: size of a region's embedding; shape_dim: of its geometry."""
 
-    def __init__(self, state_dim: int, region_dim: int, shape_dim: int, width: int = 192, depth: int = 2, dropout: float = 0.1):
+    def __init__(
+        self,
+        state_dim: int,
+        region_dim: int,
+        shape_dim: int,
+        width: int = 192,
+        depth: int = 2,
+        dropout: float = 0.1,
+    ):
         super().__init__()
-        self.config = {"state_dim": state_dim, "region_dim": region_dim, "shape_dim": shape_dim, "width": width,
-                       "depth": depth, "dropout": dropout}
-        self.query = nn.Sequential(LayerNorm(state_dim), nn.Linear(state_dim, 2 * width), nn.GELU(),
-                                   nn.Dropout(dropout), nn.Linear(2 * width, width))
+        self.config = {
+            "state_dim": state_dim,
+            "region_dim": region_dim,
+            "shape_dim": shape_dim,
+            "width": width,
+            "depth": depth,
+            "dropout": dropout,
+        }
+        self.query = nn.Sequential(
+            LayerNorm(state_dim),
+            nn.Linear(state_dim, 2 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * width, width),
+        )
         self.region = nn.Sequential(LayerNorm(region_dim), nn.Dropout(dropout), nn.Linear(region_dim, width))
         self.shape = nn.Sequential(nn.Linear(shape_dim, 64), nn.GELU(), nn.Linear(64, width))
         self.match = nn.Linear(MATCH, width)  # how well each region fits, told to it
@@ -68,11 +91,20 @@ class Selector(nn.Module):
         self.norm = LayerNorm(width)
         head = lambda inputs: nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, 1))
         self.refine, self.iop, self.presence = head(width), head(width + MATCH), head(width + 3 + NAMED)
-        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))  # presence = a x + b, fitted on photos kept aside
+        self.register_buffer(
+            "calibration", torch.tensor([1.0, 0.0])
+        )  # presence = a x + b, fitted on photos kept aside
 
-    def forward(self, states: Tensor, regions: Tensor, shapes: Tensor, named: Tensor | None = None,
-                margin: Tensor | None = None, ignored: Tensor | None = None,
-                quality: Tensor | None = None) -> Scores:
+    def forward(
+        self,
+        states: Tensor,
+        regions: Tensor,
+        shapes: Tensor,
+        named: Tensor | None = None,
+        margin: Tensor | None = None,
+        ignored: Tensor | None = None,
+        quality: Tensor | None = None,
+    ) -> Scores:
         """states (M, state_dim); regions (N, region_dim) shared by the targets or (M, N, region_dim); shapes alike
         (.., N, shape_dim); named (M, N, 2): how well each region bears the target's name, as a scaled cosine and as a
         log-probability among the known names, 0 if unknown; margin (M,) log p([SEG]) - log p([ABS]) of the LLM, 0 if
@@ -80,7 +112,11 @@ class Selector(nn.Module):
         m = len(states)
         if regions.ndim == 2:
             regions, shapes = regions.expand(m, -1, -1), shapes.expand(m, -1, -1)
-        ignored = torch.zeros(regions.shape[:2], dtype=torch.bool, device=regions.device) if ignored is None else ignored
+        ignored = (
+            torch.zeros(regions.shape[:2], dtype=torch.bool, device=regions.device)
+            if ignored is None
+            else ignored
+        )
         query, region = self.query(states), self.region(regions)
         cosine = F.cosine_similarity(query[:, None], region, dim=-1)
         best = cosine.masked_fill(ignored, -1).amax(1, keepdim=True)
@@ -94,9 +130,14 @@ class Selector(nn.Module):
         similarity = torch.tanh(cosine + 0.2 * self.refine(x[:, 1:])[..., 0])
         iop = self.iop(torch.cat([x[:, 1:], match], -1))[..., 0]
         margin = torch.zeros(m, device=states.device) if margin is None else margin
-        top = torch.stack([best[:, 0] * 5, iop.masked_fill(ignored, -20).amax(1).clamp(-8, 8), margin.clamp(-8, 8)], 1)
+        top = torch.stack(
+            [best[:, 0] * 5, iop.masked_fill(ignored, -20).amax(1).clamp(-8, 8), margin.clamp(-8, 8)], 1
+        )
         fits = named.masked_fill(ignored[..., None], -8).amax(1)
-        presence = self.presence(torch.cat([x[:, 0], top, fits], 1))[:, 0] * self.calibration[0] + self.calibration[1]
+        presence = (
+            self.presence(torch.cat([x[:, 0], top, fits], 1))[:, 0] * self.calibration[0]
+            + self.calibration[1]
+        )
         quality = torch.zeros_like(iop) if quality is None else F.logsigmoid(quality).expand_as(iop)
         return Scores(similarity.masked_fill(ignored, -1), iop.masked_fill(ignored, -20), presence, quality)
 
@@ -130,8 +171,9 @@ def reachable(present: Tensor, iou: Tensor) -> Tensor:
     return present & (iou.amax(1) > 0.1)
 
 
-def selection_losses(scores: Scores, iou: Tensor, iop: Tensor, present: Tensor, ignored: Tensor,
-                     hard: int = 0) -> dict[str, Tensor]:
+def selection_losses(
+    scores: Scores, iou: Tensor, iop: Tensor, present: Tensor, ignored: Tensor, hard: int = 0
+) -> dict[str, Tensor]:
     """LLM-Seg's alignment and IoP losses, and presence.
 
     iou, iop: (M, N) of each proposal with each target in [0, 1]; present: (M,) bool; ignored: (M, N) bool.

@@ -52,7 +52,11 @@ def lay_out(proposals: Proposals, a_sheet: int, most: int) -> list[list[int]]:
             min(room, key=lambda sheet: inside[i, sheet].max()).append(i)
     height = proposals.size[0]
     middle = (proposals.boxes[:, :2] + proposals.boxes[:, 2:]) / 2
-    return [sorted(sheet, key=lambda i: (int(middle[i, 1] * 4 / height), middle[i, 0])) for sheet in sheets if sheet]
+    return [
+        sorted(sheet, key=lambda i: (int(middle[i, 1] * 4 / height), middle[i, 0]))
+        for sheet in sheets
+        if sheet
+    ]
 
 
 def number(sheets: list[list[int]]) -> dict[int, int]:
@@ -86,7 +90,9 @@ def draw_sheet(image: np.ndarray, marks: list[tuple[int | None, np.ndarray]]) ->
         if place is not None:
             box, _ = place
             draw.rectangle(box, fill="black", outline=COLOURS[k % len(COLOURS)], width=2)
-            draw.text(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), str(n), font=font, fill="white", anchor="mm")
+            draw.text(
+                ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), str(n), font=font, fill="white", anchor="mm"
+            )
     return np.asarray(picture)
 
 

@@ -76,7 +76,9 @@ def probability(said: Said, place: int, wanted: Callable[[bytes], bool]) -> floa
         offset = place - begin
         for piece, p in step.likely.items():
             if len(piece) > offset and piece[:offset] == step.piece[:offset]:
-                yes, no = (yes + reach * p, no) if wanted(piece[offset : offset + 1]) else (yes, no + reach * p)
+                yes, no = (
+                    (yes + reach * p, no) if wanted(piece[offset : offset + 1]) else (yes, no + reach * p)
+                )
         if end > place:
             break
         reach *= step.likely.get(step.piece, 0.0)
@@ -100,7 +102,9 @@ class LocalModel:
 
             self.tokens = from_tokenizer(reasoner.tokenizer, eos_token=reasoner.ends)
         except Exception as error:  # a tokenizer of a kind that it does not know
-            raise BadInput(f"the answers of {self.name} cannot be constrained: {str(error).splitlines()[0][:160]}") from None
+            raise BadInput(
+                f"the answers of {self.name} cannot be constrained: {str(error).splitlines()[0][:160]}"
+            ) from None
 
     def seen_size(self, image: np.ndarray) -> tuple[int, int]:
         """(w, h) px of a picture (H, W, 3) uint8 as the model sees it, where its processor makes it of a size of its own."""
@@ -116,20 +120,40 @@ class LocalModel:
         """Whether it cuts off what lies outside of a picture's middle square."""
         return bool(getattr(self.reasoner.processor.image_processor, "do_center_crop", False))
 
-    def ask(self, turns: list[Turn], system: str, schema: dict, *, max_new_tokens: int = 1024, temperature: float = 0.0,
-            seed: int | None = None) -> Said:
+    def ask(
+        self,
+        turns: list[Turn],
+        system: str,
+        schema: dict,
+        *,
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        seed: int | None = None,
+    ) -> Said:
         """The answer to the last turn, in the form of `schema` (JSON Schema) unless max_new_tokens cut it short."""
         prompt, thought, spent = self.reasoner.prompt(turns, system), "", 0
         constraint = Constraint(self.tokens, schema)
         with self.reasoner.lock:
             if prompt.rstrip().endswith("<think>"):  # a model that cannot but think first
-                ids, _ = self.reasoner.generate(prompt, turns, LONGEST_THOUGHT, temperature, seed, stop_strings=["</think>"],
-                                                tokenizer=self.reasoner.tokenizer)
+                ids, _ = self.reasoner.generate(
+                    prompt,
+                    turns,
+                    LONGEST_THOUGHT,
+                    temperature,
+                    seed,
+                    stop_strings=["</think>"],
+                    tokenizer=self.reasoner.tokenizer,
+                )
                 thought, spent = self.reasoner.spoken(ids).partition("</think>")[0].strip(), len(ids)
                 prompt = f"{prompt.rstrip()}\n{thought}\n</think>\n\n"
-            ids, _ = self.reasoner.generate(prompt, turns, max_new_tokens, temperature, seed, logits_processor=[constraint])
-        steps = [Step(self.tokens.decode_bytes([i]), likely) for i, likely in zip(ids, constraint.likely)
-                 if i not in self.reasoner.ends]
+            ids, _ = self.reasoner.generate(
+                prompt, turns, max_new_tokens, temperature, seed, logits_processor=[constraint]
+            )
+        steps = [
+            Step(self.tokens.decode_bytes([i]), likely)
+            for i, likely in zip(ids, constraint.likely)
+            if i not in self.reasoner.ends
+        ]
         text = b"".join(step.piece for step in steps).decode(errors="replace")
         return Said(text, thought, spent + len(ids), steps)
 
@@ -142,7 +166,9 @@ class Constraint:
 
         # Spaces as json.dumps writes them, and none beside: a model that may go on with spaces sometimes does so for ever.
         style = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-        self.matcher = LLMatcher(tokens, LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=style))
+        self.matcher = LLMatcher(
+            tokens, LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=style)
+        )
         self.tokens, self.likely, self.chances = tokens, [], None
 
     def __call__(self, ids, scores):
@@ -151,12 +177,16 @@ class Constraint:
         if self.chances is not None:
             taken = int(ids[0, -1])
             self.matcher.consume_token(taken)
-            self.likely[-1].setdefault(self.tokens.decode_bytes([taken]), float(self.chances[taken]))  # where it is sampled
+            self.likely[-1].setdefault(
+                self.tokens.decode_bytes([taken]), float(self.chances[taken])
+            )  # where it is sampled
         if self.matcher.is_error():
             raise RuntimeError(self.matcher.get_error())
         allowed = np.unpackbits(np.frombuffer(self.matcher.compute_bitmask(), np.uint8), bitorder="little")
         allowed = torch.from_numpy(allowed.astype(bool)).to(scores.device)[: scores.shape[-1]]
-        allowed = torch.nn.functional.pad(allowed, (0, scores.shape[-1] - len(allowed)))  # rows without a token
+        allowed = torch.nn.functional.pad(
+            allowed, (0, scores.shape[-1] - len(allowed))
+        )  # rows without a token
         scores = scores.masked_fill(~allowed, -torch.inf)
         self.chances = scores[0].float().softmax(-1)
         top = self.chances.topk(min(ALTERNATIVES, scores.shape[-1]))

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from assistant.sam import image_opener as eyes
 from assistant.errors import BadInput
 from assistant.grammar import ABS, SEG, TOKEN, Turn
 from assistant.mllm.local_model import Found, Reasoner, Reply
-from assistant.sam.region_features import GEOMETRY, geometry, pooled
 from assistant.mllm.selector import Selector, choose, runners_up
+from assistant.sam import image_opener as eyes
+from assistant.sam.region_features import GEOMETRY, geometry, pooled
 from assistant.weights import adapter_file, read_weights, sha256_of
 
 SHAPE = GEOMETRY + 2  # geometry, predicted IoU, stability: the last columns of a proposal's features
@@ -46,9 +46,13 @@ class Dino:
             self.model = AutoModel.from_pretrained(name_or_path).to(device).eval().requires_grad_(False)
             processor = AutoImageProcessor.from_pretrained(name_or_path)
         except Exception as error:  # a broken folder and an unreachable hub raise a dozen kinds
-            raise BadInput(f"cannot load {name_or_path} as DINOv2; give a folder that holds one, or a hub id while the "
-                           f"hub can be reached ({str(error).splitlines()[0]})") from error
-        self.mean, self.std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (processor.image_mean, processor.image_std))
+            raise BadInput(
+                f"cannot load {name_or_path} as DINOv2; give a folder that holds one, or a hub id while the "
+                f"hub can be reached ({str(error).splitlines()[0]})"
+            ) from error
+        self.mean, self.std = (
+            torch.tensor(v, device=device).view(3, 1, 1) for v in (processor.image_mean, processor.image_std)
+        )
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, side: int = DINO_SIDE) -> Tensor:
@@ -86,8 +90,11 @@ class TunedEyes:
         low = torch.as_tensor(np.asarray(proposals.low), device=device)
         masks = (low > segmenter.threshold).float().reshape(-1, segmenter.low_side, segmenter.low_side)
         # Only the part of the square that the picture fills.
-        inside = lambda x: x[..., : max(1, round(x.shape[-2] * embedding.input_size[0] / segmenter.side)),
-                             : max(1, round(x.shape[-1] * embedding.input_size[1] / segmenter.side))]
+        inside = lambda x: x[
+            ...,
+            : max(1, round(x.shape[-2] * embedding.input_size[0] / segmenter.side)),
+            : max(1, round(x.shape[-1] * embedding.input_size[1] / segmenter.side)),
+        ]
         parts = [pooled(inside(maps), inside(masks))]
         if self.dino is not None:
             parts.append(pooled(self.dino(image).to(device), inside(masks)))
@@ -100,9 +107,17 @@ class TunedEyes:
 class TunedSelector(nn.Module):
     """The selector over regions as `TunedEyes` describes them, (N, R) standardised by what training saw."""
 
-    def __init__(self, state_dim: int, region_dim: int, width: int = 192, depth: int = 2, dropout: float = 0.1):
+    def __init__(
+        self, state_dim: int, region_dim: int, width: int = 192, depth: int = 2, dropout: float = 0.1
+    ):
         super().__init__()
-        self.config = {"state_dim": state_dim, "region_dim": region_dim, "width": width, "depth": depth, "dropout": dropout}
+        self.config = {
+            "state_dim": state_dim,
+            "region_dim": region_dim,
+            "width": width,
+            "depth": depth,
+            "dropout": dropout,
+        }
         self.selector = Selector(state_dim, region_dim - SHAPE, SHAPE, width, depth, dropout)
         self.register_buffer("mean", torch.zeros(region_dim))
         self.register_buffer("scale", torch.ones(region_dim))
@@ -110,7 +125,9 @@ class TunedSelector(nn.Module):
     def forward(self, states: Tensor, features: Tensor, margin: Tensor, ignored: Tensor | None = None):
         """states (M, state_dim), features (N, R) or (M, N, R), margin (M,), ignored (M, N) -> Scores."""
         features = (features - self.mean) / self.scale
-        return self.selector(states.float(), features[..., :-SHAPE], features[..., -SHAPE:], None, margin, ignored)
+        return self.selector(
+            states.float(), features[..., :-SHAPE], features[..., -SHAPE:], None, margin, ignored
+        )
 
 
 class Tuned:
@@ -124,7 +141,9 @@ class Tuned:
         """The reply to the last turn, and a Found for each of its markers, in order. The selector's confidence, which
         knows the LLM's own, decides between [SEG] and [ABS]."""
         turns = list(turns)
-        if not any(turn.images for turn in turns):  # earlier turns may have been forgotten, the picture never is
+        if not any(
+            turn.images for turn in turns
+        ):  # earlier turns may have been forgotten, the picture never is
             turns[0] = dataclasses.replace(turns[0], images=[view.image])
         reply = self.reasoner.reply(turns, **options)
         found = self.select(reply.states, reply.margins, view.features)
@@ -169,13 +188,17 @@ def load_tuned(reasoner: Reasoner, eyes, adapter) -> Tuned:
     selector, config = read_heads(adapter)
     width = reasoner.model.get_output_embeddings().weight.shape[-1]
     if width != selector.config["state_dim"]:
-        raise BadInput(f"the adapter {adapter} was trained on a language model of width {selector.config['state_dim']}, "
-                       f"this one has {width}; give --mllm the model it was trained on: {config.get('mllm')}")
+        raise BadInput(
+            f"the adapter {adapter} was trained on a language model of width {selector.config['state_dim']}, "
+            f"this one has {width}; give --mllm the model it was trained on: {config.get('mllm')}"
+        )
     if not config.get("merged"):
         lora = adapter_file(adapter, "lora/adapter_model.safetensors")
         if sha256_of(lora) != config["lora"]:
-            raise BadInput(f"the files in {adapter} are of two checkpoints: training was stopped while it saved; give its "
-                           "command again")
+            raise BadInput(
+                f"the files in {adapter} are of two checkpoints: training was stopped while it saved; give its "
+                "command again"
+            )
         reasoner.adapt(lora.parent, merge=not getattr(reasoner.model, "is_quantized", False))
     device, dino = reasoner.model.device, config.get("dino")
     return Tuned(TunedEyes(eyes, Dino(dino, device) if dino else None), reasoner, selector.to(device))

@@ -18,15 +18,34 @@ from dataclasses import replace
 
 import numpy as np
 
-from assistant.mllm.coordinates import PATCH, PIXELS, QWEN_PIXELS, UNIT, Frame, frame_of, scale_of, squared, within
 from assistant.errors import BadInput
-from assistant.sam.image_opener import Eyes, View
 from assistant.grammar import TOKEN, Turn, plain, reply_for
-from assistant.mllm.set_of_mark import draw_sheet, lay_out, number
-from assistant.mllm.grounding_prompts import (AGAIN, BOXED, CHECKED, KEEP, MARKED, boxes_schema, marks_schema, numbers_of,
-                                read_targets)
+from assistant.mllm.coordinates import (
+    PATCH,
+    PIXELS,
+    QWEN_PIXELS,
+    UNIT,
+    Frame,
+    frame_of,
+    scale_of,
+    squared,
+    within,
+)
+from assistant.mllm.grounding_prompts import (
+    AGAIN,
+    BOXED,
+    CHECKED,
+    KEEP,
+    MARKED,
+    boxes_schema,
+    marks_schema,
+    numbers_of,
+    read_targets,
+)
 from assistant.mllm.local_model import Found, Reply
+from assistant.mllm.set_of_mark import draw_sheet, lay_out, number
 from assistant.mllm.structured_output import probabilities, read_json
+from assistant.sam.image_opener import Eyes, View
 from assistant.sam.mask_resizing import box_iou
 
 SELECTIONS = ("marks", "boxes")
@@ -41,23 +60,40 @@ class ZeroShot:
 
     def __init__(self, eyes: Eyes, model, selection: str = "marks", second_look: bool = False):
         if selection not in SELECTIONS:
-            raise BadInput(f"there is no selection {selection!r} without tuning; choose one of: {', '.join(SELECTIONS)}")
+            raise BadInput(
+                f"there is no selection {selection!r} without tuning; choose one of: {', '.join(SELECTIONS)}"
+            )
         self.eyes, self.model, self.selection, self.second_look = eyes, model, selection, second_look
 
-    def ask(self, turns: list[Turn], view: View, threshold: float, *, second_look: bool | None = None, stream=None,
-            **options) -> tuple[Reply, list[Found]]:
+    def ask(
+        self,
+        turns: list[Turn],
+        view: View,
+        threshold: float,
+        *,
+        second_look: bool | None = None,
+        stream=None,
+        **options,
+    ) -> tuple[Reply, list[Found]]:
         """The reply to the last turn, with a [SEG] or [ABS] for each thing, and what they point at.
 
         options: max_new_tokens, temperature, seed. stream: called once, with the whole text. BadInput: the model does not
         answer in the form asked for, or cannot be reached.
         """
         # What other parts have said for the model is in the reply grammar, which it does not write here.
-        turns = [replace(t, answer=plain(t.answer)) if t.answer and TOKEN.search(t.answer) else t for t in turns]
+        turns = [
+            replace(t, answer=plain(t.answer)) if t.answer and TOKEN.search(t.answer) else t for t in turns
+        ]
         select = self._marks if self.selection == "marks" and len(view.proposals) else self._boxes
         pointed, said, thought = select(turns, view, options)
         if self.second_look if second_look is None else second_look:
-            said.tokens += sum(self._look_again(turns[-1].question, phrase, found, view, options) for phrase, found in pointed)
-        present = [bool(one.proposals or one.mask is not None) and one.confidence >= threshold for _, one in pointed]
+            said.tokens += sum(
+                self._look_again(turns[-1].question, phrase, found, view, options)
+                for phrase, found in pointed
+            )
+        present = [
+            bool(one.proposals or one.mask is not None) and one.confidence >= threshold for _, one in pointed
+        ]
         text = reply_for([(phrase, there) for (phrase, _), there in zip(pointed, present)])
         if stream:
             stream(text)
@@ -79,8 +115,10 @@ class ZeroShot:
             said.tokens, (pointed, thought) = said.tokens + spent, read_targets(said, key)
             if pointed is None:
                 heard = " ".join((said.text or first_said.text).split())[:80]
-                raise BadInput(f"{self.model.name} does not answer in the form asked for but {heard!r}; allow it more tokens, "
-                               "or take a model that follows instructions")
+                raise BadInput(
+                    f"{self.model.name} does not answer in the form asked for but {heard!r}; allow it more tokens, "
+                    "or take a model that follows instructions"
+                )
         return pointed, said, thought
 
     def _shown(self, image: np.ndarray) -> np.ndarray:
@@ -92,12 +130,17 @@ class ZeroShot:
             sheets = lay_out(view.proposals, A_SHEET, A_SHEET * SHEETS)
             numbers = number(sheets)
             places = {i: n for n, i in numbers.items()}
-            drawn = [draw_sheet(view.image, [(places[i], view.proposals.mask(i)) for i in sheet]) for sheet in sheets]
+            drawn = [
+                draw_sheet(view.image, [(places[i], view.proposals.mask(i)) for i in sheet])
+                for sheet in sheets
+            ]
             view.made["sheets"] = numbers, [self._shown(picture) for picture in (view.image, *drawn)]
         numbers, pictures = view.made["sheets"]
         others = "the second is" if len(pictures) == 2 else f"the other {len(pictures) - 1} are"
         system = MARKED.format(sheets=others, n=len(numbers), example=min(4, len(numbers)))
-        pointed, said, thought = self._answer(turns, pictures, system, marks_schema(numbers), "marks", options)
+        pointed, said, thought = self._answer(
+            turns, pictures, system, marks_schema(numbers), "marks", options
+        )
         found = []
         for one in pointed:
             # Not every server keeps to the schema: "3" is 3, true is not 1, and what is not drawn points at nothing.
@@ -109,12 +152,16 @@ class ZeroShot:
     def _boxes(self, turns, view: View, options: dict):
         scale = scale_of(self.model.name)
         if "framed" not in view.made:
-            image = within(view.image, SIDE, PATCH, QWEN_PIXELS) if scale == PIXELS else self._shown(view.image)
+            image = (
+                within(view.image, SIDE, PATCH, QWEN_PIXELS) if scale == PIXELS else self._shown(view.image)
+            )
             seen = self.model.seen_size(image) if scale == PIXELS else None
             padded = self.model.crops and scale != PIXELS
             view.made["framed"] = image, frame_of(scale, view.image.shape[:2], seen, padded)
         image, frame = view.made["framed"]
-        share = lambda *values: [round(v * e, 2) if scale == UNIT else round(v * e) for v, e in zip(values, 2 * frame.extent)]
+        share = lambda *values: [
+            round(v * e, 2) if scale == UNIT else round(v * e) for v, e in zip(values, 2 * frame.extent)
+        ]
         system = BOXED.format(meaning=frame.meaning, box=share(0.2, 0.1, 0.5, 0.6), point=share(0.3, 0.3))
         pointed, said, thought = self._answer(turns, [image], system, boxes_schema(frame), "boxes", options)
         found = []
@@ -139,9 +186,13 @@ class ZeroShot:
                 best = int(fit.argmax())
                 target.proposals += [best] if best not in target.proposals else []
                 return
-        inside = point is not None and (box is None or box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3])
+        inside = point is not None and (
+            box is None or box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
+        )
         points, labels = ([point], [1]) if inside else (None, None)
-        masks, scores, _ = self.eyes.segmenter.predict(view.embedding, points, labels, box, multimask=box is None)
+        masks, scores, _ = self.eyes.segmenter.predict(
+            view.embedding, points, labels, box, multimask=box is None
+        )
         mask = masks[int(np.argmax(scores))]
         if mask.any():
             target.mask = mask if target.mask is None else target.mask | mask
@@ -155,17 +206,25 @@ class ZeroShot:
         def keep(mask: np.ndarray) -> bool:
             nonlocal spent
             asked = f"The user asked: {question}\nThe answer names: {phrase}\nIs this it?"
-            said = self.model.ask([Turn(asked, images=[self._shown(picture) for picture in nearer(view.image, mask)])],
-                                  CHECKED, KEEP, **options)
+            said = self.model.ask(
+                [Turn(asked, images=[self._shown(picture) for picture in nearer(view.image, mask)])],
+                CHECKED,
+                KEEP,
+                **options,
+            )
             spent += said.tokens
             value = read_json(said.text)
-            kept = not (isinstance(value, dict) and value.get("keep") is False)  # an unclear answer drops nothing
+            kept = not (
+                isinstance(value, dict) and value.get("keep") is False
+            )  # an unclear answer drops nothing
             yes = probabilities(said, rb'"keep"\s*:\s*', lambda byte: byte == b"t")
             p = yes[0] if yes and yes[0] is not None else float(kept)
             sure.append((kept, p))
             return kept
 
-        found.proposals = [i for k, i in enumerate(found.proposals) if k >= LOOKS or keep(view.proposals.mask(i))]
+        found.proposals = [
+            i for k, i in enumerate(found.proposals) if k >= LOOKS or keep(view.proposals.mask(i))
+        ]
         if found.mask is not None and not keep(found.mask):
             found.mask = None
         if sure:
@@ -178,5 +237,11 @@ def nearer(image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
     """The photo with the mask outlined, and the outlined part with half its size around it."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     margin = max(16, (rows[-1] - rows[0]) // 2, (columns[-1] - columns[0]) // 2)
-    part = (slice(max(0, rows[0] - margin), rows[-1] + margin + 1), slice(max(0, columns[0] - margin), columns[-1] + margin + 1))
-    return [draw_sheet(image, [(None, mask)]), draw_sheet(np.ascontiguousarray(image[part]), [(None, mask[part])])]
+    part = (
+        slice(max(0, rows[0] - margin), rows[-1] + margin + 1),
+        slice(max(0, columns[0] - margin), columns[-1] + margin + 1),
+    )
+    return [
+        draw_sheet(image, [(None, mask)]),
+        draw_sheet(np.ascontiguousarray(image[part]), [(None, mask[part])]),
+    ]

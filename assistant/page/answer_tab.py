@@ -15,7 +15,9 @@ def build(ui) -> None:
             ui.gone = gr.Button("Not there", size="sm", min_width=90, elem_id="gone")
             ui.look = gr.Button("Where it looked", size="sm", min_width=90, elem_id="look")
             ui.teach = gr.Button("Save as training record", size="sm", min_width=90, elem_id="teach")
-        gr.HTML('<p class="hint">Click a mask, then ask about it, refine it, or say that it is not there.</p>')
+        gr.HTML(
+            '<p class="hint">Click a mask, then ask about it, refine it, or say that it is not there.</p>'
+        )
 
 
 def wire(ui) -> None:
@@ -37,7 +39,10 @@ def wire(ui) -> None:
             raise BadInput("select a mask first: click on it, or on its name")
         phrase = s.chosen.phrase if s.view == ANSWER else ""
         s.start_hand()
-        return {**ui.show(s, marks=True, note="Add and leave out with clicks, a box or the brush."), ui.name: phrase}
+        return {
+            **ui.show(s, marks=True, note="Add and leave out with clicks, a box or the brush."),
+            ui.name: phrase,
+        }
 
     @ui.guarded
     def not_there(s):
@@ -49,7 +54,9 @@ def wire(ui) -> None:
             s.view = ANSWER
             yield ui.show(s, marks=True)
             return
-        yield from ui.busily(s, "Seeing where it looks", lambda tell: s.attend(), lambda _: ui.show(s, marks=True))
+        yield from ui.busily(
+            s, "Seeing where it looks", lambda tell: s.attend(), lambda _: ui.show(s, marks=True)
+        )
 
     @ui.guarded
     def teach(s):

@@ -20,8 +20,8 @@ from assistant.errors import BadInput
 from assistant.images import open_image
 from assistant.page.canvas import as_url
 from assistant.page.work import Worker, polite
-from assistant.sam.proposals import by_granularity
 from assistant.record import from_rle, to_rle
+from assistant.sam.proposals import by_granularity
 
 EARLIER = 6  # questions before the one that is asked
 PNG = "data:image/png;base64,"
@@ -54,7 +54,9 @@ def add_api(assistant, worker: Worker) -> None:
         except Exception as error:
             raise gr.Error(polite(error, file), print_exception=False) from None
 
-    def ask(image: gr.FileData, question: str, about: dict | None = None, earlier: list[str] | None = None) -> dict:
+    def ask(
+        image: gr.FileData, question: str, about: dict | None = None, earlier: list[str] | None = None
+    ) -> dict:
         """Find what a question means in a picture: what is there with masks, what is not there said to be absent.
 
         Args:
@@ -102,7 +104,9 @@ def add_api(assistant, worker: Worker) -> None:
         """
 
         def work(scene):
-            masks, scores = scene.segment(points, labels, box, None if mask is None else mask_of(mask), bool(multimask))
+            masks, scores = scene.segment(
+                points, labels, box, None if mask is None else mask_of(mask), bool(multimask)
+            )
             rows = [{"rle": to_rle(m), "score": min(max(float(s), 0.0), 1.0)} for m, s in zip(masks, scores)]
             return {
                 "width": scene.size[1],
@@ -154,7 +158,11 @@ def add_api(assistant, worker: Worker) -> None:
             rows = {name: {"name": name, "present": None, "confidence": None, "rle": None} for name in listed}
             for target in class_targets(ask_classes(scene, listed), listed):
                 rle = to_rle(target.mask) if target.present else None
-                rows[target.phrase] |= {"present": target.present, "confidence": target.confidence, "rle": rle}
+                rows[target.phrase] |= {
+                    "present": target.present,
+                    "confidence": target.confidence,
+                    "rle": rle,
+                }
             return {"width": scene.size[1], "height": scene.size[0], "classes": list(rows.values())}
 
         return answering(image, work)

@@ -1,8 +1,8 @@
 """The picture with its masks, as a gr.HTML whose script is canvas.js: what the browser is sent, and what it sends.
 
-    canvas = gr.HTML(html_template=TEMPLATE, js_on_load=SCRIPT, **nothing())
-    canvas.prompt(handler)                   # handler(event: gr.EventData): read_prompt(event._data, scene.size)
-    return gr.HTML(**shown(session))         # what an event changes
+canvas = gr.HTML(html_template=TEMPLATE, js_on_load=SCRIPT, **nothing())
+canvas.prompt(handler)                   # handler(event: gr.EventData): read_prompt(event._data, scene.size)
+return gr.HTML(**shown(session))         # what an event changes
 """
 
 import base64
@@ -96,7 +96,12 @@ def photo_of(image: np.ndarray, name: str) -> dict:
         if (height, width) != image.shape[:2]
         else Image.fromarray(image)
     )
-    return {"url": as_url(small, "JPEG", quality=88), "width": width, "height": height, "alt": f"Photo: {name}"}
+    return {
+        "url": as_url(small, "JPEG", quality=88),
+        "width": width,
+        "height": height,
+        "alt": f"Photo: {name}",
+    }
 
 
 def ghosts(image: np.ndarray, proposals) -> list[dict]:
@@ -140,9 +145,12 @@ def heat_layer(image: np.ndarray, phrase: str, heat: np.ndarray) -> dict:
 
     size = view_size(image)
     small = [
-        np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in (image, heat.astype(np.float32))
+        np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR))
+        for x in (image, heat.astype(np.float32))
     ]
-    url = as_url(draw_heat(small[0], (small[1] / max(float(small[1].max()), 1e-6)).clip(0, 1)), "JPEG", quality=85)
+    url = as_url(
+        draw_heat(small[0], (small[1] / max(float(small[1].max()), 1e-6)).clip(0, 1)), "JPEG", quality=85
+    )
     return {
         "name": phrase,
         "sure": "",
@@ -188,7 +196,8 @@ def shown(session: Session, marks: bool = False) -> dict:
         "selected": session.selected,
         "label": label,
         "found": [
-            layer(mask, size, name, "", "#14b8a6", tips[score is None]) for name, mask, score in session.hand.found
+            layer(mask, size, name, "", "#14b8a6", tips[score is None])
+            for name, mask, score in session.hand.found
         ]
         if session.view == HAND
         else [],
@@ -227,7 +236,8 @@ def _shares(row, count: int, what: str) -> list[float]:
         isinstance(row, list)
         and len(row) == count
         and all(
-            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and 0 <= v <= 1 for v in row
+            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and 0 <= v <= 1
+            for v in row
         )
     )
     if not fine:
@@ -243,7 +253,9 @@ def _painted(url, size: tuple[int, int]) -> np.ndarray:
     if not isinstance(url, str) or not url.startswith(head) or len(url) > PAINTED:
         raise BadInput("what was painted cannot be read: clear it and paint again")
     try:
-        with Image.open(io.BytesIO(base64.b64decode(url[len(head) :], validate=True)), formats=["PNG"]) as picture:
+        with Image.open(
+            io.BytesIO(base64.b64decode(url[len(head) :], validate=True)), formats=["PNG"]
+        ) as picture:
             if max(picture.size) > 2 * VIEW_SIDE:
                 raise ValueError
             alpha = picture.convert("RGBA").getchannel("A")

@@ -4,7 +4,17 @@ from pathlib import Path
 
 import gradio as gr
 
-from assistant.page import answer_tab, chat, classes_tab, everything_tab, hand_tab, like_tab, past, photos, save_tab
+from assistant.page import (
+    answer_tab,
+    chat,
+    classes_tab,
+    everything_tab,
+    hand_tab,
+    like_tab,
+    past,
+    photos,
+    save_tab,
+)
 from assistant.page.api import add_api
 from assistant.page.session import ANSWER, Session
 from assistant.page.ui import Ui
@@ -17,7 +27,9 @@ TABS = (answer_tab, hand_tab, everything_tab, classes_tab, like_tab, save_tab)
 def build_page(assistant, examples=(), records: Path | None = None) -> gr.Blocks:
     """The page over `assistant`; see `app.serve` and `assistant.page.ui.Ui` for examples and records."""
     ui = Ui(assistant, list(examples), records)
-    with gr.Blocks(title="maskpick", delete_cache=UPLOADS_KEPT, analytics_enabled=False, fill_width=True) as ui.page:
+    with gr.Blocks(
+        title="maskpick", delete_cache=UPLOADS_KEPT, analytics_enabled=False, fill_width=True
+    ) as ui.page:
         ui.session = gr.State(Session(), time_to_live=SESSION_KEPT, delete_callback=lambda s: s.clear())
         gr.HTML(
             "<h1>maskpick</h1><p>Ask a photo in everyday words. What you mean is outlined and named; "

@@ -14,7 +14,9 @@ def past_text(past) -> str:
     past = past if isinstance(past, list) else []
     talks = [[row for row in talk if _is_row(row)] for talk in past if isinstance(talk, list)]
     row = lambda told: f"<dt>{literal(shorter(told[0]))}</dt><dd>{literal(shorter(told[1]))}</dd>"
-    return "".join(f'<dl class="past">{"".join(map(row, talk))}</dl>' for talk in reversed(talks[-KEPT:]) if talk)
+    return "".join(
+        f'<dl class="past">{"".join(map(row, talk))}</dl>' for talk in reversed(talks[-KEPT:]) if talk
+    )
 
 
 def _is_row(row) -> bool:
@@ -47,6 +49,8 @@ def wire(ui) -> None:
     def forget():
         return [], gr.Accordion(visible=False), ""
 
-    ui.noted = dict(fn=remember, inputs=[ui.session, ui.past], outputs=ui.past, **INSTANT)  # a step of other events
+    ui.noted = dict(
+        fn=remember, inputs=[ui.session, ui.past], outputs=ui.past, **INSTANT
+    )  # a step of other events
     ui.page.load(recall, ui.past, [ui.past_box, ui.past_words], **INSTANT)
     ui.forget.click(forget, None, [ui.past, ui.past_box, ui.past_words], **INSTANT)

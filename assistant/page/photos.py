@@ -67,7 +67,9 @@ def wire(ui) -> None:
         return {**ui.talk(s), ui.status: line("Opening the photo", busy=True)}
 
     @ui.guarded
-    def choose_first(s, payload):  # payload: the upload as it came, so that `open_image` is what judges the file
+    def choose_first(
+        s, payload
+    ):  # payload: the upload as it came, so that `open_image` is what judges the file
         if not payload:
             return {ui.session: s}
         s.clear()
@@ -106,7 +108,10 @@ def wire(ui) -> None:
                     elif len(news) == 1:  # the picture itself, read
                         image = news[0]
                         s.drawn = None
-                        plain = picture.nothing() | {"photo": picture.photo_of(image, path.stem), "busy": True}
+                        plain = picture.nothing() | {
+                            "photo": picture.photo_of(image, path.stem),
+                            "busy": True,
+                        }
                         yield {
                             ui.photo: gr.Image(visible=False, value=None),
                             ui.status: line("Opening the photo", busy=True),
@@ -115,19 +120,25 @@ def wire(ui) -> None:
                     else:
                         outlines = picture.ghosts(image, news[1]) if news[1] is not None else []
                         yield {
-                            ui.status: line(f"Opening the photo: {DOING.get(news[0], literal(news[0]))}", busy=True),
+                            ui.status: line(
+                                f"Opening the photo: {DOING.get(news[0], literal(news[0]))}", busy=True
+                            ),
                             **({ui.canvas: gr.HTML(masks=outlines, busy=True)} if outlines else {}),
                         }
             except Exception as error:
                 if s.epoch == epoch:
                     s.pending = []
-                    yield ui.show(s, note="Stopped.") if isinstance(error, Stopped) else refused(s, error, path)
+                    yield (
+                        ui.show(s, note="Stopped.") if isinstance(error, Stopped) else refused(s, error, path)
+                    )
                 break
             if s.epoch == epoch:
                 s.pending = s.pending[1:]
                 s.add(scene, path.stem)
                 height, width = scene.image.shape[:2]
-                yield ui.show(s, note=f"{width} x {height} pixels, opened in {time.perf_counter() - start:.1f} s.")
+                yield ui.show(
+                    s, note=f"{width} x {height} pixels, opened in {time.perf_counter() - start:.1f} s."
+                )
         yield {ui.session: s}
 
     @ui.guarded
@@ -150,9 +161,15 @@ def wire(ui) -> None:
         s.clear()
         return {**ui.show(s), ui.question: "", ui.name: ""}
 
-    ui.opened = dict(fn=open_photo, inputs=ui.session, outputs=ui.every, **HEAVY)  # a step of other events, too
-    ui.photo.input(choose_first, [ui.session, ui.photo], ui.every, preprocess=False, **INSTANT).then(**ui.opened)
-    ui.more.upload(choose_more, [ui.session, ui.more], ui.every, preprocess=False, **INSTANT).then(**ui.opened)
+    ui.opened = dict(
+        fn=open_photo, inputs=ui.session, outputs=ui.every, **HEAVY
+    )  # a step of other events, too
+    ui.photo.input(choose_first, [ui.session, ui.photo], ui.every, preprocess=False, **INSTANT).then(
+        **ui.opened
+    )
+    ui.more.upload(choose_more, [ui.session, ui.more], ui.every, preprocess=False, **INSTANT).then(
+        **ui.opened
+    )
     ui.strip.input(switch, [ui.session, ui.strip], ui.every, **INSTANT)
     ui.again.click(start_over, ui.session, ui.every, **INSTANT)
     gr.on([ui.fresh.click, ui.photo.clear], begin_anew, ui.session, ui.every, **INSTANT)

@@ -54,7 +54,11 @@ class Session:
         """Forget everything; work under way for it stops."""
         self.interrupt()
         self.epoch += 1
-        self.scenes, self.names, self.pending = [], [], []  # pending: Paths of photos that were chosen, not yet open
+        self.scenes, self.names, self.pending = (
+            [],
+            [],
+            [],
+        )  # pending: Paths of photos that were chosen, not yet open
         self.log: list[Exchanged] = []
         self.at = 0  # photo that is shown
         self.note = ""  # a last bubble that belongs to no question
@@ -105,7 +109,9 @@ class Session:
     def exchange(self) -> Exchanged | None:
         """The answered question whose masks are shown: the one chosen, or this photo's latest."""
         answered = [e for e in self.log if e.answer is not None and e.photo == self.at]
-        return self.current if any(e is self.current for e in answered) else answered[-1] if answered else None
+        return (
+            self.current if any(e is self.current for e in answered) else answered[-1] if answered else None
+        )
 
     @property
     def answer(self) -> Answer | None:
@@ -222,7 +228,9 @@ class Session:
         chosen, number = self.chosen, self.selected
         kept = number if self.view == ANSWER and chosen is not None else None
         self.view, self.selected = HAND, None
-        self.hand = Hand(kept) if chosen is None else Hand(kept, chosen.mask, [("as it was", chosen.mask, None)])
+        self.hand = (
+            Hand(kept) if chosen is None else Hand(kept, chosen.mask, [("as it was", chosen.mask, None)])
+        )
 
     def use(self, number: int, name: str) -> None:
         """Take a candidate into the answer, in place of the target that it refines, or as a new thing called `name`."""
@@ -240,7 +248,11 @@ class Session:
             phrase = clean_phrase(name)[:200]
             gone = [k for k, t in enumerate(targets) if not t.present and t.phrase.lower() == phrase.lower()]
             target = Target(phrase, True, 1.0, mask, [])
-            targets = [target if k in gone[:1] else t for k, t in enumerate(targets)] if gone else [*targets, target]
+            targets = (
+                [target if k in gone[:1] else t for k, t in enumerate(targets)]
+                if gone
+                else [*targets, target]
+            )
         if self.exchange is None:
             question = f"Where is the {targets[0].phrase}?"
             empty = Answer("", [], self.scene.size, self.scene.image, question)
@@ -321,7 +333,9 @@ class Session:
         for e in saved.exchanges:
             about = None if e.about is None else Target("this", True, 1.0, e.about, [])
             self.log.append(
-                Exchanged(e.photo, e.question, about, replace(e.answer, image=scenes[e.photo].image), waiting=False)
+                Exchanged(
+                    e.photo, e.question, about, replace(e.answer, image=scenes[e.photo].image), waiting=False
+                )
             )
         for photo in range(len(scenes)):
             self.remember(photo)

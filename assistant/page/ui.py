@@ -25,8 +25,13 @@ TABS = {
     "keep": "Save",
 }
 _EVENT = {"api_visibility": "private", "show_progress": "hidden"}
-_EVENT |= {"trigger_mode": "multiple"}  # by default a second question is dropped while the browser waits for the first
-HEAVY = _EVENT | {"concurrency_id": "assistant", "concurrency_limit": 1}  # settings of events that wait for the worker
+_EVENT |= {
+    "trigger_mode": "multiple"
+}  # by default a second question is dropped while the browser waits for the first
+HEAVY = _EVENT | {
+    "concurrency_id": "assistant",
+    "concurrency_limit": 1,
+}  # settings of events that wait for the worker
 INSTANT = _EVENT | {"queue": False}  # and of those that do not
 
 
@@ -94,7 +99,9 @@ class Ui:
             **self.chips(s),
             self.canvas: gr.HTML(**picture.shown(s, marks)),
             self.status: line(legend(s) if note is None else note),
-            self.strip: gr.Radio(choices=labels, value=labels[s.at] if opened else None, visible=len(labels) > 1),
+            self.strip: gr.Radio(
+                choices=labels, value=labels[s.at] if opened else None, visible=len(labels) > 1
+            ),
             self.tabs: gr.Tabs(selected=s.view if s.view in TABS else None),
             self.photo: gr.Image(visible=not opened, value=None),
             self.power: gr.Column(visible=opened),

@@ -16,7 +16,9 @@ def literal(text: str) -> str:
             return c
         if c == "\n":
             return "<br>"
-        return f"&#{ord(c)};" if c.isprintable() or c in "\u200c\u200d" else " "  # joiners: emoji, Persian, Hindi
+        return (
+            f"&#{ord(c)};" if c.isprintable() or c in "\u200c\u200d" else " "
+        )  # joiners: emoji, Persian, Hindi
 
     return "".join(map(code, text))
 

@@ -1,7 +1,7 @@
 """The one worker. Models compute in its thread only: one thing at a time, reported while it runs, stopped when told.
 
-    for kind, news in worker.run(lambda tell: assistant.open(image, progress=tell), stop):
-        ...                                 # ("told", arguments) as it comes; the last one is ("done", result)
+for kind, news in worker.run(lambda tell: assistant.open(image, progress=tell), stop):
+    ...                                 # ("told", arguments) as it comes; the last one is ("done", result)
 """
 
 import queue

@@ -116,7 +116,9 @@ class PocketLooker:
         stands = torch.tensor([p in CONTRAST for p in prompts])
         if not len(seen.words) or stands.all():
             return torch.ones(len(prompts))
-        names = torch.stack([self.reasoner.name(p) for p, background in zip(prompts, stands) if not background])
+        names = torch.stack(
+            [self.reasoner.name(p) for p, background in zip(prompts, stands) if not background]
+        )
         fits = (self.reasoner.encoder.match(seen.words, names)[..., 1] * 4).exp().amax(1)
         match = torch.full((len(prompts),), float(fits.mean()))
         match[~stands] = fits
@@ -148,7 +150,9 @@ class PocketLooker:
             if k in layers:
                 normed[k] = layer.input_layernorm(x[0])
             if k < layers[-1]:
-                x = layer(x, attention_mask=sees[None, None], position_embeddings=rotary, position_ids=position)
+                x = layer(
+                    x, attention_mask=sees[None, None], position_embeddings=rotary, position_ids=position
+                )
         return normed, rotary, slice(len(opening), len(opening) + len(words)), start
 
     def scores(self, read, tokens: list[list[int]], layers: list[int]) -> Tensor:
@@ -159,7 +163,11 @@ class PocketLooker:
         for k in layers:
             attention = self.tuned.get(k, self.reasoner.llm.model.layers[k].self_attn)
             each = queries_on_keys(attention, normed[k], rotary, slice(start, None), regions)  # (H, T, N)
-            rows.append(each.new_zeros(len(tokens), len(each), each.shape[2]).index_add(0, owner, each.transpose(0, 1)))
+            rows.append(
+                each.new_zeros(len(tokens), len(each), each.shape[2]).index_add(
+                    0, owner, each.transpose(0, 1)
+                )
+            )
         return torch.stack(rows, 1) / count[:, None, None, None]
 
     def tunable_attention(self, layers: list[int]) -> dict[str, torch.nn.Parameter]:
@@ -168,7 +176,12 @@ class PocketLooker:
             own = copy.deepcopy(self.reasoner.llm.model.layers[k].self_attn).float().requires_grad_(False)
             own.q_proj.requires_grad_(True), own.k_proj.requires_grad_(True)
             self.tuned[k] = own
-        return {f"layers.{k}.{n}": p for k, m in self.tuned.items() for n, p in m.named_parameters() if p.requires_grad}
+        return {
+            f"layers.{k}.{n}": p
+            for k, m in self.tuned.items()
+            for n, p in m.named_parameters()
+            if p.requires_grad
+        }
 
     def tunable_words(self, prompts: list[str]) -> dict[str, torch.nn.Parameter]:
         """What it trains then: embeddings of the prompts' tokens."""
@@ -184,11 +197,15 @@ class PocketLooker:
             if name.startswith("layers."):
                 _, k, *rest = name.split(".")
                 if int(k) not in self.tuned:
-                    self.tuned[int(k)] = copy.deepcopy(self.reasoner.llm.model.layers[int(k)].self_attn).float()
+                    self.tuned[int(k)] = copy.deepcopy(
+                        self.reasoner.llm.model.layers[int(k)].self_attn
+                    ).float()
                 self.tuned[int(k)].get_parameter(".".join(rest)).data.copy_(value)
 
 
-def queries_on_keys(attention, x: Tensor, rotary: tuple[Tensor, Tensor], queries: slice, keys: slice) -> Tensor:
+def queries_on_keys(
+    attention, x: Tensor, rotary: tuple[Tensor, Tensor], queries: slice, keys: slice
+) -> Tensor:
     """Scaled q . k of one layer with rotary positions, x (T, W) its normed input -> (H, Q, K) float32."""
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from assistant.grammar import ABS, SEG, Turn, neutralise
-from assistant.pocket.region_features import GEOMETRY, REGION
 from assistant.mllm.local_model import Reply
+from assistant.pocket.region_features import GEOMETRY, REGION
 
 WORDS = 16  # regions shown to the LLM
 HIDDEN = 256
@@ -44,8 +44,9 @@ class RegionEncoder(nn.Module):
         self.register_buffer("mean", torch.zeros(REGION))
         self.register_buffer("scale", torch.ones(REGION))
         self.register_buffer("names", torch.zeros(names, llm_width))
-        self.encode = nn.Sequential(nn.Dropout(0.4), nn.Linear(REGION, 512), nn.GELU(), nn.Dropout(0.3),
-                                    nn.Linear(512, HIDDEN))
+        self.encode = nn.Sequential(
+            nn.Dropout(0.4), nn.Linear(REGION, 512), nn.GELU(), nn.Dropout(0.3), nn.Linear(512, HIDDEN)
+        )
         self.to_words = nn.Linear(HIDDEN, llm_width)
         self.thing = nn.Linear(HIDDEN, 1)
         self.log_scale = nn.Parameter(torch.tensor(2.5))
@@ -105,8 +106,9 @@ class PocketReasoner:
         self.end = tokenizer.convert_tokens_to_ids("<|im_end|>")
 
     @classmethod
-    def load(cls, folder: Path, adapter: Path | None, encoder: RegionEncoder,
-             forms: dict[str, int] | None = None) -> "PocketReasoner":
+    def load(
+        cls, folder: Path, adapter: Path | None, encoder: RegionEncoder, forms: dict[str, int] | None = None
+    ) -> "PocketReasoner":
         """folder: SmolLM2 as a transformers folder; adapter: a peft folder, None for the untuned model."""
         import warnings
 
@@ -121,7 +123,9 @@ class PocketReasoner:
             from peft import PeftModel
 
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # peft reads an attribute that transformers is about to rename
+                warnings.simplefilter(
+                    "ignore"
+                )  # peft reads an attribute that transformers is about to rename
                 llm = PeftModel.from_pretrained(llm, adapter).merge_and_unload()
         if fast_bfloat16():
             llm = llm.to(torch.bfloat16)
@@ -156,7 +160,9 @@ class PocketReasoner:
         """Input embeddings (L, 576) up to where the answer to the last turn begins; words (K, 576) go before the first."""
         parts = [self.embed(self.tokens(OPENING + FIRST)), words]
         for k, turn in enumerate(turns):
-            parts.append(self.embed(self.tokens(("\n" if k == 0 else OPENING) + self.question(turn.question))))
+            parts.append(
+                self.embed(self.tokens(("\n" if k == 0 else OPENING) + self.question(turn.question)))
+            )
             if turn.answer is not None:
                 parts.append(self.embed(self.tokens(f"{turn.answer}<|im_end|>\n")))
         return torch.cat([p.to(self.llm.dtype) for p in parts])
@@ -167,8 +173,17 @@ class PocketReasoner:
         return seen.words[spread(seen.words, seen.thing)] * length
 
     @torch.inference_mode()
-    def reply(self, turns: list[Turn], seen: Seen, *, decide=None, max_new_tokens: int = 64,
-              temperature: float = 0.0, seed: int | None = None, stream=None) -> Reply:
+    def reply(
+        self,
+        turns: list[Turn],
+        seen: Seen,
+        *,
+        decide=None,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stream=None,
+    ) -> Reply:
         """Answer the last turn; greedy at temperature 0, otherwise sampled.
 
         decide: called with a marker's state (576,), its margin and the phrase before it, says whether the thing is
@@ -199,14 +214,18 @@ class PocketReasoner:
             ids.append(token)
             text = self.tokenizer.decode(ids)
             if stream is not None and not text.endswith("\ufffd"):
-                stream(text[len(shown):])
+                stream(text[len(shown) :])
                 shown = text
             x = self.embed([token]).to(self.llm.dtype)[None]
         markers = [t == self.seg for t in ids if t in (self.seg, self.abs)]
         width = self.llm.config.hidden_size
-        return Reply(self.tokenizer.decode(ids), len(ids), markers,
-                     torch.stack(states) if states else torch.zeros(0, width),
-                     torch.stack(margins) if margins else torch.zeros(0))
+        return Reply(
+            self.tokenizer.decode(ids),
+            len(ids),
+            markers,
+            torch.stack(states) if states else torch.zeros(0, width),
+            torch.stack(margins) if margins else torch.zeros(0),
+        )
 
 
 def load_tokenizer(folder: Path):

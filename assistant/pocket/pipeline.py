@@ -1,8 +1,8 @@
 """The pocket preset's parts, and how they open a picture.
 
-    pocket = load_pocket()                      # committed weights over the two wheels
-    view = pocket.eyes.open(image)              # everything that is computed once per picture
-    spoken, scored = pocket.ask(turns, view)    # the reply, and each of its targets against the proposals
+pocket = load_pocket()                      # committed weights over the two wheels
+view = pocket.eyes.open(image)              # everything that is computed once per picture
+spoken, scored = pocket.ask(turns, view)    # the reply, and each of its targets against the proposals
 """
 
 import contextlib
@@ -18,19 +18,27 @@ from torch import Tensor
 
 from assistant.errors import BadInput
 from assistant.grammar import Turn, parse, reply_for
-from assistant.pocket.question_splitter import questions_in
-from assistant.pocket.proposals import CELL, Pool, boxes_of, candidates
-from assistant.pocket.llm import PocketReasoner, RegionEncoder, fast_bfloat16
 from assistant.mllm.local_model import Found, Reply
+from assistant.mllm.selector import Scores, Selector, choose, runners_up
+from assistant.pocket.llm import PocketReasoner, RegionEncoder, fast_bfloat16
+from assistant.pocket.proposals import CELL, Pool, boxes_of, candidates
+from assistant.pocket.question_splitter import questions_in
+from assistant.pocket.region_features import REGION, region_features
 from assistant.pocket.sam import IMAGE_SIZE, build_pocket_sam, load_backbone
 from assistant.pocket.semantic import Semantic
-from assistant.pocket.region_features import REGION, region_features
+from assistant.sam.mask_resizing import Resizer, encode_rle
 from assistant.sam.proposals import Proposals
 from assistant.sam.segmenter import Embedding, Segmenter
-from assistant.mllm.selector import Scores, Selector, choose, runners_up
-from assistant.sam.mask_resizing import Resizer, encode_rle
 from assistant.weights import (
-    BACKBONE, SMOLLM2, adapter_file, backbone_state, pocket_file, read_weights, sha256_of, smollm2_folder)
+    BACKBONE,
+    SMOLLM2,
+    adapter_file,
+    backbone_state,
+    pocket_file,
+    read_weights,
+    sha256_of,
+    smollm2_folder,
+)
 
 
 def fast_math():
@@ -100,9 +108,16 @@ def as_proposals(pool: Pool, segmenter: Segmenter, embedding: Embedding) -> Prop
         areas.append(int(mask.sum()))
         kept.append(i)
     points = np.array(boxes, np.float32).reshape(-1, 2, 2).mean(1)
-    return Proposals(rles, np.array(boxes, np.float32).reshape(-1, 4), pool.iou.float().numpy()[kept],
-                     pool.stability.float().numpy()[kept], np.array(areas, np.int64), points,
-                     pool.logits.float().numpy()[kept], (h, w))
+    return Proposals(
+        rles,
+        np.array(boxes, np.float32).reshape(-1, 4),
+        pool.iou.float().numpy()[kept],
+        pool.stability.float().numpy()[kept],
+        np.array(areas, np.int64),
+        points,
+        pool.logits.float().numpy()[kept],
+        (h, w),
+    )
 
 
 class Eyes:
@@ -119,7 +134,9 @@ class Eyes:
             embedding = self.segmenter.encode(image)
             embedding.features = embedding.features.float()  # prompts by hand run outside of fast_math
             step("outlining", None)
-            pool = candidates(self.segmenter.model, embedding.features, shrink(image), self.points_per_side, self.limit)
+            pool = candidates(
+                self.segmenter.model, embedding.features, shrink(image), self.points_per_side, self.limit
+            )
         return embedding, as_proposals(pool, self.segmenter, embedding)
 
     def open(self, image: np.ndarray, progress=None) -> View:
@@ -135,8 +152,14 @@ class Eyes:
         masks = low > 0
         if not len(masks):
             return torch.zeros(0, REGION)
-        return region_features(self.segmenter.model.image_encoder, small, embedding.maps, masks.float(), boxes_of(masks),
-                               masks.sum((1, 2)) * CELL**2).float()
+        return region_features(
+            self.segmenter.model.image_encoder,
+            small,
+            embedding.maps,
+            masks.float(),
+            boxes_of(masks),
+            masks.sum((1, 2)) * CELL**2,
+        ).float()
 
 
 def load_eyes(sam_file: Path) -> Eyes:
@@ -158,7 +181,9 @@ def load_eyes(sam_file: Path) -> Eyes:
 class Pocket:
     """semantic: None for masks by the selector alone."""
 
-    def __init__(self, eyes: Eyes, reasoner: PocketReasoner, selector: Selector, semantic: Semantic | None = None):
+    def __init__(
+        self, eyes: Eyes, reasoner: PocketReasoner, selector: Selector, semantic: Semantic | None = None
+    ):
         self.eyes, self.reasoner, self.selector, self.semantic = eyes, reasoner, selector, semantic
         self.rows = semantic.rows(reasoner.forms) if semantic else {}
 
@@ -180,7 +205,9 @@ class Pocket:
                 found.append(Found(0.0, []))
                 return False
             named = self.reasoner.encoder.match(seen.words, self.reasoner.name(phrase)[None])
-            scores = self.selector(state[None], seen.words, seen.shape, named, margin[None], quality=seen.thing)
+            scores = self.selector(
+                state[None], seen.words, seen.shape, named, margin[None], quality=seen.thing
+            )
             chosen = self.choose(scores, phrase, view)
             found.append(Found(float(scores.presence[0].sigmoid()), chosen, runners_up(scores, 0, chosen)))
             return found[-1].confidence >= threshold
@@ -196,9 +223,14 @@ class Pocket:
         text = reply_for([(mention.phrase, mention.present) for mention, _ in once.values()])
         *first, last = [reply.text for reply in replies]
         written = ", ".join(said for said in (*(said.rstrip(" .") for said in first), last) if said)
-        return Reply(text, sum(r.tokens for r in replies), [m for r in replies for m in r.markers],
-                     torch.cat([r.states for r in replies]), torch.cat([r.margins for r in replies]),
-                     written), [one for _, one in once.values()]
+        return Reply(
+            text,
+            sum(r.tokens for r in replies),
+            [m for r in replies for m in r.markers],
+            torch.cat([r.states for r in replies]),
+            torch.cat([r.margins for r in replies]),
+            written,
+        ), [one for _, one in once.values()]
 
     def choose(self, scores: Scores, phrase: str, view: View) -> list[int]:
         """The proposals of the one target that `scores` are of, best first: by the map of names where that knows the
@@ -231,13 +263,17 @@ class Pocket:
         return [(words[int(k)], float(sure[k])) for k in sure.argsort(descending=True) if int(k) in words]
 
 
-def heads_of(heads: dict[str, Tensor], about: dict[str, str]) -> tuple[RegionEncoder, Selector, dict[str, int]]:
+def heads_of(
+    heads: dict[str, Tensor], about: dict[str, str]
+) -> tuple[RegionEncoder, Selector, dict[str, int]]:
     """The region encoder, the selector and the forms of names that a `heads.safetensors` holds: its tensors and metadata.
     BadInput: they describe none."""
     try:
         shape, forms = (json.loads(about[k]) for k in ("selector", "forms"))
     except (KeyError, ValueError) as error:
-        raise BadInput(f"cannot read the heads' description ({error}); fetch heads.safetensors again") from None
+        raise BadInput(
+            f"cannot read the heads' description ({error}); fetch heads.safetensors again"
+        ) from None
     part = lambda name: {k.removeprefix(name): v for k, v in heads.items() if k.startswith(name)}
     selector = Selector(**shape)
     selector.load_state_dict(part("selector."))
@@ -249,13 +285,21 @@ def heads_of(heads: dict[str, Tensor], about: dict[str, str]) -> tuple[RegionEnc
 def load_pocket(adapter: Path | None = None) -> tuple[Pocket, dict[str, str]]:
     """The pocket preset's parts and the checksums of its weights; `adapter`: a folder that `finetune records` wrote."""
     sam_file = pocket_file("sam.safetensors")
-    heads_file, lora = (pocket_file(n) if adapter is None else adapter_file(adapter, n)
-                        for n in ("heads.safetensors", "lora/adapter_model.safetensors"))
+    heads_file, lora = (
+        pocket_file(n) if adapter is None else adapter_file(adapter, n)
+        for n in ("heads.safetensors", "lora/adapter_model.safetensors")
+    )
     heads, about = read_weights(heads_file)
     encoder, selector, forms = heads_of(heads, about)
     folder = smollm2_folder()
     reasoner = PocketReasoner.load(folder, lora.parent, encoder, forms)
     semantic_file = pocket_file("semantic.safetensors")
-    weights = {"sam": sha256_of(sam_file), "heads": sha256_of(heads_file), "lora": sha256_of(lora),
-               "semantic": sha256_of(semantic_file), "llm": SMOLLM2[2], "backbone": BACKBONE[2]}
+    weights = {
+        "sam": sha256_of(sam_file),
+        "heads": sha256_of(heads_file),
+        "lora": sha256_of(lora),
+        "semantic": sha256_of(semantic_file),
+        "llm": SMOLLM2[2],
+        "backbone": BACKBONE[2],
+    }
     return Pocket(load_eyes(sam_file), reasoner, selector.eval(), Semantic.load(semantic_file)), weights

@@ -13,8 +13,8 @@ from skimage.segmentation import felzenszwalb
 from torch import Tensor
 from torch.nn import functional as F
 
-from assistant.pocket.sam import IMAGE_SIZE
 from assistant.pocket.region_features import batches
+from assistant.pocket.sam import IMAGE_SIZE
 
 CELL = 4  # px of the 512 square that a cell of the logits covers
 
@@ -35,7 +35,9 @@ def stability(logits: Tensor, offset: float = 1.0) -> Tensor:
 def mask_iou(a: Tensor, b: Tensor) -> Tensor:
     """(N, h, w) bool, (M, h, w) bool -> (N, M)."""
     a, b = a.flatten(1).float(), b.flatten(1).float()
-    even = lambda x: F.pad(x, (0, 0, 0, -len(x) % 128))  # few sizes: oneDNN keeps a kernel for each (see `batches`)
+    even = lambda x: F.pad(
+        x, (0, 0, 0, -len(x) % 128)
+    )  # few sizes: oneDNN keeps a kernel for each (see `batches`)
     inter = (even(a) @ even(b).T)[: len(a), : len(b)]
     return inter / (a.sum(1)[:, None] + b.sum(1)[None] - inter).clamp(min=1)
 
@@ -83,7 +85,9 @@ class Prompter:
         self.sam, self.embedding, self.batch = sam, embedding, batch
         self.pe = sam.prompt_encoder.get_dense_pe()
 
-    def ask(self, points: Tensor, labels: Tensor, masks: Tensor | None, tokens: slice) -> tuple[Tensor, Tensor]:
+    def ask(
+        self, points: Tensor, labels: Tensor, masks: Tensor | None, tokens: slice
+    ) -> tuple[Tensor, Tensor]:
         """points (B, N, 2) px, labels (B, N), masks (B, 128, 128) logits -> logits (B, M, 128, 128), iou (B, M)."""
         logits, iou = [], []
         for part in batches(len(points), self.batch):
@@ -120,8 +124,14 @@ def superpixels(image: np.ndarray, scales=(60, 200, 500), smallest: float = 0.00
 
 
 @torch.inference_mode()
-def candidates(sam, embedding: Tensor, image: np.ndarray, points_per_side: int = 22, limit: int = 60,
-               regions: bool = True) -> Pool:
+def candidates(
+    sam,
+    embedding: Tensor,
+    image: np.ndarray,
+    points_per_side: int = 22,
+    limit: int = 60,
+    regions: bool = True,
+) -> Pool:
     """image: (h, w, 3) uint8 with its longest side 512, `embedding` its encoding -> at most `limit` candidates."""
     h, w = image.shape[:2]
     step = max(h, w) / points_per_side
@@ -149,7 +159,10 @@ def candidates(sam, embedding: Tensor, image: np.ndarray, points_per_side: int =
     if regions:
         raw = superpixels(image)
         drawn, drawn_iou = ask.boxes(boxes_of(raw), torch.where(raw, 6.0, -6.0))
-        found += [(drawn, drawn_iou), (torch.where(raw, 8.0, -8.0), mask_iou(drawn > 0, raw).diagonal() * drawn_iou)]
+        found += [
+            (drawn, drawn_iou),
+            (torch.where(raw, 8.0, -8.0), mask_iou(drawn > 0, raw).diagonal() * drawn_iou),
+        ]
     logits, iou = tidy(*map(torch.cat, zip(*found)))
     first = soft_nms(logits > 0, iou * stability(logits), limit)
     return Pool(logits[first], iou[first], stability(logits[first]))

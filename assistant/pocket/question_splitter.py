@@ -24,8 +24,11 @@ ASKS = re.compile(rf"{LEAD}(?:{ASKING}|{REQUEST})\b", re.I)
 WANTS = re.compile(rf"{LEAD}{WANTING}\b", re.I)
 # Before one of these something new may begin: the end of a sentence, a comma with "and", "and" alone.
 JOINT = re.compile(r"(?<=[?!;])\s+|(?<=[^.]\.)\s+(?=[A-Z])|,? (?:and|but|or)(?: also| then)? (?=\w)", re.I)
-BACK = re.compile(r"\b(?:it|them|(?<!did )they|he|she|him|others?|the rest|both|same|ones|(?:the|that|this|which)(?: \w+)? one|"
-                  r"one(?= (?:on|in|at|to|that|which|near|with)\b|\W*$))\b", re.I)
+BACK = re.compile(
+    r"\b(?:it|them|(?<!did )they|he|she|him|others?|the rest|both|same|ones|(?:the|that|this|which)(?: \w+)? one|"
+    r"one(?= (?:on|in|at|to|that|which|near|with)\b|\W*$))\b",
+    re.I,
+)
 
 
 def questions_in(question: str) -> list[str]:

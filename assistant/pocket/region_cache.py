@@ -1,6 +1,6 @@
 """The regions of opened pictures kept on disk: what attention needs, without what answers need.
 
-    regions = kept_regions(eyes, key, "photo.jpg", Path("runs/views"))       # opened once; read from there afterwards
+regions = kept_regions(eyes, key, "photo.jpg", Path("runs/views"))       # opened once; read from there afterwards
 """
 
 import hashlib
@@ -35,4 +35,6 @@ def kept_regions(eyes: Eyes, key: str, image, folder: Path | None) -> RegionView
 
 def write_regions(file: Path, regions: RegionView) -> None:
     with replace_whole(file) as path, path.open("wb") as out:
-        np.savez_compressed(out, features=regions.features.half().numpy(), rles=json.dumps(regions.rles), size=regions.size)
+        np.savez_compressed(
+            out, features=regions.features.half().numpy(), rles=json.dumps(regions.rles), size=regions.size
+        )

@@ -44,8 +44,9 @@ def padded(image: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def region_features(encoder, image: np.ndarray, maps: tuple, masks: Tensor, boxes: Tensor, areas: Tensor,
-                    batch: int = 16) -> Tensor:
+def region_features(
+    encoder, image: np.ndarray, maps: tuple, masks: Tensor, boxes: Tensor, areas: Tensor, batch: int = 16
+) -> Tensor:
     """Features of N regions of one picture.
 
     image: (H, W, 3) uint8 RGB with its longest side at IMAGE_SIZE; maps: the backbone's of it, as in `Embedding`;
@@ -61,13 +62,24 @@ def region_features(encoder, image: np.ndarray, maps: tuple, masks: Tensor, boxe
     crops = []
     for part in batches(len(boxes), batch):
         grid = crop_grid(centre[part], side[part]).to(device)
-        views = F.grid_sample(pixels.expand(len(part), -1, -1, -1), grid, mode="bilinear", align_corners=False,
-                              padding_mode="zeros")
+        views = F.grid_sample(
+            pixels.expand(len(part), -1, -1, -1),
+            grid,
+            mode="bilinear",
+            align_corners=False,
+            padding_mode="zeros",
+        )
         shapes = F.grid_sample(masks[part][:, None], grid, mode="bilinear", align_corners=False)[:, 0]
         near16, near32 = deep_maps(encoder, views)
         crops.append(torch.cat([pooled(near16, shapes), pooled(near32, shapes)], 1))
     scene = wide32[:, :, : -(-h // 32), : -(-w // 32)].mean((2, 3)).expand(len(boxes), -1)
-    parts = [pooled(wide16, masks), pooled(wide32, masks), torch.cat(crops)[: len(boxes)], scene, geometry(boxes, areas, (h, w))]
+    parts = [
+        pooled(wide16, masks),
+        pooled(wide32, masks),
+        torch.cat(crops)[: len(boxes)],
+        scene,
+        geometry(boxes, areas, (h, w)),
+    ]
     return torch.cat([p.to(device) for p in parts], 1)
 
 

@@ -86,7 +86,9 @@ class PocketImageEncoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.backbone = timm.create_model("tf_efficientnet_lite2", features_only=True, out_indices=(1, 2, 3, 4))
+        self.backbone = timm.create_model(
+            "tf_efficientnet_lite2", features_only=True, out_indices=(1, 2, 3, 4)
+        )
         self.backbone.requires_grad_(False)
         self.neck = Neck()
 
@@ -118,8 +120,12 @@ def draw_prompts(points: Tensor, labels: Tensor, size: int) -> Tensor:
     low, high = first(2), first(3)
     wide = (high - low).clamp(min=1e-3)
     zero = torch.zeros(b, size, size, 1, device=points.device)
-    sides = [(x - low[..., :1]) / wide[..., :1], (high[..., :1] - x) / wide[..., :1],
-             (y - low[..., 1:]) / wide[..., 1:], (high[..., 1:] - y) / wide[..., 1:]]
+    sides = [
+        (x - low[..., :1]) / wide[..., :1],
+        (high[..., :1] - x) / wide[..., :1],
+        (y - low[..., 1:]) / wide[..., 1:],
+        (high[..., 1:] - y) / wide[..., 1:],
+    ]
     sides = torch.cat([s.clamp(-1, 1) + zero for s in sides], -1)
     inside = (sides.amin(-1, keepdim=True) * 8).clamp(-1, 1)
     box = torch.cat([sides, inside, zero + 1], -1) * given
@@ -134,8 +140,15 @@ def draw_prompts(points: Tensor, labels: Tensor, size: int) -> Tensor:
         return square, torch.cat([pick(dx), pick(dy)], -1) * any_there, any_there
 
     square, offset, there = nearest(1)
-    click = torch.cat([offset * 4, square.sqrt().clamp(max=1) * there, (-square / (2 * 0.02**2)).exp(),
-                       (-square / (2 * 0.1**2)).exp()], -1)
+    click = torch.cat(
+        [
+            offset * 4,
+            square.sqrt().clamp(max=1) * there,
+            (-square / (2 * 0.02**2)).exp(),
+            (-square / (2 * 0.1**2)).exp(),
+        ],
+        -1,
+    )
     square, _, there = nearest(0)
     click = torch.cat([click, square.sqrt().clamp(max=1) * there, (-square / (2 * 0.03**2)).exp()], -1)
     return torch.cat([box, click], -1)
@@ -164,7 +177,9 @@ class PocketPromptEncoder(PromptEncoder):
         labels = torch.cat([l.long().to(coords[0].device) for l in labels], 1)
         return self.encode(torch.cat(coords, 1), labels, masks)
 
-    def encode(self, coords: Tensor, labels: Tensor, masks: Tensor | None, grid: int = GRID) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, coords: Tensor, labels: Tensor, masks: Tensor | None, grid: int = GRID
+    ) -> tuple[Tensor, Tensor]:
         """Mixed prompts of one length: labels -1 pad, 0 negative, 1 positive, 2 and 3 box corners.
         `grid` is the side of the embedding; training also runs at sizes below 512."""
         unit = (coords + 0.5) / (16 * grid)
@@ -217,7 +232,9 @@ class Layer(nn.Module):
         """image_k, image_v: projected image tokens (B', n, inner); B' = B, or images with P prompts each."""
         tokens = self.norms[0](tokens + self.self_attention(tokens + pe, tokens + pe, tokens))
         q = self.to_image.q(tokens + pe)
-        shared = q.reshape(len(image_k), -1, q.shape[-1])  # prompts of one image attend to it as one long query
+        shared = q.reshape(
+            len(image_k), -1, q.shape[-1]
+        )  # prompts of one image attend to it as one long query
         tokens = self.norms[1](tokens + self.to_image.attend(shared, image_k, image_v).view_as(tokens))
         return self.norms[2](tokens + self.mlp(tokens))
 
@@ -250,8 +267,9 @@ class PocketMaskDecoder(nn.Module):
         self.final, self.final_norm = Attention(), nn.LayerNorm(WIDTH)
         self.up8, self.norm8 = nn.Linear(WIDTH, 4 * SKIP8), nn.LayerNorm(SKIP8)
         self.up4 = nn.Linear(SKIP8, 4 * SKIP4)
-        mlp = lambda out: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(),
-                                        nn.Linear(WIDTH, out))
+        mlp = lambda out: nn.Sequential(
+            nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, out)
+        )
         self.hyper = nn.ModuleList(mlp(SKIP4 + 1) for _ in range(self.num_mask_tokens))
         self.iou = mlp(self.num_mask_tokens)
 
@@ -266,10 +284,14 @@ class PocketMaskDecoder(nn.Module):
         # The first layer sees images, not prompts: its projections are made once per image.
         tokens = first.update_tokens(tokens, query_pe, first.to_image.k(image + pe), first.to_image.v(image))
         image_q = first.to_tokens.q(image + pe).repeat_interleave(per_image, 0)
-        change = first.to_tokens.attend(image_q, first.to_tokens.k(tokens + query_pe), first.to_tokens.v(tokens))
+        change = first.to_tokens.attend(
+            image_q, first.to_tokens.k(tokens + query_pe), first.to_tokens.v(tokens)
+        )
         image = image.repeat_interleave(per_image, 0)
         image = first.update_image(image, change + dense.flatten(2).transpose(1, 2))
-        tokens = second.update_tokens(tokens, query_pe, second.to_image.k(image + pe), second.to_image.v(image))
+        tokens = second.update_tokens(
+            tokens, query_pe, second.to_image.k(image + pe), second.to_image.v(image)
+        )
         change = second.to_tokens(image + pe, tokens + query_pe, tokens)
         image = second.update_image(image, change)
         tokens = self.final_norm(tokens + self.final(tokens + query_pe, image + pe, image))
@@ -297,7 +319,9 @@ class PocketMaskDecoder(nn.Module):
         nested = logits.view(-1, grid, grid, 2, 2, 2, 2, len(chosen))  # y, x, y8, x8, y4, x4
         return nested.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(-1, len(chosen), 4 * grid, 4 * grid).float()
 
-    def forward(self, image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, multimask_output):
+    def forward(
+        self, image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, multimask_output
+    ):
         dense = dense_prompt_embeddings.expand(len(sparse_prompt_embeddings), -1, -1, -1)
         decoded = self.decode(image_embeddings, image_pe, sparse_prompt_embeddings, dense)
         masks = slice(1, None) if multimask_output else slice(0, 1)
@@ -306,8 +330,13 @@ class PocketMaskDecoder(nn.Module):
 
 def build_pocket_sam() -> Sam:
     """A pocket SAM with untrained weights; `assistant.weights` fills it."""
-    sam = Sam(PocketImageEncoder(), PocketPromptEncoder(), PocketMaskDecoder(),
-              pixel_mean=[127.0] * 3, pixel_std=[128.0] * 3)
+    sam = Sam(
+        PocketImageEncoder(),
+        PocketPromptEncoder(),
+        PocketMaskDecoder(),
+        pixel_mean=[127.0] * 3,
+        pixel_std=[128.0] * 3,
+    )
     return sam.to(memory_format=torch.channels_last).eval()
 
 

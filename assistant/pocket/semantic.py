@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
-from assistant.pocket.sam import GRID, IMAGE_SIZE, SKIP8, WIDTH, ConvBlock
-from assistant.pocket.region_features import STRIDE16, STRIDE32
 from assistant.mllm.selector import Scores, worth
+from assistant.pocket.region_features import STRIDE16, STRIDE32
+from assistant.pocket.sam import GRID, IMAGE_SIZE, SKIP8, WIDTH, ConvBlock
 from assistant.weights import read_weights
 
 SIDE = 2 * GRID  # cells of 8 px over the padded square
@@ -56,7 +56,9 @@ class SemanticHead(nn.Module):
 
     def forward(self, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """-> logits (B, C + 1, SIDE, SIDE)."""
-        even = lambda x, name: (x - getattr(self, f"mean{name}")[:, None, None]) / getattr(self, f"scale{name}")[:, None, None]
+        even = lambda x, name: (
+            (x - getattr(self, f"mean{name}")[:, None, None]) / getattr(self, f"scale{name}")[:, None, None]
+        )
         up = lambda x: F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
         s16, s32, neck = (even(x, name) for x, name in zip(inputs, ("16", "32", "neck")))
         x = self.blocks32(self.lateral32(self.drop(s32)) + self.context(s32.mean((2, 3)))[:, :, None, None])
@@ -73,8 +75,14 @@ class PixelHead(nn.Sequential):
     """Evidence (..., FEATURES) -> logit (...,) that a cell belongs to the target."""
 
     def __init__(self, width: int = 32):
-        super().__init__(nn.Linear(FEATURES, width), nn.GELU(), nn.Dropout(0.1), nn.Linear(width, width), nn.GELU(),
-                         nn.Linear(width, 1))
+        super().__init__(
+            nn.Linear(FEATURES, width),
+            nn.GELU(),
+            nn.Dropout(0.1),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, 1),
+        )
         self.register_buffer("mean", torch.zeros(FEATURES))
         self.register_buffer("scale", torch.ones(FEATURES))
 
@@ -104,13 +112,34 @@ def evidence(scores: Scores, k: int, masks: Tensor, names: Tensor, row: int, bes
     share = lambda t: ((value / t).softmax(0)[:, None] * m).sum(0)
     small = area.rsqrt()
     cells = [
-        highest(iop, -8.0), mean(inside), of(iop, smallest, -8.0), highest(similarity - similarity.max(), -2.0),
-        share(0.2), share(0.5), share(1.0), highest(value - value.max(), -10.0), of(similarity, smallest, -1.0),
-        of(quality, best, -5.0), of(area.log(), best, -10.0), of(area.log(), smallest, -10.0), mean(similarity),
-        of(iop, best, -8.0), count.log(), (m * (small * inside)[:, None]).sum(0) / ((m * small[:, None]).sum(0) + 1e-6)]
-    whole = [iop.max(), similarity.max(), value.max(), scores.presence[k].clamp(-6, 6), inside.mean(),
-             (inside > 0.5).float().mean()]
-    competing = F.interpolate(names[beside].float()[None], size=(side, side), mode="bilinear", align_corners=False)[0].flatten(1)
+        highest(iop, -8.0),
+        mean(inside),
+        of(iop, smallest, -8.0),
+        highest(similarity - similarity.max(), -2.0),
+        share(0.2),
+        share(0.5),
+        share(1.0),
+        highest(value - value.max(), -10.0),
+        of(similarity, smallest, -1.0),
+        of(quality, best, -5.0),
+        of(area.log(), best, -10.0),
+        of(area.log(), smallest, -10.0),
+        mean(similarity),
+        of(iop, best, -8.0),
+        count.log(),
+        (m * (small * inside)[:, None]).sum(0) / ((m * small[:, None]).sum(0) + 1e-6),
+    ]
+    whole = [
+        iop.max(),
+        similarity.max(),
+        value.max(),
+        scores.presence[k].clamp(-6, 6),
+        inside.mean(),
+        (inside > 0.5).float().mean(),
+    ]
+    competing = F.interpolate(
+        names[beside].float()[None], size=(side, side), mode="bilinear", align_corners=False
+    )[0].flatten(1)
     own = torch.arange(len(competing)) == beside[:row].sum()
     log = competing.log_softmax(0)[own][0].clamp(min=-10)
     margin = (competing[own][0] - competing[~own].amax(0)).clamp(-10, 10)
@@ -159,17 +188,25 @@ class Semantic:
             head.load_state_dict(part("head."))
             pixels.load_state_dict(part("pixels."))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise BadInput(f"{file} holds no semantic head of this version ({str(error).splitlines()[0]}); fetch it "
-                           "again") from None
+            raise BadInput(
+                f"{file} holds no semantic head of this version ({str(error).splitlines()[0]}); fetch it "
+                "again"
+            ) from None
         return cls(head, pixels, categories)
 
     def save(self, file: Path) -> None:
         from safetensors.torch import save_file
 
-        state = {f"{name}.{k}": v for name in ("head", "pixels") for k, v in getattr(self, name).state_dict().items()}
+        state = {
+            f"{name}.{k}": v
+            for name in ("head", "pixels")
+            for k, v in getattr(self, name).state_dict().items()
+        }
         state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
         with replace_whole(file) as path:
-            save_file(state, path, {"semantic": json.dumps(self.head.config | {"categories": self.categories})})
+            save_file(
+                state, path, {"semantic": json.dumps(self.head.config | {"categories": self.categories})}
+            )
 
     def rows(self, forms: dict[str, int]) -> dict[int, int]:
         """The region encoder's row of each name that the head knows too -> the head's. forms: {phrase: the encoder's row}."""
@@ -181,7 +218,9 @@ class Semantic:
         return self.head(self.head.inputs(embedding.maps, embedding.features))[0].float()
 
     @torch.inference_mode()
-    def choose(self, scores: Scores, k: int, masks: Tensor, names: Tensor, row: int, size: tuple[int, int]) -> list[int]:
+    def choose(
+        self, scores: Scores, k: int, masks: Tensor, names: Tensor, row: int, size: tuple[int, int]
+    ) -> list[int]:
         """The proposals of target k, best first. masks, names, row: as `evidence`; size: (h, w) of the part of the padded
         square, in its 512 px, that the picture fills."""
         told = evidence(scores, k, masks, names, row, self.head.beside(row))

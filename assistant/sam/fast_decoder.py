@@ -51,7 +51,9 @@ class Attention:
 
     def read_shared(self, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Tokens (P, T, C) look at one image: keys (heads, d, n), values (heads, n, d) -> (P, T, C)."""
-        q = self.split(self.q(tokens.flatten(0, 1)) * self.scale).to(keys.dtype)  # all prompts as one long query
+        q = self.split(self.q(tokens.flatten(0, 1)) * self.scale).to(
+            keys.dtype
+        )  # all prompts as one long query
         x = ((q @ keys).softmax(-1) @ values).to(tokens.dtype)
         return self.out(x.transpose(0, 1).flatten(1)).view_as(tokens)
 
@@ -109,31 +111,45 @@ class FastDecoder:
     differs from the original by about 1 % of a logit's size.
     """
 
-    def __init__(self, decoder: nn.Module, positions: Tensor, no_mask: Tensor, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self, decoder: nn.Module, positions: Tensor, no_mask: Tensor, dtype: torch.dtype = torch.float32
+    ):
         self.no_mask, self.dtype = no_mask.detach(), dtype
         two_way = decoder.transformer
         official = hasattr(two_way, "norm_final_attn")
         norm = "norm{}" if official else "layer_norm{}"
         heads = two_way.num_heads if official else decoder.config.num_attention_heads
         self.layers = [
-            (Attention(x.self_attn, heads), Attention(x.cross_attn_token_to_image, heads),
-             Attention(x.cross_attn_image_to_token, heads), x.mlp, *[getattr(x, norm.format(i)) for i in (1, 2, 3, 4)])
+            (
+                Attention(x.self_attn, heads),
+                Attention(x.cross_attn_token_to_image, heads),
+                Attention(x.cross_attn_image_to_token, heads),
+                x.mlp,
+                *[getattr(x, norm.format(i)) for i in (1, 2, 3, 4)],
+            )
             for x in two_way.layers
         ]
         self.final = Attention(two_way.final_attn_token_to_image, heads)
         self.final_norm = two_way.norm_final_attn if official else two_way.layer_norm_final_attn
         objects = [decoder.obj_score_token.weight] if hasattr(decoder, "obj_score_token") else []
-        self.output_tokens = torch.cat([*objects, decoder.iou_token.weight, decoder.mask_tokens.weight]).detach()
+        self.output_tokens = torch.cat(
+            [*objects, decoder.iou_token.weight, decoder.mask_tokens.weight]
+        ).detach()
         self.first_mask = len(objects) + 1
         self.hypernetworks, self.iou_head = decoder.output_hypernetworks_mlps, decoder.iou_prediction_head
         if official:
             self.up1, self.up_norm, _, self.up2, _ = decoder.output_upscaling
         else:
-            self.up1, self.up_norm, self.up2 = decoder.upscale_conv1, decoder.upscale_layer_norm, decoder.upscale_conv2
+            self.up1, self.up_norm, self.up2 = (
+                decoder.upscale_conv1,
+                decoder.upscale_layer_norm,
+                decoder.upscale_conv2,
+            )
         with torch.no_grad():
             self.positions = positions.flatten(2).transpose(1, 2)[0]  # (n, C)
             project = lambda attention, linear, bias: attention.per_head(
-                F.linear(self.positions, linear.weight, linear.bias if bias else None).T).to(dtype)
+                F.linear(self.positions, linear.weight, linear.bias if bias else None).T
+            ).to(dtype)
             self.read_positions = [project(layer[1], layer[1].k, False) for layer in self.layers]
             self.write_positions = [project(layer[2], layer[2].q, True) for layer in self.layers]
             self.final_positions = project(self.final, self.final.k, False)
@@ -150,13 +166,17 @@ class FastDecoder:
             h = features.shape[-1]
             at2 = fine[1].unflatten(2, (h, 2)).unflatten(4, (h, 2))  # 1, c, y, y2, x, x2
             at4 = fine[0].unflatten(2, (h, 2, 2)).unflatten(5, (h, 2, 2))  # 1, c, y, y2, y4, x, x2, x4
-            nested = (at2.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2).to(self.dtype),
-                      at4.permute(0, 2, 5, 3, 6, 4, 7, 1).flatten(5, 6).flatten(3, 4).flatten(1, 2).to(self.dtype))
+            nested = (
+                at2.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2).to(self.dtype),
+                at4.permute(0, 2, 5, 3, 6, 4, 7, 1).flatten(5, 6).flatten(3, 4).flatten(1, 2).to(self.dtype),
+            )
         return SharedImage(
             tokens.to(self.dtype).contiguous(),
             read.per_head(read.k(placed).T).to(self.dtype).contiguous(),
             read.split(read.v(tokens[0])).to(self.dtype).contiguous(),
-            write.per_head(write.q(placed).T).to(self.dtype).contiguous(), nested)
+            write.per_head(write.q(placed).T).to(self.dtype).contiguous(),
+            nested,
+        )
 
     def decode(self, shared: SharedImage, sparse: Tensor) -> Decoded:
         """Everything but the pixels, for prompts sparse (P, T, C) float; T may be 0."""
@@ -181,7 +201,9 @@ class FastDecoder:
     def draw(self, shared: SharedImage, decoded: Decoded, rows: Tensor, masks: slice = slice(None)) -> Tensor:
         """Mask logits (R, M, 4h, 4w) float of the prompts `rows` (R,) int and the mask tokens `masks`."""
         chosen = range(len(self.hypernetworks))[masks]
-        hyper = torch.stack([self.hypernetworks[i](decoded.tokens[rows, i]) for i in chosen], -1)  # R, C / 8, M
+        hyper = torch.stack(
+            [self.hypernetworks[i](decoded.tokens[rows, i]) for i in chosen], -1
+        )  # R, C / 8, M
         side = int(decoded.image.shape[1] ** 0.5)
         out = torch.empty(len(rows), len(chosen), 4 * side, 4 * side, device=hyper.device)
         # The finer grids stay nested inside the coarse one (cell, 2x2 cells, 2x2 cells, channel) and prompts are

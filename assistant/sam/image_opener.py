@@ -1,7 +1,7 @@
 """How a picture is opened for a model that is not the pocket preset's: any SAM, all its masks, the picture itself.
 
-    eyes = Eyes(Segmenter.official("sam_vit_h_4b8939.pth", device="cuda"))
-    view = eyes.open(image)                      # view.embedding, view.proposals, view.image
+eyes = Eyes(Segmenter.official("sam_vit_h_4b8939.pth", device="cuda"))
+view = eyes.open(image)                      # view.embedding, view.proposals, view.image
 """
 
 from dataclasses import dataclass, field
@@ -29,7 +29,10 @@ class Eyes:
     """settings: of `assistant.sam.proposals.everything`; by default its fast way, as pictures are opened while people wait."""
 
     def __init__(self, segmenter: Segmenter, limit: int = LIMIT, **settings):
-        self.segmenter, self.settings = segmenter, {"fast": True, "points_per_side": CLICKS, "max_proposals": limit} | settings
+        self.segmenter, self.settings = (
+            segmenter,
+            {"fast": True, "points_per_side": CLICKS, "max_proposals": limit} | settings,
+        )
 
     def look(self, image: np.ndarray, progress=None) -> tuple[Embedding, Proposals]:
         step = progress or (lambda doing, proposals: None)

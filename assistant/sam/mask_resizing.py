@@ -24,25 +24,37 @@ class Resizer:
     def __init__(self, rows: Tensor, columns: Tensor, threshold: float = 0.0, offset: float = 1.0):
         self.rows, self.columns = rows.cpu(), columns.cpu()
         self.threshold, self.offset = threshold, offset
-        self.y, self.x = reach(self.rows), reach(self.columns)  # first and last cell that each line is made of
-        self.cells = int(self.y[1].max()) + 1, int(self.x[1].max()) + 1  # the part of the square that is picture
+        self.y, self.x = (
+            reach(self.rows),
+            reach(self.columns),
+        )  # first and last cell that each line is made of
+        self.cells = (
+            int(self.y[1].max()) + 1,
+            int(self.x[1].max()) + 1,
+        )  # the part of the square that is picture
         self.span = int(max((last - first).max() for first, last in (self.y, self.x))) + 1
         # Pixels by the block of span x span cells that they are made of, along each side.
-        self.lines = tuple(torch.from_numpy(np.bincount(np.minimum(first, n - self.span), minlength=n - self.span + 1)).float()
-                           for (first, _), n in zip((self.y, self.x), self.cells))
+        self.lines = tuple(
+            torch.from_numpy(
+                np.bincount(np.minimum(first, n - self.span), minlength=n - self.span + 1)
+            ).float()
+            for (first, _), n in zip((self.y, self.x), self.cells)
+        )
 
     def outer(self, cells) -> list[int]:
         """Cells (y0, x0, y1, x1), ends excluded -> pixels (x0, y0, x1, y1), ends excluded, made of any of them."""
         (y0, y1), (x0, x1) = (
             (np.searchsorted(last, a), np.searchsorted(first, b))
-            for (first, last), a, b in ((self.y, cells[0], cells[2]), (self.x, cells[1], cells[3])))
+            for (first, last), a, b in ((self.y, cells[0], cells[2]), (self.x, cells[1], cells[3]))
+        )
         return [int(v) for v in (x0, y0, x1, y1)]
 
     def inner(self, cells) -> list[int]:
         """Cells -> pixels made of nothing else; possibly none."""
         (y0, y1), (x0, x1) = (
             (np.searchsorted(first, a), np.searchsorted(last, b))
-            for (first, last), a, b in ((self.y, cells[0], cells[2]), (self.x, cells[1], cells[3])))
+            for (first, last), a, b in ((self.y, cells[0], cells[2]), (self.x, cells[1], cells[3]))
+        )
         return [int(v) for v in (x0, y0, x1, y1)]
 
     def most(self, cells: Tensor) -> Tensor:

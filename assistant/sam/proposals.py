@@ -22,8 +22,17 @@ import torch
 from torch import Tensor
 
 from assistant.errors import BadInput
-from assistant.sam.mask_resizing import (Resizer, area, box_iou, decode_rle, encode_rle, extents, fill_and_drop, overlap,
-                                  solid)
+from assistant.sam.mask_resizing import (
+    Resizer,
+    area,
+    box_iou,
+    decode_rle,
+    encode_rle,
+    extents,
+    fill_and_drop,
+    overlap,
+    solid,
+)
 
 FAR = -10.0  # logit given to the cells that a proposal does not keep; SAM's background lies about there
 AGREED = 0.9  # IoU from which two clicks mean the same thing (fast)
@@ -79,7 +88,9 @@ def by_granularity(proposals: Proposals, granularity: float = 0.5) -> Proposals:
     """
     if not 0 <= granularity <= 1:
         raise BadInput("granularity must lie between 0 (parts) and 1 (whole objects)")
-    score = proposals.predicted_iou + 2 * (granularity - 0.5) * np.sqrt(proposals.areas / np.prod(proposals.size))
+    score = proposals.predicted_iou + 2 * (granularity - 0.5) * np.sqrt(
+        proposals.areas / np.prod(proposals.size)
+    )
     reach = 2 / (1 - granularity) ** 2 if granularity < 1 else np.inf
     kept: dict[int, np.ndarray] = {}
     for i in np.argsort(-score, kind="stable"):
@@ -118,12 +129,27 @@ class Region:
     changed: bool = False  # by fill_and_drop
 
 
-def everything(segmenter, embedding, *, image=None, points_per_side: int = 32, points_per_batch: int = 64,
-               pred_iou_thresh: float = 0.88, stability_score_thresh: float = 0.95, stability_score_offset: float = 1.0,
-               box_nms_thresh: float = 0.7, crop_n_layers: int = 0, crop_nms_thresh: float = 0.7,
-               crop_overlap_ratio: float = 512 / 1500, crop_n_points_downscale_factor: int = 1,
-               min_mask_region_area: int = 0, fast: bool = False, granularity: float | None = None,
-               max_proposals: int | None = None, progress=None) -> Proposals:
+def everything(
+    segmenter,
+    embedding,
+    *,
+    image=None,
+    points_per_side: int = 32,
+    points_per_batch: int = 64,
+    pred_iou_thresh: float = 0.88,
+    stability_score_thresh: float = 0.95,
+    stability_score_offset: float = 1.0,
+    box_nms_thresh: float = 0.7,
+    crop_n_layers: int = 0,
+    crop_nms_thresh: float = 0.7,
+    crop_overlap_ratio: float = 512 / 1500,
+    crop_n_points_downscale_factor: int = 1,
+    min_mask_region_area: int = 0,
+    fast: bool = False,
+    granularity: float | None = None,
+    max_proposals: int | None = None,
+    progress=None,
+) -> Proposals:
     """Proposals of one encoded picture; no mask found gives an empty Proposals.
 
     The thresholds and crop settings are SamAutomaticMaskGenerator's. image: (H, W, 3) uint8, needed for crops only.
@@ -150,8 +176,18 @@ def everything(segmenter, embedding, *, image=None, points_per_side: int = 32, p
         part = embedding if layer == 0 else segmenter.encode(np.ascontiguousarray(image[y0:y1, x0:x1]))
         report = None if progress is None else lambda i, base=done: progress(base + i, total)
         resizer = Resizer(*segmenter.resizing(part), segmenter.threshold, stability_score_offset)
-        candidates = propose(segmenter, part, resizer, n, points_per_batch, pred_iou_thresh, stability_score_thresh,
-                             fast, granularity, report)
+        candidates = propose(
+            segmenter,
+            part,
+            resizer,
+            n,
+            points_per_batch,
+            pred_iou_thresh,
+            stability_score_thresh,
+            fast,
+            granularity,
+            report,
+        )
         found += suppress(candidates, resizer, crop, size, stability_score_thresh, box_nms_thresh, cut)
         done += n * n
     if len(crops) > 1:  # masks of smaller crops see more detail, so they win
@@ -172,13 +208,18 @@ def crop_boxes(size: tuple[int, int], layers: int, overlap_ratio: float) -> list
         n = 2**layer
         overlap = int(overlap_ratio * min(size) * 2 / n)
         w, h = (-(-(overlap * (n - 1) + full) // n) for full in (width, height))
-        boxes += [((x, y, min(x + w, width), min(y + h, height)), layer)
-                  for x in ((w - overlap) * i for i in range(n)) for y in ((h - overlap) * i for i in range(n))]
+        boxes += [
+            ((x, y, min(x + w, width), min(y + h, height)), layer)
+            for x in ((w - overlap) * i for i in range(n))
+            for y in ((h - overlap) * i for i in range(n))
+        ]
     return boxes
 
 
 @torch.no_grad()
-def propose(segmenter, embedding, resizer, n, batch, iou_thresh, stability_thresh, fast, granularity, progress):
+def propose(
+    segmenter, embedding, resizer, n, batch, iou_thresh, stability_thresh, fast, granularity, progress
+):
     """Click on an n x n grid -> Candidates."""
     line = (np.arange(n) + 0.5) / n
     unit = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)  # row by row
@@ -226,7 +267,9 @@ def filter_low(low, good, iou, prompts, resizer, stability_thresh, granularity):
     inside = low > threshold
     areas = inside.sum((2, 3))
     stability = (low > threshold + offset).sum((2, 3)) / (low > threshold - offset).sum((2, 3)).clamp(min=1)
-    stable = good & (stability >= stability_thresh)  # an estimate, on cells: good enough for where to click next
+    stable = good & (
+        stability >= stability_thresh
+    )  # an estimate, on cells: good enough for where to click next
     smallest = torch.where(stable, areas, areas.max() + 1).argmin(1)
     covers = inside[torch.arange(len(low)), smallest][stable.any(1)]
     score = iou
@@ -239,9 +282,14 @@ def filter_low(low, good, iou, prompts, resizer, stability_thresh, granularity):
     out = []
     for i, (row, s, q) in enumerate(zip(rows, score[good].tolist(), iou[good].tolist())):
         y0, x0, y1, x1 = reach[i]
-        y, x = max(0, y0 - resizer.span), max(0, x0 - resizer.span)  # pixels at the rim are made of those cells too
+        y, x = (
+            max(0, y0 - resizer.span),
+            max(0, x0 - resizer.span),
+        )  # pixels at the rim are made of those cells too
         patch = drawn[i, y : y1 + resizer.span, x : x1 + resizer.span].cpu().numpy().copy()
-        out.append(Candidate(s, q, prompts[row], (y, x), patch, resizer.outer(reach[i]), resizer.inner(block[i])))
+        out.append(
+            Candidate(s, q, prompts[row], (y, x), patch, resizer.outer(reach[i]), resizer.inner(block[i]))
+        )
     return out, covers
 
 
@@ -325,7 +373,9 @@ def clean(region: Region, smallest: int) -> Region:
         return region
     ys, xs = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
     box = np.array([xs[0], ys[0], xs[-1], ys[-1]], np.float32)
-    return replace(region, rle=encode_rle(mask, (0, 0), mask.shape), box=box, area=int(mask.sum()), changed=True)
+    return replace(
+        region, rle=encode_rle(mask, (0, 0), mask.shape), box=box, area=int(mask.sum()), changed=True
+    )
 
 
 def gather(regions: list[Region], segmenter, embedding) -> Proposals:
@@ -339,7 +389,12 @@ def gather(regions: list[Region], segmenter, embedding) -> Proposals:
             low[i, y : y + patch.shape[0], x : x + patch.shape[1]] = patch
     column = lambda values, dtype=np.float32, shape=(n,): np.array(list(values), dtype).reshape(shape)
     return Proposals(
-        [r.rle for r in regions], column((r.box for r in regions), shape=(n, 4)),
-        column(r.candidate.iou for r in regions), column(r.stability for r in regions),
+        [r.rle for r in regions],
+        column((r.box for r in regions), shape=(n, 4)),
+        column(r.candidate.iou for r in regions),
+        column(r.stability for r in regions),
         column((r.area for r in regions), np.int64),
-        column((r.candidate.point + r.crop[:2] for r in regions), shape=(n, 2)), low, embedding.size)
+        column((r.candidate.point + r.crop[:2] for r in regions), shape=(n, 2)),
+        low,
+        embedding.size,
+    )

@@ -22,5 +22,17 @@ def geometry(boxes: Tensor, areas: Tensor, size: tuple[int, int]) -> Tensor:
     x0, y0, x1, y1 = boxes.float().unbind(1)
     bw, bh = (x1 - x0).clamp(min=1) / w, (y1 - y0).clamp(min=1) / h
     share = areas.float() / (h * w)
-    return torch.stack([(x0 + x1) / 2 / w, (y0 + y1) / 2 / h, bw, bh, bw.log() / 4, bh.log() / 4, share.sqrt(),
-                        share / (bw * bh), (bw * w / (bh * h)).log() / 2], 1)
+    return torch.stack(
+        [
+            (x0 + x1) / 2 / w,
+            (y0 + y1) / 2 / h,
+            bw,
+            bh,
+            bw.log() / 4,
+            bh.log() / 4,
+            share.sqrt(),
+            share / (bw * bh),
+            (bw * w / (bh * h)).log() / 2,
+        ],
+        1,
+    )

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from assistant.sam.fast_decoder import Decoded, FastDecoder
 from assistant.errors import BadInput
+from assistant.sam.fast_decoder import Decoded, FastDecoder
 
 
 @dataclass
@@ -53,7 +53,11 @@ class Segmenter:
     @staticmethod
     def from_sam(sam, device="cpu", dtype=torch.float32) -> "Segmenter":
         """Any built `segment_anything.modeling.Sam`, the pocket one included."""
-        return PocketSegmenter(sam, device) if hasattr(sam.mask_decoder, "draw") else OfficialSegmenter(sam, device, dtype)
+        return (
+            PocketSegmenter(sam, device)
+            if hasattr(sam.mask_decoder, "draw")
+            else OfficialSegmenter(sam, device, dtype)
+        )
 
     @staticmethod
     def pocket(sam, device="cpu") -> "Segmenter":
@@ -115,8 +119,13 @@ class Segmenter:
     @torch.no_grad()
     def encode(self, image: np.ndarray) -> Embedding:
         """image: (H, W, 3) uint8 RGB of any size."""
-        if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-                and image.size):
+        if not (
+            isinstance(image, np.ndarray)
+            and image.dtype == np.uint8
+            and image.ndim == 3
+            and image.shape[2] == 3
+            and image.size
+        ):
             raise BadInput("a picture must be an array of height x width x 3 bytes (uint8, RGB)")
         features, maps, shared = self._encode(image)
         size = image.shape[:2]
@@ -134,8 +143,12 @@ class Segmenter:
         """Many prompts of one kind at once, without drawing: points (P, N, 2) with labels (P, N) in {0, 1},
         and / or boxes (P, 4), in px of the picture, masks (P, l, l) low-resolution logits. -> Decoded, whose `iou` is
         (P, 4): token 0 answers boxes and several clicks, 1 to 3 are the readings of an ambiguous prompt."""
-        scale = torch.tensor(embedding.input_size[::-1], dtype=torch.float64) / torch.tensor(embedding.size[::-1])
-        place = lambda x: (torch.as_tensor(np.asarray(x), dtype=torch.float64) * scale).float().to(self.device)
+        scale = torch.tensor(embedding.input_size[::-1], dtype=torch.float64) / torch.tensor(
+            embedding.size[::-1]
+        )
+        place = lambda x: (
+            (torch.as_tensor(np.asarray(x), dtype=torch.float64) * scale).float().to(self.device)
+        )
         if points is not None:
             points, labels = place(points), torch.as_tensor(np.asarray(labels), device=self.device).int()
         if boxes is not None:
@@ -145,7 +158,9 @@ class Segmenter:
         return self._decode(embedding, points, labels, boxes, masks)
 
     @torch.no_grad()
-    def predict_many(self, embedding: Embedding, points=None, labels=None, boxes=None, masks=None, multimask=True):
+    def predict_many(
+        self, embedding: Embedding, points=None, labels=None, boxes=None, masks=None, multimask=True
+    ):
         """As `decode`, drawn: -> low-resolution logits (P, M, l, l) float, predicted IoU (P, M); M = 3, or 1 unless
         `multimask`. Prompts are decoded `chunk` at a time; at SAM's size each result takes .25 MB."""
         count = len(next(x for x in (points, boxes, masks) if x is not None))
@@ -156,7 +171,9 @@ class Segmenter:
             out.append(self._answers(embedding, decoded, multimask))
         return tuple(torch.cat(x) for x in zip(*out))
 
-    def prompted(self, embedding: Embedding, sparse: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def prompted(
+        self, embedding: Embedding, sparse: Tensor, masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Answers to prompts that are embedded already: sparse (P, T, `prompt_width`) float, masks (P, l, l) float
         low-resolution logits -> low-resolution logits (P, l, l) of the single answer, predicted IoU (P,).
 
@@ -185,7 +202,9 @@ class Segmenter:
         """
         points, labels, box, mask = self._check(embedding, points, labels, box, mask)
         batch = lambda x: None if x is None else x[None]
-        low, scores = self.predict_many(embedding, batch(points), batch(labels), batch(box), batch(mask), multimask)
+        low, scores = self.predict_many(
+            embedding, batch(points), batch(labels), batch(box), batch(mask), multimask
+        )
         return self.upsample(embedding, low[0]), scores[0].cpu().numpy(), low[0].cpu().numpy()
 
     def _check(self, embedding, points, labels, box, mask):
@@ -217,7 +236,9 @@ class Segmenter:
             if mask.dtype == bool and mask.shape == (height, width):
                 mask = self.low_logits(embedding, mask)
             elif mask.dtype == bool or mask.shape != (self.low_side, self.low_side):
-                raise BadInput(f"a mask must be {height} x {width} bool, or {self.low_side} x {self.low_side} logits")
+                raise BadInput(
+                    f"a mask must be {height} x {width} bool, or {self.low_side} x {self.low_side} logits"
+                )
         return points, labels, box, mask
 
     def low_logits(self, embedding: Embedding, mask: np.ndarray) -> np.ndarray:
@@ -246,8 +267,10 @@ class Segmenter:
         resize = lambda x, n: F.interpolate(x[:, None], n, mode="linear", align_corners=False)[:, 0]
         eye = torch.eye(self.low_side, device=self.device)
         square = lambda used: eye if self.stretched else resize(eye, self.side)[:, :used]
-        return tuple(resize(square(used), full).T.contiguous()
-                     for used, full in zip(embedding.input_size, embedding.size))
+        return tuple(
+            resize(square(used), full).T.contiguous()
+            for used, full in zip(embedding.input_size, embedding.size)
+        )
 
 
 class OfficialSegmenter(Segmenter):
@@ -259,7 +282,9 @@ class OfficialSegmenter(Segmenter):
 
     def _decoder(self, dtype):
         prompts = self.model.prompt_encoder
-        return FastDecoder(self.model.mask_decoder, prompts.get_dense_pe(), prompts.no_mask_embed.weight[0], dtype)
+        return FastDecoder(
+            self.model.mask_decoder, prompts.get_dense_pe(), prompts.no_mask_embed.weight[0], dtype
+        )
 
     def _square(self, image):
         from PIL import Image
@@ -333,13 +358,21 @@ class TransformersSegmenter(OfficialSegmenter):
 
     def __init__(self, model, processor, device="cpu", dtype=torch.float32):
         prompts = model.config.prompt_encoder_config
-        Segmenter.__init__(self, model, prompts.image_size, 4 * (prompts.image_size // prompts.patch_size), device)
+        Segmenter.__init__(
+            self, model, prompts.image_size, 4 * (prompts.image_size // prompts.patch_size), device
+        )
         self.processor, self.stretched = processor, hasattr(model.mask_decoder, "obj_score_token")
-        self.decoder = FastDecoder(model.mask_decoder, model.get_image_wide_positional_embeddings(),
-                                   model.prompt_encoder.no_mask_embed.weight[0], dtype)
+        self.decoder = FastDecoder(
+            model.mask_decoder,
+            model.get_image_wide_positional_embeddings(),
+            model.prompt_encoder.no_mask_embed.weight[0],
+            dtype,
+        )
 
     def _encode(self, image):
-        pixels = self.processor(images=image, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+        pixels = self.processor(images=image, input_data_format="channels_last", return_tensors="pt")[
+            "pixel_values"
+        ]
         features = self.model.get_image_embeddings(pixels.to(self.device))
         if not self.stretched:
             return features, (), self.decoder.share(features)

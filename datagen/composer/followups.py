@@ -10,20 +10,35 @@ from collections.abc import Callable
 
 from assistant.record import Record
 from datagen.composer import wording
-from datagen.sources.given import Given, Thing, count, mention
 from datagen.composer.places import beside, comparable, places
+from datagen.sources.given import Given, Thing, count, mention
 
-OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top", "biggest": "smallest", "smallest": "biggest",
-            "nearest": "furthest", "furthest": "nearest", "middle": "left"}
+OPPOSITE = {
+    "left": "right",
+    "right": "left",
+    "top": "bottom",
+    "bottom": "top",
+    "biggest": "smallest",
+    "smallest": "biggest",
+    "nearest": "furthest",
+    "furthest": "nearest",
+    "middle": "left",
+}
 LONGER = 0.25  # share of the questions about something else that come third, not second
 
 
 def followup(given: Given) -> Record | str:
     """A follow-up of one of the shapes below, those that this photo allows by their weights."""
     shapes: dict[Callable[[Given], Record | None], float] = {
-        _which: 3, _others: 1.5, _opposite: 1.5, _else: 4, _among: 2, _same: 1}
+        _which: 3,
+        _others: 1.5,
+        _opposite: 1.5,
+        _else: 4,
+        _among: 2,
+        _same: 1,
+    }
     while shapes:
-        shape, = given.rng.choices(list(shapes), list(shapes.values()))
+        (shape,) = given.rng.choices(list(shapes), list(shapes.values()))
         if record := shape(given):
             return record
         del shapes[shape]
@@ -37,8 +52,11 @@ def _turn(record: Record) -> dict:
 def _about(given: Given, thing: Thing) -> dict:
     """An earlier turn about all there is of a thing."""
     entry, instances, phrase = thing
-    question = (wording.implicit_question(phrase, given.split, given.rng) if phrase
-                else wording.named_question(entry, max(1, count(instances)), given.split, given.rng))
+    question = (
+        wording.implicit_question(phrase, given.split, given.rng)
+        if phrase
+        else wording.named_question(entry, max(1, count(instances)), given.split, given.rng)
+    )
     return _turn(given.record("named", question, [(mention(thing), thing)]))
 
 
@@ -69,7 +87,9 @@ def _which(given: Given) -> Record | None:
 def _singled_out(given: Given, place: str, key: str, instance, anchor) -> dict:
     """An earlier turn about one of several."""
     entry = given.bank[key]
-    question = wording.position_question(entry, place, len(given.photo.of(key)), None, given.split, given.rng, anchor)
+    question = wording.position_question(
+        entry, place, len(given.photo.of(key)), None, given.split, given.rng, anchor
+    )
     words = wording.position_phrase(place, entry.name, anchor)
     return _turn(given.record("position", question, [(words, (entry, [instance], None))]))
 
@@ -82,8 +102,12 @@ def _others(given: Given) -> Record | None:
     place, key, instance, anchor = options[given.category(sorted(options))]
     entry, rest = given.bank[key], [each for each in given.photo.of(key) if each is not instance]
     question = wording.followup_others(len(rest), given.split, given.rng)
-    return given.record("followup", question, [(f"other {entry.mention(len(rest))}", (entry, rest, None))],
-                        [_singled_out(given, place, key, instance, anchor)])
+    return given.record(
+        "followup",
+        question,
+        [(f"other {entry.mention(len(rest))}", (entry, rest, None))],
+        [_singled_out(given, place, key, instance, anchor)],
+    )
 
 
 def _opposite(given: Given) -> Record | None:
@@ -91,27 +115,40 @@ def _opposite(given: Given) -> Record | None:
     options = _places(given)
     pairs = {}
     for name, (place, key, instance, anchor) in options.items():
-        if (other := options.get(name.replace(place, OPPOSITE.get(place, "-"), 1))) and other[2] is not instance:
+        if (other := options.get(name.replace(place, OPPOSITE.get(place, "-"), 1))) and other[
+            2
+        ] is not instance:
             pairs[name] = other
     if not pairs:
         return None
     name = given.category(sorted(pairs))
     place, key, instance, anchor = pairs[name]
     entry = given.bank[key]
-    question = wording.followup_one("then_next", place, len(given.photo.of(key)), given.split, given.rng, anchor)
+    question = wording.followup_one(
+        "then_next", place, len(given.photo.of(key)), given.split, given.rng, anchor
+    )
     words = wording.position_phrase(place, entry.name, anchor)
-    return given.record("followup", question, [(words, (entry, [instance], None))], [_singled_out(given, *options[name])])
+    return given.record(
+        "followup", question, [(words, (entry, [instance], None))], [_singled_out(given, *options[name])]
+    )
 
 
 def _else(given: Given) -> Record | None:
     """Something else, there or not: "where is the dog?", "and something to sit on?"."""
     rng = given.rng
     first = given.category(given.present)
-    key = given.missing() if rng.random() < 0.35 else given.category([key for key in given.present if key != first])
+    key = (
+        given.missing()
+        if rng.random() < 0.35
+        else given.category([key for key in given.present if key != first])
+    )
     if key is None:
         return None
-    if (rng.random() < LONGER and (before := given.rng.choice([_which, _among])(given))
-            and key not in before.source["categories"]):
+    if (
+        rng.random() < LONGER
+        and (before := given.rng.choice([_which, _among])(given))
+        and key not in before.source["categories"]
+    ):
         earlier = [*before.source["history"], _turn(before)]
     else:
         gone = given.missing() if rng.random() < 0.2 else None
@@ -133,8 +170,11 @@ def _among(given: Given) -> Record | None:
     rng.shuffle(keys)
     things = [given.thing(key, by_phrase=False) for key in keys]
     asked = [(entry, count(instances), phrase) for entry, instances, phrase in things]
-    first = given.record("multi", wording.multi_question(asked, given.split, rng),
-                         [(mention(thing), thing) for thing in things])
+    first = given.record(
+        "multi",
+        wording.multi_question(asked, given.split, rng),
+        [(mention(thing), thing) for thing in things],
+    )
     named = rng.choice(things)
     question, without = wording.followup_among(named[0], count(named[1]), given.split, rng)
     meant = [thing for thing in things if (thing is named) != without]

@@ -29,34 +29,34 @@ HELD = 2  # the last so many phrases of each entry are kept out of training
 
 @dataclass(frozen=True)
 class Phrase:
-    id: str                  # "umbrella/3": the entry's key and the number in its list
-    text: str                # without the bar and what follows it
-    category: str            # key of the entry
-    also: tuple[str, ...]    # keys of entries of which it is just as true
-    held: bool               # kept out of training
-    who: bool = False        # the thing is a person: "who", not "what"
+    id: str  # "umbrella/3": the entry's key and the number in its list
+    text: str  # without the bar and what follows it
+    category: str  # key of the entry
+    also: tuple[str, ...]  # keys of entries of which it is just as true
+    held: bool  # kept out of training
+    who: bool = False  # the thing is a person: "who", not "what"
 
     @property
     def shape(self) -> str:
-        """"that", "which" or "noun"."""
+        """ "that", "which" or "noun"."""
         return next((shape for shape in ("that", "which") if self.text.startswith(shape + " ")), "noun")
 
 
 @dataclass(frozen=True)
 class Entry:
-    key: str                 # the data set's own name
-    name: str                # what a reply calls it
+    key: str  # the data set's own name
+    name: str  # what a reply calls it
     plural: str
-    number: str              # "count", "one", "plural", "set" or "mass": the head of coco.toml says which is which
+    number: str  # "count", "one", "plural", "set" or "mass": the head of coco.toml says which is which
     synonyms: tuple[str, ...]
     avoid: tuple[str, ...]
     group: str
     confused: tuple[str, ...]
     beside: tuple[str, ...]
     phrases: tuple[Phrase, ...]
-    part_of: str = ""        # what it is a part of ("car"), if of anything
-    who: bool = False        # a person
-    vague: bool = False      # not asked about beside what it is confused with
+    part_of: str = ""  # what it is a part of ("car"), if of anything
+    who: bool = False  # a person
+    vague: bool = False  # not asked about beside what it is confused with
 
     def split(self, split: str) -> list[Phrase]:
         """The phrases of "train" or of "held"."""
@@ -84,9 +84,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Group:
-    key: str                    # "seat"
+    key: str  # "seat"
     categories: tuple[str, ...]  # what is meant: every one that is there
-    maybe: tuple[str, ...]      # categories that some would count and some would not
+    maybe: tuple[str, ...]  # categories that some would count and some would not
     questions: tuple[Phrase, ...]  # whole questions, as phrases without a category of their own
 
     def split(self, split: str) -> list[Phrase]:
@@ -102,7 +102,9 @@ def _files(name: str, end: str) -> list[Path]:
         path = Path(part) if part.endswith(".toml") else FOLDER / part
         if path.is_dir():
             groups = end == ".groups.toml"
-            files += sorted(file for file in path.glob("*.toml") if file.name.endswith(".groups.toml") == groups)
+            files += sorted(
+                file for file in path.glob("*.toml") if file.name.endswith(".groups.toml") == groups
+            )
         else:
             files.append(path.with_suffix(end))
     return files
@@ -118,9 +120,13 @@ def load_groups(name: str = "coco") -> tuple[Group, ...]:
         try:
             for key, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
                 last = len(table["questions"]) - HELD
-                questions = tuple(Phrase(f"{key}/{number}", text, key, (), number >= last)
-                                  for number, text in enumerate(table["questions"]))
-                groups.append(Group(key, tuple(table["categories"]), tuple(table.get("maybe", ())), questions))
+                questions = tuple(
+                    Phrase(f"{key}/{number}", text, key, (), number >= last)
+                    for number, text in enumerate(table["questions"])
+                )
+                groups.append(
+                    Group(key, tuple(table["categories"]), tuple(table.get("maybe", ())), questions)
+                )
         except (tomllib.TOMLDecodeError, KeyError, TypeError) as problem:
             raise BadInput(f"{path} is not a file of groups like coco.groups.toml: {problem}") from None
     return tuple(groups)
@@ -134,7 +140,9 @@ def load(name: str = "coco") -> dict[str, Entry]:
         try:
             file = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise BadInput(f"there is no phrase bank {path}; name a .toml file of the shape of coco.toml") from None
+            raise BadInput(
+                f"there is no phrase bank {path}; name a .toml file of the shape of coco.toml"
+            ) from None
         except tomllib.TOMLDecodeError as problem:
             raise BadInput(f"{path} is not valid TOML: {problem}") from None
         # What stands above the first table goes for all of them.
@@ -159,10 +167,21 @@ def _entry(path: Path, key: str, table: dict, confused: set[str]) -> Entry:
         also = tuple(word.strip() for word in also.split(",") if word.strip())
         held = number >= len(table["phrases"]) - HELD
         phrases.append(Phrase(f"{key}/{number}", text.strip(), key, also, held, table.get("who", False)))
-    return Entry(key, table["name"], table["plural"], table.get("number", "count"), tuple(table.get("synonyms", ())),
-                 tuple(table.get("avoid", ())), table["group"], tuple(sorted(confused)),
-                 tuple(table.get("beside", ())), tuple(phrases), table.get("part_of", ""), table.get("who", False),
-                 table.get("vague", False))
+    return Entry(
+        key,
+        table["name"],
+        table["plural"],
+        table.get("number", "count"),
+        tuple(table.get("synonyms", ())),
+        tuple(table.get("avoid", ())),
+        table["group"],
+        tuple(sorted(confused)),
+        tuple(table.get("beside", ())),
+        tuple(phrases),
+        table.get("part_of", ""),
+        table.get("who", False),
+        table.get("vague", False),
+    )
 
 
 def pluralise(word: str) -> str:
@@ -203,10 +222,12 @@ def as_the(phrase: Phrase) -> str:
     """A definite description where English allows one: "the thing that keeps the rain off", "the canopy on a stick"."""
     if phrase.shape != "noun":
         return f"{'the one' if phrase.who else 'the thing'} {as_that(phrase)}"
-    if found := re.match(r"something (?=you |that |to |with |on |for |in |from |people |a |an |the )", phrase.text):
-        return "the thing " + phrase.text[found.end():]
+    if found := re.match(
+        r"something (?=you |that |to |with |on |for |in |from |people |a |an |the )", phrase.text
+    ):
+        return "the thing " + phrase.text[found.end() :]
     if found := re.match(r"(a|an|some) ", phrase.text):
-        return "the " + phrase.text[found.end():]
+        return "the " + phrase.text[found.end() :]
     return phrase.text
 
 
@@ -217,9 +238,15 @@ def wrong_phrases(entry: Entry, bank: dict[str, Entry]) -> list[str]:
         if given := entry.gives_away(phrase.text):
             faults.append(f"{phrase.id}: '{phrase.text}' names it ({given})")
         if not re.match(r"(that|which|an?|something|some|someone|somebody|somewhere) ?", phrase.text):
-            faults.append(f"{phrase.id}: '{phrase.text}' begins with neither that, which nor an indefinite article")
-        if found := re.match(r"that (an?|the|you|your|people|someone|somebody|everyone|he|she|they|it) ", phrase.text):
-            faults.append(f"{phrase.id}: 'that {found[1]} ...' is a clause whose object is the thing: begin with which")
+            faults.append(
+                f"{phrase.id}: '{phrase.text}' begins with neither that, which nor an indefinite article"
+            )
+        if found := re.match(
+            r"that (an?|the|you|your|people|someone|somebody|everyone|he|she|they|it) ", phrase.text
+        ):
+            faults.append(
+                f"{phrase.id}: 'that {found[1]} ...' is a clause whose object is the thing: begin with which"
+            )
         if phrase.text != phrase.text.strip(" .?!,") or "  " in phrase.text:
             faults.append(f"{phrase.id}: '{phrase.text}' has stray punctuation or spaces")
         faults += [f"{phrase.id}: no entry {other!r}" for other in phrase.also if other not in bank]

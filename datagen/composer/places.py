@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 
 from datagen.sources.photos import Instance, Photo
 
-APART = 0.12      # of the picture's side: how far the outermost centre must be from the next
-IN_ROW = 0.07     # the same between those that are counted off ("the second from the left")
-LARGER = 1.5      # times the next area, for "the biggest"
-TOO_MANY = 8      # instances: beyond that nobody searches for "the smallest"
-NEARER = 0.12     # of the picture's diagonal: how much further off the next one must be from what it is beside
-ALONE = 0.002     # share of the picture's area below which one of several is not singled out
+APART = 0.12  # of the picture's side: how far the outermost centre must be from the next
+IN_ROW = 0.07  # the same between those that are counted off ("the second from the left")
+LARGER = 1.5  # times the next area, for "the biggest"
+TOO_MANY = 8  # instances: beyond that nobody searches for "the smallest"
+NEARER = 0.12  # of the picture's diagonal: how much further off the next one must be from what it is beside
+ALONE = 0.002  # share of the picture's area below which one of several is not singled out
 ANCHOR = (0.004, 0.35)  # share of the picture's area that something others are near to may cover
 
 
@@ -72,30 +72,44 @@ def beside(photo: Photo, instances: Sequence[Instance]) -> Iterator[tuple[str, I
     if not comparable(instances):
         return
     smallest = ALONE * photo.width * photo.height
-    diagonal = (photo.width ** 2 + photo.height ** 2) ** 0.5
+    diagonal = (photo.width**2 + photo.height**2) ** 0.5
     for key in photo.keys():
         anchors = photo.of(key)
         share = anchors[0].area / (photo.width * photo.height)
-        if len(anchors) != 1 or anchors[0].crowd or anchors[0] in instances or not ANCHOR[0] <= share <= ANCHOR[1]:
+        if (
+            len(anchors) != 1
+            or anchors[0].crowd
+            or anchors[0] in instances
+            or not ANCHOR[0] <= share <= ANCHOR[1]
+        ):
             continue
         # Between edges and between centres: a long thing may touch at one end and lie far off with the other.
         near = sorted(instances, key=lambda i: _gap(i, anchors[0]))
         far = sorted(instances, key=lambda i: _distance(i, anchors[0]))
-        steps = [((value(b) - value(a)) / diagonal) for order, value in (
-            (near, lambda i: _gap(i, anchors[0])), (far, lambda i: _distance(i, anchors[0])))
-            for a, b in zip(order, order[1:])]
+        steps = [
+            ((value(b) - value(a)) / diagonal)
+            for order, value in (
+                (near, lambda i: _gap(i, anchors[0])),
+                (far, lambda i: _distance(i, anchors[0])),
+            )
+            for a, b in zip(order, order[1:])
+        ]
         count = len(instances) - 1
         if near[0] is far[0] and near[0].area >= smallest and min(steps[0], steps[count]) >= NEARER:
             yield "nearest", near[0], anchors[0]
-        if (near[-1] is far[-1] and far[-1].area >= smallest and min(steps[count - 1], steps[-1]) >= NEARER
-                and len(instances) > 2):
+        if (
+            near[-1] is far[-1]
+            and far[-1].area >= smallest
+            and min(steps[count - 1], steps[-1]) >= NEARER
+            and len(instances) > 2
+        ):
             yield "furthest", far[-1], anchors[0]
 
 
 def _gap(a: Instance, b: Instance) -> float:
     """Distance between two boxes, px; 0 where they overlap."""
     sides = (max(a.box[k] - b.box[k] - b.box[k + 2], b.box[k] - a.box[k] - a.box[k + 2], 0) for k in (0, 1))
-    return sum(side ** 2 for side in sides) ** 0.5
+    return sum(side**2 for side in sides) ** 0.5
 
 
 def _distance(a: Instance, b: Instance) -> float:

@@ -16,17 +16,26 @@ from collections.abc import Iterator, Sequence
 from assistant.record import Record
 from datagen.composer import wording
 from datagen.composer.followups import followup
-from datagen.sources.given import Given, count, mention
 from datagen.composer.phrasebank import Entry, Group, Phrase
-from datagen.sources.photos import Photo
 from datagen.composer.places import beside, places
+from datagen.sources.given import Given, count, mention
+from datagen.sources.photos import Photo
 
-KINDS = {"implicit": 7, "named": 4, "multi": 4, "position": 4, "part": 6, "class": 2, "absent": 5, "followup": 5}  # weights
-GROUPED = 0.3   # share of implicit questions that several categories may answer
+KINDS = {
+    "implicit": 7,
+    "named": 4,
+    "multi": 4,
+    "position": 4,
+    "part": 6,
+    "class": 2,
+    "absent": 5,
+    "followup": 5,
+}  # weights
+GROUPED = 0.3  # share of implicit questions that several categories may answer
 PREMISE = 0.35  # share of absent questions that take the thing for granted: "the red umbrella beside the dog"
-SEEN = 0.001    # share of the picture's area below which a thing is not asked about: 14 x 14 px of 512 x 384
-AGAIN = 2       # times that the same one of several is asked for, in other words
-TRIES = 12      # per question wanted, before the photo is left with fewer
+SEEN = 0.001  # share of the picture's area below which a thing is not asked about: 14 x 14 px of 512 x 384
+AGAIN = 2  # times that the same one of several is asked for, in other words
+TRIES = 12  # per question wanted, before the photo is left with fewer
 
 
 def _of_group(given: Given, present: bool) -> Record | str:
@@ -37,7 +46,9 @@ def _of_group(given: Given, present: bool) -> Record | str:
     keys = [key for key in group.categories if key in given.whole] if present else group.categories[:1]
     things = [(given.bank[key], given.photo.of(key), question) for key in keys]
     kind = "absent" if not present else "implicit" if len(keys) == 1 else "multi"
-    return given.record(kind, wording.dress(question.text, given.rng), [(mention(thing), thing) for thing in things])
+    return given.record(
+        kind, wording.dress(question.text, given.rng), [(mention(thing), thing) for thing in things]
+    )
 
 
 def _implicit(given: Given) -> Record | str:
@@ -72,8 +83,13 @@ def _absent(given: Given) -> Record | str:
     if key is None:
         return "nothing is missing from the photo"
     if not given.bank[key].part_of and given.rng.random() < PREMISE:
-        anchors = [other for other in given.present if count(given.photo.of(other)) == 1 and not given.bank[other].part_of
-                   and given.bank[other].number != "mass"]  # nothing stands "behind the sky"
+        anchors = [
+            other
+            for other in given.present
+            if count(given.photo.of(other)) == 1
+            and not given.bank[other].part_of
+            and given.bank[other].number != "mass"
+        ]  # nothing stands "behind the sky"
         if anchors:
             return _false_premise(given, key, given.rng.choice(anchors))
     thing = given.thing(key, by_phrase=given.rng.random() < 0.6)
@@ -113,8 +129,11 @@ def _multi(given: Given) -> Record | str:
     style = rng.random()  # all by phrase, all by name, or mixed
     things = [given.thing(key, style < 0.4 or (style > 0.65 and rng.random() < 0.5), clear) for key in keys]
     asked = [(entry, max(1, count(instances)), phrase) for entry, instances, phrase in things]
-    return given.record("multi", wording.multi_question(asked, given.split, rng),
-                        [(mention(thing), thing) for thing in things])
+    return given.record(
+        "multi",
+        wording.multi_question(asked, given.split, rng),
+        [(mention(thing), thing) for thing in things],
+    )
 
 
 def _position(given: Given) -> Record | str:
@@ -150,19 +169,40 @@ def _class(given: Given) -> Record | str:
     rng.shuffle(keys)
     things = [given.thing(key, by_phrase=False) for key in keys]
     names = [entry.plural if entry.number == "plural" else entry.name for entry, _, _ in things]
-    return given.record("class", wording.class_question(names, given.split, rng),
-                        [(thing[0].mention(), thing) for thing in things])
+    return given.record(
+        "class",
+        wording.class_question(names, given.split, rng),
+        [(thing[0].mention(), thing) for thing in things],
+    )
 
 
-def compose(photo: Photo, bank: dict[str, Entry], split: str, per_image: int, seed: int,
-            drops: Counter, groups: Sequence[Group] = ()) -> Iterator[Record]:
+def compose(
+    photo: Photo,
+    bank: dict[str, Entry],
+    split: str,
+    per_image: int,
+    seed: int,
+    drops: Counter,
+    groups: Sequence[Group] = (),
+) -> Iterator[Record]:
     """Up to `per_image` different questions about a photo; `image` is the photo's path as it was read.
     groups: questions that several of the bank's categories answer."""
-    makers = {"implicit": _implicit, "named": _named, "multi": _multi, "position": _position, "part": _part, "class": _class,
-              "absent": _absent, "followup": followup}
+    makers = {
+        "implicit": _implicit,
+        "named": _named,
+        "multi": _multi,
+        "position": _position,
+        "part": _part,
+        "class": _class,
+        "absent": _absent,
+        "followup": followup,
+    }
     given = Given(photo, bank, groups, split, seed)
-    weights = {kind: weight for kind, weight in KINDS.items()
-               if kind != "part" or any(bank[key].part_of for key in given.present)}
+    weights = {
+        kind: weight
+        for kind, weight in KINDS.items()
+        if kind != "part" or any(bank[key].part_of for key in given.present)
+    }
     asked: set[str] = set()
     if not given.present:
         drops["photo: nothing is outlined wherever it is"] += 1
@@ -175,11 +215,17 @@ def compose(photo: Photo, bank: dict[str, Entry], split: str, per_image: int, se
         if isinstance(record, str):
             drops[f"{kind}: {record}"] += 1
             continue
-        words = " / ".join(text.lower().strip(" .?") for text in
-                           [*(turn["question"] for turn in record.source["history"]), record.question])
-        if any(target.rle and not share for target, share in zip(record.targets, record.source["area_share"])):
+        words = " / ".join(
+            text.lower().strip(" .?")
+            for text in [*(turn["question"] for turn in record.source["history"]), record.question]
+        )
+        if any(
+            target.rle and not share for target, share in zip(record.targets, record.source["area_share"])
+        ):
             drops[f"{kind}: the mask is empty"] += 1
-        elif any(target.rle and share < SEEN for target, share in zip(record.targets, record.source["area_share"])):
+        elif any(
+            target.rle and share < SEEN for target, share in zip(record.targets, record.source["area_share"])
+        ):
             drops[f"{kind}: too small to be seen"] += 1
         elif words in asked:
             drops[f"{kind}: the question was asked already"] += 1

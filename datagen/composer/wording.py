@@ -35,7 +35,7 @@ def dress(text: str, rng: random.Random) -> str:
 
 
 def listed(parts: Sequence[str]) -> str:
-    """"a", "a and b", "a, b and c"."""
+    """ "a", "a and b", "a, b and c"."""
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
@@ -77,14 +77,28 @@ def name_slots(entry: Entry, count: int, name: str | None = None) -> dict[str, s
     only_plural = entry.number in ("plural", "set")  # its synonyms are plurals too
     plural = entry.plural if name == entry.name else name if only_plural else pluralise(name)
     if entry.number == "mass":
-        return {"a": f"some {name}", "the": f"the {name}", "is": "is", "be": "is", "every": f"all the {name}", "plural": name}
+        return {
+            "a": f"some {name}",
+            "the": f"the {name}",
+            "is": "is",
+            "be": "is",
+            "every": f"all the {name}",
+            "plural": name,
+        }
     many = count > 1 or only_plural
-    if entry.number == "one" and not many:  # nobody asks for "every windshield" of a car, or for "windshields"
+    if (
+        entry.number == "one" and not many
+    ):  # nobody asks for "every windshield" of a car, or for "windshields"
         return {"a": article(name), "the": f"the {name}", "is": "is", "be": "is"}
     pair = entry.number == "plural" and count == 1
-    return {"a": f"a pair of {plural}" if pair else plural if many else article(name),
-            "the": f"the {plural if many else name}", "is": "are" if many else "is", "be": "are" if many and not pair else "is",
-            "every": f"all the {plural}" if only_plural else f"every {name}", "plural": plural}
+    return {
+        "a": f"a pair of {plural}" if pair else plural if many else article(name),
+        "the": f"the {plural if many else name}",
+        "is": "are" if many else "is",
+        "be": "are" if many and not pair else "is",
+        "every": f"all the {plural}" if only_plural else f"every {name}",
+        "plural": plural,
+    }
 
 
 def any_name(entry: Entry, rng: random.Random) -> str:
@@ -98,7 +112,9 @@ def implicit_question(phrase: Phrase, split: str, rng: random.Random, exists: fl
     if rng.random() < exists:
         return _say(_unhurried(templates()["exists"][split], phrase), slots, rng)
     pool = _unhurried(_fitting(templates()["implicit"][split], slots), phrase)
-    if phrase.shape != "noun" and rng.random() < 0.5:  # a clause sounds best unwrapped, but few templates are for that
+    if (
+        phrase.shape != "noun" and rng.random() < 0.5
+    ):  # a clause sounds best unwrapped, but few templates are for that
         pool = [template for template in pool if "{what" in template or "{that}" in template]
     return _say(pool, slots, rng)
 
@@ -112,13 +128,17 @@ def named_question(entry: Entry, count: int, split: str, rng: random.Random, exi
 
 def multi_question(things: Sequence[tuple[Entry, int, Phrase | None]], split: str, rng: random.Random) -> str:
     """One question about several things; each is (entry, how many, phrase or None to use its name)."""
-    parts = [phrase_slots(phrase) if phrase else name_slots(entry, count, any_name(entry, rng))
-             for entry, count, phrase in things]
+    parts = [
+        phrase_slots(phrase) if phrase else name_slots(entry, count, any_name(entry, rng))
+        for entry, count, phrase in things
+    ]
     slots = {"as": listed([part["a"] for part in parts]), "thes": listed([part["the"] for part in parts])}
     for slot in ("what", "whatever"):
         if all(slot in part for part in parts):
             slots[slot + "s"] = ", ".join(part[slot] for part in parts[:-1]) + ", and " + parts[-1][slot]
-    return _say(_unhurried(templates()["multi"][split], *(phrase for *_, phrase in things if phrase)), slots, rng)
+    return _say(
+        _unhurried(templates()["multi"][split], *(phrase for *_, phrase in things if phrase)), slots, rng
+    )
 
 
 def part_question(entry: Entry, phrase: Phrase | None, count: int, split: str, rng: random.Random) -> str:
@@ -140,7 +160,9 @@ def premise_question(entry: Entry, anchor: Entry, split: str, rng: random.Random
     plain = entry.number in ("plural", "mass", "set") or rng.random() < 0.4
     described = name if plain else f"{rng.choice(looks['made' if made else 'any'])} {name}"
     one = entry.plural if entry.number == "plural" and name == entry.name else described
-    return _say(templates()["premise"][split], {"the": f"the {one}", "anchor": name_slots(anchor, 1)["the"]}, rng)
+    return _say(
+        templates()["premise"][split], {"the": f"the {one}", "anchor": name_slots(anchor, 1)["the"]}, rng
+    )
 
 
 def _way(place: str, count: int, rng: random.Random) -> str:
@@ -158,8 +180,15 @@ def position_phrase(place: str, name: str, anchor: Entry | None = None) -> str:
     return templates()["places"][place][0].format(name=name, anchor=_anchor(anchor))
 
 
-def position_question(entry: Entry, place: str, count: int, phrase: Phrase | None, split: str,
-                      rng: random.Random, anchor: Entry | None = None) -> str:
+def position_question(
+    entry: Entry,
+    place: str,
+    count: int,
+    phrase: Phrase | None,
+    split: str,
+    rng: random.Random,
+    anchor: Entry | None = None,
+) -> str:
     """One question about the `place` one ("left", "biggest", ...) of `count`, by name or by a phrase."""
     way, near = _way(place, count, rng), _anchor(anchor)
     one = "the " + way.format(name="one", anchor=near)
@@ -173,7 +202,9 @@ def position_question(entry: Entry, place: str, count: int, phrase: Phrase | Non
     return _say(templates()["position"][split], slots, rng)
 
 
-def followup_one(kind: str, place: str, count: int, split: str, rng: random.Random, anchor: Entry | None = None) -> str:
+def followup_one(
+    kind: str, place: str, count: int, split: str, rng: random.Random, anchor: Entry | None = None
+) -> str:
     """A follow-up that singles one out: "only the one on the left" (then_which), "and the right one?" (then_next)."""
     one = "the " + _way(place, count, rng).format(name="one", anchor=_anchor(anchor))
     return _say(templates()[kind][split], {"one": one}, rng)

@@ -10,12 +10,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
+from datagen.engines.worker import Made, Worker
 from datagen.result_cache import Kept
 from datagen.sources.leaks import Known
 from datagen.sources.photos import Photo
-from datagen.engines.worker import Made, Worker
 
-AHEAD = 16  # photos begun or done, for each one worked on, before the oldest of them is done: bounds the memory
+AHEAD = (
+    16  # photos begun or done, for each one worked on, before the oldest of them is done: bounds the memory
+)
 
 
 async def in_order(items: Iterable, work: Callable[..., Awaitable], at_once: int) -> AsyncIterator[tuple]:
@@ -42,8 +44,9 @@ async def in_order(items: Iterable, work: Callable[..., Awaitable], at_once: int
         await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
 
 
-def plain(photos: Iterable[Photo], options: argparse.Namespace, known: Known | None, kept: Kept
-          ) -> Iterator[tuple[Photo, Made]]:
+def plain(
+    photos: Iterable[Photo], options: argparse.Namespace, known: Known | None, kept: Kept
+) -> Iterator[tuple[Photo, Made]]:
     """(photo, what was made of it), in the photos' order."""
 
     async def results() -> AsyncIterator[tuple[Photo, Made]]:

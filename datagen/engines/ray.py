@@ -18,10 +18,10 @@ from pathlib import Path
 
 from assistant.errors import BadInput
 from datagen.engines.plain import in_order
+from datagen.engines.worker import Made, Worker
 from datagen.result_cache import Kept
 from datagen.sources.leaks import Known
 from datagen.sources.photos import Photo, Photos
-from datagen.engines.worker import Made, Worker
 
 BATCH = 8  # photos that a worker takes at a time
 
@@ -64,13 +64,22 @@ def on_cluster(options: argparse.Namespace):
     spare = 3 if options.writer == "vllm" else 1
     if started:
         try:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False,
-                     **({} if os.environ.get("RAY_ADDRESS") else {"num_cpus": options.workers + spare}),
-                     runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}})
-        except Exception as error:  # of no common kind: no cluster at RAY_ADDRESS, a machine too busy to start one
+            ray.init(
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                configure_logging=False,
+                **({} if os.environ.get("RAY_ADDRESS") else {"num_cpus": options.workers + spare}),
+                runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}},
+            )
+        except (
+            Exception
+        ) as error:  # of no common kind: no cluster at RAY_ADDRESS, a machine too busy to start one
             ray.shutdown()
-            raise BadInput(f"Ray does not start: {str(error).splitlines()[0][:200]}; is the machine very busy, or "
-                           "RAY_ADDRESS that of no cluster?") from None
+            raise BadInput(
+                f"Ray does not start: {str(error).splitlines()[0][:200]}; is the machine very busy, or "
+                "RAY_ADDRESS that of no cluster?"
+            ) from None
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = options.writer != "vllm"
     context.enable_progress_bars = False
@@ -87,18 +96,26 @@ def on_cluster(options: argparse.Namespace):
             ray.shutdown()
 
 
-def on_ray(photos: Photos, drops: Counter, options: argparse.Namespace, known: Known | None, kept: Kept
-           ) -> Iterator[tuple[Photo, Made]]:
+def on_ray(
+    photos: Photos, drops: Counter, options: argparse.Namespace, known: Known | None, kept: Kept
+) -> Iterator[tuple[Photo, Made]]:
     """(photo, what was made of it), in the photos' order."""
     names = Worker(options, known, kept)
     waiting = [json.dumps(photo.id) for photo in photos if kept.get(names.name(photo)) is None]
     with on_cluster(options) as ray:
         made = iter(())
         if waiting:
-            rows = ray.data.from_items([{"number": number} for number in waiting],
-                                       override_num_blocks=max(1, len(waiting) // BATCH))
-            made = iter(rows.map_batches(Share, batch_size=BATCH, fn_constructor_args=(options, known),
-                                         compute=ray.data.ActorPoolStrategy(size=options.workers)).iter_rows())
+            rows = ray.data.from_items(
+                [{"number": number} for number in waiting], override_num_blocks=max(1, len(waiting) // BATCH)
+            )
+            made = iter(
+                rows.map_batches(
+                    Share,
+                    batch_size=BATCH,
+                    fn_constructor_args=(options, known),
+                    compute=ray.data.ActorPoolStrategy(size=options.workers),
+                ).iter_rows()
+            )
         for photo in photos.read(drops):
             name = names.name(photo)
             if (found := kept.get(name)) is None:

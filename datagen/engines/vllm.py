@@ -21,11 +21,11 @@ from pathlib import Path
 from assistant.errors import BadInput
 from datagen.engines.plain import plain
 from datagen.engines.ray import on_cluster
+from datagen.engines.worker import Made, Worker
+from datagen.llm.server import Ledger, fits, parsed
 from datagen.result_cache import Kept, fingerprint
 from datagen.sources.leaks import Known
 from datagen.sources.photos import Photo, Photos
-from datagen.llm.server import Ledger, fits, parsed
-from datagen.engines.worker import Made, Worker
 
 ROUNDS = 4  # two for the two steps, two more for answers that were not of the form asked for
 RESTARTS = 5  # of an engine that ended, in a round: Ray's own default is for ever
@@ -47,7 +47,9 @@ class Answers:
     async def ask(self, messages: list[dict], schema: dict, seed: int = 0) -> dict | None:
         name = fingerprint("answer", self.model, messages, schema, seed)
         if (answer := self.kept.get(name)) is None:
-            self.waiting.append({"name": name, "messages": json.dumps(messages), "schema": json.dumps(schema), "seed": seed})
+            self.waiting.append(
+                {"name": name, "messages": json.dumps(messages), "schema": json.dumps(schema), "seed": seed}
+            )
         return answer
 
     def take(self, row: dict) -> None:
@@ -73,24 +75,47 @@ def vllm_processor(options: argparse.Namespace, gpus: float, attempt: int = 0) -
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     def before(row: dict) -> dict:
-        return {"messages": json.loads(row["messages"]), "sampling_params": {
-            "temperature": 0.8, "max_tokens": options.answer_tokens or 2048, "seed": (row["seed"] + attempt) % 2**31,
-            "structured_outputs": {"json": row["schema"]}}}
+        return {
+            "messages": json.loads(row["messages"]),
+            "sampling_params": {
+                "temperature": 0.8,
+                "max_tokens": options.answer_tokens or 2048,
+                "seed": (row["seed"] + attempt) % 2**31,
+                "structured_outputs": {"json": row["schema"]},
+            },
+        }
 
     def after(row: dict) -> dict:
-        return {"name": row["name"], "schema": row["schema"], "text": row["generated_text"],
-                "read": row["num_input_tokens"], "written": row["num_generated_tokens"]}
+        return {
+            "name": row["name"],
+            "schema": row["schema"],
+            "text": row["generated_text"],
+            "read": row["num_input_tokens"],
+            "written": row["num_generated_tokens"],
+        }
 
     config = vLLMEngineProcessorConfig(
-        model_source=options.model, engine_kwargs=json.loads(options.vllm), concurrency=options.workers, batch_size=PART,
-        should_continue_on_error=True, log_engine_metrics=False,  # a request that cannot be answered costs itself
+        model_source=options.model,
+        engine_kwargs=json.loads(options.vllm),
+        concurrency=options.workers,
+        batch_size=PART,
+        should_continue_on_error=True,
+        log_engine_metrics=False,  # a request that cannot be answered costs itself
         placement_group_config=None if gpus else {"bundles": [{"CPU": 1}]},
-        chat_template_stage={"num_cpus": 0.1, "concurrency": 1, "chat_template_kwargs": {"enable_thinking": False}},
-        tokenize_stage=False, detokenize_stage=False)  # vLLM does both itself
+        chat_template_stage={
+            "num_cpus": 0.1,
+            "concurrency": 1,
+            "chat_template_kwargs": {"enable_thinking": False},
+        },
+        tokenize_stage=False,
+        detokenize_stage=False,
+    )  # vLLM does both itself
     few = {"num_cpus": 0.1}
     processor = build_processor(config, before, after, preprocess_map_kwargs=few, postprocess_map_kwargs=few)
     # In place: an assignment would make Ray work out the stage's resources once more, without its placement group.
-    processor.stages["vLLMEngineStage"].map_batches_kwargs.update(max_restarts=RESTARTS, max_task_retries=RESTARTS)
+    processor.stages["vLLMEngineStage"].map_batches_kwargs.update(
+        max_restarts=RESTARTS, max_task_retries=RESTARTS
+    )
     return processor
 
 
@@ -113,11 +138,14 @@ def write_requests(photos: Iterable[Photo], worker: Worker, runner: asyncio.Runn
     return files
 
 
-def on_vllm(photos: Photos, drops: Counter, options: argparse.Namespace, known: Known | None, kept: Kept
-            ) -> Iterator[tuple[Photo, Made]]:
+def on_vllm(
+    photos: Photos, drops: Counter, options: argparse.Namespace, known: Known | None, kept: Kept
+) -> Iterator[tuple[Photo, Made]]:
     """(photo, what was made of it), in the photos' order."""
     if options.describe_with:
-        raise BadInput("--writer vllm sends no pictures: leave out --describe-with; --captions gives descriptions")
+        raise BadInput(
+            "--writer vllm sends no pictures: leave out --describe-with; --captions gives descriptions"
+        )
     folder = Path(options.out).resolve() / "requests"
     with on_cluster(options) as ray, asyncio.Runner() as runner:
         worker = runner.run(Worker(options, known, kept).__aenter__())
@@ -127,11 +155,15 @@ def on_vllm(photos: Photos, drops: Counter, options: argparse.Namespace, known: 
                     break
                 processor = vllm_processor(options, ray.cluster_resources().get("GPU", 0), attempt)
                 try:
-                    for row in processor(ray.data.read_parquet(str(folder), override_num_blocks=files)).iter_rows():
+                    for row in processor(
+                        ray.data.read_parquet(str(folder), override_num_blocks=files)
+                    ).iter_rows():
                         worker.model.take(row)
                 except ray.exceptions.RayActorError as error:
-                    raise BadInput(f"vLLM ended {RESTARTS + 1} times ({str(error).splitlines()[0][:120]}); what it said is in "
-                                   "the worker-*.err files of Ray's session_latest/logs; what it answered is kept") from None
+                    raise BadInput(
+                        f"vLLM ended {RESTARTS + 1} times ({str(error).splitlines()[0][:120]}); what it said is in "
+                        "the worker-*.err files of Ray's session_latest/logs; what it answered is kept"
+                    ) from None
         finally:
             runner.run(worker.__aexit__())
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
 """All steps of one photo: kept out, outlined, described, asked about, checked. Engines differ in how many run where.
 
-    async with Worker(options, known) as worker:
-        made = await worker.make(photo)         # Made(rows, drops, ...)
+async with Worker(options, known) as worker:
+    made = await worker.make(photo)         # Made(rows, drops, ...)
 """
 
 import argparse
@@ -15,19 +15,14 @@ from pathlib import Path
 
 from assistant.errors import BadInput
 from assistant.record import Record, from_dict, to_dict
-from datagen.composer import followups
-from datagen.sources import given
-from datagen.sources import outline
-from datagen.composer import phrasebank
-from datagen.composer import places
-from datagen.composer import questions
-from datagen.composer import wording
+from datagen.composer import followups, phrasebank, places, questions, wording
+from datagen.llm.server import Ledger
 from datagen.result_cache import Kept, code_of, fingerprint
+from datagen.sources import given, outline
 from datagen.sources.leaks import Known, leak
 from datagen.sources.outline import Outliner
 from datagen.sources.photos import Photo
 from datagen.sources.pick import difficulty
-from datagen.llm.server import Ledger
 
 UNANSWERED = ("no usable answer", "no second opinion")  # drops that another run may mend
 
@@ -67,10 +62,20 @@ class Worker:
     def _rules(self) -> str:
         """Names all that decides what is made of a photo, but the photo."""
         o = self.options
-        parts = [o.writer, o.bank, o.per_image, o.seed, phrases_state(o.bank), known_state(self.known), o.describe_with,
-                 self.outliner and [self.outliner.weights, code_of(outline)]]
+        parts = [
+            o.writer,
+            o.bank,
+            o.per_image,
+            o.seed,
+            phrases_state(o.bank),
+            known_state(self.known),
+            o.describe_with,
+            self.outliner and [self.outliner.weights, code_of(outline)],
+        ]
         if o.writer == "phrasebank":
-            return fingerprint(*parts, o.split, code_of(phrasebank, questions, given, places, followups, wording))
+            return fingerprint(
+                *parts, o.split, code_of(phrasebank, questions, given, places, followups, wording)
+            )
         from datagen import checks
         from datagen.llm import writer as llm_writer
 
@@ -82,9 +87,18 @@ class Worker:
         looked_at = self.known or self.options.describe_with or boxes
         state = photo.file.stat() if looked_at else None
         return fingerprint(
-            self.rules, str(photo.file), state and [state.st_size, state.st_mtime_ns], photo.id, photo.width, photo.height,
-            [vars(each) for each in photo.instances], sorted(photo.absent), sorted(photo.partial),
-            sorted(photo.parts & set(photo.keys())), self.told.get(photo.file.name, ""))
+            self.rules,
+            str(photo.file),
+            state and [state.st_size, state.st_mtime_ns],
+            photo.id,
+            photo.width,
+            photo.height,
+            [vars(each) for each in photo.instances],
+            sorted(photo.absent),
+            sorted(photo.partial),
+            sorted(photo.parts & set(photo.keys())),
+            self.told.get(photo.file.name, ""),
+        )
 
     async def __aenter__(self) -> "Worker":
         self.opened = contextlib.AsyncExitStack()
@@ -110,7 +124,8 @@ class Worker:
             from datagen.llm.local import Local
 
             return await self.opened.enter_async_context(
-                Local(model, self.kept, o.concurrency, o.device, o.answer_tokens or 2048))
+                Local(model, self.kept, o.concurrency, o.device, o.answer_tokens or 2048)
+            )
         if o.writer == "vllm":
             from datagen.engines.vllm import Answers
 
@@ -118,7 +133,10 @@ class Worker:
         from datagen.llm.server import Server
 
         return await self.opened.enter_async_context(
-            Server(model, o.base_url, self.kept, o.concurrency, tuple(o.price), o.budget, tokens=o.answer_tokens))
+            Server(
+                model, o.base_url, self.kept, o.concurrency, tuple(o.price), o.budget, tokens=o.answer_tokens
+            )
+        )
 
     async def __aexit__(self, *error) -> None:
         if (asked := self.model or self.eyes) and asked.ledger != Ledger():
@@ -146,7 +164,9 @@ class Worker:
                 return Made(drops=dict(drops))
             if self.options.writer == "phrasebank":
                 o = self.options
-                records = list(questions.compose(photo, self.bank, o.split, o.per_image, o.seed, drops, self.groups))
+                records = list(
+                    questions.compose(photo, self.bank, o.split, o.per_image, o.seed, drops, self.groups)
+                )
             else:
                 records = await self._ask(photo, drops)
         except Unreadable:
@@ -166,7 +186,9 @@ class Worker:
             return photo
         photo = outline.named(photo, rles, await self._answer(outline.naming(marked)), drops)
         if self.options.writer == "phrasebank":
-            drops.update(f"name without phrases: {each.key}" for each in photo.instances if each.key not in self.bank)
+            drops.update(
+                f"name without phrases: {each.key}" for each in photo.instances if each.key not in self.bank
+            )
             photo = replace(photo, instances=tuple(each for each in photo.instances if each.key in self.bank))
         return photo
 
@@ -175,8 +197,14 @@ class Worker:
         from datagen.llm.writer import Settings, asking
 
         o = self.options
-        settings = Settings(o.per_image, o.writer, self.model.model, self.eyes is not None,
-                            self.told.get(photo.file.name, ""), not o.no_second_opinion)
+        settings = Settings(
+            o.per_image,
+            o.writer,
+            self.model.model,
+            self.eyes is not None,
+            self.told.get(photo.file.name, ""),
+            not o.no_second_opinion,
+        )
         steps, answers = asking(photo, self.bank, settings, drops), None
         while True:
             try:
@@ -191,7 +219,9 @@ class Worker:
             from datagen.llm.describe import with_picture
 
             messages = await look(with_picture, messages, request.picture)
-        return await (self.model if request.picture is None else self.eyes).ask(messages, request.schema, request.seed)
+        return await (self.model if request.picture is None else self.eyes).ask(
+            messages, request.schema, request.seed
+        )
 
 
 async def look(function, *args):

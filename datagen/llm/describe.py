@@ -30,7 +30,12 @@ def pictures_of(messages: list[dict]) -> list:
     """The pictures of messages as PIL images, in their order."""
     from PIL import Image
 
-    parts = [part for message in messages if isinstance(message["content"], list)
-             for part in message["content"] if part["type"] == "image_url"]
+    parts = [
+        part
+        for message in messages
+        if isinstance(message["content"], list)
+        for part in message["content"]
+        if part["type"] == "image_url"
+    ]
     encoded = [part["image_url"]["url"].split(",", 1)[1] for part in parts]
     return [Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB") for text in encoded]

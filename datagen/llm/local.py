@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from assistant.errors import BadInput
-from datagen.result_cache import Kept, fingerprint
 from datagen.llm.server import ATTEMPTS, Ledger, fits, parsed
+from datagen.result_cache import Kept, fingerprint
 
 ITEMS, LETTERS = 40, 1200  # an answer's arrays and texts are at most so long: a weak model would go on and on
 
@@ -35,9 +35,22 @@ class Waiting:
 class Local:
     """name: a folder in transformers' layout or a hub id; tokens: of an answer, at most."""
 
-    def __init__(self, name: str, kept: Kept, batch: int = 8, device: str = "cpu", tokens: int = 2048,
-                 temperature: float = 0.8):
-        self.model, self.kept, self.batch, self.tokens, self.temperature = name, kept, batch, tokens, temperature
+    def __init__(
+        self,
+        name: str,
+        kept: Kept,
+        batch: int = 8,
+        device: str = "cpu",
+        tokens: int = 2048,
+        temperature: float = 0.8,
+    ):
+        self.model, self.kept, self.batch, self.tokens, self.temperature = (
+            name,
+            kept,
+            batch,
+            tokens,
+            temperature,
+        )
         self.ledger = Ledger()
         self.network, self.processor = load(name, device)
         self.tokenizer = getattr(self.processor, "tokenizer", self.processor)
@@ -95,7 +108,10 @@ class Local:
                 for one, text in zip(batch, texts):
                     one.answer.set_result(text)
             except Exception as error:  # what a model's code raises is not ours to tell apart
-                print(f"{self.model}: {type(error).__name__}: {' '.join(str(error).split())[:160]}", file=sys.stderr)
+                print(
+                    f"{self.model}: {type(error).__name__}: {' '.join(str(error).split())[:160]}",
+                    file=sys.stderr,
+                )
                 self.ledger.failed += len(batch)
                 for one in batch:
                     one.answer.set_result("")
@@ -103,6 +119,7 @@ class Local:
     def generate(self, batch: Sequence[Waiting]) -> list[str]:
         """The answers' texts."""
         import torch
+
         from assistant.mllm.structured_output import Constraint
 
         inputs = self._inputs([one.messages for one in batch]).to(self.network.device)
@@ -114,8 +131,13 @@ class Local:
         with torch.inference_mode(), torch.random.fork_rng():
             torch.manual_seed(sum(one.seed or 0 for one in batch) % 2**31)
             out = self.network.generate(
-                **inputs, **drawn, max_new_tokens=self.tokens, pad_token_id=self.tokenizer.pad_token_id,
-                repetition_penalty=1.0, logits_processor=[forms])
+                **inputs,
+                **drawn,
+                max_new_tokens=self.tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+                repetition_penalty=1.0,
+                logits_processor=[forms],
+            )
         self.ledger.prompt_tokens += int(inputs["attention_mask"].sum())
         answers = out[:, length:]
         self.ledger.completion_tokens += int((answers != self.tokenizer.pad_token_id).sum())
@@ -126,7 +148,9 @@ class Local:
         more |= {"processor_kwargs": {"padding": True}} if self.sees else {"padding": True}
         if "enable_thinking" in (self.processor.chat_template or ""):
             more["enable_thinking"] = False
-        return self.processor.apply_chat_template([self._told(messages) for messages in conversations], **more)
+        return self.processor.apply_chat_template(
+            [self._told(messages) for messages in conversations], **more
+        )
 
     def _told(self, messages: list[dict]) -> list[dict]:
         """Messages as this model's template takes them."""
@@ -144,8 +168,15 @@ class Local:
             parts = message["content"]
             if not isinstance(parts, list):
                 parts = [{"type": "text", "text": parts}]
-            told.append({"role": message["role"], "content": [
-                {"type": "image", "image": next(pictures)} if part["type"] == "image_url" else part for part in parts]})
+            told.append(
+                {
+                    "role": message["role"],
+                    "content": [
+                        {"type": "image", "image": next(pictures)} if part["type"] == "image_url" else part
+                        for part in parts
+                    ],
+                }
+            )
         return told
 
 
@@ -172,24 +203,36 @@ def tokens_of(tokenizer, ends: list[int]):
     try:
         return from_tokenizer(tokenizer, eos_token=ends)
     except Exception as error:  # a tokenizer of a kind that it does not know
-        raise BadInput(f"the answers of this model cannot be constrained: {str(error).splitlines()[0][:160]}") from None
+        raise BadInput(
+            f"the answers of this model cannot be constrained: {str(error).splitlines()[0][:160]}"
+        ) from None
 
 
 def load(name: str, device: str):
     """(model, processor or tokenizer). BadInput: there is none by that name."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoProcessor,
+        AutoTokenizer,
+    )
 
     try:
         config = AutoConfig.from_pretrained(name)
         sees = type(config) in AutoModelForImageTextToText._model_mapping
-        kind, reader = (AutoModelForImageTextToText, AutoProcessor) if sees else (AutoModelForCausalLM, AutoTokenizer)
+        kind, reader = (
+            (AutoModelForImageTextToText, AutoProcessor) if sees else (AutoModelForCausalLM, AutoTokenizer)
+        )
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         network = kind.from_pretrained(name, dtype=dtype, device_map={"": device}).eval()
         processor = reader.from_pretrained(name)
     except Exception as error:  # a broken folder and an unreachable hub raise a dozen kinds
-        raise BadInput(f"cannot load {name} as a language model; give a folder that holds one, or a hub id while the hub can "
-                       f"be reached ({' '.join(str(error).split())[:120]})") from None
+        raise BadInput(
+            f"cannot load {name} as a language model; give a folder that holds one, or a hub id while the hub can "
+            f"be reached ({' '.join(str(error).split())[:120]})"
+        ) from None
     if not processor.chat_template:
         raise BadInput(f"{name} has no chat template; use a model that was tuned to answer")
     return network, processor
@@ -200,7 +243,9 @@ def takes_system(processor) -> bool:
     text = lambda words: [{"type": "text", "text": words}] if hasattr(processor, "tokenizer") else words
     try:
         return "umbrella" in processor.apply_chat_template(
-            [{"role": "system", "content": text("umbrella")}, {"role": "user", "content": text("?")}], tokenize=False)
+            [{"role": "system", "content": text("umbrella")}, {"role": "user", "content": text("?")}],
+            tokenize=False,
+        )
     except Exception:  # templates refuse a role by raising whatever they like
         return False
 

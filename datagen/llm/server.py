@@ -43,21 +43,41 @@ class Ledger:
 class Server:
     """price: (per million prompt tokens, per million completion tokens); budget: stop before more than this is spent."""
 
-    def __init__(self, model: str, base_url: str | None, kept: Kept, concurrency: int = 16,
-                 price: tuple[float, float] = (0, 0), budget: float | None = None, timeout: float = 300.0,
-                 temperature: float = 0.8, tokens: int | None = None):
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None,
+        kept: Kept,
+        concurrency: int = 16,
+        price: tuple[float, float] = (0, 0),
+        budget: float | None = None,
+        timeout: float = 300.0,
+        temperature: float = 0.8,
+        tokens: int | None = None,
+    ):
         try:
             import openai
         except ImportError:
             raise BadInput("--writer openai needs the client: pip install 'maskpick[llm]'") from None
 
         self.kept, self.tokens, self.enforces, self.answered = kept, tokens, True, False
-        self.openai, self.model, self.price, self.budget, self.temperature = openai, model, price, budget, temperature
+        self.openai, self.model, self.price, self.budget, self.temperature = (
+            openai,
+            model,
+            price,
+            budget,
+            temperature,
+        )
         key = os.environ.get("OPENAI_API_KEY", "none" if base_url else None)
         if key is None:
             raise BadInput("set OPENAI_API_KEY, or name a server of your own with --base-url")
-        self.client = openai.AsyncOpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=RETRIES,
-                                         http_client=transport(openai))
+        self.client = openai.AsyncOpenAI(
+            api_key=key,
+            base_url=base_url,
+            timeout=timeout,
+            max_retries=RETRIES,
+            http_client=transport(openai),
+        )
         self.slots = asyncio.Semaphore(concurrency)
         self.ledger = Ledger()
 
@@ -75,19 +95,33 @@ class Server:
         if (answer := self.kept.get(name)) is not None:
             self.ledger.from_cache += 1
             return answer
-        form = {"type": "json_schema", "json_schema": {"name": schema["title"], "schema": schema, "strict": True}}
+        form = {
+            "type": "json_schema",
+            "json_schema": {"name": schema["title"], "schema": schema, "strict": True},
+        }
         for attempt in range(ATTEMPTS):
             async with self.slots:
                 if self.budget is not None and self.ledger.cost >= self.budget:
-                    raise OutOfBudget(f"the budget of {self.budget} is spent; the same command with a larger --budget goes on")
+                    raise OutOfBudget(
+                        f"the budget of {self.budget} is spent; the same command with a larger --budget goes on"
+                    )
                 try:
                     self.ledger.requests += 1
                     # As chat.completions.create sends it, without its walk through every key: that takes longer than the rest.
-                    reply = await self.client.post("/chat/completions", cast_to=object, body={
-                        "model": self.model, "messages": in_words(messages, schema) if attempt or not self.enforces else messages,
-                        "seed": (seed + attempt) % 2**31, "temperature": self.temperature,
-                        **({"response_format": form} if self.enforces else {}),
-                        **({"max_completion_tokens": self.tokens} if self.tokens else {})})
+                    reply = await self.client.post(
+                        "/chat/completions",
+                        cast_to=object,
+                        body={
+                            "model": self.model,
+                            "messages": in_words(messages, schema)
+                            if attempt or not self.enforces
+                            else messages,
+                            "seed": (seed + attempt) % 2**31,
+                            "temperature": self.temperature,
+                            **({"response_format": form} if self.enforces else {}),
+                            **({"max_completion_tokens": self.tokens} if self.tokens else {}),
+                        },
+                    )
                 except (self.openai.AuthenticationError, self.openai.PermissionDeniedError) as error:
                     raise BadInput(f"the server refuses the key: {_line(error)}") from None
                 except self.openai.NotFoundError as error:
@@ -100,8 +134,10 @@ class Server:
                 except self.openai.OpenAIError as error:  # after the client's own retries
                     lost = isinstance(error, self.openai.APIConnectionError) and not self.answered
                     if lost and not await self._there():
-                        raise BadInput(f"no server answers at {self.client.base_url}: start it, or name another with "
-                                       "--base-url; the same command goes on") from None
+                        raise BadInput(
+                            f"no server answers at {self.client.base_url}: start it, or name another with "
+                            "--base-url; the same command goes on"
+                        ) from None
                     return self._failed(error)
                 except (ValueError, TypeError):  # not even an envelope
                     self.ledger.bad_answers += 1
@@ -180,8 +216,11 @@ def fits(value, schema: dict) -> bool:
     """Whether a value has the form of the part of JSON Schema that our prompts use: a server may not enforce it."""
     kind = schema["type"]
     if kind == "object":
-        return (isinstance(value, dict) and all(k in value for k in schema["required"])
-                and all(k in schema["properties"] and fits(v, schema["properties"][k]) for k, v in value.items()))
+        return (
+            isinstance(value, dict)
+            and all(k in value for k in schema["required"])
+            and all(k in schema["properties"] and fits(v, schema["properties"][k]) for k, v in value.items())
+        )
     if kind == "array":
         return isinstance(value, list) and all(fits(v, schema["items"]) for v in value)
     if kind == "integer":

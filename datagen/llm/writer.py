@@ -68,19 +68,31 @@ NUMBERS = {"type": "array", "items": {"type": "integer"}}
 
 def form(title: str, **properties: dict) -> dict:
     """The JSON schema of an object with just these properties."""
-    return {"title": title, "type": "object", "properties": properties, "required": list(properties),
-            "additionalProperties": False}
+    return {
+        "title": title,
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
 TARGET = form("target", phrase={"type": "string"}, name={"type": "string"}, numbers=NUMBERS)
 TURN = form("turn", question={"type": "string"}, targets={"type": "array", "items": TARGET})
-QUESTION = form("question", kind={"type": "string", "enum": list(KINDS)}, before={"type": "array", "items": TURN},
-                 question={"type": "string"}, targets={"type": "array", "items": TARGET})
+QUESTION = form(
+    "question",
+    kind={"type": "string", "enum": list(KINDS)},
+    before={"type": "array", "items": TURN},
+    question={"type": "string"},
+    targets={"type": "array", "items": TARGET},
+)
 QUESTIONS = form("questions", questions={"type": "array", "items": QUESTION})
 OPINION = form("opinion", numbers=NUMBERS)
 DESCRIPTION = form("description", description={"type": "string"})
 # Names this version of all that models are told.
-PROMPT = hashlib.sha256(json.dumps([DESCRIBE, WRITE, RULES, ANSWER, LOOK, QUESTIONS, OPINION]).encode()).hexdigest()[:12]
+PROMPT = hashlib.sha256(
+    json.dumps([DESCRIBE, WRITE, RULES, ANSWER, LOOK, QUESTIONS, OPINION]).encode()
+).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,7 @@ class Request:
 
 
 def place(photo: Photo, instance: Instance) -> str:
-    """"left, top, small": thirds of the picture, and the share of its area."""
+    """ "left, top, small": thirds of the picture, and the share of its area."""
     x, y = instance.centre
     across = ("left", "middle", "right")[min(2, int(3 * x / photo.width))]
     down = ("top", "centre", "bottom")[min(2, int(3 * y / photo.height))]
@@ -120,7 +132,9 @@ def scene(photo: Photo) -> tuple[str, list[Instance]]:
     kind = lambda i: " (a crowd of them)" if i.crowd else " (a part)" if i.key in photo.parts else ""
     lines = [f"{k}. {i.key}{kind(i)}: {place(photo, i)}" for k, i in enumerate(instances, 1)]
     counts = ", ".join(f"{count} x {key}" for key, count in sorted(Counter(i.key for i in instances).items()))
-    told = f"The photo, {photo.width} x {photo.height} px, shows:\n" + "\n".join(lines) + f"\nIn all: {counts}."
+    told = (
+        f"The photo, {photo.width} x {photo.height} px, shows:\n" + "\n".join(lines) + f"\nIn all: {counts}."
+    )
     if photo.partial:
         told += f"\nThere are more of these than are listed: {', '.join(sorted(photo.partial))}."
     gone = sorted(photo.absent or set(photo.categories) - set(photo.keys()))
@@ -132,8 +146,12 @@ def scene(photo: Photo) -> tuple[str, list[Instance]]:
 
 def kinds_of(photo: Photo) -> list[str]:
     """The kinds of questions that a photo allows."""
-    return [kind for kind in RULES if not (kind == "part" and not photo.parts & set(photo.keys()))
-            and not (kind == "position" and len(photo.keys()) == len(photo.instances))]
+    return [
+        kind
+        for kind in RULES
+        if not (kind == "part" and not photo.parts & set(photo.keys()))
+        and not (kind == "position" and len(photo.keys()) == len(photo.instances))
+    ]
 
 
 Steps = Generator[list[Request], list[dict | None], list[Record]]
@@ -144,14 +162,22 @@ def asking(photo: Photo, bank: dict[str, Entry], settings: Settings, drops: Coun
     listed, instances = scene(photo)
     seed, description = seed_for(photo), settings.caption
     if settings.eyes and not description:
-        found, = yield [Request([{"role": "user", "content": DESCRIBE}], DESCRIPTION, 0, photo.file)]
+        (found,) = yield [Request([{"role": "user", "content": DESCRIBE}], DESCRIPTION, 0, photo.file)]
         if found is None:
             drops["description: no usable answer"] += 1
         description = found["description"] if found else ""
     told = listed + (f"\n\n{description}" if description else "")
     rules = "\n".join(f"- {kind}: {RULES[kind]}" for kind in kinds_of(photo))
-    found, = yield [Request([{"role": "system", "content": WRITE.format(count=settings.per_image, kinds=rules)},
-                             {"role": "user", "content": told}], QUESTIONS, seed)]
+    (found,) = yield [
+        Request(
+            [
+                {"role": "system", "content": WRITE.format(count=settings.per_image, kinds=rules)},
+                {"role": "user", "content": told},
+            ],
+            QUESTIONS,
+            seed,
+        )
+    ]
     if found is None:
         drops["photo: no usable answer"] += 1
         return []
@@ -163,7 +189,9 @@ def asking(photo: Photo, bank: dict[str, Entry], settings: Settings, drops: Coun
         if question is None:
             drops[f"{row['kind']}: points at things that are not there"] += 1
             continue
-        why = trouble(question.text, question.kind, question.targets, photo, bank, question.before, settings.eyes)
+        why = trouble(
+            question.text, question.kind, question.targets, photo, bank, question.before, settings.eyes
+        )
         if not why and seen.again(question.text, question.before):
             why = "nearly asked before"
         if why:
@@ -199,23 +227,38 @@ def read(row: dict, instances: Sequence[Instance]) -> Question | None:
         return None
 
     def targets(turn: dict) -> list[Wanted]:
-        return [Wanted(" ".join(t["phrase"].split()) or t["name"], t["name"].lower().strip(),
-                       tuple(dict.fromkeys(instances[n - 1].id for n in sorted(t["numbers"])))) for t in turn["targets"]]
+        return [
+            Wanted(
+                " ".join(t["phrase"].split()) or t["name"],
+                t["name"].lower().strip(),
+                tuple(dict.fromkeys(instances[n - 1].id for n in sorted(t["numbers"]))),
+            )
+            for t in turn["targets"]
+        ]
 
     text = lambda turn: " ".join(turn["question"].split())
     before = [Earlier(text(turn), targets(turn)) for turn in row["before"]]
-    return Question(row["kind"], text(row), targets(row), before, sorted({n for t in row["targets"] for n in t["numbers"]}))
+    return Question(
+        row["kind"],
+        text(row),
+        targets(row),
+        before,
+        sorted({n for t in row["targets"] for n in t["numbers"]}),
+    )
 
 
 def second_opinions(good: list[Question], told: str, seed: int, drops: Counter) -> Generator:
     """Those that a reader who sees only the list and the question understands alike."""
+
     def request(question: Question) -> Request:
         earlier = ""
         for turn in question.before:
             answer = ", ".join(t.phrase + ("" if t.ids else " (not there)") for t in turn.targets)
             earlier += f"\n\nEarlier question: {turn.question}\nIt was answered with: {answer}"
         asked = f"{told}{earlier}\n\nThe question: {question.text}"
-        return Request([{"role": "system", "content": ANSWER}, {"role": "user", "content": asked}], OPINION, seed)
+        return Request(
+            [{"role": "system", "content": ANSWER}, {"role": "user", "content": asked}], OPINION, seed
+        )
 
     opinions = yield [request(question) for question in good]
     kept = []
@@ -234,7 +277,7 @@ def looked_for(good: list[Question], photo: Photo, drops: Counter) -> Generator:
     if not gone:
         return good
     listed = "\n".join(f"{k}. {phrase}" for k, phrase in enumerate(gone, 1))
-    found, = yield [Request([{"role": "user", "content": f"{LOOK}\n{listed}"}], OPINION, 0, photo.file)]
+    (found,) = yield [Request([{"role": "user", "content": f"{LOOK}\n{listed}"}], OPINION, 0, photo.file)]
     if found is None:
         drops["absent: no usable answer"] += 1
     seen = {phrase for k, phrase in enumerate(gone, 1) if found is None or k in found["numbers"]}
@@ -250,16 +293,35 @@ def record_of(photo: Photo, question: Question, settings: Settings) -> Record | 
     targets = question.targets
     rles = [photo.rle([by_id[n] for n in t.ids]) if t.ids else None for t in targets]
     answers = []
-    for text, wanted in [*((turn.question, turn.targets) for turn in question.before), (question.text, targets)]:
+    for text, wanted in [
+        *((turn.question, turn.targets) for turn in question.before),
+        (question.text, targets),
+    ]:
         said = [(t.phrase, bool(t.ids)) for t in wanted]
         answers.append(reply_for(said, random.Random(seed_for(photo, text))))
         if [(m.phrase, m.present) for m in parse(answers[-1])] != said:
             return None
-    source = {"kind": question.kind, "writer": settings.writer, "model": settings.model, "prompt": PROMPT,
-              "image_id": photo.id, "categories": [t.category for t in targets],
-              "category_ids": [photo.categories.get(t.category) for t in targets],
-              "annotation_ids": [list(t.ids) for t in targets], "phrase_ids": [None for _ in targets],
-              "area_share": [round(photo.area_share(rle), 6) if rle else 0.0 for rle in rles],
-              "history": [{"question": turn.question, "answer": answer} for turn, answer in zip(question.before, answers)]}
-    return Record(str(photo.file), photo.width, photo.height, question.text, answers[-1],
-                  [RecordTarget(t.phrase, rle) for t, rle in zip(targets, rles)], source)
+    source = {
+        "kind": question.kind,
+        "writer": settings.writer,
+        "model": settings.model,
+        "prompt": PROMPT,
+        "image_id": photo.id,
+        "categories": [t.category for t in targets],
+        "category_ids": [photo.categories.get(t.category) for t in targets],
+        "annotation_ids": [list(t.ids) for t in targets],
+        "phrase_ids": [None for _ in targets],
+        "area_share": [round(photo.area_share(rle), 6) if rle else 0.0 for rle in rles],
+        "history": [
+            {"question": turn.question, "answer": answer} for turn, answer in zip(question.before, answers)
+        ],
+    }
+    return Record(
+        str(photo.file),
+        photo.width,
+        photo.height,
+        question.text,
+        answers[-1],
+        [RecordTarget(t.phrase, rle) for t, rle in zip(targets, rles)],
+        source,
+    )

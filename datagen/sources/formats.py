@@ -33,7 +33,9 @@ def rows_of(kind: str, annotations: Path | None, images: Path) -> Iterator[tuple
         else:
             yield from one_file(annotations, kind)
     except OSError as error:
-        raise BadInput(f"cannot read {annotations} ({error.strerror}); --annotations names the annotations") from None
+        raise BadInput(
+            f"cannot read {annotations} ({error.strerror}); --annotations names the annotations"
+        ) from None
     except BadInput:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -68,14 +70,17 @@ def one_file(annotations: Path, kind: str) -> Iterator[tuple[str, dict]]:
             except ijson.JSONError as error:
                 raise ValueError(f"not JSON ({' '.join(str(error).split())[:80]})") from None
         if not found and table != "annotations":
-            raise BadInput(f"{annotations} is not COCO's json with images, annotations and categories: it has no {table}")
+            raise BadInput(
+                f"{annotations} is not COCO's json with images, annotations and categories: it has no {table}"
+            )
 
 
 Shapes = list[tuple[str, list | dict]]  # (name, polygons or RLE)
 
 
-def _collect(pictures: Iterator[tuple[str, tuple[int, int], Shapes]], names: Iterable[str] = ()
-             ) -> Iterator[tuple[str, dict]]:
+def _collect(
+    pictures: Iterator[tuple[str, tuple[int, int], Shapes]], names: Iterable[str] = ()
+) -> Iterator[tuple[str, dict]]:
     """COCO's rows of (file name, (h, w), shapes) per picture; names: what is outlined wherever it is, if anywhere."""
     from pycocotools import mask as coco_mask
 
@@ -91,10 +96,23 @@ def _collect(pictures: Iterator[tuple[str, tuple[int, int], Shapes]], names: Ite
                 numbers[name] = len(numbers) + 1
                 yield "categories", {"id": numbers[name], "name": name}
             count += 1
-            rle = shape if isinstance(shape, dict) else coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
-            yield "annotations", {
-                "id": count, "image_id": number, "category_id": numbers[name], "segmentation": shape, "iscrowd": 0,
-                "area": float(coco_mask.area(rle)), "bbox": [float(v) for v in coco_mask.toBbox(rle)]}
+            rle = (
+                shape
+                if isinstance(shape, dict)
+                else coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
+            )
+            yield (
+                "annotations",
+                {
+                    "id": count,
+                    "image_id": number,
+                    "category_id": numbers[name],
+                    "segmentation": shape,
+                    "iscrowd": 0,
+                    "area": float(coco_mask.area(rle)),
+                    "bbox": [float(v) for v in coco_mask.toBbox(rle)],
+                },
+            )
 
 
 def labelme(folder: Path, images: Path) -> Iterator[tuple[str, tuple[int, int], Shapes]]:
@@ -115,8 +133,13 @@ def labelme(folder: Path, images: Path) -> Iterator[tuple[str, tuple[int, int], 
                 continue
             group = shape.get("group_id")
             name = str(shape["label"]).strip().lower()
-            things.setdefault((name, group) if group is not None else k, (name, []))[1].append(points.ravel().tolist())
-        name, size = Path(str(row["imagePath"]).replace("\\", "/")).name, (int(row["imageHeight"]), int(row["imageWidth"]))
+            things.setdefault((name, group) if group is not None else k, (name, []))[1].append(
+                points.ravel().tolist()
+            )
+        name, size = (
+            Path(str(row["imagePath"]).replace("\\", "/")).name,
+            (int(row["imageHeight"]), int(row["imageWidth"])),
+        )
         yield name, size, list(things.values())
 
 
@@ -127,7 +150,10 @@ def label_names(folder: Path) -> dict[int, str]:
     if table is None:
         raise BadInput(f"no index PNGs with a names.json in {folder}")
     names = json.loads(table.read_text(encoding="utf-8"))
-    return {int(k): str(v).strip().lower() for k, v in (enumerate(names) if isinstance(names, list) else names.items())}
+    return {
+        int(k): str(v).strip().lower()
+        for k, v in (enumerate(names) if isinstance(names, list) else names.items())
+    }
 
 
 def labels(folder: Path, images: Path) -> Iterator[tuple[str, tuple[int, int], Shapes]]:

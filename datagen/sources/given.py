@@ -1,8 +1,8 @@
 """What is known while one photo's questions are made, and how a question becomes a record.
 
-    given = Given(photo, bank, groups, "train", seed=0)
-    thing = given.thing(given.category(given.present), by_phrase=True)
-    given.record("implicit", "what could I drink from?", [(mention(thing), thing)])
+given = Given(photo, bank, groups, "train", seed=0)
+thing = given.thing(given.category(given.present), by_phrase=True)
+given.record("implicit", "what could I drink from?", [(mention(thing), thing)])
 """
 
 import random
@@ -29,14 +29,19 @@ class Given:
         self.there = set(photo.keys()) | photo.partial
         self.whole = [key for key in photo.keys() if key not in photo.partial]  # every one of it is outlined
         # What can be asked about by itself: nothing else in the photo might go by its name.
-        self.present = [key for key in self.whole if not (bank[key].vague and self.there & set(bank[key].confused))]
-        self.labelled = set(photo.absent or photo.categories) | self.there        # only of that is absence known
-        self.used: Counter = Counter()      # phrases and categories asked about so far
+        self.present = [
+            key for key in self.whole if not (bank[key].vague and self.there & set(bank[key].confused))
+        ]
+        self.labelled = set(photo.absent or photo.categories) | self.there  # only of that is absence known
+        self.used: Counter = Counter()  # phrases and categories asked about so far
 
     def phrase(self, key: str, allowed=lambda phrase: True) -> Phrase | None:
         """The least used phrase of a category that is not as true of something else in the photo."""
-        fitting = [phrase for phrase in self.bank[key].split(self.split)
-                   if not set(phrase.also) & self.there and allowed(phrase)]
+        fitting = [
+            phrase
+            for phrase in self.bank[key].split(self.split)
+            if not set(phrase.also) & self.there and allowed(phrase)
+        ]
         return self._fresh(fitting, lambda phrase: phrase.id)
 
     def category(self, keys: Sequence[str]) -> str | None:
@@ -69,7 +74,9 @@ class Given:
 
     def _mixed_up(self) -> set[str]:
         """What is there, and what some would call what is there."""
-        return self.there | {other for key in self.there & set(self.bank) for other in self.bank[key].confused}
+        return self.there | {
+            other for key in self.there & set(self.bank) for other in self.bank[key].confused
+        }
 
     def missing(self) -> str | None:
         """A category that is not there: half the time one that would belong in the scene, else any."""
@@ -99,14 +106,19 @@ class Given:
                 return reply
         return reply_for(targets)
 
-    def record(self, kind: str, question: str, targets: list[tuple[str, Thing]], earlier: Sequence[dict] = ()) -> Record:
+    def record(
+        self, kind: str, question: str, targets: list[tuple[str, Thing]], earlier: Sequence[dict] = ()
+    ) -> Record:
         """The record of a question and what it asks about, each with the words the reply uses for it.
         earlier: the turns before it, as `source["history"]` holds them."""
         rles = [self.photo.rle(thing[1]) if thing[1] else None for _, thing in targets]
         answer = self.reply([(words, rle is not None) for (words, _), rle in zip(targets, rles)])
         things = [thing for _, thing in targets]
         source = {
-            "kind": kind, "writer": "phrasebank", "split": self.split, "image_id": self.photo.id,
+            "kind": kind,
+            "writer": "phrasebank",
+            "split": self.split,
+            "image_id": self.photo.id,
             "categories": [entry.key for entry, _, _ in things],
             "category_ids": [self.photo.categories.get(entry.key) for entry, _, _ in things],
             "annotation_ids": [[instance.id for instance in instances] for _, instances, _ in things],
@@ -114,8 +126,15 @@ class Given:
             "area_share": [round(self.photo.area_share(rle), 6) if rle else 0.0 for rle in rles],
             "history": list(earlier),
         }
-        return Record(str(self.photo.file), self.photo.width, self.photo.height, question, answer,
-                      [RecordTarget(words, rle) for (words, _), rle in zip(targets, rles)], source)
+        return Record(
+            str(self.photo.file),
+            self.photo.width,
+            self.photo.height,
+            question,
+            answer,
+            [RecordTarget(words, rle) for (words, _), rle in zip(targets, rles)],
+            source,
+        )
 
 
 def count(instances: Sequence[Instance]) -> int:

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from assistant.errors import BadInput
-from datagen.result_cache import Kept, fingerprint
 from datagen.llm.writer import Request, form
+from datagen.result_cache import Kept, fingerprint
 from datagen.sources.photos import Instance, Photo
 
 MARKS = 20  # proposals at most that a model is asked to name
@@ -30,8 +30,15 @@ NAME = """In this photo some regions are outlined and numbered. Give for each nu
 whole thing in one to three words, in the singular, or "nothing" where it shows no whole thing, several, or mere \
 background. "count"
 is how many of that name there are in the whole photo, outlined or not."""
-NAMES = form("names", things={"type": "array", "items": form(
-    "thing", number={"type": "integer"}, name={"type": "string"}, count={"type": "integer"})})
+NAMES = form(
+    "names",
+    things={
+        "type": "array",
+        "items": form(
+            "thing", number={"type": "integer"}, name={"type": "string"}, count={"type": "integer"}
+        ),
+    },
+)
 
 
 class Outliner:
@@ -41,7 +48,9 @@ class Outliner:
         self.sam, self.kept, self.device = sam, kept, device
         self.lock, self.segmenter = threading.Lock(), None
         file = Path(sam)
-        self.weights = [sam, file.stat().st_size, file.stat().st_mtime_ns] if sam != "pocket" and file.is_file() else sam
+        self.weights = (
+            [sam, file.stat().st_size, file.stat().st_mtime_ns] if sam != "pocket" and file.is_file() else sam
+        )
 
     def load(self):
         """The segmenter. BadInput: there is none by that name."""
@@ -77,7 +86,10 @@ class Outliner:
         for each in photo.instances:
             if each.segmentation is None:
                 rle = masks[each.id]
-                if rle is None or coco_mask.iou([list(coco_mask.toBbox(rle))], [list(each.box)], [0])[0, 0] < FILLS:
+                if (
+                    rle is None
+                    or coco_mask.iou([list(coco_mask.toBbox(rle))], [list(each.box)], [0])[0, 0] < FILLS
+                ):
                     drops["box: SAM's mask does not fill it"] += 1
                     continue
                 each = replace(each, segmentation=rle, area=float(coco_mask.area(rle)))
@@ -118,7 +130,9 @@ class Outliner:
             return self.eyes.open(image).proposals.rles
         from assistant.sam.proposals import everything
 
-        return everything(segmenter, segmenter.encode(image), image=image, fast=True, granularity=1, max_proposals=60).rles
+        return everything(
+            segmenter, segmenter.encode(image), image=image, fast=True, granularity=1, max_proposals=60
+        ).rles
 
 
 def open_sized(photo: Photo) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Photos with masks and names, from what `datagen.sources.formats` reads.
 
-    for photo in Photos(open_index("coco", annotations, images, None), images, bank).read(drops):   # drops: Counter of reasons
-        photo.keys(); photo.rle(photo.of("cup"))
+for photo in Photos(open_index("coco", annotations, images, None), images, bank).read(drops):   # drops: Counter of reasons
+    photo.keys(); photo.rle(photo.of("cup"))
 """
 
 import json
@@ -14,19 +14,19 @@ from pathlib import Path
 
 from assistant.errors import BadInput
 from assistant.record import coco_rle
+from datagen.composer.phrasebank import Entry
 from datagen.sources.formats import NOTHING
 from datagen.sources.index import open_index
-from datagen.composer.phrasebank import Entry
 
 
 @dataclass(frozen=True)
 class Instance:
-    id: int                               # the annotation's
-    key: str                              # of the phrase bank's entry
-    segmentation: list | dict | None      # COCO polygons or RLE, px; None until the box is outlined
+    id: int  # the annotation's
+    key: str  # of the phrase bank's entry
+    segmentation: list | dict | None  # COCO polygons or RLE, px; None until the box is outlined
     box: tuple[float, float, float, float]  # x, y, width, height, px
-    area: float                           # px
-    crowd: bool                           # stands for several, not separated
+    area: float  # px
+    crowd: bool  # stands for several, not separated
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -40,11 +40,15 @@ class Photo:
     width: int
     height: int
     instances: tuple[Instance, ...]
-    categories: dict[str, int]            # entry's key -> the data set's category id, of all its categories
-    absent: frozenset[str] = frozenset()  # looked for and not there (LVIS); where none is named, what has no instance
+    categories: dict[str, int]  # entry's key -> the data set's category id, of all its categories
+    absent: frozenset[str] = (
+        frozenset()
+    )  # looked for and not there (LVIS); where none is named, what has no instance
     partial: frozenset[str] = frozenset()  # there, but not every one of them is outlined (LVIS)
-    parts: frozenset[str] = frozenset()   # names of parts of things, of all categories
-    synonyms: dict[str, list[str]] = field(default_factory=dict, compare=False)  # other names, of all categories
+    parts: frozenset[str] = frozenset()  # names of parts of things, of all categories
+    synonyms: dict[str, list[str]] = field(
+        default_factory=dict, compare=False
+    )  # other names, of all categories
 
     def keys(self) -> list[str]:
         """The categories present, sorted."""
@@ -76,8 +80,15 @@ class Photos:
     `datagen.sources.pick`. parts: all names are of parts. BadInput: the annotations cannot be used.
     """
 
-    def __init__(self, index: sqlite3.Connection, images: Path, bank: dict[str, Entry] | None, boxes: bool = False,
-                 empty: bool = False, parts: bool = False):
+    def __init__(
+        self,
+        index: sqlite3.Connection,
+        images: Path,
+        bank: dict[str, Entry] | None,
+        boxes: bool = False,
+        empty: bool = False,
+        parts: bool = False,
+    ):
         self.index, self.images, self.bank, self.boxes, self.empty = index, images, bank, boxes, empty
         self.only: set | None = None
         self.names, self.parts, self.synonyms = {}, set(), {}
@@ -89,7 +100,9 @@ class Photos:
             if parts or part or str(about.get("supercategory", "")).upper() == "PART":
                 self.parts.add(key)
             if isinstance(about.get("synonyms"), list):
-                self.synonyms[key] = [str(word).split("_(")[0].replace("_", " ").lower() for word in about["synonyms"]]
+                self.synonyms[key] = [
+                    str(word).split("_(")[0].replace("_", " ").lower() for word in about["synonyms"]
+                ]
         self.categories = {name: number for number, name in self.names.items()}
         twice = index.execute("select name from images group by name having count(*) > 1").fetchone()
         if twice:
@@ -105,8 +118,13 @@ class Photos:
         return self.read(Counter())
 
     def read(self, drops: Counter) -> Iterator[Photo]:
-        drops += Counter({"annotation of an unknown image": self.index.execute(
-            "select count(*) from annotations where picture not in (select number from images)").fetchone()[0]})
+        drops += Counter(
+            {
+                "annotation of an unknown image": self.index.execute(
+                    "select count(*) from annotations where picture not in (select number from images)"
+                ).fetchone()[0]
+            }
+        )
         usable = False
         for number, name, width, height, about in self.index.execute("select * from images order by name"):
             if self.only is not None and number not in self.only:
@@ -121,8 +139,10 @@ class Photos:
                 yield photo
         if not usable:
             why = ", ".join(f"{count} x {reason}" for reason, count in drops.most_common(8))
-            raise BadInput(f"none of the {len(self)} photos in {self.images} can be used ({why}): do the photos, the "
-                           "annotations and the phrase bank belong together?")
+            raise BadInput(
+                f"none of the {len(self)} photos in {self.images} can be used ({why}): do the photos, the "
+                "annotations and the phrase bank belong together?"
+            )
 
     def one(self, number) -> Photo:
         """A photo by its number in the data set."""
@@ -133,7 +153,8 @@ class Photos:
     def _photo(self, number, file: Path, width: int, height: int, about: dict, drops: Counter) -> Photo:
         instances = []
         for identity, category, row in self.index.execute(
-                "select number, category, about from annotations where picture = ? order by rowid", (number,)):
+            "select number, category, about from annotations where picture = ? order by rowid", (number,)
+        ):
             row, key = json.loads(row), self.names.get(category)
             if key is None or key in NOTHING:
                 drops["annotation of no known name"] += 1
@@ -144,16 +165,37 @@ class Photos:
             else:
                 box = tuple(map(float, row["bbox"]))
                 area = float(row.get("area", box[2] * box[3]))
-                instances.append(Instance(identity, key, row.get("segmentation") or None, box, area, bool(row.get("iscrowd", 0))))
+                instances.append(
+                    Instance(
+                        identity, key, row.get("segmentation") or None, box, area, bool(row.get("iscrowd", 0))
+                    )
+                )
         named = lambda field: frozenset(self.names[n] for n in about.get(field, ()) if n in self.names)
-        return Photo(number, file, width, height, tuple(instances), self.categories, named("neg_category_ids"),
-                     named("not_exhaustive_category_ids"), frozenset(self.parts), self.synonyms)
+        return Photo(
+            number,
+            file,
+            width,
+            height,
+            tuple(instances),
+            self.categories,
+            named("neg_category_ids"),
+            named("not_exhaustive_category_ids"),
+            frozenset(self.parts),
+            self.synonyms,
+        )
 
 
-def read_coco(annotations: str | Path, images: str | Path, bank: dict[str, Entry] | None, drops: Counter,
-              kind: str = "coco") -> list[Photo]:
+def read_coco(
+    annotations: str | Path,
+    images: str | Path,
+    bank: dict[str, Entry] | None,
+    drops: Counter,
+    kind: str = "coco",
+) -> list[Photo]:
     """All usable photos of a small data set at once; kind: see `datagen.sources.formats`. BadInput as `Photos`."""
-    return list(Photos(open_index(kind, Path(annotations), Path(images), None), Path(images), bank).read(drops))
+    return list(
+        Photos(open_index(kind, Path(annotations), Path(images), None), Path(images), bank).read(drops)
+    )
 
 
 def seed_for(photo: Photo, *parts: object) -> int:

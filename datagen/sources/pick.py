@@ -16,7 +16,7 @@ SIMPLE, COMPLEX = 2, 6  # categories from which a photo is so
 
 
 def difficulty(photo: Photo) -> str:
-    """"single" (or nothing known), "simple" or "complex"."""
+    """ "single" (or nothing known), "simple" or "complex"."""
     count = len({instance.key for instance in photo.instances})
     return "complex" if count >= COMPLEX else "simple" if count >= SIMPLE else "single"
 

@@ -34,7 +34,9 @@ def read_expressions(root: Path) -> list[dict]:
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadInput(f"{file} cannot be read ({error}); --root must hold expressions.json and images/") from None
+        raise BadInput(
+            f"{file} cannot be read ({error}); --root must hold expressions.json and images/"
+        ) from None
     if not isinstance(rows, list):
         raise BadInput(f"{file} must be a list of expressions")
     return rows
@@ -68,14 +70,22 @@ def score(answer, row: dict) -> dict:
     said = answer.present
     box = box_of(np.any([t.mask for t in said], axis=0)) if said else None
     there = row["box"] is not None
-    return {"said": bool(said), "there": there, "answered": box, "answer": answer.text,
-            "iou": box_iou(box, row["box"]) if box and there else 0.0,
-            "confidence": max((float(t.confidence) for t in answer.targets), default=0.0)}
+    return {
+        "said": bool(said),
+        "there": there,
+        "answered": box,
+        "answer": answer.text,
+        "iou": box_iou(box, row["box"]) if box and there else 0.0,
+        "confidence": max((float(t.confidence) for t in answer.targets), default=0.0),
+    }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--predictions", type=Path,
-                        help="score the masks of this folder, N.png by row from 0, instead of a model")
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        help="score the masks of this folder, N.png by row from 0, instead of a model",
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -86,8 +96,17 @@ def main(args: argparse.Namespace) -> None:
     rows = list(enumerate(read_expressions(args.root)))[: args.limit]
     assistant = Predictions(args.predictions) if args.predictions else args.open_assistant(args)
     preset = f"predictions in {args.predictions.name}" if args.predictions else args.preset
-    run = Run(args.out, {"benchmark": "boxes", "version": VERSION, "root": str(args.root.resolve()), "preset": preset,
-                         "weights": dict(assistant.weights), "seed": args.seed})
+    run = Run(
+        args.out,
+        {
+            "benchmark": "boxes",
+            "version": VERSION,
+            "root": str(args.root.resolve()),
+            "preset": preset,
+            "weights": dict(assistant.weights),
+            "seed": args.seed,
+        },
+    )
     pictures: dict[str, list] = {}
     for k, row in rows:
         pictures.setdefault(row.get("image") if isinstance(row, dict) else None, []).append((k, row))
@@ -99,8 +118,15 @@ def main(args: argparse.Namespace) -> None:
             about = {}
             try:
                 check_row(row)
-                about = {"image": image, "question": row["expression"], "box": row["box"],
-                         "groups": [f"hops: {row.get('hops', '-')}", *(f"type: {t}" for t in row.get("type") or ["-"])]}
+                about = {
+                    "image": image,
+                    "question": row["expression"],
+                    "box": row["box"],
+                    "groups": [
+                        f"hops: {row.get('hops', '-')}",
+                        *(f"type: {t}" for t in row.get("type") or ["-"]),
+                    ],
+                }
                 size, began = (row["height"], row["width"]), time.perf_counter()
                 if isinstance(assistant, Predictions):
                     answer = assistant.answer(k, size)
@@ -111,8 +137,11 @@ def main(args: argparse.Namespace) -> None:
                     scene.reset()
                     torch.manual_seed(args.seed + k)
                     answer = scene.ask(row["expression"])
-                    about |= {"seconds": time.perf_counter() - began, "tokens": answer.tokens,
-                              "oracle": proposal_boxes(scene, row["box"])}
+                    about |= {
+                        "seconds": time.perf_counter() - began,
+                        "tokens": answer.tokens,
+                        "oracle": proposal_boxes(scene, row["box"]),
+                    }
             except BadInput as error:
                 if args.strict:
                     raise BadInput(f"row {k + 1}, {image}: {error}") from None
@@ -128,61 +157,98 @@ def figures(lines: list[dict]) -> dict:
     there = [line for line in lines if line["there"]]
     said, truth = [line["said"] for line in lines], [line["there"] for line in lines]
     mean = lambda values: float(np.mean(values)) if len(values) else None
-    found = {"n": len(lines), "acc@50": mean([line["iou"] >= RIGHT for line in there]),
-             "mean_box_iou": mean([line["iou"] for line in there]),
-             "right": mean([line["iou"] >= RIGHT if line["there"] else not line["said"] for line in lines]),
-             "N_acc": n_acc(said, truth), "T_acc": t_acc(said, truth)}
+    found = {
+        "n": len(lines),
+        "acc@50": mean([line["iou"] >= RIGHT for line in there]),
+        "mean_box_iou": mean([line["iou"] for line in there]),
+        "right": mean([line["iou"] >= RIGHT if line["there"] else not line["said"] for line in lines]),
+        "N_acc": n_acc(said, truth),
+        "T_acc": t_acc(said, truth),
+    }
     bounds = [line["oracle"] for line in there if "oracle" in line]
-    return found | {f"oracle_acc@50, {k} proposals": mean([b[k] >= RIGHT for b in bounds]) for k in FIRST if bounds}
+    return found | {
+        f"oracle_acc@50, {k} proposals": mean([b[k] >= RIGHT for b in bounds]) for k in FIRST if bounds
+    }
 
 
 def finish(args: argparse.Namespace, lines: list[dict], preset: str, weights: dict) -> None:
     good = [line for line in lines if "error" not in line]
     if not good:
-        raise BadInput(f"no expression of {args.root} can be used: {lines[0]['error'] if lines else 'there is none'}")
+        raise BadInput(
+            f"no expression of {args.root} can be used: {lines[0]['error'] if lines else 'there is none'}"
+        )
     groups: dict[str, list[dict]] = {}
     for line in good:
         for name in [*line["groups"], "there" if line["there"] else "not there"]:
             groups.setdefault(name, []).append(line)
     whole = figures(good)
-    times = {key: [line[key] for line in good if key in line] for key in ("seconds", "open_seconds", "tokens")}
+    times = {
+        key: [line[key] for line in good if key in line] for key in ("seconds", "open_seconds", "tokens")
+    }
     median = lambda values: float(np.median(values)) if values else None
     tokens = [t for t in times["tokens"] if t is not None]
     interval = lambda values: bootstrap_interval(values, args.seed)
     result = Result(
-        benchmark="boxes", version=VERSION, n=len(good), N_acc=whole["N_acc"], T_acc=whole["T_acc"], preset=preset,
-        weights=weights, figures={k: v for k, v in whole.items() if k not in ("n", "N_acc", "T_acc")},
-        ci95={"acc@50": interval([line["iou"] >= RIGHT for line in good if line["there"]]),
-              "N_acc": interval([not line["said"] for line in good if not line["there"]]),
-              "T_acc": interval([line["said"] for line in good if line["there"]])},
+        benchmark="boxes",
+        version=VERSION,
+        n=len(good),
+        N_acc=whole["N_acc"],
+        T_acc=whole["T_acc"],
+        preset=preset,
+        weights=weights,
+        figures={k: v for k, v in whole.items() if k not in ("n", "N_acc", "T_acc")},
+        ci95={
+            "acc@50": interval([line["iou"] >= RIGHT for line in good if line["there"]]),
+            "N_acc": interval([not line["said"] for line in good if not line["there"]]),
+            "T_acc": interval([line["said"] for line in good if line["there"]]),
+        },
         by={name: figures(groups[name]) for name in sorted(groups)},
-        seconds_per_query=median(times["seconds"]), seconds_per_image=median(times["open_seconds"]),
+        seconds_per_query=median(times["seconds"]),
+        seconds_per_image=median(times["open_seconds"]),
         tokens_per_query=float(np.mean(tokens)) if tokens else None,
-        curve=[] if args.predictions else presence_curve([line["confidence"] for line in good], [line["there"] for line in good]),
-        bad=[{"name": line["name"], "error": line["error"]} for line in lines if "error" in line])
+        curve=[]
+        if args.predictions
+        else presence_curve([line["confidence"] for line in good], [line["there"] for line in good]),
+        bad=[{"name": line["name"], "error": line["error"]} for line in lines if "error" in line],
+    )
     write_result(args.out, result)
-    curve = Curve("Presence: what a question's best confidence decides", "threshold", "share", {
-        name: [(p["threshold"], p[name]) for p in result.curve] for name in ("N_acc", "T_acc")})
+    curve = Curve(
+        "Presence: what a question's best confidence decides",
+        "threshold",
+        "share",
+        {name: [(p["threshold"], p[name]) for p in result.curve] for name in ("N_acc", "T_acc")},
+    )
     write_report(args.out, result, [curve] if result.curve else [], pictures_of(good, args.root))
-    print_table(f"boxes, version {VERSION}, {result.n} expressions, {len(result.bad)} bad",
-                {"N_acc": result.N_acc, "T_acc": result.T_acc} | result.figures
-                | {"seconds_per_image": result.seconds_per_image, "seconds_per_query": result.seconds_per_query})
+    print_table(
+        f"boxes, version {VERSION}, {result.n} expressions, {len(result.bad)} bad",
+        {"N_acc": result.N_acc, "T_acc": result.T_acc}
+        | result.figures
+        | {"seconds_per_image": result.seconds_per_image, "seconds_per_query": result.seconds_per_query},
+    )
 
 
 def pictures_of(lines: list[dict], root: Path):
     """Wrong, right, and both presence errors: the true box and the answered one, drawn as frames."""
     there = sorted((line for line in lines if line["there"]), key=lambda line: (line["iou"], line["key"]))
-    groups = {"Wrong place": [line for line in there if line["said"] and line["iou"] < RIGHT],
-              "Right": [line for line in there if line["iou"] >= RIGHT][::-1],
-              "There, but called absent": [line for line in there if not line["said"]],
-              "Absent, but outlined": [line for line in lines if not line["there"] and line["said"]]}
+    groups = {
+        "Wrong place": [line for line in there if line["said"] and line["iou"] < RIGHT],
+        "Right": [line for line in there if line["iou"] >= RIGHT][::-1],
+        "There, but called absent": [line for line in there if not line["said"]],
+        "Absent, but outlined": [line for line in lines if not line["there"] and line["said"]],
+    }
     for group, picked in groups.items():
         for line in picked[:SHOWN]:
             image = open_image(root / "images" / line["image"])
-            panels = [(name, image, [frame(box, image.shape[:2])] if box else [])
-                      for name, box in (("truth", line["box"]), ("answer", line["answered"]))]
-            yield Picture(group, f"box IoU {line['iou']:.2f}   {', '.join(line['groups'])}   {line['image']}",
-                          [f"asked: {line['question']}", f"answered: {line['answer']}"], panels)
+            panels = [
+                (name, image, [frame(box, image.shape[:2])] if box else [])
+                for name, box in (("truth", line["box"]), ("answer", line["answered"]))
+            ]
+            yield Picture(
+                group,
+                f"box IoU {line['iou']:.2f}   {', '.join(line['groups'])}   {line['image']}",
+                [f"asked: {line['question']}", f"answered: {line['answer']}"],
+                panels,
+            )
 
 
 def frame(box: list[float], size: tuple[int, int], thick: int = 4) -> np.ndarray:

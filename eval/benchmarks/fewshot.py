@@ -37,15 +37,19 @@ PAIRS = (("prototype", "plain"), ("prototype", "text"), ("plain", "text"))  # di
 SMALLEST = 1024  # px that a category must cover in a picture to be asked for or shown
 KEPT = 440  # looks held in memory, 4 MB each
 SHOWN = 6  # pictures a group in the report
-VOC = ("aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,dining table,dog,horse,motorbike,person,potted plant,"
-       "sheep,sofa,train,tv monitor").split(",")
-COCO = ("person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"
-        "parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,"
-        "suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,"
-        "tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,"
-        "hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,"
-        "cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,"
-        "toothbrush").split(",")
+VOC = (
+    "aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,dining table,dog,horse,motorbike,person,potted plant,"
+    "sheep,sofa,train,tv monitor"
+).split(",")
+COCO = (
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"
+    "parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,"
+    "suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,"
+    "tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,"
+    "hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,"
+    "cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,"
+    "toothbrush"
+).split(",")
 
 
 def fold_of(layout: str, category: int) -> int:
@@ -115,10 +119,13 @@ def pascal(root: Path) -> Pictures:
     """VOC2012's folder, or one above it: JPEGImages, SegmentationClassAug or SegmentationClass, and the pictures of
     ImageSets/Segmentation/val.txt, where that is, else all."""
     root = root / "VOC2012" if (root / "VOC2012").is_dir() else root
-    labels = next((root / n for n in ("SegmentationClassAug", "SegmentationClass") if (root / n).is_dir()), None)
+    labels = next(
+        (root / n for n in ("SegmentationClassAug", "SegmentationClass") if (root / n).is_dir()), None
+    )
     if labels is None or not (root / "JPEGImages").is_dir():
-        raise BadInput(f"{root} is not VOC2012: it must hold JPEGImages and SegmentationClassAug (or "
-                       "SegmentationClass)")
+        raise BadInput(
+            f"{root} is not VOC2012: it must hold JPEGImages and SegmentationClassAug (or SegmentationClass)"
+        )
     listed = root / "ImageSets/Segmentation/val.txt"
     stems = listed.read_text().split() if listed.is_file() else sorted(f.stem for f in labels.glob("*.png"))
     return label_pngs(list(VOC), [(root / f"JPEGImages/{s}.jpg", labels / f"{s}.png") for s in stems])
@@ -130,7 +137,9 @@ def coco20i(root: Path) -> Pictures:
     root = root / "COCO2014" if (root / "COCO2014").is_dir() else root
     files = sorted((root / "annotations/val2014").glob("*.png"))
     if not files:
-        raise BadInput(f"{root} is not COCO-20i: it must hold val2014 and annotations/val2014 with label PNGs")
+        raise BadInput(
+            f"{root} is not COCO-20i: it must hold val2014 and annotations/val2014 with label PNGs"
+        )
     return label_pngs(list(COCO), [(root / f"val2014/{f.stem}.jpg", f) for f in files])
 
 
@@ -146,14 +155,20 @@ class Episode:
     references: tuple[int, ...]
 
 
-def draw_episodes(layout: str, queries: Pictures, sources: Pictures, fold: int, shots: int, count: int,
-                  seed: int) -> list[Episode]:
+def draw_episodes(
+    layout: str, queries: Pictures, sources: Pictures, fold: int, shots: int, count: int, seed: int
+) -> list[Episode]:
     """`count` episodes of a fold: a category, each as likely; a query; references from other pictures, all there are
     where they are fewer than `shots`. BadInput where the fold has nothing to draw."""
     rng = np.random.default_rng((seed, fold))  # the same queries and first reference, whatever the shots
-    others = lambda c, q: [r for r in sources.holding.get(c, ()) if sources.paths[r].name != queries.paths[q].name]
-    categories = [c for c in sorted(queries.holding) if fold_of(layout, c) == fold
-                  and any(others(c, q) for q in queries.holding[c])]
+    others = lambda c, q: [
+        r for r in sources.holding.get(c, ()) if sources.paths[r].name != queries.paths[q].name
+    ]
+    categories = [
+        c
+        for c in sorted(queries.holding)
+        if fold_of(layout, c) == fold and any(others(c, q) for q in queries.holding[c])
+    ]
     if not categories:
         raise BadInput(f"fold {fold} has no category with a query and a reference in another picture")
     episodes = []
@@ -162,7 +177,9 @@ def draw_episodes(layout: str, queries: Pictures, sources: Pictures, fold: int, 
         query = queries.holding[c][rng.integers(len(queries.holding[c]))]
         found = rng.permutation(others(c, query))[:shots]
         if len(found):
-            episodes.append(Episode(f"{fold}-{len(episodes)}", fold, int(c), int(query), tuple(map(int, found))))
+            episodes.append(
+                Episode(f"{fold}-{len(episodes)}", fold, int(c), int(query), tuple(map(int, found)))
+            )
     return episodes
 
 
@@ -190,9 +207,9 @@ class Looks:
 
 def play(matcher, looks: Looks, queries: Pictures, sources: Pictures, episode: Episode) -> dict:
     """One episode, every arm -> its line."""
-    from assistant.record import to_rle
-    from assistant.few_shot.similarity import Reference, cover
     from assistant.few_shot.matcher import check_mask
+    from assistant.few_shot.similarity import Reference, cover
+    from assistant.record import to_rle
 
     name = queries.names[episode.category]
     query = looks(queries.paths[episode.query])
@@ -203,10 +220,17 @@ def play(matcher, looks: Looks, queries: Pictures, sources: Pictures, episode: E
     for r in episode.references:
         look, mask = looks(sources.paths[r]), sources.read(r, episode.category)[0]
         mask = check_mask(mask, look.embedding.size)
-        references.append(Reference(look, cover(matcher.segmenter, mask.shape, mask, look.patches.shape[-2:])))
-    line = {"open_seconds": looks.seconds[-1], "fold": episode.fold, "category": name,
-            "query": queries.paths[episode.query].name,
-            "references": [sources.paths[r].name for r in episode.references], "arms": {}}
+        references.append(
+            Reference(look, cover(matcher.segmenter, mask.shape, mask, look.patches.shape[-2:]))
+        )
+    line = {
+        "open_seconds": looks.seconds[-1],
+        "fold": episode.fold,
+        "category": name,
+        "query": queries.paths[episode.query].name,
+        "references": [sources.paths[r].name for r in episode.references],
+        "arms": {},
+    }
     began = time.perf_counter()
     given = matcher.given(query, references, name)
     look = time.perf_counter() - began
@@ -216,21 +240,37 @@ def play(matcher, looks: Looks, queries: Pictures, sources: Pictures, episode: E
             mask, score = matcher.match(query, given)
         else:
             mask, score = matcher.answer(query, given if arm == "text" else given.nameless())
-        line["arms"][arm] = {"pair": counts(mask, truth, ignore), "background": counts(~mask, ~truth, ignore),
-                             "score": score, "seconds": look + time.perf_counter() - began, "rle": to_rle(mask)}
+        line["arms"][arm] = {
+            "pair": counts(mask, truth, ignore),
+            "background": counts(~mask, ~truth, ignore),
+            "score": score,
+            "seconds": look + time.perf_counter() - began,
+            "rle": to_rle(mask),
+        }
     return line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--benchmark", dest="layout", choices=LAYOUTS, required=True,
-                        help="the layout of --root and its folds")
-    parser.add_argument("--references", type=Path,
-                        help="take references from this folder of the same layout (default: --root)")
+    parser.add_argument(
+        "--benchmark",
+        dest="layout",
+        choices=LAYOUTS,
+        required=True,
+        help="the layout of --root and its folds",
+    )
+    parser.add_argument(
+        "--references",
+        type=Path,
+        help="take references from this folder of the same layout (default: --root)",
+    )
     parser.add_argument("--fold", type=int, nargs="+", choices=range(FOLDS), default=list(range(FOLDS)))
     parser.add_argument("--shots", type=int, default=1, help="references an episode")
     parser.add_argument("--episodes", type=int, default=1000, help="a fold")
-    parser.add_argument("--weights", help="what finetune reference wrote; {fold} stands for the fold. Default: the "
-                        "preset's own, which learned every category of COCO")
+    parser.add_argument(
+        "--weights",
+        help="what finetune reference wrote; {fold} stands for the fold. Default: the "
+        "preset's own, which learned every category of COCO",
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -249,16 +289,38 @@ def main(args: argparse.Namespace) -> None:
     segmenter, weights = args.open_segmenter(args)
     folds, files = sorted(set(args.fold)), {}
     for fold in folds:
-        file = Path(args.weights.replace("{fold}", str(fold))) if args.weights else pocket_file("reference.safetensors")
+        file = (
+            Path(args.weights.replace("{fold}", str(fold)))
+            if args.weights
+            else pocket_file("reference.safetensors")
+        )
         files[fold] = file / "reference.safetensors" if file.is_dir() else file
-    matchers = {f: Matcher.load(files[f], segmenter) if args.weights else pocket_matcher(segmenter) for f in folds}
-    weights |= {f"reference of fold {f}" if len(folds) > 1 else "reference": sha256_of(files[f]) for f in folds}
-    drawn = [draw_episodes(args.layout, queries, sources, f, args.shots, args.episodes, args.seed) for f in folds]
+    matchers = {
+        f: Matcher.load(files[f], segmenter) if args.weights else pocket_matcher(segmenter) for f in folds
+    }
+    weights |= {
+        f"reference of fold {f}" if len(folds) > 1 else "reference": sha256_of(files[f]) for f in folds
+    }
+    drawn = [
+        draw_episodes(args.layout, queries, sources, f, args.shots, args.episodes, args.seed) for f in folds
+    ]
     episodes = [e for of_fold in drawn for e in of_fold][: args.limit]
-    run = Run(args.out, {"benchmark": "fewshot", "version": VERSION, "layout": args.layout,
-                         "root": str(args.root.resolve()), "references": str((args.references or args.root).resolve()),
-                         "fold": folds, "shots": args.shots, "episodes": args.episodes, "seed": args.seed,
-                         "weights": weights, "preset": args.preset})
+    run = Run(
+        args.out,
+        {
+            "benchmark": "fewshot",
+            "version": VERSION,
+            "layout": args.layout,
+            "root": str(args.root.resolve()),
+            "references": str((args.references or args.root).resolve()),
+            "fold": folds,
+            "shots": args.shots,
+            "episodes": args.episodes,
+            "seed": args.seed,
+            "weights": weights,
+            "preset": args.preset,
+        },
+    )
     looks = Looks(matchers[folds[0]])  # the frozen features are the same in all folds
     for episode in tqdm(run.mine(episodes), desc="episodes", disable=None):
         if episode.key in run.done:
@@ -288,9 +350,12 @@ class Table:
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """weights (R, pictures): how often each picture counts -> (R, 2): mIoU, FB-IoU."""
+
         def mean(table):
             sums = np.tensordot(weights, table, 1)
-            return np.nanmean(np.where(sums[..., 1] > 0, sums[..., 0] / np.maximum(sums[..., 1], 1), np.nan), 1)
+            return np.nanmean(
+                np.where(sums[..., 1] > 0, sums[..., 0] / np.maximum(sums[..., 1], 1), np.nan), 1
+            )
 
         return np.stack([mean(self.classes), mean(self.both)], 1)
 
@@ -303,7 +368,9 @@ def scores(lines: list[dict], seed: int, resamples: int = 2000) -> tuple[dict, d
     for fold in sorted({x["fold"] for x in lines}):
         mine = [x for x in lines if x["fold"] == fold]
         pictures = len({x["query"] for x in mine})
-        weights = rng.multinomial(pictures, np.full(pictures, 1 / pictures), resamples)  # the same for every arm
+        weights = rng.multinomial(
+            pictures, np.full(pictures, 1 / pictures), resamples
+        )  # the same for every arm
         for arm in ARMS:
             table = Table(mine, arm)
             once[arm].append(table.scores(np.ones((1, pictures)))[0])
@@ -328,7 +395,10 @@ def finish(args, lines, episodes, queries, sources, weights) -> None:
             ci95[f"{arm} {name}"] = interval(drawn[arm][:, :, k].mean(1))
         for n, fold in enumerate(folds):
             by.setdefault(f"fold {fold}", {"n": sum(x["fold"] == fold for x in good)})
-            by[f"fold {fold}"] |= {f"{arm} mIoU": float(once[arm][n, 0]), f"{arm} FB-IoU": float(once[arm][n, 1])}
+            by[f"fold {fold}"] |= {
+                f"{arm} mIoU": float(once[arm][n, 0]),
+                f"{arm} FB-IoU": float(once[arm][n, 1]),
+            }
     for a, b in PAIRS:
         figures[f"{b} - {a} mIoU"] = figures[f"{b} mIoU"] - figures[f"{a} mIoU"]
         ci95[f"{b} - {a} mIoU"] = interval((drawn[b] - drawn[a])[:, :, 0].mean(1))
@@ -338,21 +408,40 @@ def finish(args, lines, episodes, queries, sources, weights) -> None:
         for arm in ARMS:
             inter, union = np.sum([x["arms"][arm]["pair"] for x in mine], 0)
             by[f"category: {name}"][f"{arm} mIoU"] = float(inter / max(1, union))
-    figures |= {"layout": args.layout, "shots": args.shots, "queries": len({x["query"] for x in good}),
-                "episodes with fewer references": sum(len(x["references"]) < args.shots for x in good)}
+    figures |= {
+        "layout": args.layout,
+        "shots": args.shots,
+        "queries": len({x["query"] for x in good}),
+        "episodes with fewer references": sum(len(x["references"]) < args.shots for x in good),
+    }
     result = Result(
-        benchmark="fewshot", version=VERSION, protocol=f"{args.layout}, {args.shots}-shot", n=len(good),
-        preset=args.preset, weights=weights, figures=figures, ci95=ci95, by=by,
+        benchmark="fewshot",
+        version=VERSION,
+        protocol=f"{args.layout}, {args.shots}-shot",
+        n=len(good),
+        preset=args.preset,
+        weights=weights,
+        figures=figures,
+        ci95=ci95,
+        by=by,
         seconds_per_image=float(np.median([x["open_seconds"] for x in good])),
         seconds_per_query=float(np.median([x["arms"]["text"]["seconds"] for x in good])),
-        bad=[{"name": x["name"], "error": x["error"]} for x in lines if "error" in x])
+        bad=[{"name": x["name"], "error": x["error"]} for x in lines if "error" in x],
+    )
     write_result(args.out, result)
     write_report(args.out, result, pictures=pictures_of(lines, episodes, queries, sources))
-    figures |= {"seconds to open a reference": result.seconds_per_image,
-                "seconds to find what is like it": result.seconds_per_query}
-    print_table(f"fewshot, version {VERSION}, {args.layout}, {args.shots}-shot, folds {folds}, {len(good)} episodes, "
-                f"{len(result.bad)} bad", {k: f"{v:.4f}  [{ci95[k][0]:+.4f}, {ci95[k][1]:+.4f}]" if k in ci95 else v
-                                           for k, v in figures.items()})
+    figures |= {
+        "seconds to open a reference": result.seconds_per_image,
+        "seconds to find what is like it": result.seconds_per_query,
+    }
+    print_table(
+        f"fewshot, version {VERSION}, {args.layout}, {args.shots}-shot, folds {folds}, {len(good)} episodes, "
+        f"{len(result.bad)} bad",
+        {
+            k: f"{v:.4f}  [{ci95[k][0]:+.4f}, {ci95[k][1]:+.4f}]" if k in ci95 else v
+            for k, v in figures.items()
+        },
+    )
     for fold in folds:
         print_table(f"fold {fold}", by[f"fold {fold}"])
 
@@ -368,12 +457,19 @@ def pictures_of(lines, episodes, queries, sources):
     ranked = sorted(good, key=gain)
     shown = min(SHOWN, len(ranked) // 3 or 1)
     step = max(1, len(good) // (2 * shown))
-    for group, some in (("As drawn", good[::step][: 2 * shown]), ("The name helped most", ranked[::-1][:shown]),
-                        ("The name hurt most", ranked[:shown])):
+    for group, some in (
+        ("As drawn", good[::step][: 2 * shown]),
+        ("The name helped most", ranked[::-1][:shown]),
+        ("The name hurt most", ranked[:shown]),
+    ):
         for e, x in some:
             image = open_image(queries.paths[e.query])
-            panels = [("reference", open_image(sources.paths[r]), [sources.read(r, e.category)[0]])
-                      for r in e.references[:2]]
+            panels = [
+                ("reference", open_image(sources.paths[r]), [sources.read(r, e.category)[0]])
+                for r in e.references[:2]
+            ]
             panels += [("truth", image, [queries.read(e.query, e.category)[0]])]
-            panels += [(f"{arm} {ratio(x, arm):.2f}", image, [from_rle(x["arms"][arm]["rle"])]) for arm in ARMS]
+            panels += [
+                (f"{arm} {ratio(x, arm):.2f}", image, [from_rle(x["arms"][arm]["rle"])]) for arm in ARMS
+            ]
             yield Picture(group, f"{x['category']}   {x['query']}", [], panels)

@@ -65,6 +65,7 @@ def ellipse_in_box(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def score_object(segmenter, embedding, target: np.ndarray) -> dict:
     """All prompts for one (H, W) bool object -> IoUs and the scores that the model gave itself."""
+
     def score(mask):
         return iou(*counts(mask, target))
 
@@ -78,7 +79,9 @@ def score_object(segmenter, embedding, target: np.ndarray) -> dict:
 
     x, y, _ = deepest_pixel(target)
     points, labels = [[x, y]], [1]
-    masks, guess, low = segmenter.predict(embedding, points=np.array(points), labels=np.array(labels), multimask=True)
+    masks, guess, low = segmenter.predict(
+        embedding, points=np.array(points), labels=np.array(labels), multimask=True
+    )
     readings = [score(m) for m in masks]
     best = int(np.argmax(guess))
     line |= {"click_best": max(readings), "click_by_score": readings[best], "click_guess": float(guess[best])}
@@ -89,8 +92,9 @@ def score_object(segmenter, embedding, target: np.ndarray) -> dict:
         if click is not None:
             points.append(click[:2])
             labels.append(click[2])
-            masks, _, lows = segmenter.predict(embedding, points=np.array(points), labels=np.array(labels),
-                                               mask=low, multimask=False)
+            masks, _, lows = segmenter.predict(
+                embedding, points=np.array(points), labels=np.array(labels), mask=low, multimask=False
+            )
             mask, low = masks[0], lows[0]
         line["clicks"].append(score(mask))
     return line
@@ -131,7 +135,9 @@ def bf16(on: bool):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bf16", action="store_true", help="run the model in bfloat16 where torch's autocast allows")
+    parser.add_argument(
+        "--bf16", action="store_true", help="run the model in bfloat16 where torch's autocast allows"
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -140,8 +146,17 @@ def main(args: argparse.Namespace) -> None:
 
     photos = read_photos(args.root, args.limit)
     segmenter, weights = args.open_segmenter(args)
-    run = Run(args.out, {"benchmark": "interactive", "version": VERSION, "root": str(Path(args.root).resolve()),
-                         "preset": args.preset, "weights": weights, "bf16": args.bf16})
+    run = Run(
+        args.out,
+        {
+            "benchmark": "interactive",
+            "version": VERSION,
+            "root": str(Path(args.root).resolve()),
+            "preset": args.preset,
+            "weights": weights,
+            "bf16": args.bf16,
+        },
+    )
     for photo in tqdm(run.mine(photos), desc="photos"):
         key = photo.path.name
         if key in run.done:
@@ -176,17 +191,32 @@ def finish(args: argparse.Namespace, lines: list[dict], weights: dict[str, str])
     figures = {"all": summary(objects), "above_32x32": summary(seen)}
     names = ("box", "click_best", "click_by_score")
     result = Result(
-        benchmark="interactive", version=VERSION, n=len(objects), preset=args.preset, weights=weights, figures=figures,
+        benchmark="interactive",
+        version=VERSION,
+        n=len(objects),
+        preset=args.preset,
+        weights=weights,
+        figures=figures,
         ci95={f"{k}_above_32x32": bootstrap_interval([o[k] for o in seen], args.seed) for k in names},
         by={size: summary([o for o in objects if size_name(o["area"]) == size]) for size in SIZES},
         seconds_per_image=float(np.median([line["seconds"] for line in good])) if good else None,
-        bad=[{"name": line["key"], "error": line["error"]} for line in lines if "error" in line])
+        bad=[{"name": line["key"], "error": line["error"]} for line in lines if "error" in line],
+    )
     write_result(args.out, result)
-    curve = Curve("Click by click", "clicks", "mean IoU", {
-        name: [(1, f["click_by_score"])] + [(k, f[f"after_{k}_clicks"]) for k in range(2, CLICKS + 1)]
-        for name, f in (figures | result.by).items() if f["n"]})
+    curve = Curve(
+        "Click by click",
+        "clicks",
+        "mean IoU",
+        {
+            name: [(1, f["click_by_score"])] + [(k, f[f"after_{k}_clicks"]) for k in range(2, CLICKS + 1)]
+            for name, f in (figures | result.by).items()
+            if f["n"]
+        },
+    )
     write_report(args.out, result, [curve])
-    title = f"interactive, version {VERSION}, {len(objects)} objects on {len(good)} photos, {len(result.bad)} bad"
+    title = (
+        f"interactive, version {VERSION}, {len(objects)} objects on {len(good)} photos, {len(result.bad)} bad"
+    )
     print_table(title + "; all objects", figures["all"])
     print_table("objects above 32x32 px", figures["above_32x32"])
     for size in SIZES:

@@ -9,8 +9,8 @@ file in this form, with `--images` the folder of its pictures. An empty mask cou
 import argparse
 from pathlib import Path
 
-from assistant.export.converters import LLMSEG_FOLDERS, from_llmseg40k
 from assistant.errors import BadInput
+from assistant.export.converters import LLMSEG_FOLDERS, from_llmseg40k
 from eval import question_run as masks
 
 VERSION = 1
@@ -18,7 +18,9 @@ VERSION = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     masks.add_arguments(parser, default_split="val")
-    parser.add_argument("--images", type=Path, help="folder of all pictures (default: the public layout under --root)")
+    parser.add_argument(
+        "--images", type=Path, help="folder of all pictures (default: the public layout under --root)"
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -31,6 +33,12 @@ def main(args: argparse.Namespace) -> None:
     for record in from_llmseg40k(file, folders, bad):
         name = Path(record.source["file"]).stem
         seen[name] = seen.get(name, -1) + 1
-        questions.append(masks.Question(f"{name}_{seen[name]}", record, (args.images or file.parent) / record.image,
-                                        [f"from: {record.source['from_dataset']}", masks.words_group(record.question)]))
+        questions.append(
+            masks.Question(
+                f"{name}_{seen[name]}",
+                record,
+                (args.images or file.parent) / record.image,
+                [f"from: {record.source['from_dataset']}", masks.words_group(record.question)],
+            )
+        )
     masks.run_questions(args, "llmseg40k", VERSION, questions, bad)

@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from assistant.attention.labelled_images import read_labelled
 from assistant.attention.maps import Ranking, class_maps, shares, with_background
 from assistant.errors import BadInput
-from assistant.attention.labelled_images import read_labelled
 from assistant.sam.mask_resizing import decode_rle
+from eval.benchmarks.semantic import np_save_label, read_prediction, table
 from eval.metrics import class_counts, class_ious
 from eval.report import Picture, write_report
 from eval.result import Result, Run, print_table, write_result
-from eval.benchmarks.semantic import np_save_label, read_prediction, table
 
 VERSION = 3  # 3: tuned maps are read as the others are, and without the match too
 GRID = 160  # cells of the longer side that maps are drawn on before they are enlarged to the picture
@@ -41,9 +41,13 @@ ALONE = ", without match"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="val", help="part of the data set, in VOC's and COCO's layouts")
     parser.add_argument("--ranking", type=Path, help="what rank-layers wrote (default: the preset's own)")
-    parser.add_argument("--heads", type=int, default=16, help="how many heads the arm of heads averages (default: 16)")
+    parser.add_argument(
+        "--heads", type=int, default=16, help="how many heads the arm of heads averages (default: 16)"
+    )
     parser.add_argument("--tuned", type=Path, help="folder that finetune attention wrote")
-    parser.add_argument("--no-refinement", action="store_true", help="leave ConvCRF and the proposals' votes out")
+    parser.add_argument(
+        "--no-refinement", action="store_true", help="leave ConvCRF and the proposals' votes out"
+    )
     parser.add_argument("--keep", type=Path, help="folder of opened pictures (pocket; default: OUT/views)")
 
 
@@ -65,8 +69,9 @@ def grid_of(size: tuple[int, int]) -> tuple[int, int]:
     return tuple(max(1, round(side * min(1, GRID / max(size)))) for side in size)
 
 
-def drawn(look, use: list, owner: torch.Tensor, classes: int, size: tuple[int, int],
-          match: bool = True) -> torch.Tensor:
+def drawn(
+    look, use: list, owner: torch.Tensor, classes: int, size: tuple[int, int], match: bool = True
+) -> torch.Tensor:
     """Class maps (classes, h, w) on the grid; what no place covers is background."""
     maps = look.place.spread(class_maps(shares(look, use, match), owner, classes), grid_of(size))
     maps[0] += 1e-3
@@ -91,8 +96,19 @@ def refined(maps: torch.Tensor, image: np.ndarray, masks: torch.Tensor | None, h
     return out
 
 
-def answers(looker, view, image, masks, prompts: list[str], owner, names: list[str], ranking: Ranking, tuned: dict,
-            args, free: bool = True) -> dict:
+def answers(
+    looker,
+    view,
+    image,
+    masks,
+    prompts: list[str],
+    owner,
+    names: list[str],
+    ranking: Ranking,
+    tuned: dict,
+    args,
+    free: bool = True,
+) -> dict:
     """{arm: (H, W) label map} of one photo; free False: only what is tuned. Of the tuned runs number 0 is refined."""
     size, classes, found = image.shape[:2], len(names) + 1, {}
     looker.kept = {}  # of this photo
@@ -137,7 +153,9 @@ def read_tuned(folder: Path | None, ranking: Ranking) -> dict[int, dict]:
         except (KeyError, ValueError) as error:
             raise BadInput(f"cannot read {file}: {error}") from None
         if use != ranking.use:
-            raise BadInput(f"{file} was tuned for {use}, the ranking uses {ranking.use}: give --ranking that one")
+            raise BadInput(
+                f"{file} was tuned for {use}, the ranking uses {ranking.use}: give --ranking that one"
+            )
     if not found:
         raise BadInput(f"no run-*.safetensors in --tuned {folder}; python -m finetune attention writes them")
     return found
@@ -147,8 +165,8 @@ def main(args: argparse.Namespace) -> None:
     """Look at every photo and write result.json, samples.jsonl and report.html."""
     from tqdm import tqdm
 
-    from assistant.images import open_image
     from assistant.attention.image_text_probe import open_looker
+    from assistant.images import open_image
     from assistant.presets import name_of
     from assistant.weights import sha256_of
 
@@ -163,34 +181,54 @@ def main(args: argparse.Namespace) -> None:
     tuned, weights = read_tuned(args.tuned, ranking), dict(looker.weights)
     sums = {str(run): sha256_of(args.tuned / f"run-{run}.safetensors") for run in tuned}
     prompts, owner = with_background(names)
-    run = Run(args.out, {"benchmark": "oneshot", "version": VERSION, "root": str(args.root.resolve()),
-                         "split": args.split, "preset": name_of(args), "weights": weights,
-                         "use": ranking.use, "heads": args.heads, "refinement": not args.no_refinement,
-                         "seed": args.seed})
+    run = Run(
+        args.out,
+        {
+            "benchmark": "oneshot",
+            "version": VERSION,
+            "root": str(args.root.resolve()),
+            "split": args.split,
+            "preset": name_of(args),
+            "weights": weights,
+            "use": ranking.use,
+            "heads": args.heads,
+            "refinement": not args.no_refinement,
+            "seed": args.seed,
+        },
+    )
     for photo in tqdm(run.mine(photos), desc="pictures", disable=None):
         before = run.done.get(photo.path.name, {})
         known = before.get("tuned", {})
-        missing = {r: w for r, w in tuned.items() if known.get(str(r)) != sums[str(r)]}  # runs may be added to a result
+        missing = {
+            r: w for r, w in tuned.items() if known.get(str(r)) != sums[str(r)]
+        }  # runs may be added to a result
         if before and ("error" in before or not missing):
             continue
         line = {"image": str(photo.path)}
         try:
             truth, image = photo.read(), open_image(photo.path)
             if truth.shape != image.shape[:2]:
-                raise BadInput(f"the picture is {image.shape[1]}x{image.shape[0]}, its labels "
-                               f"{truth.shape[1]}x{truth.shape[0]}")
+                raise BadInput(
+                    f"the picture is {image.shape[1]}x{image.shape[0]}, its labels "
+                    f"{truth.shape[1]}x{truth.shape[0]}"
+                )
             view = looker.open(photo.path, args.keep or args.out / "views")
             masks = None if args.no_refinement else masks_on(looker, view, args, truth.shape)
             began = time.perf_counter()
             with torch.inference_mode():
-                found = answers(looker, view, image, masks, prompts, owner, names, ranking, missing, args, not before)
+                found = answers(
+                    looker, view, image, masks, prompts, owner, names, ranking, missing, args, not before
+                )
             line["seconds"] = time.perf_counter() - began
         except BadInput as error:
             if args.strict:
                 raise BadInput(f"{photo.path.name}: {error}") from None
             run.add(photo.path.name, line | {"error": str(error)})
             continue
-        line["arms"], line["tuned"] = dict(before.get("arms", {})), known | {str(r): sums[str(r)] for r in missing}
+        line["arms"], line["tuned"] = (
+            dict(before.get("arms", {})),
+            known | {str(r): sums[str(r)] for r in missing},
+        )
         for arm, label in found.items():
             counts = class_counts(label, truth, len(names) + 1)
             line["arms"][arm] = {str(k): counts[:, k].tolist() for k in np.flatnonzero(counts.any(0))}
@@ -225,8 +263,9 @@ def miou(counts: np.ndarray) -> float:
     return float(np.nanmean(class_ious(counts)))
 
 
-def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[int], preset: str,
-           weights: dict) -> None:
+def finish(
+    args, names: list[str], photos: list, lines: list[dict], runs: list[int], preset: str, weights: dict
+) -> None:
     good = [line for line in lines if "error" not in line]
     if not good:
         raise BadInput(f"no photo of {args.root} can be used: {lines[0]['key']}: {lines[0]['error']}")
@@ -244,36 +283,64 @@ def finish(args, names: list[str], photos: list, lines: list[dict], runs: list[i
     interval = lambda values: [float(v) for v in np.quantile(values, [0.025, 0.975])]
     scores = {group: value(group, every) for group in groups}
     against = {}
-    for b, a in (("ranked layers", "all layers"), ("ranked heads", "all layers"), ("tuned", "ranked layers"),
-                 ("tuned", "all layers"), ("ranked layers" + ALONE, "all layers" + ALONE),
-                 ("ranked heads" + ALONE, "all layers" + ALONE), ("tuned" + ALONE, "ranked layers" + ALONE),
-                 *((f"{g}, {how}", g) for g in ("ranked layers", "tuned 0") for how in ("crf", "vote"))):
+    for b, a in (
+        ("ranked layers", "all layers"),
+        ("ranked heads", "all layers"),
+        ("tuned", "ranked layers"),
+        ("tuned", "all layers"),
+        ("ranked layers" + ALONE, "all layers" + ALONE),
+        ("ranked heads" + ALONE, "all layers" + ALONE),
+        ("tuned" + ALONE, "ranked layers" + ALONE),
+        *((f"{g}, {how}", g) for g in ("ranked layers", "tuned 0") for how in ("crf", "vote")),
+    ):
         if a in groups and b in groups:
             against[f"{b} - {a}"] = [scores[b] - scores[a], *interval(resampled[b] - resampled[a])]
     spread = [miou(each[f"tuned {r}"].sum(0)) for r in runs]
     best = "tuned" if runs else "ranked layers"
-    figures = {"mIoU": scores[best], "classes": int((~np.isnan(class_ious(each["all layers"].sum(0)))).sum()),
-               "arms": scores, "differences": {k: [round(v, 4) for v in row] for k, row in against.items()}}
+    figures = {
+        "mIoU": scores[best],
+        "classes": int((~np.isnan(class_ious(each["all layers"].sum(0)))).sum()),
+        "arms": scores,
+        "differences": {k: [round(v, 4) for v in row] for k, row in against.items()},
+    }
     if runs:
         figures |= {"tuned_runs": [round(v, 4) for v in spread], "tuned_std": float(np.std(spread))}
     ious = lambda members: np.ma.masked_invalid([class_ious(each[arm].sum(0)) for arm in members])
-    per_class = {group: ious(groups[group]).mean(0).filled(np.nan)
-                 for group in ("all layers", "ranked layers", "tuned") if group in groups}
+    per_class = {
+        group: ious(groups[group]).mean(0).filled(np.nan)
+        for group in ("all layers", "ranked layers", "tuned")
+        if group in groups
+    }
     number = lambda v: None if np.isnan(v) else float(v)
-    result = Result(benchmark="oneshot", version=VERSION, n=len(good), preset=preset, weights=weights, figures=figures,
-                    ci95={group: interval(resampled[group]) for group in groups},
-                    by={name: {group: number(values[k]) for group, values in per_class.items()}
-                        for k, name in enumerate(["background", *names])},
-                    seconds_per_image=float(np.median([line["seconds"] for line in good])),
-                    bad=[{"name": line["key"], "error": line["error"]} for line in lines if "error" in line])
+    result = Result(
+        benchmark="oneshot",
+        version=VERSION,
+        n=len(good),
+        preset=preset,
+        weights=weights,
+        figures=figures,
+        ci95={group: interval(resampled[group]) for group in groups},
+        by={
+            name: {group: number(values[k]) for group, values in per_class.items()}
+            for k, name in enumerate(["background", *names])
+        },
+        seconds_per_image=float(np.median([line["seconds"] for line in good])),
+        bad=[{"name": line["key"], "error": line["error"]} for line in lines if "error" in line],
+    )
     write_result(args.out, result)
-    write_report(args.out, result, [], pictures_of(good, names, args.out, {p.path.name: p for p in photos}, runs))
-    print_table(f"oneshot, version {VERSION}, {result.n} photos, {figures['classes']} classes with background: mIoU",
-                {g: f"{s:.4f} [{result.ci95[g][0]:.4f}, {result.ci95[g][1]:.4f}]" for g, s in scores.items()})
+    write_report(
+        args.out, result, [], pictures_of(good, names, args.out, {p.path.name: p for p in photos}, runs)
+    )
+    print_table(
+        f"oneshot, version {VERSION}, {result.n} photos, {figures['classes']} classes with background: mIoU",
+        {g: f"{s:.4f} [{result.ci95[g][0]:.4f}, {result.ci95[g][1]:.4f}]" for g, s in scores.items()},
+    )
     if runs:
         print(f"  tuned, {len(runs)} runs: {np.mean(spread):.4f} +- {np.std(spread):.4f}")
-    print_table("paired differences with 95 % intervals",
-                {k: f"{d:+.4f} [{lo:+.4f}, {hi:+.4f}]" for k, (d, lo, hi) in against.items()})
+    print_table(
+        "paired differences with 95 % intervals",
+        {k: f"{d:+.4f} [{lo:+.4f}, {hi:+.4f}]" for k, (d, lo, hi) in against.items()},
+    )
 
 
 def pictures_of(lines: list[dict], names: list[str], out: Path, photos: dict, runs: list[int]):
@@ -287,11 +354,16 @@ def pictures_of(lines: list[dict], names: list[str], out: Path, photos: dict, ru
     for group, picked in (("Worst", ranked[:shown]), ("Best", ranked[::-1][:shown])):
         for line in picked:
             photo = photos[line["key"]]
-            maps = {arm: read_prediction(out / arm / "label_maps", photo.path.stem, len(names) + 1) for arm in arms}
+            maps = {
+                arm: read_prediction(out / arm / "label_maps", photo.path.stem, len(names) + 1)
+                for arm in arms
+            }
             maps = {"truth": photo.read()} | maps
             numbers = sorted({int(k) for m in maps.values() for k in np.unique(m) if k > 0})
             panels = []
             for name, label in maps.items():
                 there = ", ".join(names[k - 1] for k in numbers if (label == k).any())
-                panels.append((f"{name}: {there or 'nothing'}", open_image(photo.path), [label == k for k in numbers]))
+                panels.append(
+                    (f"{name}: {there or 'nothing'}", open_image(photo.path), [label == k for k in numbers])
+                )
             yield Picture(group, f"mIoU {score[line['key']]:.2f}   {line['key']}", [], panels)

@@ -41,16 +41,29 @@ def score_photo(photo: Photo, rles: list[dict]) -> dict:
     targets = []
     for k, (name, union) in enumerate(zip(categories, unions)):
         found = {first_name(first): oracle(atoms, k, first) for first in FIRST}
-        targets.append({"category": name, "area": int(coco_mask.area(union)), "single": found["all"].single,
-                        "pair": [found["60"].intersection, found["60"].union],
-                        "oracle": {name: o.iou for name, o in found.items()}})
-    singles = [[oracle(atoms, len(unions) + k, first).single for first in (60, None)] for k in range(len(large))]
+        targets.append(
+            {
+                "category": name,
+                "area": int(coco_mask.area(union)),
+                "single": found["all"].single,
+                "pair": [found["60"].intersection, found["60"].union],
+                "oracle": {name: o.iou for name, o in found.items()},
+            }
+        )
+    singles = [
+        [oracle(atoms, len(unions) + k, first).single for first in (60, None)] for k in range(len(large))
+    ]
     return {"proposals": len(rles), "targets": targets, "large": singles}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE",
-                        help="of everything mode, instead of the preset's: pred_iou_thresh=.7, fast=true, ...")
+    parser.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of everything mode, instead of the preset's: pred_iou_thresh=.7, fast=true, ...",
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -59,8 +72,17 @@ def main(args: argparse.Namespace) -> None:
 
     photos = [p for p in read_photos(args.root, args.limit) if p.objects]
     propose, weights = args.open_proposals(args)
-    run = Run(args.out, {"benchmark": "proposals", "version": VERSION, "root": str(Path(args.root).resolve()),
-                         "preset": args.preset, "weights": weights, "settings": sorted(args.setting)})
+    run = Run(
+        args.out,
+        {
+            "benchmark": "proposals",
+            "version": VERSION,
+            "root": str(Path(args.root).resolve()),
+            "preset": args.preset,
+            "weights": weights,
+            "settings": sorted(args.setting),
+        },
+    )
     for photo in tqdm(run.mine(photos), desc="photos"):
         key = photo.path.name
         if key in run.done:
@@ -88,7 +110,10 @@ def finish(args: argparse.Namespace, lines: list[dict], weights: dict[str, str])
     def means(group: list[dict]) -> dict:
         if not group:
             return {"n": 0}
-        found = {f"oracle_gIoU@{k}": float(np.mean([t["oracle"][k] for t in group])) for k in map(first_name, FIRST)}
+        found = {
+            f"oracle_gIoU@{k}": float(np.mean([t["oracle"][k] for t in group]))
+            for k in map(first_name, FIRST)
+        }
         return {"n": len(group)} | found | {"single_gIoU@all": float(np.mean([t["single"] for t in group]))}
 
     figures = means(targets) | {
@@ -98,18 +123,36 @@ def finish(args: argparse.Namespace, lines: list[dict], weights: dict[str, str])
         "large_recall_50@all": float(np.mean([b >= 0.5 for _, b in large])) if large else None,
     }
     result = Result(
-        benchmark="proposals", version=VERSION, n=len(targets), preset=args.preset, weights=weights, figures=figures,
-        oracle_gIoU=figures.get("oracle_gIoU@60"), cIoU=c_iou([t["pair"] for t in targets]),
+        benchmark="proposals",
+        version=VERSION,
+        n=len(targets),
+        preset=args.preset,
+        weights=weights,
+        figures=figures,
+        oracle_gIoU=figures.get("oracle_gIoU@60"),
+        cIoU=c_iou([t["pair"] for t in targets]),
         ci95={"oracle_gIoU": bootstrap_interval([t["oracle"]["60"] for t in targets], args.seed)},
         by={size: means([t for t in targets if size_name(t["area"]) == size]) for size in SIZES},
         seconds_per_image=float(np.median([line["seconds"] for line in good])) if good else None,
-        bad=[{"name": line["key"], "error": line["error"]} for line in lines if "error" in line])
+        bad=[{"name": line["key"], "error": line["error"]} for line in lines if "error" in line],
+    )
     write_result(args.out, result)
-    curves = [Curve("Oracle gIoU over the number of proposals", "first K proposals", "gIoU", {
-        size: [(k, figures_of[f"oracle_gIoU@{k}"]) for k in FIRST if k]
-        for size, figures_of in {"all": figures, **result.by}.items() if figures_of["n"]})]
+    curves = [
+        Curve(
+            "Oracle gIoU over the number of proposals",
+            "first K proposals",
+            "gIoU",
+            {
+                size: [(k, figures_of[f"oracle_gIoU@{k}"]) for k in FIRST if k]
+                for size, figures_of in {"all": figures, **result.by}.items()
+                if figures_of["n"]
+            },
+        )
+    ]
     write_report(args.out, result, curves)
-    print_table(f"proposals, version {VERSION}, {len(targets)} targets on {len(good)} photos, {len(result.bad)} bad",
-                figures | {"seconds_per_image": result.seconds_per_image})
+    print_table(
+        f"proposals, version {VERSION}, {len(targets)} targets on {len(good)} photos, {len(result.bad)} bad",
+        figures | {"seconds_per_image": result.seconds_per_image},
+    )
     for size in SIZES:
         print_table(size, {k: result.by[size].get(k) for k in ("n", "oracle_gIoU@60", "oracle_gIoU@all")})

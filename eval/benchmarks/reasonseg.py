@@ -9,8 +9,8 @@ prints them side by side. Short phrases and long sentences are told apart by `is
 import argparse
 from pathlib import Path
 
-from assistant.export.converters import from_reasonseg
 from assistant.errors import BadInput
+from assistant.export.converters import from_reasonseg
 from eval import question_run as masks
 
 VERSION = 1
@@ -28,5 +28,9 @@ def main(args: argparse.Namespace) -> None:
     questions = []
     for record in from_reasonseg(folder, bad=bad):
         length = "long" if record.source["is_sentence"] else "short"
-        questions.append(masks.Question(Path(record.source["file"]).stem, record, folder / record.image, [f"length: {length}"]))
+        questions.append(
+            masks.Question(
+                Path(record.source["file"]).stem, record, folder / record.image, [f"length: {length}"]
+            )
+        )
     masks.run_questions(args, "reasonseg", VERSION, questions, bad)

@@ -12,8 +12,8 @@ an empty target counts 1 where nothing is said to be there, else 0 and its pixel
 import argparse
 from pathlib import Path
 
-from assistant.export.converters import from_refer
 from assistant.errors import BadInput
+from assistant.export.converters import from_refer
 from eval import question_run as masks
 
 VERSION = 1
@@ -22,16 +22,23 @@ PICTURES = ("images/mscoco/images/train2014", "images/train2014", "train2014", "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     masks.add_arguments(parser, default_split="val")
-    parser.add_argument("--by", choices=["unc", "umd", "google"], help="who split it (default: unc, refcocog: umd)")
+    parser.add_argument(
+        "--by", choices=["unc", "umd", "google"], help="who split it (default: unc, refcocog: umd)"
+    )
     parser.add_argument("--images", type=Path, help="folder of the COCO train2014 pictures")
 
 
 def main(args: argparse.Namespace) -> None:
     name = args.benchmark
-    folder = next((args.root / n for n in (name, name.replace("grefcoco", "gRefCOCO")) if (args.root / n).is_dir()), args.root)
+    folder = next(
+        (args.root / n for n in (name, name.replace("grefcoco", "gRefCOCO")) if (args.root / n).is_dir()),
+        args.root,
+    )
     by = args.by or ("umd" if name == "refcocog" else "unc")
     stem = f"{'g' if name == 'grefcoco' else ''}refs({by})"
-    refs = next((folder / f"{stem}{kind}" for kind in (".p", ".json") if (folder / f"{stem}{kind}").is_file()), None)
+    refs = next(
+        (folder / f"{stem}{kind}" for kind in (".p", ".json") if (folder / f"{stem}{kind}").is_file()), None
+    )
     if refs is None:
         raise BadInput(f"no {stem}.p or {stem}.json in {folder}")
     images = args.images or next((args.root / p for p in PICTURES if (args.root / p).is_dir()), None)
@@ -40,6 +47,12 @@ def main(args: argparse.Namespace) -> None:
     bad: list = []
     questions = []
     for record in from_refer(refs, folder / "instances.json", args.split, bad=bad):
-        questions.append(masks.Question(f"{record.source['ref_id']}_{record.source['sent_id']}", record,
-                                        images / record.image, [masks.words_group(record.question)]))
+        questions.append(
+            masks.Question(
+                f"{record.source['ref_id']}_{record.source['sent_id']}",
+                record,
+                images / record.image,
+                [masks.words_group(record.question)],
+            )
+        )
     masks.run_questions(args, name, VERSION, questions, bad)

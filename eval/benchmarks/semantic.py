@@ -49,7 +49,9 @@ def class_oracle(rles: list[dict], truth: np.ndarray, there: list[int]) -> dict[
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="val", help="part of the data set (default: val)")
     parser.add_argument("--per-question", type=int, default=6, help="classes asked for at once (default: 6)")
-    parser.add_argument("--predictions", type=Path, help="score the label maps of this folder, NAME.png, instead of a model")
+    parser.add_argument(
+        "--predictions", type=Path, help="score the label maps of this folder, NAME.png, instead of a model"
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -68,8 +70,19 @@ def main(args: argparse.Namespace) -> None:
     else:
         assistant = args.open_assistant(args)
         preset, weights = args.preset, dict(assistant.weights)
-    run = Run(args.out, {"benchmark": "semantic", "version": VERSION, "root": str(args.root.resolve()), "split": args.split,
-                         "preset": preset, "weights": weights, "seed": args.seed, "per_question": args.per_question})
+    run = Run(
+        args.out,
+        {
+            "benchmark": "semantic",
+            "version": VERSION,
+            "root": str(args.root.resolve()),
+            "split": args.split,
+            "preset": preset,
+            "weights": weights,
+            "seed": args.seed,
+            "per_question": args.per_question,
+        },
+    )
     for number, (picture, file) in tqdm(run.mine(pairs), desc="pictures", disable=None):
         if file.name in run.done:
             continue
@@ -96,8 +109,16 @@ def main(args: argparse.Namespace) -> None:
             run.add(file.name, line | {"error": str(error)})
             continue
         used = np.flatnonzero(counts.any(0))
-        run.add(file.name, line | {"counts": {str(k): counts[:, k].tolist() for k in used}, "said": said,
-                                   "uncovered": int((label[truth >= 0] < 0).sum()), "labelled": int((truth >= 0).sum())})
+        run.add(
+            file.name,
+            line
+            | {
+                "counts": {str(k): counts[:, k].tolist() for k in used},
+                "said": said,
+                "uncovered": int((label[truth >= 0] < 0).sum()),
+                "labelled": int((truth >= 0).sum()),
+            },
+        )
         np_save_label(args.out, file.stem, label)
     lines = run.gather(file.name for _, (_, file) in pairs)
     if lines is not None:
@@ -132,7 +153,9 @@ def interval_of(lines: list[dict], classes: int, seed: int, resamples: int = 100
     """95 % percentile bootstrap of mIoU over pictures (Efron 1979)."""
     each = np.stack([table([line], classes) for line in lines])
     rng = np.random.default_rng(seed)
-    draws = [np.nanmean(class_ious(each[rng.integers(len(each), size=len(each))].sum(0))) for _ in range(resamples)]
+    draws = [
+        np.nanmean(class_ious(each[rng.integers(len(each), size=len(each))].sum(0))) for _ in range(resamples)
+    ]
     return [float(v) for v in np.quantile(draws, [0.025, 0.975])]
 
 
@@ -153,34 +176,59 @@ def finish(args: argparse.Namespace, data: LabelMaps, lines: list[dict], preset:
     asked = sum(total[2]) or 1
     bound = table(good, classes, "oracle")
     bounds = bound[0][bound[1] > 0] / bound[1][bound[1] > 0]
-    figures = {"mIoU": mean_iou(good, classes), "classes": int((~np.isnan(values)).sum()),
-               "pixel_accuracy": float(total[0].sum() / asked),
-               "mean_class_accuracy": float(np.mean(total[0][total[2] > 0] / total[2][total[2] > 0])),
-               "uncovered": sum(line["uncovered"] for line in good) / asked,
-               "oracle_mIoU": float(bounds.mean()) if len(bounds) else None,
-               "classes_not_answered": None if args.predictions else float(
-                   np.mean([classes - len(line["said"]) for line in good])),
-               "phrases_that_are_no_class": sum(len(line.get("strange", [])) for line in good)}
+    figures = {
+        "mIoU": mean_iou(good, classes),
+        "classes": int((~np.isnan(values)).sum()),
+        "pixel_accuracy": float(total[0].sum() / asked),
+        "mean_class_accuracy": float(np.mean(total[0][total[2] > 0] / total[2][total[2] > 0])),
+        "uncovered": sum(line["uncovered"] for line in good) / asked,
+        "oracle_mIoU": float(bounds.mean()) if len(bounds) else None,
+        "classes_not_answered": None
+        if args.predictions
+        else float(np.mean([classes - len(line["said"]) for line in good])),
+        "phrases_that_are_no_class": sum(len(line.get("strange", [])) for line in good),
+    }
     flat = lambda key: [v for line in good for v in line.get(key, []) if v is not None]
     opened = [line["open_seconds"] for line in good if "open_seconds" in line]
     result = Result(
-        benchmark="semantic", version=VERSION, n=len(good), N_acc=n_acc(said, there), T_acc=t_acc(said, there), preset=preset,
-        weights=weights, figures=figures | {"layout": data.layout}, ci95={"mIoU": interval_of(good, classes, args.seed)},
-        by={name: {"IoU": None if np.isnan(values[k]) else float(values[k]),
-                   "oracle_IoU": float(bound[0, k] / bound[1, k]) if bound[1, k] else None,
-                   "pixels": int(total[2, k]), "right": int(total[0, k]), "predicted": int(total[1, k])}
-            for k, name in enumerate(data.names)},
+        benchmark="semantic",
+        version=VERSION,
+        n=len(good),
+        N_acc=n_acc(said, there),
+        T_acc=t_acc(said, there),
+        preset=preset,
+        weights=weights,
+        figures=figures | {"layout": data.layout},
+        ci95={"mIoU": interval_of(good, classes, args.seed)},
+        by={
+            name: {
+                "IoU": None if np.isnan(values[k]) else float(values[k]),
+                "oracle_IoU": float(bound[0, k] / bound[1, k]) if bound[1, k] else None,
+                "pixels": int(total[2, k]),
+                "right": int(total[0, k]),
+                "predicted": int(total[1, k]),
+            }
+            for k, name in enumerate(data.names)
+        },
         seconds_per_query=float(np.median(flat("seconds"))) if flat("seconds") else None,
         seconds_per_image=float(np.median(opened)) if opened else None,
         tokens_per_query=float(np.mean(flat("tokens"))) if flat("tokens") else None,
         curve=[] if args.predictions else presence_curve(sure, there),
-        bad=[{"name": line["key"], "error": line["error"]} for line in lines if "error" in line])
+        bad=[{"name": line["key"], "error": line["error"]} for line in lines if "error" in line],
+    )
     write_result(args.out, result)
-    curve = Curve("Presence: what a class's confidence decides", "threshold", "share", {
-        name: [(p["threshold"], p[name]) for p in result.curve] for name in ("N_acc", "T_acc")})
+    curve = Curve(
+        "Presence: what a class's confidence decides",
+        "threshold",
+        "share",
+        {name: [(p["threshold"], p[name]) for p in result.curve] for name in ("N_acc", "T_acc")},
+    )
     write_report(args.out, result, [curve] if result.curve else [], pictures_of(good, data, args.out))
-    print_table(f"semantic, version {VERSION}, {data.layout}, {result.n} pictures, {len(result.bad)} bad",
-                result.figures | {"N_acc": result.N_acc, "T_acc": result.T_acc, "seconds_per_query": result.seconds_per_query})
+    print_table(
+        f"semantic, version {VERSION}, {data.layout}, {result.n} pictures, {len(result.bad)} bad",
+        result.figures
+        | {"N_acc": result.N_acc, "T_acc": result.T_acc, "seconds_per_query": result.seconds_per_query},
+    )
     print_table("IoU by class", {name: row["IoU"] for name, row in result.by.items()})
 
 
@@ -198,7 +246,11 @@ def pictures_of(lines: list[dict], data: LabelMaps, out: Path):
             numbers = sorted({int(k) for k in line["counts"]})
             for name, found in (("truth", truth), ("answer", label)):
                 there = [data.names[k] for k in numbers if (found == k).any()]
-                panels.append((f"{name}: {', '.join(there) or 'nothing'}", image, [found == k for k in numbers]))
+                panels.append(
+                    (f"{name}: {', '.join(there) or 'nothing'}", image, [found == k for k in numbers])
+                )
             missing = [name for name in data.names if name not in line["said"]]
             words = [f"not answered: {', '.join(missing)}"] if missing and "seconds" in line else []
-            yield Picture(group, f"mIoU {mean_iou([line], len(data.names)) or 0:.2f}   {file.name}", words, panels)
+            yield Picture(
+                group, f"mIoU {mean_iou([line], len(data.names)) or 0:.2f}   {file.name}", words, panels
+            )

@@ -44,15 +44,23 @@ def save_adapter(out: Path, student, about: dict, calibration: Tensor | None, wr
     from safetensors.torch import save_file
 
     heads = state or student.state_dict()
-    heads = {k.removeprefix("selector."): v.detach().cpu().float().contiguous()
-             for k, v in heads.items() if k.startswith("selector.")}
+    heads = {
+        k.removeprefix("selector."): v.detach().cpu().float().contiguous()
+        for k, v in heads.items()
+        if k.startswith("selector.")
+    }
     heads |= {k: v.detach().cpu().float() for k, v in student.selector.named_buffers()}
     if calibration is not None:
         old = heads["selector.calibration"]
-        heads["selector.calibration"] = torch.stack([old[0] * calibration[0], old[1] * calibration[0] + calibration[1]])
+        heads["selector.calibration"] = torch.stack(
+            [old[0] * calibration[0], old[1] * calibration[0] + calibration[1]]
+        )
     lora = {k.removeprefix("llm."): v for k, v in state.items() if k.startswith("llm.")} if state else None
     save_lora(out / "lora", student.llm, lora)
-    about = about | {"selector": student.selector.config, "lora": sha256_of(out / "lora" / "adapter_model.safetensors")}
+    about = about | {
+        "selector": student.selector.config,
+        "lora": sha256_of(out / "lora" / "adapter_model.safetensors"),
+    }
     with replace_whole(out / "heads.safetensors") as path:
         save_file(heads, path, {"tuned": json.dumps(about)})
 
@@ -63,7 +71,9 @@ def save_state(file: Path, student, optimizer, step: int, best: float | None, ac
     if zero.asked_for():
         model, moments = zero.state_of(accelerator.unwrap_model(student), optimizer)
     else:
-        model, moments = get_state_dict(student, getattr(optimizer, "optimizer", optimizer), options=options())
+        model, moments = get_state_dict(
+            student, getattr(optimizer, "optimizer", optimizer), options=options()
+        )
     if accelerator.is_main_process:
         with replace_whole(file) as path:
             torch.save({"model": model, "optimizer": moments, "step": step, "best": best}, path)
@@ -80,9 +90,13 @@ def restore(file: Path, student, optimizer, accelerator) -> tuple[int, float | N
     if zero.asked_for():
         zero.put(state, accelerator.unwrap_model(student), optimizer)
     else:
-        set_state_dict(student, getattr(optimizer, "optimizer", optimizer), model_state_dict=state["model"],
-                       optim_state_dict=state["optimizer"],
-                       options=dataclasses.replace(options(), broadcast_from_rank0=accelerator.num_processes > 1))
+        set_state_dict(
+            student,
+            getattr(optimizer, "optimizer", optimizer),
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=dataclasses.replace(options(), broadcast_from_rank0=accelerator.num_processes > 1),
+        )
     return state["step"], state["best"]
 
 
@@ -104,9 +118,13 @@ def keep_settings(out: Path, settings: dict) -> None:
     settings = json.loads(json.dumps(settings, default=str))
     if file.exists() and (out / "state.pt").exists():
         before = json.loads(file.read_text())
-        changed = [f"--{k.replace('_', '-')} was {before.get(k)}" for k in settings if before.get(k) != settings[k]]
+        changed = [
+            f"--{k.replace('_', '-')} was {before.get(k)}" for k in settings if before.get(k) != settings[k]
+        ]
         if changed:
-            raise BadInput(f"{out} holds another run ({', '.join(changed)}); give the same settings, or another --out")
+            raise BadInput(
+                f"{out} holds another run ({', '.join(changed)}); give the same settings, or another --out"
+            )
     with replace_whole(file) as path:
         path.write_text(json.dumps(settings, indent=1) + "\n")
 
@@ -114,12 +132,34 @@ def keep_settings(out: Path, settings: dict) -> None:
 def write_card(out: Path, base: str, settings: dict, rows: list[dict]) -> None:
     """README.md: what was tuned, on what, how, and how it did on the records that chose the checkpoint."""
     last = {k: v for k, v in (rows[-1] if rows else {}).items() if isinstance(v, float)}
-    lines = ["---", f"base_model: {base}", "library_name: peft", "tags: [maskpick, reasoning-segmentation, lora]", "---", "",
-             f"# An adapter for {base}", "", f"Trained on {', '.join(map(str, settings['data']))}.", "",
-             "```sh", f"python -m assistant ask photo.jpg \"what is it?\" --mllm {base} --adapter FOLDER", "```", ""]
+    lines = [
+        "---",
+        f"base_model: {base}",
+        "library_name: peft",
+        "tags: [maskpick, reasoning-segmentation, lora]",
+        "---",
+        "",
+        f"# An adapter for {base}",
+        "",
+        f"Trained on {', '.join(map(str, settings['data']))}.",
+        "",
+        "```sh",
+        f'python -m assistant ask photo.jpg "what is it?" --mllm {base} --adapter FOLDER',
+        "```",
+        "",
+    ]
     if last:
-        lines += ["Validation, given the right names (chooses the checkpoint, is no score to report): "
-                  + ", ".join(f"{k} {v:.3f}" for k, v in last.items()) + ".", ""]
-    lines += ["Settings: " + ", ".join(f"{k} {v}" for k, v in settings.items() if v is not None and k != "data") + ".", ""]
+        lines += [
+            "Validation, given the right names (chooses the checkpoint, is no score to report): "
+            + ", ".join(f"{k} {v:.3f}" for k, v in last.items())
+            + ".",
+            "",
+        ]
+    lines += [
+        "Settings: "
+        + ", ".join(f"{k} {v}" for k, v in settings.items() if v is not None and k != "data")
+        + ".",
+        "",
+    ]
     with replace_whole(out / "README.md") as path:
         path.write_text("\n".join(lines))

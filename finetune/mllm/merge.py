@@ -1,7 +1,7 @@
 """Merge what was tuned into its LLM: one folder in transformers' layout, for vLLM and others, with the selector beside it.
 
-    python -m finetune merge --mllm Qwen/Qwen3-VL-4B-Instruct --adapter runs/tuned --out runs/merged
-    python -m assistant ask photo.jpg "what is broken?" --mllm runs/merged --sam sam_vit_b.pth --adapter runs/merged
+python -m finetune merge --mllm Qwen/Qwen3-VL-4B-Instruct --adapter runs/tuned --out runs/merged
+python -m assistant ask photo.jpg "what is broken?" --mllm runs/merged --sam sam_vit_b.pth --adapter runs/merged
 """
 
 import argparse
@@ -13,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mllm", help="the LLM that was tuned (default: the one that the adapter names)")
     parser.add_argument("--adapter", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the merged weights")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the merged weights"
+    )
 
 
 def main(args: argparse.Namespace) -> None:

@@ -43,9 +43,18 @@ def parse_source(text: str) -> tuple[Path, float]:
 class Mixture:
     """sources: (records file, rate). lessons: how many there will be. turns, pictures: of a conversation at most."""
 
-    def __init__(self, sources: list[tuple[Path, float]], lessons: int, turns: int = 3, pictures: int = 1, seed: int = 0,
-                 grouped: bool = True):
-        self.files = [[Asked(r, image_path(r, file).resolve()) for r in read_records(file)] for file, _ in sources]
+    def __init__(
+        self,
+        sources: list[tuple[Path, float]],
+        lessons: int,
+        turns: int = 3,
+        pictures: int = 1,
+        seed: int = 0,
+        grouped: bool = True,
+    ):
+        self.files = [
+            [Asked(r, image_path(r, file).resolve()) for r in read_records(file)] for file, _ in sources
+        ]
         if empty := [str(file) for (file, _), asked in zip(sources, self.files) if not asked]:
             raise BadInput(f"no records in {', '.join(empty)}; leave it out")
         self.turns, self.pictures, self.seed, self.grouped = turns, pictures, seed, grouped
@@ -98,7 +107,11 @@ class Mixture:
     def _drawn_anew(self, f: int, j: int, rng) -> Asked:
         asked = self.files[f][j]
         known = self.lists[f].get(asked.image)
-        return replace(asked, record=relist(asked.record, known, rng)) if known and listing(asked.record) else asked
+        return (
+            replace(asked, record=relist(asked.record, known, rng))
+            if known and listing(asked.record)
+            else asked
+        )
 
     def batch(self, step: int, size: int) -> list[int]:
         """The lessons of a step. Grouped: of `WINDOW` steps' lessons those of like length come together."""
@@ -110,7 +123,9 @@ class Mixture:
     def _sorted(self, window: int, size: int) -> list[list[int]]:
         first = window * WINDOW * size
         numbers = list(range(first, min(first + WINDOW * size, len(self.file))))
-        length = {k: sum(len(a.record.question) + len(a.record.answer) for a in self.lesson(k)) for k in numbers}
+        length = {
+            k: sum(len(a.record.question) + len(a.record.answer) for a in self.lesson(k)) for k in numbers
+        }
         numbers.sort(key=lambda k: (length[k], k))
         batches = [numbers[i : i + size] for i in range(0, len(numbers), size)]
         np.random.default_rng((self.seed, 4, window)).shuffle(batches)

@@ -20,8 +20,8 @@ def named_parts(args) -> tuple[str, str, str | None]:
 
 def eyes_of(sam: str, device: str):
     """-> (a function that loads what opens pictures, the key of its weights and settings)."""
-    from assistant.sam.image_opener import LIMIT
     from assistant.presets import load_eyes
+    from assistant.sam.image_opener import LIMIT
     from assistant.weights import POCKET, fingerprint, resolve_model, sha256_of
 
     if sam == "pocket":

@@ -1,12 +1,21 @@
 """Put an adapter folder on a hub, with its card.
 
-    python -m finetune push --adapter runs/tuned --to someone/car-parts
+python -m finetune push --adapter runs/tuned --to someone/car-parts
 """
 
 import argparse
 from pathlib import Path
 
-SENT = ["lora/*", "heads.safetensors", "README.md", "settings.json", "report.html", "val.jsonl", "*.json", "*.safetensors"]
+SENT = [
+    "lora/*",
+    "heads.safetensors",
+    "README.md",
+    "settings.json",
+    "report.html",
+    "val.jsonl",
+    "*.json",
+    "*.safetensors",
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +34,14 @@ def main(args: argparse.Namespace) -> None:
     hub = HfApi()
     try:
         hub.create_repo(args.to, private=not args.public, exist_ok=True)
-        hub.upload_folder(repo_id=args.to, folder_path=args.adapter, allow_patterns=SENT,
-                          ignore_patterns=["regions/*", "state.pt"])
+        hub.upload_folder(
+            repo_id=args.to,
+            folder_path=args.adapter,
+            allow_patterns=SENT,
+            ignore_patterns=["regions/*", "state.pt"],
+        )
     except Exception as error:  # no network, no login, no right: a dozen kinds
-        raise BadInput(f"cannot send to {args.to}: {str(error).splitlines()[0]}; log in with `hf auth login`") from None
+        raise BadInput(
+            f"cannot send to {args.to}: {str(error).splitlines()[0]}; log in with `hf auth login`"
+        ) from None
     print(f"sent {args.adapter} to {args.to}")

@@ -66,9 +66,12 @@ def example(reasoner: Reasoner, asked: list[Asked], regions_of, open_image) -> E
 
 def collate(examples: list[Example], pad_token: int) -> dict[str, Tensor]:
     """One batch: texts padded on the right, pictures one after the other, each target with its picture's proposals."""
-    batch = {f"input {name}": joined([e.inputs[name] for e in examples if name in e.inputs],
-                                     pad_token if name == "input_ids" else 0)
-             for name in dict.fromkeys(n for e in examples for n in e.inputs)}
+    batch = {
+        f"input {name}": joined(
+            [e.inputs[name] for e in examples if name in e.inputs], pad_token if name == "input_ids" else 0
+        )
+        for name in dict.fromkeys(n for e in examples for n in e.inputs)
+    }
     batch["labels"] = joined([e.labels for e in examples], -100)
     pictures = [f for e in examples for f in e.features]
     most = max(max((len(f) for f in pictures), default=0), 1)
@@ -79,7 +82,9 @@ def collate(examples: list[Example], pad_token: int) -> dict[str, Tensor]:
     batch["present"] = torch.tensor([p for e in examples for p in e.present], dtype=torch.bool)
     for name in ("iou", "iop"):
         rows = [torch.from_numpy(x) for e in examples for x in getattr(e, name)]
-        batch[name] = torch.stack([F.pad(x, (0, most - len(x))) for x in rows]) if rows else torch.zeros(0, most)
+        batch[name] = (
+            torch.stack([F.pad(x, (0, most - len(x))) for x in rows]) if rows else torch.zeros(0, most)
+        )
     sizes = torch.tensor([len(f) for f in pictures])
     batch["ignored"] = torch.arange(most) >= sizes[batch["owner"]][:, None]
     return batch
@@ -89,7 +94,9 @@ def joined(tensors: list[Tensor], value) -> Tensor:
     """Stacked along the first dimension, the others padded at the end: what a processor gives for one conversation
     differs from the next in its length, its number of pictures or their size."""
     shape = [max(t.shape[d] for t in tensors) for d in range(1, tensors[0].ndim)]
-    wide = lambda t: F.pad(t, [p for s, m in reversed(list(zip(t.shape[1:], shape))) for p in (0, m - s)], value=value)
+    wide = lambda t: F.pad(
+        t, [p for s, m in reversed(list(zip(t.shape[1:], shape))) for p in (0, m - s)], value=value
+    )
     return torch.cat([wide(t) for t in tensors])
 
 
@@ -137,8 +144,12 @@ class Student(nn.Module):
         none = len(present) == 0
         states = seen[-1][marker] if not none else seen[-1][:1, 0]
         features = batch["features"][batch["owner"]] if not none else batch["features"][:1]
-        scores = self.selector(states, features, margin.detach() if not none else margin.new_zeros(1),
-                               ignored if not none else None)
+        scores = self.selector(
+            states,
+            features,
+            margin.detach() if not none else margin.new_zeros(1),
+            ignored if not none else None,
+        )
         if none:
             zero = sum(s.sum() for s in scores) * 0
             sums = torch.stack([text, zero, zero, zero, zero])
@@ -147,14 +158,29 @@ class Student(nn.Module):
         usable = reachable(present, batch["iou"]).sum()
         count = torch.tensor(len(present), device=usable.device)
         said = F.binary_cross_entropy_with_logits(margin, present.float(), reduction="sum")
-        sums = torch.stack([text, losses["align"] * usable, losses["iop"] * count, losses["presence"] * count, said])
-        return sums, torch.stack([(wanted != -100).sum(), usable, count, count, count]), {
-            "scores": Scores(*(s.detach() for s in scores)), "word_right": (logits.argmax(-1) == wanted).sum().detach(),
-            "marker_right": ((margin > 0) == present).sum().detach()}
+        sums = torch.stack(
+            [text, losses["align"] * usable, losses["iop"] * count, losses["presence"] * count, said]
+        )
+        return (
+            sums,
+            torch.stack([(wanted != -100).sum(), usable, count, count, count]),
+            {
+                "scores": Scores(*(s.detach() for s in scores)),
+                "word_right": (logits.argmax(-1) == wanted).sum().detach(),
+                "marker_right": ((margin > 0) == present).sum().detach(),
+            },
+        )
 
 
-def add_lora(reasoner: Reasoner, rank: int, alpha: float, dropout: float, targets: list[str] | None, vision: bool,
-             adapter: Path | None = None):
+def add_lora(
+    reasoner: Reasoner,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: list[str] | None,
+    vision: bool,
+    adapter: Path | None = None,
+):
     """LoRA on the language model's linear layers (`targets`: names of some; vision: the vision tower's too), and the rows
     of [SEG] and [ABS]. adapter: a peft folder to go on from. -> peft's model."""
     from peft import LoraConfig, PeftModel, get_peft_model
@@ -164,14 +190,31 @@ def add_lora(reasoner: Reasoner, rank: int, alpha: float, dropout: float, target
         return PeftModel.from_pretrained(model, adapter, is_trainable=True)
     decoder = model.get_decoder()
     within = next(name for name, module in model.named_modules() if module is decoder)
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)
-              and module is not model.get_output_embeddings() and (vision or not within or name.startswith(within + "."))]
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module is not model.get_output_embeddings()
+        and (vision or not within or name.startswith(within + "."))
+    ]
     chosen = [n for n in linear if targets is None or n.rsplit(".", 1)[-1] in targets]
     if not chosen:
         from assistant.errors import BadInput
 
         names = sorted({n.rsplit(".", 1)[-1] for n in linear})
-        raise BadInput(f"--targets {' '.join(targets)}: this model has no such linear layers; it has {', '.join(names)}")
-    pattern = "|".join(sorted({re.sub(r"\d+", lambda _: r"\d+", re.escape(n)) for n in chosen}))  # short, for many layers
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern,
-                                            trainable_token_indices=reasoner.marker_rows()))
+        raise BadInput(
+            f"--targets {' '.join(targets)}: this model has no such linear layers; it has {', '.join(names)}"
+        )
+    pattern = "|".join(
+        sorted({re.sub(r"\d+", lambda _: r"\d+", re.escape(n)) for n in chosen})
+    )  # short, for many layers
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=dropout,
+            target_modules=pattern,
+            trainable_token_indices=reasoner.marker_rows(),
+        ),
+    )

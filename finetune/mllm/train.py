@@ -19,18 +19,18 @@ from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.images import open_image
 from assistant.mllm.local_model import Reasoner
-from assistant.scene import THRESHOLD
 from assistant.mllm.selector import reachable
 from assistant.mllm.trained import Tuned, TunedEyes, TunedSelector, View, read_heads
+from assistant.scene import THRESHOLD
+from finetune.log import Log, rate
 from finetune.mllm import deepspeed as zero
 from finetune.mllm.adapter import load_trained, restore, save_adapter, save_state, write_card
-from finetune.log import Log, rate
 from finetune.mllm.mixture import Mixture
+from finetune.mllm.student import Student, add_lora, collate, example
+from finetune.mllm.validation import SHOWN, Validation
 from finetune.progress import Progress, pointed_at
 from finetune.region_cache import Kept, prepare, proposals_of
-from finetune.mllm.student import Student, add_lora, collate, example
 from finetune.tune import LOSS_NAMES
-from finetune.mllm.validation import SHOWN, Validation
 
 ANSWER = 96  # tokens of an answer in the report
 
@@ -66,10 +66,14 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
     key: of the weights and settings behind them."""
     world, rank = accelerator.num_processes, accelerator.process_index
     if args.batch % (args.micro * world):
-        raise BadInput(f"--batch {args.batch} must be a multiple of --micro {args.micro} times {world} processes")
+        raise BadInput(
+            f"--batch {args.batch} must be a multiple of --micro {args.micro} times {world} processes"
+        )
     if args.adapter:
         read_heads(args.adapter)  # BadInput before the pictures are opened, which may take hours
-    mixture = Mixture(args.sources, args.max_steps * args.batch, args.turns, args.pictures, args.seed, not args.no_grouping)
+    mixture = Mixture(
+        args.sources, args.max_steps * args.batch, args.turns, args.pictures, args.seed, not args.no_grouping
+    )
     validation = Validation.of(args.val, args.val_limit, args.micro) if args.val else None
     kept = Kept(args.cache or args.out / "regions", args.cache_gb)
     images = sorted({*mixture.images, *(validation.images if validation else ())})
@@ -83,8 +87,10 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
         reasoner.model.gradient_checkpointing_enable({"use_reentrant": False})
     student = Student(lora, selector.to(accelerator.device), reasoner.seg, reasoner.abs, args.hard_negatives)
     trained = student.trained()
-    groups = [{"params": [p for n, p in trained.items() if n.startswith("selector.") == mine], "lr": lr, "peak": lr}
-              for mine, lr in ((False, args.lr), (True, args.selector_lr))]
+    groups = [
+        {"params": [p for n, p in trained.items() if n.startswith("selector.") == mine], "lr": lr, "peak": lr}
+        for mine, lr in ((False, args.lr), (True, args.selector_lr))
+    ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.95))
     if zero.asked_for():
         load_trained(args.out / "state.pt", student)
@@ -109,10 +115,18 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
     if start:
         accelerator.print(f"resuming at step {start}", flush=True)
     elif validation:  # what the weights can do before
-        progress.add(0, validation.score(plain, read, regions_of, accelerator)[0], accelerator.is_main_process)
+        progress.add(
+            0, validation.score(plain, read, regions_of, accelerator)[0], accelerator.is_main_process
+        )
     weights = torch.tensor([args.weights[k] for k in LOSS_NAMES], device=accelerator.device)
-    numbers = [(s, j) for s in range(start, args.max_steps) for j in range(rank, args.batch // args.micro, world)]
-    loader = iter(DataLoader(Parts(mixture, numbers, args.batch, args.micro, read), batch_size=None, num_workers=args.workers))
+    numbers = [
+        (s, j) for s in range(start, args.max_steps) for j in range(rank, args.batch // args.micro, world)
+    ]
+    loader = iter(
+        DataLoader(
+            Parts(mixture, numbers, args.batch, args.micro, read), batch_size=None, num_workers=args.workers
+        )
+    )
     log = Log(args.out / "log.jsonl", start) if accelerator.is_main_process else None
     student.train()
     for step in range(start, args.max_steps):
@@ -137,8 +151,11 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
             student.train()
     if accelerator.is_main_process:
         write_card(args.out, args.mllm, args.settings, progress.rows())
-        progress.report(f"Tuning {args.mllm}", {k: v for k, v in args.settings.items()},
-                        {"log.jsonl": [*LOSS_NAMES, "loss", "word_right", "marker_right"]})
+        progress.report(
+            f"Tuning {args.mllm}",
+            {k: v for k, v in args.settings.items()},
+            {"log.jsonl": [*LOSS_NAMES, "loss", "word_right", "marker_right"]},
+        )
     accelerator.end_training()
 
 
@@ -149,8 +166,10 @@ def started(args, reasoner: Reasoner, some: list):
     if args.adapter:
         selector, about = read_heads(args.adapter)
         if (selector.config["state_dim"], selector.config["region_dim"]) != (width, regions):
-            raise BadInput(f"--adapter {args.adapter} was trained on {about['mllm']} and other features; give the same --mllm, "
-                           "--sam and --dino")
+            raise BadInput(
+                f"--adapter {args.adapter} was trained on {about['mllm']} and other features; give the same --mllm, "
+                "--sam and --dino"
+            )
     else:
         selector = TunedSelector(width, regions)
         features = torch.cat([r.features for r in some])
@@ -163,34 +182,56 @@ def started(args, reasoner: Reasoner, some: list):
         prepare_model_for_kbit_training(reasoner.model, use_gradient_checkpointing=False)
     reasoner.model.requires_grad_(False)
     lora = args.adapter / "lora" if args.adapter else None
-    return selector, add_lora(reasoner, args.rank, args.alpha, args.dropout, args.targets, args.tune_vision, lora)
+    return selector, add_lora(
+        reasoner, args.rank, args.alpha, args.dropout, args.targets, args.tune_vision, lora
+    )
 
 
 def one_step(args, step: int, student, optimizer, loader, weights, accelerator) -> dict[str, float]:
     """One step of the optimiser over this process's parts; the figures are of the whole step."""
     world, rank = accelerator.num_processes, accelerator.process_index
-    mine = [{k: v.to(accelerator.device) for k, v in next(loader).items()} for _ in range(args.batch // args.micro // world)]
-    held = [[int((b["labels"][:, 1:] != -100).sum()), int(reachable(b["present"], b["iou"]).sum()), *[len(b["present"])] * 3]
-            for b in mine]
+    mine = [
+        {k: v.to(accelerator.device) for k, v in next(loader).items()}
+        for _ in range(args.batch // args.micro // world)
+    ]
+    held = [
+        [
+            int((b["labels"][:, 1:] != -100).sum()),
+            int(reachable(b["present"], b["iou"]).sum()),
+            *[len(b["present"])] * 3,
+        ]
+        for b in mine
+    ]
     totals = torch.tensor(held, dtype=torch.float32, device=weights.device).sum(0)
     totals = accelerator.reduce(totals, "sum").clamp(min=1)
     sums = torch.zeros_like(weights)
     right = torch.zeros(2, device=weights.device)
     for i, batch in enumerate(mine):
-        torch.manual_seed(hash((args.seed, step, rank + i * world)) % 2**63)  # dropout, wherever the part is computed
+        torch.manual_seed(
+            hash((args.seed, step, rank + i * world)) % 2**63
+        )  # dropout, wherever the part is computed
         last = i + 1 == len(mine)
         with synchronised(accelerator, student, last):
             part, _, extra = student(batch)
             accelerator.backward((part * weights / totals).sum() * world)  # processes' gradients are averaged
         sums += part.detach()
-        right += torch.stack([extra.get(k, sums.new_zeros(())).float() for k in ("word_right", "marker_right")])
+        right += torch.stack(
+            [extra.get(k, sums.new_zeros(())).float() for k in ("word_right", "marker_right")]
+        )
     norm = accelerator.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     losses = accelerator.reduce(sums, "sum") / totals
     right = accelerator.reduce(right, "sum")
-    return {"loss": float((losses * weights).sum())} | dict(zip(LOSS_NAMES, losses.tolist())) | {
-        "word_right": float(right[0] / totals[0]), "marker_right": float(right[1] / totals[2]), "gradient": float(norm)}
+    return (
+        {"loss": float((losses * weights).sum())}
+        | dict(zip(LOSS_NAMES, losses.tolist()))
+        | {
+            "word_right": float(right[0] / totals[0]),
+            "marker_right": float(right[1] / totals[2]),
+            "gradient": float(norm),
+        }
+    )
 
 
 def synchronised(accelerator, student, last: bool):

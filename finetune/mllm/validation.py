@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from assistant.record import image_path, read_records
 from assistant.mllm.selector import choose
+from assistant.record import image_path, read_records
 from finetune.mllm.mixture import Asked
 from finetune.region_cache import union_iou
 
@@ -28,7 +28,9 @@ class Validation:
     @classmethod
     def of(cls, file: Path, limit: int, size: int) -> "Validation":
         """At most `limit` records of a file, spread over it."""
-        asked = spread([Asked(r, image_path(r, file).resolve()) for r in read_records(file) if r.targets], limit)
+        asked = spread(
+            [Asked(r, image_path(r, file).resolve()) for r in read_records(file) if r.targets], limit
+        )
         return cls([asked[i : i + size] for i in range(0, len(asked), size)], spread(asked, SHOWN))
 
     @property
@@ -68,8 +70,12 @@ def judged(presence: Tensor, present: Tensor, overlap: Tensor) -> tuple[dict[str
     fit = fit_presence(presence, present)
     sure = presence * fit[0] + fit[1] > 0
     share = lambda x: x.float().mean().item()
-    return {"score": share(torch.where(present, overlap * sure, (~sure).float())), "iou": share(overlap[present]),
-            "T_acc": share(sure[present]), "N_acc": share(~sure[~present])}, fit
+    return {
+        "score": share(torch.where(present, overlap * sure, (~sure).float())),
+        "iou": share(overlap[present]),
+        "T_acc": share(sure[present]),
+        "N_acc": share(~sure[~present]),
+    }, fit
 
 
 def targets(scores, asked: list[Asked], regions_of) -> list[tuple[float, bool, float]]:

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from assistant.files import replace_whole
 from assistant.pocket.llm import PocketReasoner, RegionEncoder, Seen
 from assistant.record import Record
-from finetune.pocket.examples import FOLDS
 from finetune.log import rate
+from finetune.pocket.examples import FOLDS
 from finetune.region_cache import Regions, overlaps
 
 
@@ -29,8 +29,17 @@ def labelled(regions: Regions, index: dict[str, int]) -> tuple[np.ndarray, np.nd
     return np.where(best > 0.5, label, -1), best
 
 
-def train_encoder(encoder: RegionEncoder, features: Tensor, label: Tensor, thing: Tensor, views: Tensor, view_label: Tensor,
-                  steps: int, lr: float, before: RegionEncoder | None = None) -> None:
+def train_encoder(
+    encoder: RegionEncoder,
+    features: Tensor,
+    label: Tensor,
+    thing: Tensor,
+    views: Tensor,
+    view_label: Tensor,
+    steps: int,
+    lr: float,
+    before: RegionEncoder | None = None,
+) -> None:
     """Phase 1, on regions (N, REGION): `label` (N,) rows of the encoder's names, -1 = no name; `thing` (N,) in [0, 1].
     views: (V, REGION) more of what has a name, view_label (V,). before: what it goes on from; regions without a name keep
     the words they have there, and what was a thing stays one (few of the things in new pictures are outlined)."""
@@ -48,7 +57,9 @@ def train_encoder(encoder: RegionEncoder, features: Tensor, label: Tensor, thing
             group["lr"] = rate(step, steps, 50) * lr
         some, every = torch.multinomial(weight, 192, True), torch.randint(len(features), (192,))
         seen = encoder(torch.cat([named[some], features[every]]))
-        name = F.cross_entropy(encoder.name_logits(seen.words[:192], encoder.names), label[some], label_smoothing=0.05)
+        name = F.cross_entropy(
+            encoder.name_logits(seen.words[:192], encoder.names), label[some], label_smoothing=0.05
+        )
         is_thing = F.binary_cross_entropy_with_logits(seen.thing[192:], thing[every])
         loss = name + 0.5 * is_thing
         if before is not None:
@@ -82,17 +93,22 @@ def vocabulary(records: list[Record], named: list[str]) -> tuple[list[str], list
     return categories, [said[c].most_common(1)[0][0] if said[c] else c for c in categories], forms
 
 
-def learn_to_see(args, reasoner: PocketReasoner, records, regions: dict[Path, Regions],
-                 before: RegionEncoder | None = None) -> dict[Path, Seen]:
+def learn_to_see(
+    args, reasoner: PocketReasoner, records, regions: dict[Path, Regions], before: RegionEncoder | None = None
+) -> dict[Path, Seen]:
     """Phase 1: gives `reasoner` its encoder and forms; returns each picture as an encoder sees it that was not trained on
     it. Prints how often those name an outlined region rightly. before: an encoder to go on from, with the names that
     `reasoner.forms` lists; what they do not name comes after them."""
-    categories, names, forms = vocabulary([r for r, _ in records], [n for r in regions.values() for n in r.names])
+    categories, names, forms = vocabulary(
+        [r for r, _ in records], [n for r in regions.values() for n in r.names]
+    )
     said = reasoner.forms if before is not None else {}
     known = {c: said.get(c.lower(), said.get(n.lower())) for c, n in zip(categories, names)}
     new = [c for c in categories if known[c] is None]
     kept_names = before.names if before is not None else torch.zeros(0, reasoner.common.shape[0])
-    taught = torch.cat([kept_names, *(reasoner.spelled(n)[None] for c, n in zip(categories, names) if known[c] is None)])
+    taught = torch.cat(
+        [kept_names, *(reasoner.spelled(n)[None] for c, n in zip(categories, names) if known[c] is None)]
+    )
     index = {c: len(kept_names) + new.index(c) if known[c] is None else known[c] for c in categories}
     reasoner.forms = {f: index[categories[i]] for f, i in forms.items()} | said
     names = list(range(len(taught)))
@@ -102,28 +118,48 @@ def learn_to_see(args, reasoner: PocketReasoner, records, regions: dict[Path, Re
     label, thing = (torch.from_numpy(np.concatenate(x)) for x in zip(*pairs))
     views = torch.cat([r.views for r in regions.values()])
     view_label = torch.tensor([index[n] for r in regions.values() for n in r.view_names], dtype=torch.long)
-    view_fold = torch.tensor([i % FOLDS for i, r in enumerate(regions.values()) for _ in r.view_names], dtype=torch.long)
+    view_fold = torch.tensor(
+        [i % FOLDS for i, r in enumerate(regions.values()) for _ in r.view_names], dtype=torch.long
+    )
     fold = torch.cat([torch.full((len(r.features),), i % FOLDS) for i, r in enumerate(regions.values())])
     outlined = torch.cat([torch.arange(len(r.features)) < len(r.names) for r in regions.values()])
-    file, encoders = args.out / "encoder.safetensors", [RegionEncoder(width, len(names)) for _ in range(FOLDS + 1)]
+    file, encoders = (
+        args.out / "encoder.safetensors",
+        [RegionEncoder(width, len(names)) for _ in range(FOLDS + 1)],
+    )
     kept = load_file(file) if file.exists() else {}
     for i, encoder in enumerate(encoders):
         if kept:
-            encoder.load_state_dict({k.removeprefix(f"{i}."): v for k, v in kept.items() if k.startswith(f"{i}.")})
+            encoder.load_state_dict(
+                {k.removeprefix(f"{i}."): v for k, v in kept.items() if k.startswith(f"{i}.")}
+            )
             encoder.eval().requires_grad_(False)
             continue
         if before is not None:
-            encoder.load_state_dict({k: v for k, v in before.state_dict().items() if k != "names"}, strict=False)
+            encoder.load_state_dict(
+                {k: v for k, v in before.state_dict().items() if k != "names"}, strict=False
+            )
         else:
             encoder.mean.copy_(features.mean(0))
             encoder.scale.copy_(features.std(0) + 1e-3)
         encoder.names.copy_(taught)
         mine, also = fold != i, view_fold != i
-        train_encoder(encoder, features[mine], label[mine], thing[mine], views[also], view_label[also], args.encoder_steps,
-                      getattr(args, "encoder_lr", 1e-3), before)
+        train_encoder(
+            encoder,
+            features[mine],
+            label[mine],
+            thing[mine],
+            views[also],
+            view_label[also],
+            args.encoder_steps,
+            getattr(args, "encoder_lr", 1e-3),
+            before,
+        )
     if not kept:
         with replace_whole(file) as path:
-            save_file({f"{i}.{k}": v for i, e in enumerate(encoders) for k, v in e.state_dict().items()}, path)
+            save_file(
+                {f"{i}.{k}": v for i, e in enumerate(encoders) for k, v in e.state_dict().items()}, path
+            )
     reasoner.encoder = encoders[FOLDS]
     seen, right = {}, []
     with torch.no_grad():
@@ -135,5 +171,8 @@ def learn_to_see(args, reasoner: PocketReasoner, records, regions: dict[Path, Re
                 said = encoder.name_logits(encoder(features[these]).words, encoder.names).argmax(1)
                 right.append((said == label[these]).float())
     if right:
-        print(f"names of outlined regions in pictures not trained on: {torch.cat(right).mean():.3f} right", flush=True)
+        print(
+            f"names of outlined regions in pictures not trained on: {torch.cat(right).mean():.3f} right",
+            flush=True,
+        )
     return seen

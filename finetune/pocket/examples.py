@@ -28,7 +28,9 @@ class Asked:
     present: list[bool]  # M
     iou: np.ndarray  # (M, N) with the regions of its picture
     iop: np.ndarray  # (M, N)
-    before: list[tuple[str, str]] = field(default_factory=list)  # (question, compact answer) that it follows: read, not learned
+    before: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # (question, compact answer) that it follows: read, not learned
 
 
 @dataclass
@@ -63,8 +65,16 @@ class RecordData:
     every tenth), or the rest. rates: what the records of a picture count (by default all the same).
     """
 
-    def __init__(self, records: list[tuple[Record, Path]], regions: dict[Path, Regions], seen: dict[Path, Seen], seed: int,
-                 aside: bool = False, kept_aside: set[Path] | None = None, rates: dict[Path, float] | None = None):
+    def __init__(
+        self,
+        records: list[tuple[Record, Path]],
+        regions: dict[Path, Regions],
+        seen: dict[Path, Seen],
+        seed: int,
+        aside: bool = False,
+        kept_aside: set[Path] | None = None,
+        rates: dict[Path, float] | None = None,
+    ):
         images = list(regions)
         self.fold = {image: i % FOLDS for i, image in enumerate(images)}
         if kept_aside is None:
@@ -80,7 +90,9 @@ class RecordData:
         kinds = [r.source.get("kind", "") for r, _ in self.records]
         counts = Counter(kinds)
         rates = rates or {}
-        self.weights = np.array([rates.get(i, 1.0) / counts[k] ** 0.5 for k, (_, i) in zip(kinds, self.records)])
+        self.weights = np.array(
+            [rates.get(i, 1.0) / counts[k] ** 0.5 for k, (_, i) in zip(kinds, self.records)]
+        )
         self.weights /= self.weights.sum()
 
     def targets(self, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +100,10 @@ class RecordData:
         if k not in self.cache:
             record, image = self.records[k]
             rles = self.regions[image].rles
-            pairs = [overlaps(rles, t.rle) if t.rle else (np.zeros(len(rles), np.float32),) * 2 for t in record.targets]
+            pairs = [
+                overlaps(rles, t.rle) if t.rle else (np.zeros(len(rles), np.float32),) * 2
+                for t in record.targets
+            ]
             self.cache[k] = tuple(np.stack(x) for x in zip(*pairs))
         return self.cache[k]
 
@@ -101,7 +116,11 @@ class RecordData:
         others = [j for j in self.of[image] if j != first]
         weights = self.weights[others] / self.weights[others].sum() if others else None
         count = min(TOGETHER - 1, len(others))
-        which = [first, *(int(j) for j in rng.choice(others, count, replace=False, p=weights))] if count else [first]
+        which = (
+            [first, *(int(j) for j in rng.choice(others, count, replace=False, p=weights))]
+            if count
+            else [first]
+        )
         rng.shuffle(which)
         chat = bool(rng.random() < 0.4)
         if again:
@@ -118,14 +137,20 @@ class RecordData:
             record = self.records[j][0]
             iou, iop = (x[:, keep] for x in self.targets(j))
             phrases, present = [t.phrase for t in record.targets], [t.rle is not None for t in record.targets]
-            before = [(t.question, compact((m.phrase, m.present) for m in parse(t.answer))) for t in record.history]
-            asked.append(Asked(record.question, compact(zip(phrases, present)), phrases, present, iou, iop, before))
+            before = [
+                (t.question, compact((m.phrase, m.present) for m in parse(t.answer))) for t in record.history
+            ]
+            asked.append(
+                Asked(record.question, compact(zip(phrases, present)), phrases, present, iou, iop, before)
+            )
         example = Example(Seen(seen.words[keep], seen.shape[keep]), asked, chat, image=image)
         records = [self.records[j][0] for j in which]
         if plain:
             example.rles = [own.rles[i] for i in keep]
             example.truths = [[t.rle for t in r.targets] for r in records]
-        elif rng.random() < 0.3 and all(r.source.get("kind") != "position" and not r.history for r in records):
+        elif rng.random() < 0.3 and all(
+            r.source.get("kind") != "position" and not r.history for r in records
+        ):
             self.beside(example, records, image, rng)
         return example
 
@@ -140,8 +165,10 @@ class RecordData:
         count = min(len(extra.words), int(rng.integers(4, 30)))
         pick = rng.permutation(len(extra.words))[:count]
         left = rng.random() < 0.5
-        example.seen = Seen(torch.cat([example.seen.words, extra.words[pick]]),
-                            torch.cat([half(example.seen.shape, left), half(extra.shape[pick], not left)]))
+        example.seen = Seen(
+            torch.cat([example.seen.words, extra.words[pick]]),
+            torch.cat([half(example.seen.shape, left), half(extra.shape[pick], not left)]),
+        )
         for one in example.asked:
             pad = np.zeros((len(one.iou), count), np.float32)
             one.iou, one.iop = np.concatenate([one.iou, pad], 1), np.concatenate([one.iop, pad], 1)

@@ -13,9 +13,9 @@ from assistant.files import replace_whole
 from assistant.grammar import ABS, SEG
 from assistant.pocket.llm import FIRST, OPENING, PocketReasoner, RegionEncoder, load_tokenizer
 from assistant.weights import smollm2_folder
+from finetune.log import Log, rate
 from finetune.mllm.adapter import save_lora
 from finetune.pocket.examples import Example, RecordData
-from finetune.log import Log, rate
 
 FIRST_TUNED = 14  # LoRA from this layer of 30 upwards
 
@@ -37,10 +37,15 @@ def build(rank: int, adapter: Path | None = None) -> PocketReasoner:
         table = llm.get_input_embeddings().weight
         for row, word in zip(rows, (" here", " missing")):
             table[row] = table[tokenizer(word, add_special_tokens=False).input_ids[0]]
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, task_type="CAUSAL_LM",
-                        target_modules=["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
-                        layers_to_transform=list(range(FIRST_TUNED, llm.config.num_hidden_layers)),
-                        trainable_token_indices=rows)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+        target_modules=["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
+        layers_to_transform=list(range(FIRST_TUNED, llm.config.num_hidden_layers)),
+        trainable_token_indices=rows,
+    )
     return PocketReasoner(get_peft_model(llm, config), tokenizer, RegionEncoder(llm.config.hidden_size))
 
 
@@ -57,7 +62,9 @@ def sequence(reasoner: PocketReasoner, example: Example) -> tuple[Tensor, Tensor
     for k, one in enumerate(example.asked):
         turn = k if example.chat else 0
         earlier = "".join(f"{reasoner.question(q)}{a}<|im_end|>\n{OPENING}" for q, a in one.before)
-        asked = reasoner.tokens(("\n" if turn == 0 else "\n" + OPENING) + earlier + reasoner.question(one.question))
+        asked = reasoner.tokens(
+            ("\n" if turn == 0 else "\n" + OPENING) + earlier + reasoner.question(one.question)
+        )
         answer = reasoner.tokens(one.answer) + [reasoner.end]
         parts.append(reasoner.embed(asked + answer))
         at = positions[-1] + 1 if example.chat else start
@@ -68,10 +75,17 @@ def sequence(reasoner: PocketReasoner, example: Example) -> tuple[Tensor, Tensor
     sees = torch.ones(len(owner), len(owner), dtype=torch.bool).tril()
     if not example.chat:
         sees &= (owner[None] == -1) | (owner[None] == owner[:, None])
-    return torch.cat([p.to(reasoner.llm.dtype) for p in parts]), torch.tensor(labels), torch.tensor(positions), sees
+    return (
+        torch.cat([p.to(reasoner.llm.dtype) for p in parts]),
+        torch.tensor(labels),
+        torch.tensor(positions),
+        sees,
+    )
 
 
-def read_batch(reasoner: PocketReasoner, examples: list[Example]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+def read_batch(
+    reasoner: PocketReasoner, examples: list[Example]
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """The LLM over a batch of pictures with their questions and answers.
 
     Returns the answers' logits (T, vocabulary) and tokens (T,), the states that predict each marker (K, 576), and
@@ -88,7 +102,9 @@ def read_batch(reasoner: PocketReasoner, examples: list[Example]) -> tuple[Tenso
     for row, (*_, sees) in zip(mask, made):
         row[: len(sees), : len(sees)] = sees
     base = reasoner.llm.get_base_model() if hasattr(reasoner.llm, "get_base_model") else reasoner.llm
-    hidden = base.model(inputs_embeds=x, attention_mask=mask[:, None], position_ids=positions).last_hidden_state[:, :-1]
+    hidden = base.model(
+        inputs_embeds=x, attention_mask=mask[:, None], position_ids=positions
+    ).last_hidden_state[:, :-1]
     said = y != -100
     logits = base.lm_head(hidden[said]).float()
     marker = (y == reasoner.seg) | (y == reasoner.abs)
@@ -129,12 +145,21 @@ def train_llm(args, reasoner: PocketReasoner, data: RecordData) -> None:
         present = torch.tensor([p for e in examples for p in e.present])
         right = ((torch.cat(margins) > 0) == present).float().mean()
         words = (logits.argmax(1) == tokens).float().mean()
-        log.add(step, {"text": loss.item(), "word_right": words.item(), "marker_right": right.item()},
-                every=getattr(args, "log_every", 20))
+        log.add(
+            step,
+            {"text": loss.item(), "word_right": words.item(), "marker_right": right.item()},
+            every=getattr(args, "log_every", 20),
+        )
         if time.time() - saved > 60 * args.save_every or step + 1 == args.steps:
             with replace_whole(state_file) as path:
-                torch.save({"model": {n: p.data for n, p in trained.items()}, "optimizer": optimizer.state_dict(),
-                            "step": step + 1}, path)
+                torch.save(
+                    {
+                        "model": {n: p.data for n, p in trained.items()},
+                        "optimizer": optimizer.state_dict(),
+                        "step": step + 1,
+                    },
+                    path,
+                )
             saved = time.time()
     llm.eval()
     save_lora(args.out / "lora", llm)
@@ -148,7 +173,9 @@ def draw_back(now: dict[str, Tensor], began: dict[str, Tensor], args) -> None:
                 p.data.lerp_(began[n], share)
 
 
-def states_of(reasoner: PocketReasoner, data: RecordData, numbers: range, file: Path, plain: bool = False) -> dict[str, Tensor]:
+def states_of(
+    reasoner: PocketReasoner, data: RecordData, numbers: range, file: Path, plain: bool = False
+) -> dict[str, Tensor]:
     """States and margins of the examples' targets, and how many each example has; kept in `file`."""
     if file.exists():
         return load_file(file)

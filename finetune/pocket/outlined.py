@@ -41,7 +41,9 @@ def named_regions(instances: Path) -> dict[str, list[tuple[str, dict]]]:
     return found
 
 
-def named_in_records(records: list[tuple[Record, Path]], apart: bool = True) -> dict[Path, list[tuple[str, dict]]]:
+def named_in_records(
+    records: list[tuple[Record, Path]], apart: bool = True
+) -> dict[Path, list[tuple[str, dict]]]:
     """What the targets of records outline, by picture: (name, RLE), every thing once. The name is the category where the
     record tells it, else the phrase. apart: each connected part of a target for itself."""
     from scipy import ndimage
@@ -69,14 +71,20 @@ def named_in_records(records: list[tuple[Record, Path]], apart: bool = True) -> 
     return named
 
 
-def outlined(records: list[tuple[Record, Path]], by_name: dict[str, list[tuple[str, dict]]],
-             apart: bool = True) -> dict[Path, list[tuple[str, dict]]]:
+def outlined(
+    records: list[tuple[Record, Path]], by_name: dict[str, list[tuple[str, dict]]], apart: bool = True
+) -> dict[Path, list[tuple[str, dict]]]:
     """Every picture's outlined things (name, RLE): as `by_name` lists them by file name, else as its records do."""
     told = named_in_records([(r, image) for r, image in records if image.name not in by_name], apart)
-    return {image: by_name[image.name] if image.name in by_name else told[image] for image in sorted({i for _, i in records})}
+    return {
+        image: by_name[image.name] if image.name in by_name else told[image]
+        for image in sorted({i for _, i in records})
+    }
 
 
-def outlined_features(eyes, image: np.ndarray, embedding, named: list[tuple[str, np.ndarray]]) -> tuple[Tensor, list[int]]:
+def outlined_features(
+    eyes, image: np.ndarray, embedding, named: list[tuple[str, np.ndarray]]
+) -> tuple[Tensor, list[int]]:
     """Features (K, R) of outlined things (name, (H, W) bool) as seen in `image`, and which of them they are: what covers
     less than two cells is left out."""
     from assistant.pocket.pipeline import fast_math, shrink
@@ -86,11 +94,14 @@ def outlined_features(eyes, image: np.ndarray, embedding, named: list[tuple[str,
     if not solid:
         return torch.zeros(0, REGION), []
     with fast_math():
-        return eyes.features(shrink(image), embedding, torch.from_numpy(np.stack([low[k] for k in solid]))), solid
+        return eyes.features(
+            shrink(image), embedding, torch.from_numpy(np.stack([low[k] for k in solid]))
+        ), solid
 
 
-def other_view(image: np.ndarray, named: list[tuple[str, np.ndarray]], rng,
-               least: float = 0.6, smallest: float = 0.5) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]]:
+def other_view(
+    image: np.ndarray, named: list[tuple[str, np.ndarray]], rng, least: float = 0.6, smallest: float = 0.5
+) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]]:
     """The picture cut to a part, `smallest` of its sides or more, maybe mirrored, in other light; and the outlined things of
     which more than the share `least` is left in it."""
     h, w = image.shape[:2]
@@ -108,10 +119,14 @@ def other_view(image: np.ndarray, named: list[tuple[str, np.ndarray]], rng,
 
 def outlined_name(key: str, image_file: Path, named: list[tuple[str, dict]], count: int) -> str:
     """Under which name what is outlined in a picture, with `count` other views, is kept."""
-    return "outlined-" + picture_key(hashlib.sha256(f"{key} {count} {json.dumps(named)}".encode()).hexdigest(), image_file)
+    return "outlined-" + picture_key(
+        hashlib.sha256(f"{key} {count} {json.dumps(named)}".encode()).hexdigest(), image_file
+    )
 
 
-def outlined_of(eyes, key: str, image_file: Path, named: list[tuple[str, dict]], kept: Kept, count: int) -> dict:
+def outlined_of(
+    eyes, key: str, image_file: Path, named: list[tuple[str, dict]], kept: Kept, count: int
+) -> dict:
     """One picture's outlined things and their `count` other views, read or computed: features, views (V, REGION); rles, names,
     view_names."""
 
@@ -129,21 +144,44 @@ def outlined_of(eyes, key: str, image_file: Path, named: list[tuple[str, dict]],
                 found, which = outlined_features(eyes, other, eyes.segmenter.encode(other), left)
                 views.append(found)
                 view_names += [left[k][0] for k in which]
-        words = {"rles": [named[k][1] for k in solid], "names": [named[k][0] for k in solid], "view_names": view_names}
-        return {"features": own.half().numpy(), "views": torch.cat(views).half().numpy(),
-                **{k: np.array(json.dumps(v)) for k, v in words.items()}}
+        words = {
+            "rles": [named[k][1] for k in solid],
+            "names": [named[k][0] for k in solid],
+            "view_names": view_names,
+        }
+        return {
+            "features": own.half().numpy(),
+            "views": torch.cat(views).half().numpy(),
+            **{k: np.array(json.dumps(v)) for k, v in words.items()},
+        }
 
     if not named:
-        return {"features": torch.zeros(0, REGION), "views": torch.zeros(0, REGION), "rles": [], "names": [], "view_names": []}
+        return {
+            "features": torch.zeros(0, REGION),
+            "views": torch.zeros(0, REGION),
+            "rles": [],
+            "names": [],
+            "view_names": [],
+        }
     found = kept.get(outlined_name(key, image_file, named, count), make)
-    return {k: torch.from_numpy(v.astype(np.float32)) if k in ("features", "views") else json.loads(str(v))
-            for k, v in found.items()}
+    return {
+        k: torch.from_numpy(v.astype(np.float32)) if k in ("features", "views") else json.loads(str(v))
+        for k, v in found.items()
+    }
 
 
 class LookedAt(torch.utils.data.Dataset):
     """Item k: what is seen in the k-th picture is computed and kept; "", or why it could not be."""
 
-    def __init__(self, load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], folder: Path, views: int):
+    def __init__(
+        self,
+        load_eyes: Callable,
+        key: str,
+        images: list[Path],
+        named: dict[Path, list],
+        folder: Path,
+        views: int,
+    ):
         self.load_eyes, self.key, self.images, self.named, self.views = load_eyes, key, images, named, views
         self.eyes, self.kept = None, Kept(folder, float("inf"))  # whose limit is kept by who asks
 
@@ -160,7 +198,9 @@ class LookedAt(torch.utils.data.Dataset):
         return ""
 
 
-def look(load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept, views: int) -> None:
+def look(
+    load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept, views: int
+) -> None:
     """Compute what is missing. On a CPU in as many processes as torch would take threads: two of one thread look at half as
     many pictures again as one of two threads."""
     files = {i: [kept.file(picture_key(key, i))] for i in images}
@@ -171,21 +211,33 @@ def look(load_eyes: Callable, key: str, images: list[Path], named: dict[Path, li
     missing = {i: new for i, own in files.items() if (new := [file for file in own if not file.exists()])}
     processes = 0 if torch.cuda.is_available() else min(torch.get_num_threads(), len(missing))
     looked_at = torch.utils.data.DataLoader(
-        LookedAt(load_eyes, key, list(missing), named, kept.folder, views), batch_size=None,
-        num_workers=processes if processes > 1 else 0, generator=torch.Generator())  # not the run's own random numbers
+        LookedAt(load_eyes, key, list(missing), named, kept.folder, views),
+        batch_size=None,
+        num_workers=processes if processes > 1 else 0,
+        generator=torch.Generator(),
+    )  # not the run's own random numbers
     for new, trouble in zip(missing.values(), tqdm(looked_at, desc="regions", unit="photo", disable=None)):
         if trouble:
             raise BadInput(trouble)
         kept.grew(*new)
 
 
-def all_regions(load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept,
-                views: int = VIEWS) -> dict[Path, Regions]:
+def all_regions(
+    load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept, views: int = VIEWS
+) -> dict[Path, Regions]:
     """Every picture's outlined things and proposals. load_eyes: called only if something is not kept yet."""
     look(load_eyes, key, images, named, kept, views)
     regions = {}
     for image in tqdm(images, desc="outlined", unit="photo", disable=None):
-        own, found = outlined_of(None, key, image, named.get(image, []), kept, views), proposals_of(None, key, image, kept)
-        regions[image] = Regions(torch.cat([own["features"], found.features]), own["rles"] + found.rles, own["names"],
-                                 own["views"], own["view_names"])
+        own, found = (
+            outlined_of(None, key, image, named.get(image, []), kept, views),
+            proposals_of(None, key, image, kept),
+        )
+        regions[image] = Regions(
+            torch.cat([own["features"], found.features]),
+            own["rles"] + found.rles,
+            own["names"],
+            own["views"],
+            own["view_names"],
+        )
     return regions

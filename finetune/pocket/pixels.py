@@ -15,19 +15,19 @@ from torch.nn import functional as F
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.images import open_image
+from assistant.mllm.selector import choose
 from assistant.pocket.pipeline import fast_math, heads_of
 from assistant.pocket.proposals import CELL
 from assistant.pocket.sam import IMAGE_SIZE
 from assistant.pocket.semantic import PixelHead, Semantic, evidence
-from assistant.mllm.selector import choose
 from assistant.weights import read_weights
+from finetune.log import rate
 from finetune.pocket.encoder import learn_to_see
 from finetune.pocket.examples import RecordData
 from finetune.pocket.language import build, states_of
-from finetune.log import rate
 from finetune.pocket.records import read_sources
-from finetune.region_cache import union_iou
 from finetune.pocket.selection import select_batch
+from finetune.region_cache import union_iou
 
 GRID = IMAGE_SIZE // CELL  # cells of a proposal's low-resolution logits
 FOLDS = 5
@@ -63,7 +63,9 @@ def on_grid(rles: list[dict]) -> Tensor:
 def lessons_of(args, eyes, semantic: Semantic) -> list[Lesson]:
     folder = args.reasoner
     if not (folder / "encoder.safetensors").exists() or not (folder / "lora").is_dir():
-        raise BadInput(f"{folder} is not what `finetune records` wrote: it has no encoder.safetensors or no lora")
+        raise BadInput(
+            f"{folder} is not what `finetune records` wrote: it has no encoder.safetensors or no lora"
+        )
     records, regions = read_sources(args, args.regions or folder / "regions")
     reasoner = build(0, folder / "lora")
     reasoner.llm.eval()
@@ -92,7 +94,11 @@ def lessons_of(args, eyes, semantic: Semantic) -> list[Lesson]:
             if truth and row is not None:
                 told = evidence(scores, m, masks, names[image], row, semantic.head.beside(row))
                 before = union_iou([example.rles[i] for i in choose(scores, m)], truth)
-                lessons.append(Lesson(image, told.half(), inside, on_grid([truth])[0], masks, example.rles, truth, before))
+                lessons.append(
+                    Lesson(
+                        image, told.half(), inside, on_grid([truth])[0], masks, example.rles, truth, before
+                    )
+                )
     return lessons
 
 
@@ -113,7 +119,12 @@ def fit(args, lessons: list[Lesson]) -> PixelHead:
             cells = cells[torch.from_numpy(rng.integers(len(cells), size=CELLS))].unbind(1)
             logit, y = pixels(lesson.evidence[cells].float()), lesson.truth[cells].float()
             p = logit.sigmoid()
-            loss = loss + 1 - (p * y).sum() / ((p + y - p * y).sum() + 1e-3) + 0.3 * F.binary_cross_entropy_with_logits(logit, y)
+            loss = (
+                loss
+                + 1
+                - (p * y).sum() / ((p + y - p * y).sum() + 1e-3)
+                + 0.3 * F.binary_cross_entropy_with_logits(logit, y)
+            )
         optimizer.zero_grad()
         (loss / 16).backward()
         optimizer.step()
@@ -137,9 +148,16 @@ def train_pixels(args, eyes, head, categories: list[str]) -> None:
                 after[i] = union_iou([one.rles[n] for n in chosen], one.rle)
     before = np.array([one.before for one in lessons])
     gain = after - before
-    line = json.dumps({"targets": len(lessons), "pictures": len(images), "selector alone": round(before.mean(), 4),
-                       "with the map": round(after.mean(), 4), "gain": round(gain.mean(), 4),
-                       "standard error": round(gain.std() / len(gain) ** 0.5, 4)})
+    line = json.dumps(
+        {
+            "targets": len(lessons),
+            "pictures": len(images),
+            "selector alone": round(before.mean(), 4),
+            "with the map": round(after.mean(), 4),
+            "gain": round(gain.mean(), 4),
+            "standard error": round(gain.std() / len(gain) ** 0.5, 4),
+        }
+    )
     print(f"IoU of targets kept aside: {line}", flush=True)
     with replace_whole(args.out / "aside.json") as path:
         path.write_text(line + "\n")

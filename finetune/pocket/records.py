@@ -30,15 +30,20 @@ from finetune.pocket.encoder import learn_to_see
 from finetune.pocket.examples import RecordData
 from finetune.pocket.language import build, train_llm
 from finetune.pocket.outlined import all_regions, named_regions, outlined
-from finetune.region_cache import Kept, Regions
 from finetune.pocket.selection import train_selector
+from finetune.region_cache import Kept, Regions
 
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="records files")
-    parser.add_argument("--named", type=Path, nargs="*", default=[],
-                        help="COCO instances.json of the pictures: all that is outlined, with its name; pictures that none "
-                             "of them lists are taught what their records outline")
+    parser.add_argument(
+        "--named",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="COCO instances.json of the pictures: all that is outlined, with its name; pictures that none "
+        "of them lists are taught what their records outline",
+    )
     parser.add_argument("--sam", type=Path, required=True, help="pocket SAM weights that make the proposals")
     parser.add_argument("--regions", type=Path, help="folder of cached regions (default: OUT/regions)")
 
@@ -48,8 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--encoder-steps", type=int, default=800)
     parser.add_argument("--steps", type=int, default=900, help="of the LLM")
-    parser.add_argument("--batch", type=int, default=4, help="pictures a step of the LLM, five questions each")
-    parser.add_argument("--states", type=int, default=1500, help="pictures with questions whose states the selector learns from")
+    parser.add_argument(
+        "--batch", type=int, default=4, help="pictures a step of the LLM, five questions each"
+    )
+    parser.add_argument(
+        "--states",
+        type=int,
+        default=1500,
+        help="pictures with questions whose states the selector learns from",
+    )
     parser.add_argument("--selector-steps", type=int, default=300)
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--rank", type=int, default=16)
@@ -57,14 +69,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
-def read_sources(args: argparse.Namespace, folder: Path) -> tuple[list[tuple[Record, Path]], dict[Path, Regions]]:
+def read_sources(
+    args: argparse.Namespace, folder: Path
+) -> tuple[list[tuple[Record, Path]], dict[Path, Regions]]:
     """The records with their pictures, and what is seen in those, kept in `folder`."""
     from assistant.pocket.pipeline import load_eyes
 
     records = [(r, image_path(r, f).resolve()) for f in args.data for r in read_records(f)]
-    named = outlined(records, {name: things for file in args.named for name, things in named_regions(file).items()})
-    return records, all_regions(functools.partial(load_eyes, args.sam), f"pocket {sha256_of(args.sam)}", list(named), named,
-                                Kept(folder))
+    named = outlined(
+        records, {name: things for file in args.named for name, things in named_regions(file).items()}
+    )
+    return records, all_regions(
+        functools.partial(load_eyes, args.sam),
+        f"pocket {sha256_of(args.sam)}",
+        list(named),
+        named,
+        Kept(folder),
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -75,5 +96,9 @@ def main(args: argparse.Namespace) -> None:
     reasoner = build(args.rank)
     seen = learn_to_see(args, reasoner, records, regions)
     train_llm(args, reasoner, RecordData(records, regions, seen, args.seed))
-    train_selector(args, reasoner, RecordData(records, regions, seen, args.seed),
-                   RecordData(records, regions, seen, args.seed, aside=True))
+    train_selector(
+        args,
+        reasoner,
+        RecordData(records, regions, seen, args.seed),
+        RecordData(records, regions, seen, args.seed, aside=True),
+    )

@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from finetune.pocket.records import add_sources
 
     add_sources(parser)
-    parser.add_argument("--photos", type=int, default=64, help="as many, of as many categories as they can show (default: 64)")
+    parser.add_argument(
+        "--photos", type=int, default=64, help="as many, of as many categories as they can show (default: 64)"
+    )
     parser.add_argument("--out", type=Path, default=PACK)
 
 
@@ -37,7 +39,9 @@ def main(args: argparse.Namespace) -> None:
     from finetune.pocket.records import read_sources
 
     if args.regions is None:
-        raise BadInput("give --regions the folder of regions that the records stage kept (or one for them to be kept in)")
+        raise BadInput(
+            "give --regions the folder of regions that the records stage kept (or one for them to be kept in)"
+        )
     if args.photos < 1:
         raise BadInput("--photos must be at least 1")
     must_exist(*args.data, args.sam)
@@ -60,7 +64,9 @@ def varied(records: list[tuple[Record, Path]], count: int) -> list[Path]:
     return chosen
 
 
-def pack(records: list[tuple[Record, Path]], regions: dict[Path, Regions], images: list[Path], sam: str, out: Path) -> None:
+def pack(
+    records: list[tuple[Record, Path]], regions: dict[Path, Regions], images: list[Path], sam: str, out: Path
+) -> None:
     """Features as whole numbers of 8 bits, between the least and the largest of each; masks once each, as RLE.
 
     sam: checksum of the pocket SAM whose proposals they are.
@@ -73,13 +79,28 @@ def pack(records: list[tuple[Record, Path]], regions: dict[Path, Regions], image
         own, asked = regions[image], [r for r, i in records if i == image]
         masks = {t.rle["counts"]: t.rle for r in asked for t in r.targets if t.rle}
         row = {counts: k for k, counts in enumerate(masks)}
-        pictures.append({
-            "rles": own.rles, "names": own.names, "masks": list(masks.values()), "size": [asked[0].width, asked[0].height],
-            "asked": [[r.question, r.answer, [[t.phrase, row[t.rle["counts"]] if t.rle else None] for t in r.targets],
-                       {k: v for k, v in r.source.items() if k in ("kind", "categories", "history")}] for r in asked]})
+        pictures.append(
+            {
+                "rles": own.rles,
+                "names": own.names,
+                "masks": list(masks.values()),
+                "size": [asked[0].width, asked[0].height],
+                "asked": [
+                    [
+                        r.question,
+                        r.answer,
+                        [[t.phrase, row[t.rle["counts"]] if t.rle else None] for t in r.targets],
+                        {k: v for k, v in r.source.items() if k in ("kind", "categories", "history")},
+                    ]
+                    for r in asked
+                ],
+            }
+        )
     text = np.frombuffer(json.dumps({"sam": sam, "pictures": pictures}).encode(), np.uint8)
     with replace_whole(out) as path, path.open("wb") as file:
-        np.savez_compressed(file, features=np.rint((features - low) / step).astype(np.uint8), low=low, step=step, text=text)
+        np.savez_compressed(
+            file, features=np.rint((features - low) / step).astype(np.uint8), low=low, step=step, text=text
+        )
 
 
 def rehearsed(file: Path, sam: str) -> tuple[list[tuple[Record, Path]], dict[Path, Regions]]:
@@ -92,10 +113,14 @@ def rehearsed(file: Path, sam: str) -> tuple[list[tuple[Record, Path]], dict[Pat
             kept = {k: kept[k] for k in kept.files}
         told = json.loads(kept["text"].tobytes())
     except Exception as error:  # numpy, zipfile and json raise their own kinds
-        raise BadInput(f"{file} cannot be read ({str(error).splitlines()[0]}): restore it, or give --rehearsal 0") from None
+        raise BadInput(
+            f"{file} cannot be read ({str(error).splitlines()[0]}): restore it, or give --rehearsal 0"
+        ) from None
     if told["sam"] != sam:
-        raise BadInput(f"{file} is of another SAM than the preset's; make it anew (python -m finetune rehearsal --help), or give "
-                       "--rehearsal 0")
+        raise BadInput(
+            f"{file} is of another SAM than the preset's; make it anew (python -m finetune rehearsal --help), or give "
+            "--rehearsal 0"
+        )
     features = torch.from_numpy(kept["features"] * kept["step"] + kept["low"]).float()
     records, regions, start = [], {}, 0
     for k, picture in enumerate(told["pictures"]):

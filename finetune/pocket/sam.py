@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from assistant.pocket.sam import build_pocket_sam, load_backbone
 from assistant.files import make_folder, replace_whole
+from assistant.pocket.sam import build_pocket_sam, load_backbone
 from assistant.weights import backbone_state
 from finetune.log import Log
 from finetune.pocket.sam_data import PromptData
@@ -87,8 +87,12 @@ def step_loss(sam, batch, correct: bool, rng: torch.Generator) -> tuple[Tensor, 
     loss_iou = ((iou - truth).square() * used).sum() / used.sum()
     loss = loss_mask.sum() / (kind < 2).sum() + loss_iou
     best = own[:, 1:].amax(1)
-    figures = {"loss": loss.item(), "box_iou": own[other, 0].mean().item(), "click_iou": best[single].mean().item(),
-               "iou_error": loss_iou.item() ** 0.5}
+    figures = {
+        "loss": loss.item(),
+        "box_iou": own[other, 0].mean().item(),
+        "click_iou": best[single].mean().item(),
+        "iou_error": loss_iou.item() ** 0.5,
+    }
     return loss, figures
 
 
@@ -102,7 +106,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--init", type=Path, help="start from these weights (default: untrained)")
     parser.add_argument("--steps", type=int, default=9000)
-    parser.add_argument("--size", type=int, default=384, help="side of the training pictures, a multiple of 32")
+    parser.add_argument(
+        "--size", type=int, default=384, help="side of the training pictures, a multiple of 32"
+    )
     parser.add_argument("--images", type=int, default=6, help="pictures a step")
     parser.add_argument("--prompts", type=int, default=12, help="prompts a picture")
     parser.add_argument("--lr", type=float, default=8e-4)
@@ -119,7 +125,11 @@ def main(args: argparse.Namespace) -> None:
     load_backbone(sam.image_encoder, backbone_state())
     if args.init:
         sam.load_state_dict(load_file(args.init), strict=False)
-    parameters = [p for n, p in sam.named_parameters() if p.requires_grad and not n.startswith("image_encoder.backbone.")]
+    parameters = [
+        p
+        for n, p in sam.named_parameters()
+        if p.requires_grad and not n.startswith("image_encoder.backbone.")
+    ]
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.02)
     average = {k: v.detach().clone() for k, v in trained_parts(sam).items()}
     start = 0
@@ -133,13 +143,26 @@ def main(args: argparse.Namespace) -> None:
     sam.train()
     data = PromptData(args.data, args.size, args.prompts, args.seed, args.steps * args.images)
     order = range(start * args.images, args.steps * args.images)
-    loader = torch.utils.data.DataLoader(data, args.images, sampler=order, num_workers=args.workers,
-                                         prefetch_factor=4 if args.workers else None)
+    loader = torch.utils.data.DataLoader(
+        data,
+        args.images,
+        sampler=order,
+        num_workers=args.workers,
+        prefetch_factor=4 if args.workers else None,
+    )
     log, saved = Log(args.out / "log.jsonl"), time.time()
 
     def save(step: int) -> None:
         with replace_whole(state_file) as path:
-            torch.save({"model": trained_parts(sam), "optimizer": optimizer.state_dict(), "average": average, "step": step}, path)
+            torch.save(
+                {
+                    "model": trained_parts(sam),
+                    "optimizer": optimizer.state_dict(),
+                    "average": average,
+                    "step": step,
+                },
+                path,
+            )
         with replace_whole(args.out / "sam.safetensors") as path:
             save_file({k: v.contiguous() for k, v in average.items()}, path)
 

@@ -19,7 +19,15 @@ from assistant.errors import BadInput
 from assistant.record import coco_rle
 
 # Share of samples from each folder. COCO and people are what users photograph; BSDS teaches whole images.
-SHARES = {"coco": 0.42, "people": 0.15, "bsds": 0.18, "carparts": 0.07, "clothing": 0.08, "davis": 0.05, "camvid": 0.05}
+SHARES = {
+    "coco": 0.42,
+    "people": 0.15,
+    "bsds": 0.18,
+    "carparts": 0.07,
+    "clothing": 0.08,
+    "davis": 0.05,
+    "camvid": 0.05,
+}
 POINTS = 4  # tokens a prompt may hold
 SMALLEST = 40  # px of area at training size below which a mask is not prompted
 
@@ -46,7 +54,11 @@ def coco_photos(folder: str, root: Path) -> list[Photo]:
     for a in data["annotations"]:
         if not a.get("iscrowd") and a["segmentation"]:
             masks[a["image_id"]].append(coco_rle(a["segmentation"], *sizes[a["image_id"]]))
-    return [Photo(folder, root / "images" / i["file_name"], masks[i["id"]]) for i in data["images"] if masks[i["id"]]]
+    return [
+        Photo(folder, root / "images" / i["file_name"], masks[i["id"]])
+        for i in data["images"]
+        if masks[i["id"]]
+    ]
 
 
 def all_photos(root: Path) -> dict[str, list[Photo]]:
@@ -61,7 +73,9 @@ def all_photos(root: Path) -> dict[str, list[Photo]]:
     regions: dict[str, list[Path]] = {}
     for path in sorted((root / "bsds/train/regions").glob("*.png")):
         regions.setdefault(path.stem.split("_")[0], []).append(path)
-    found["bsds"] = [Photo("bsds", root / f"bsds/train/images/{k}.jpg", v) for k, v in sorted(regions.items())]
+    found["bsds"] = [
+        Photo("bsds", root / f"bsds/train/images/{k}.jpg", v) for k, v in sorted(regions.items())
+    ]
     return {k: v for k, v in found.items() if v}
 
 
@@ -89,12 +103,18 @@ class PromptData(torch.utils.data.Dataset):
     def __init__(self, root: Path, size: int, prompts: int, seed: int, length: int):
         self.photos = all_photos(root)
         if not self.photos:
-            raise BadInput(f"no training photos under {root}; its folders are listed in finetune/pocket/sam_data.py")
+            raise BadInput(
+                f"no training photos under {root}; its folders are listed in finetune/pocket/sam_data.py"
+            )
         self.size, self.prompts, self.seed, self.length = size, prompts, seed, length
         shares = np.array([SHARES[k] for k in self.photos])
         self.folders, self.shares = list(self.photos), shares / shares.sum()
         captions = root / "cutouts/captions.json"
-        self.cutouts = [root / "cutouts" / c["file"] for c in json.loads(captions.read_text())] if captions.exists() else []
+        self.cutouts = (
+            [root / "cutouts" / c["file"] for c in json.loads(captions.read_text())]
+            if captions.exists()
+            else []
+        )
 
     def __len__(self):
         return self.length
@@ -155,7 +175,9 @@ class PromptData(torch.utils.data.Dataset):
             cutout = Image.open(self.cutouts[rng.integers(len(self.cutouts))]).convert("RGBA")
             side = max(w, h) * rng.uniform(0.12, 0.55)
             k = side / max(cutout.size)
-            cutout = cutout.resize((max(4, int(cutout.width * k)), max(4, int(cutout.height * k))), Image.BILINEAR)
+            cutout = cutout.resize(
+                (max(4, int(cutout.width * k)), max(4, int(cutout.height * k))), Image.BILINEAR
+            )
             if rng.random() < 0.5:
                 cutout = cutout.transpose(Image.FLIP_LEFT_RIGHT)
             x, y = int(rng.uniform(-0.2, 0.9) * w), int(rng.uniform(-0.2, 0.9) * h)
@@ -214,8 +236,13 @@ class PromptData(torch.utils.data.Dataset):
                 points[p, j] = pick(mask, rng) if positive else pick(near, rng) * 4
                 labels[p, j] = int(positive)
         low = torch.from_numpy(masks[which]).float().unfold(1, 4, 4).unfold(2, 4, 4).mean((-1, -2))
-        return Sample(torch.from_numpy(image).permute(2, 0, 1), (low * 255).byte(), torch.from_numpy(points),
-                      torch.from_numpy(labels), torch.from_numpy(kind))
+        return Sample(
+            torch.from_numpy(image).permute(2, 0, 1),
+            (low * 255).byte(),
+            torch.from_numpy(points),
+            torch.from_numpy(labels),
+            torch.from_numpy(kind),
+        )
 
 
 def pick(mask: np.ndarray, rng) -> np.ndarray:

@@ -9,20 +9,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from assistant.files import replace_whole
-from assistant.pocket.llm import SHAPE, PocketReasoner, Seen
 from assistant.mllm.selector import Selector, choose, selection_losses
+from assistant.pocket.llm import SHAPE, PocketReasoner, Seen
+from finetune.log import Log, rate
+from finetune.mllm.validation import judged
 from finetune.pocket.examples import Example, RecordData
 from finetune.pocket.language import draw_back, states_of
-from finetune.log import Log, rate
 from finetune.region_cache import overlaps, union_iou
-from finetune.mllm.validation import judged
 
 WEIGHTS = {"align": 1.0, "iop": 2.0, "presence": 1.0}
 NOISE = 0.5, 1.0  # of the states and words, in units of their size: 300 photos are soon known by heart
 
 
-def select_batch(reasoner: PocketReasoner, selector: Selector, examples: list[Example], states: Tensor, margins: Tensor,
-                 weights: dict[str, float] = WEIGHTS, hard: int = 0):
+def select_batch(
+    reasoner: PocketReasoner,
+    selector: Selector,
+    examples: list[Example],
+    states: Tensor,
+    margins: Tensor,
+    weights: dict[str, float] = WEIGHTS,
+    hard: int = 0,
+):
     """The selector's losses and scores; states (K, 576) and margins (K,) of the examples' targets, in their order."""
     sizes = [len(e.seen.words) for e in examples]
     count = max(sizes)
@@ -51,8 +58,14 @@ def select_batch(reasoner: PocketReasoner, selector: Selector, examples: list[Ex
     return sum(weights[k] * v for k, v in losses.items()), figures, scores
 
 
-def train_selector(args, reasoner: PocketReasoner, data: RecordData, aside: RecordData, start: Selector | None = None,
-                   look=None) -> None:
+def train_selector(
+    args,
+    reasoner: PocketReasoner,
+    data: RecordData,
+    aside: RecordData,
+    start: Selector | None = None,
+    look=None,
+) -> None:
     """Phase 3: states of `--states` examples once, kept on disk, then many cheap steps over fresh surroundings.
 
     start: a selector to go on from, at most `args.selector_lr`; every `args.check_every` steps it is then scored on
@@ -84,8 +97,9 @@ def train_selector(args, reasoner: PocketReasoner, data: RecordData, aside: Reco
             blur = torch.randn(e.seen.words.shape, generator=noise) / e.seen.words.shape[1] ** 0.5
             e.seen = Seen(F.normalize(e.seen.words + NOISE[1] * blur, dim=-1), e.seen.shape)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, figures, _ = select_batch(reasoner, selector, examples, states, kept["margins"][rows], weights,
-                                            getattr(args, "hard", 0))
+            loss, figures, _ = select_batch(
+                reasoner, selector, examples, states, kept["margins"][rows], weights, getattr(args, "hard", 0)
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(selector.parameters(), 1.0)
@@ -117,8 +131,9 @@ def train_selector(args, reasoner: PocketReasoner, data: RecordData, aside: Reco
 
 
 @torch.no_grad()
-def examine(args, reasoner: PocketReasoner, selector: Selector, aside: RecordData,
-            steps: int | None = None) -> tuple[dict, Tensor]:
+def examine(
+    args, reasoner: PocketReasoner, selector: Selector, aside: RecordData, steps: int | None = None
+) -> tuple[dict, Tensor]:
     """How well the questions of the pictures kept aside are answered, given the right names, with the confidence fitted
     to them; and that fit of presence (scale and shift). steps: that the LLM has taken, all of them by default."""
     numbers = range(2 * 10**7, 2 * 10**7 + getattr(args, "examined", 160))
@@ -138,5 +153,9 @@ def examine(args, reasoner: PocketReasoner, selector: Selector, aside: RecordDat
                 overlap[-1] = union_iou([example.rles[i] for i in choose(scores, m)], truth)
                 best.append(max(overlaps(example.rles, truth)[0]))
     figures, fit = judged(torch.cat(presence), torch.tensor(present), torch.tensor(overlap))
-    return figures | {"best_single": float(np.mean(best)), "targets": len(present), "scale": fit[0].item(),
-                      "shift": fit[1].item()}, fit
+    return figures | {
+        "best_single": float(np.mean(best)),
+        "targets": len(present),
+        "scale": fit[0].item(),
+        "shift": fit[1].item(),
+    }, fit

@@ -27,13 +27,13 @@ from assistant.errors import BadInput
 from assistant.files import make_folder, replace_whole
 from assistant.images import open_image
 from assistant.pocket.pipeline import fast_math, load_eyes, shrink
+from assistant.pocket.region_features import normalise, padded
 from assistant.pocket.sam import IMAGE_SIZE
 from assistant.pocket.semantic import SIDE, SemanticHead
-from assistant.pocket.region_features import normalise, padded
 from assistant.record import image_path, read_records
 from finetune.check import must_exist
-from finetune.pocket.examples import KEPT_ASIDE
 from finetune.log import Log, rate
+from finetune.pocket.examples import KEPT_ASIDE
 from finetune.pocket.outlined import named_regions, other_view, outlined
 from finetune.pocket.records import add_sources
 
@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--pixel-steps", type=int, default=600, help="of the pixel head, 16 targets each")
-    parser.add_argument("--questions", type=int, default=160, help="pictures with questions that the pixel head learns from")
+    parser.add_argument(
+        "--questions", type=int, default=160, help="pictures with questions that the pixel head learns from"
+    )
     parser.add_argument("--save-every", type=float, default=4, help="minutes between checkpoints")
     parser.add_argument("--workers", type=int, default=1, help="processes that read ahead (default: 1)")
     parser.add_argument("--seed", type=int, default=0)
@@ -70,7 +72,9 @@ def main(args: argparse.Namespace) -> None:
     train_pixels(args, eyes, head, categories)
 
 
-def outlined_pictures(data: list[Path], named: list[Path]) -> tuple[dict[Path, tuple[list, int]], list[str], list[set[str]]]:
+def outlined_pictures(
+    data: list[Path], named: list[Path]
+) -> tuple[dict[Path, tuple[list, int]], list[str], list[set[str]]]:
     """-> {picture: (its outlined things (name, RLE), the number of its records file)} in the order in which the records
     stage counts pictures, the names, and those of each file."""
     by_name = {name: things for file in named for name, things in named_regions(file).items()}
@@ -85,8 +89,14 @@ def outlined_pictures(data: list[Path], named: list[Path]) -> tuple[dict[Path, t
 class Views(Dataset):
     """View n: (512, 512, 3) uint8 pixels, (SIDE, SIDE) labels, and the number of the records file."""
 
-    def __init__(self, pictures: dict[Path, tuple[list, int]], images: list[Path], order: list[int], row: dict[str, int],
-                 seed: int):
+    def __init__(
+        self,
+        pictures: dict[Path, tuple[list, int]],
+        images: list[Path],
+        order: list[int],
+        row: dict[str, int],
+        seed: int,
+    ):
         self.pictures, self.images, self.order, self.row, self.seed = pictures, images, order, row, seed
 
     def __len__(self) -> int:
@@ -97,12 +107,16 @@ class Views(Dataset):
         image = self.images[self.order[n]]
         things, number = self.pictures[image]
         masks = [(name, coco_mask.decode(rle).astype(bool)) for name, rle in things]
-        smallest = 1.0 if rng.random() < 0.5 else 0.5  # as often whole as in part: whole is how it will be seen
+        smallest = (
+            1.0 if rng.random() < 0.5 else 0.5
+        )  # as often whole as in part: whole is how it will be seen
         pixels, masks = other_view(open_image(image), masks, rng, 0.0, smallest)
         return *labelled_view(pixels, masks, self.row), number
 
 
-def labelled_view(image: np.ndarray, masks: list[tuple[str, np.ndarray]], row: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+def labelled_view(
+    image: np.ndarray, masks: list[tuple[str, np.ndarray]], row: dict[str, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """The picture (H, W, 3) in the padded square, and each cell's row, NONE or OUTSIDE; of two things in a cell the
     smaller."""
     small = shrink(image)
@@ -125,7 +139,11 @@ def train_head(args, eyes, pictures, categories: list[str], groups: list[set[str
         head.together[group, :-1] = torch.tensor([name in names for name in categories])
     # A file with twice as many names is drawn from half as often again: its pictures have more to tell.
     share = np.array([len(groups[pictures[i][1]]) ** 0.5 for i in images])
-    order = np.random.default_rng(args.seed).choice(len(images), args.steps * args.batch, p=share / share.sum()).tolist()
+    order = (
+        np.random.default_rng(args.seed)
+        .choice(len(images), args.steps * args.batch, p=share / share.sum())
+        .tolist()
+    )
     views = Views(pictures, images, order, row, args.seed)
     maps = lambda pixels: looked_at(eyes, pixels)
     some = [views[n] for n in range(min(64, len(views)))]
@@ -143,8 +161,11 @@ def train_head(args, eyes, pictures, categories: list[str], groups: list[set[str
     else:
         fit_inputs(head, maps(torch.from_numpy(np.stack([square for square, _, _ in some[:16]]))))
     log, saved = Log(args.out / "head.jsonl", start), time.time()
-    loader = DataLoader(torch.utils.data.Subset(views, range(start * args.batch, len(views))), args.batch,
-                        num_workers=args.workers)
+    loader = DataLoader(
+        torch.utils.data.Subset(views, range(start * args.batch, len(views))),
+        args.batch,
+        num_workers=args.workers,
+    )
     head.train()
     for step, (pixels, labels, number) in enumerate(loader, start):
         for group in optimizer.param_groups:
@@ -163,7 +184,9 @@ def train_head(args, eyes, pictures, categories: list[str], groups: list[set[str
         log.add(step, {"names": loss.item(), "right": right.item()}, every=50)
         if time.time() - saved > 60 * args.save_every or step + 1 == args.steps:
             with replace_whole(file) as path:
-                torch.save({"model": head.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, path)
+                torch.save(
+                    {"model": head.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, path
+                )
             saved = time.time()
     return head.eval()
 
@@ -173,7 +196,9 @@ def looked_at(eyes, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(B, 512, 512, 3) uint8 -> what the semantic head reads of them."""
     encoder = eyes.segmenter.model.image_encoder
     with fast_math():
-        maps = encoder.backbone(normalise(pixels.numpy(), "cpu").contiguous(memory_format=torch.channels_last))
+        maps = encoder.backbone(
+            normalise(pixels.numpy(), "cpu").contiguous(memory_format=torch.channels_last)
+        )
         return SemanticHead.inputs(maps, encoder.neck(*maps))
 
 

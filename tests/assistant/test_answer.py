@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from skimage import data
 
 from assistant.answer import COLOURS, Answer, Target, colour_of
-from assistant.export.drawing import outlines
 from assistant.errors import BadInput
+from assistant.export.drawing import outlines
 from assistant.record import from_rle
 
 COFFEE = np.ascontiguousarray(data.coffee()[::2, ::2])  # (200, 300, 3)
@@ -26,10 +26,18 @@ SPOON = (abs(ROWS - 100) < 8) & (COLUMNS > 240)
 
 
 def answer(image=COFFEE):
-    return Answer("The cup [SEG], the spoon [SEG]; no bear [ABS]; another cup [SEG].",
-                  [Target("cup", True, 0.9, RING, [3, 4]), Target("spoon/left: \u202f…", True, 0.8, SPOON, [1]),
-                   Target("bear", False, 0.1, None, []), Target("cup", True, 0.7, SPOON | RING, [])],
-                  (H, W), image, "what is there?")
+    return Answer(
+        "The cup [SEG], the spoon [SEG]; no bear [ABS]; another cup [SEG].",
+        [
+            Target("cup", True, 0.9, RING, [3, 4]),
+            Target("spoon/left: \u202f…", True, 0.8, SPOON, [1]),
+            Target("bear", False, 0.1, None, []),
+            Target("cup", True, 0.7, SPOON | RING, []),
+        ],
+        (H, W),
+        image,
+        "what is there?",
+    )
 
 
 def test_mask_is_the_union_of_what_is_there():
@@ -38,9 +46,15 @@ def test_mask_is_the_union_of_what_is_there():
     assert nothing.mask.shape == (H, W) and nothing.mask.dtype == bool and not nothing.mask.any()
 
 
-@pytest.mark.parametrize("target, size, image", [
-    (Target("cup", True, 1, CUP.T, []), (H, W), None), (Target("cup", False, 1, CUP[1:], []), (H, W), None),
-    (Target("cup", True, 1, None, []), (H, W), None), (Target("cup", True, 1, CUP, []), (H, W), COFFEE[1:])])
+@pytest.mark.parametrize(
+    "target, size, image",
+    [
+        (Target("cup", True, 1, CUP.T, []), (H, W), None),
+        (Target("cup", False, 1, CUP[1:], []), (H, W), None),
+        (Target("cup", True, 1, None, []), (H, W), None),
+        (Target("cup", True, 1, CUP, []), (H, W), COFFEE[1:]),
+    ],
+)
 def test_sizes_are_checked(target, size, image):
     with pytest.raises(BadInput):
         Answer("", [target], size, image)
@@ -59,7 +73,7 @@ def test_coco_is_read_by_pycocotools(tmp_path):
     for row, mask in zip(coco.loadAnns(coco.getAnnIds(imgIds=[1])), (RING, SPOON, SPOON | RING)):
         assert np.array_equal(coco.annToMask(row).astype(bool), mask)
         x, y, w, h = row["bbox"]
-        assert mask[y:y + h, x:x + w].sum() == mask.sum() == row["area"]
+        assert mask[y : y + h, x : x + w].sum() == mask.sum() == row["area"]
         assert mask[y].any() and mask[y + h - 1].any() and mask[:, x].any() and mask[:, x + w - 1].any()
     assert coco.loadImgs([1])[0] == {"id": 1, "file_name": "coffee.png", "width": W, "height": H}
 
@@ -70,8 +84,15 @@ def test_to_json():
     assert [t["present"] for t in table["targets"]] == [True, True, False, True]
     assert np.array_equal(from_rle(table["targets"][0]["rle"]), RING)
     assert table["targets"][0]["box"] == [91, 41, 119, 119] and table["targets"][0]["proposals"] == [3, 4]
-    assert table["targets"][2] == {"phrase": "bear", "present": False, "confidence": 0.1, "box": None, "area": 0,
-                                   "proposals": [], "rle": None}
+    assert table["targets"][2] == {
+        "phrase": "bear",
+        "present": False,
+        "confidence": 0.1,
+        "box": None,
+        "area": 0,
+        "proposals": [],
+        "rle": None,
+    }
 
 
 def test_an_empty_mask_that_is_present():
@@ -90,7 +111,11 @@ def drawn(points, size):
 
 def test_labelme_polygons():
     table = answer().to_labelme("coffee.png")
-    assert table["version"].startswith("5.") and table["imageData"] is None and table["imagePath"] == "coffee.png"
+    assert (
+        table["version"].startswith("5.")
+        and table["imageData"] is None
+        and table["imagePath"] == "coffee.png"
+    )
     assert (table["imageHeight"], table["imageWidth"]) == (H, W) and table["flags"] == {"no bear": True}
     ring, spoon, *both = table["shapes"]
     assert [s["label"] for s in table["shapes"]] == ["cup", "spoon/left: \u202f…", "cup", "cup"]
@@ -120,7 +145,9 @@ def test_outlines_cover_any_mask(mask):
     for k in range(1, count + 1):
         filled |= ndimage.binary_fill_holes(labels == k)
     assert not (covered & ~filled).any()
-    single = ndimage.binary_erosion(filled, eight)  # at corners a diagonal halves the pixel; inside nothing is lost
+    single = ndimage.binary_erosion(
+        filled, eight
+    )  # at corners a diagonal halves the pixel; inside nothing is lost
     assert not (single & ~covered).any()
 
 
@@ -128,7 +155,7 @@ def test_overlay_colours_the_masks_only():
     a = Answer("", [Target("cup", True, 0.9, RING, [])], (H, W), COFFEE)
     shown = np.asarray(a.overlay()).astype(int)
     assert shown.shape == COFFEE.shape
-    rgb = np.array([int(COLOURS[0][k:k + 2], 16) for k in (1, 3, 5)])
+    rgb = np.array([int(COLOURS[0][k : k + 2], 16) for k in (1, 3, 5)])
     inside, outside = (100, 190), (190, 20)
     assert np.abs(shown[inside] - (COFFEE[inside] * 0.55 + rgb * 0.45)).max() <= 1
     assert (shown[outside] == COFFEE[outside]).all()
@@ -142,7 +169,7 @@ def test_overlay_colours_the_masks_only():
 
 def test_colours_are_told_apart():
     assert len(set(COLOURS)) == len(COLOURS) == 12 and colour_of(12) == colour_of(0) != colour_of(11)
-    rgb = np.array([[int(c[k:k + 2], 16) for k in (1, 3, 5)] for c in COLOURS], float)
+    rgb = np.array([[int(c[k : k + 2], 16) for k in (1, 3, 5)] for c in COLOURS], float)
     distances = np.linalg.norm(rgb[:, None] - rgb[None], axis=2)[~np.eye(12, dtype=bool)]
     assert distances.min() > 60
 
@@ -151,7 +178,7 @@ def test_overlay_labels_do_not_cover_each_other():
     names = ["left cup", "right cup", "large cup", "cup"]
     shown = np.asarray(Answer("", [Target(n, True, 1, CUP, []) for n in names], (H, W), COFFEE).overlay())
     for k in range(len(names)):
-        rgb = np.array([int(COLOURS[k][i:i + 2], 16) for i in (1, 3, 5)])
+        rgb = np.array([int(COLOURS[k][i : i + 2], 16) for i in (1, 3, 5)])
         assert (shown == rgb).all(2).sum() > 150, names[k]
 
 
@@ -166,10 +193,24 @@ def test_save(tmp_path):
     paths = answer().save(tmp_path / "deep" / "out")
     folder = tmp_path / "deep" / "out"
     names = {p.name for p in paths}
-    assert names == {p.name for p in folder.iterdir()} == {
-        "mask.png", "overlay.png", "image.png", "1_cup.png", "2_spoon-left.png", "4_cup.png", "1_cup_cutout.png",
-        "2_spoon-left_cutout.png", "4_cup_cutout.png", "answer.json",
-        "coco.json", "labelme.json"}
+    assert (
+        names
+        == {p.name for p in folder.iterdir()}
+        == {
+            "mask.png",
+            "overlay.png",
+            "image.png",
+            "1_cup.png",
+            "2_spoon-left.png",
+            "4_cup.png",
+            "1_cup_cutout.png",
+            "2_spoon-left_cutout.png",
+            "4_cup_cutout.png",
+            "answer.json",
+            "coco.json",
+            "labelme.json",
+        }
+    )
     whole = np.asarray(Image.open(folder / "mask.png"))
     assert whole.dtype == np.uint8 and np.array_equal(whole, (RING | SPOON) * np.uint8(255))
     assert np.array_equal(np.asarray(Image.open(folder / "2_spoon-left.png")) > 0, SPOON)
@@ -183,9 +224,18 @@ def test_save(tmp_path):
     assert json.loads((folder / "labelme.json").read_text())["shapes"]
 
 
-@pytest.mark.parametrize("phrase, file", [
-    ("../../etc/passwd", "1_etc-passwd.png"), ("雨伞", "1_雨伞.png"), ("", "1_it.png"), ("...", "1_it.png"),
-    ("a\0b\nc", "1_a-b-c.png"), ("é" * 200, "1_" + "é" * 30 + ".png"), ("CON", "1_CON.png")])
+@pytest.mark.parametrize(
+    "phrase, file",
+    [
+        ("../../etc/passwd", "1_etc-passwd.png"),
+        ("雨伞", "1_雨伞.png"),
+        ("", "1_it.png"),
+        ("...", "1_it.png"),
+        ("a\0b\nc", "1_a-b-c.png"),
+        ("é" * 200, "1_" + "é" * 30 + ".png"),
+        ("CON", "1_CON.png"),
+    ],
+)
 def test_file_names_are_safe(tmp_path, phrase, file):
     small = Answer("", [Target(phrase, True, 1, np.ones((9, 9), bool), [])], (9, 9), None)
     assert tmp_path / file in small.save(tmp_path)
@@ -199,8 +249,15 @@ def test_save_where_it_cannot(tmp_path):
 
 
 def test_a_reader_that_has_had_enough_ends_a_command_quietly():
-    code = ("import sys; from assistant.errors import exit_code; "
-            "sys.exit(exit_code(lambda: [print('line', k) for k in range(100_000)] and None))")
-    done = subprocess.run(f"{sys.executable} -c \"{code}\" | head -n 2; echo ${{PIPESTATUS[0]}}", shell=True, text=True,
-                          capture_output=True, executable="/bin/bash")
+    code = (
+        "import sys; from assistant.errors import exit_code; "
+        "sys.exit(exit_code(lambda: [print('line', k) for k in range(100_000)] and None))"
+    )
+    done = subprocess.run(
+        f'{sys.executable} -c "{code}" | head -n 2; echo ${{PIPESTATUS[0]}}',
+        shell=True,
+        text=True,
+        capture_output=True,
+        executable="/bin/bash",
+    )
     assert done.stdout.split("\n")[:3] == ["line 0", "line 1", "141"] and done.stderr == ""

@@ -24,54 +24,82 @@ from assistant.grammar import (
     reply_for,
 )
 
-SPECIAL = ["<|im_start|>", "<|im_end|>", "<image>", "<|endoftext|>", "</s>", "[INST]", "USER:", "<｜end｜>", SEG, ABS]
+SPECIAL = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<image>",
+    "<|endoftext|>",
+    "</s>",
+    "[INST]",
+    "USER:",
+    "<｜end｜>",
+    SEG,
+    ABS,
+]
 
 
 def said(reply):
     return [(m.phrase, m.present) for m in parse(reply)]
 
 
-@pytest.mark.parametrize("reply, mentions", [
-    ("The umbrella [SEG] keeps the rain off; there is no bench [ABS].", [("umbrella", True), ("bench", False)]),
-    ("I see the cup on the left [SEG]", [("cup on the left", True)]),
-    ("a pen [SEG] and the sheet of paper [SEG]", [("pen", True), ("sheet of paper", True)]),
-    ("umbrella [SEG], bench [ABS].", [("umbrella", True), ("bench", False)]),
-    ("umbrella[SEG]bench[ABS]", [("umbrella", True), ("bench", False)]),
-    ("That is the umbrella [SEG].", [("umbrella", True)]),
-    ("It is [SEG].", [("it", True)]),
-    ("Sure, [SEG].", [("it", True)]),
-    ("[SEG]", [("it", True)]),
-    ("[SEG] [SEG][ABS]", [("it", True), ("it", True), ("it", False)]),
-    ("", []),
-    ("Nothing of the kind.", []),
-    ("There’s a fat cat [SEG] here, but I don’t see any dog [ABS].", [("fat cat", True), ("dog", False)]),
-    ("Neither a dog [ABS] nor a cat [ABS]", [("dog", False), ("cat", False)]),
-    ("There is no bear in the picture [ABS].", [("bear", False)]),
-    ("You could sit on the bench [SEG].", [("bench", True)]),
-    ("To stay dry you can use an umbrella [SEG]", [("umbrella", True)]),
-    ("A man [SEG] sits on a chair [SEG].", [("man", True), ("chair", True)]),
-    ("Take the cup [SEG] and throw it in the trash can on the left [SEG].",
-     [("cup", True), ("trash can on the left", True)]),
-    ("a trash can [SEG]", [("trash can", True)]),
-    ("the hand saw [SEG]", [("hand saw", True)]),
-    ("The black and white cat [SEG]", [("black and white cat", True)]),
-    ('the "knife and fork" [SEG] and “salt, pepper” [ABS]', [("knife and fork", True), ("salt, pepper", False)]),
-    ("The thing that is red [SEG]", [("thing that is red", True)]),
-    ("What you need to cut it: the scissors [SEG]", [("scissors", True)]),
-    ("**Umbrella** ([SEG]), a `bench` [ABS]", [("Umbrella", True), ("bench", False)]),
-    ("- umbrella [SEG]\n- bench: [ABS]\n2. cup [SEG]", [("umbrella", True), ("bench", False), ("cup", True)]),
-    ("The 2.5 litre bottle [SEG]", [("2.5 litre bottle", True)]),
-    ("the man's T-shirt [SEG]", [("man's T-shirt", True)]),
-    ("雨伞[SEG]可以挡雨，长椅[ABS]。", [("雨伞", True), ("长椅", False)]),
-    ("छाता [SEG], зонт слева [SEG]; مظلة [ABS]", [("छाता", True), ("зонт слева", True), ("مظلة", False)]),
-])
+@pytest.mark.parametrize(
+    "reply, mentions",
+    [
+        (
+            "The umbrella [SEG] keeps the rain off; there is no bench [ABS].",
+            [("umbrella", True), ("bench", False)],
+        ),
+        ("I see the cup on the left [SEG]", [("cup on the left", True)]),
+        ("a pen [SEG] and the sheet of paper [SEG]", [("pen", True), ("sheet of paper", True)]),
+        ("umbrella [SEG], bench [ABS].", [("umbrella", True), ("bench", False)]),
+        ("umbrella[SEG]bench[ABS]", [("umbrella", True), ("bench", False)]),
+        ("That is the umbrella [SEG].", [("umbrella", True)]),
+        ("It is [SEG].", [("it", True)]),
+        ("Sure, [SEG].", [("it", True)]),
+        ("[SEG]", [("it", True)]),
+        ("[SEG] [SEG][ABS]", [("it", True), ("it", True), ("it", False)]),
+        ("", []),
+        ("Nothing of the kind.", []),
+        ("There’s a fat cat [SEG] here, but I don’t see any dog [ABS].", [("fat cat", True), ("dog", False)]),
+        ("Neither a dog [ABS] nor a cat [ABS]", [("dog", False), ("cat", False)]),
+        ("There is no bear in the picture [ABS].", [("bear", False)]),
+        ("You could sit on the bench [SEG].", [("bench", True)]),
+        ("To stay dry you can use an umbrella [SEG]", [("umbrella", True)]),
+        ("A man [SEG] sits on a chair [SEG].", [("man", True), ("chair", True)]),
+        (
+            "Take the cup [SEG] and throw it in the trash can on the left [SEG].",
+            [("cup", True), ("trash can on the left", True)],
+        ),
+        ("a trash can [SEG]", [("trash can", True)]),
+        ("the hand saw [SEG]", [("hand saw", True)]),
+        ("The black and white cat [SEG]", [("black and white cat", True)]),
+        (
+            'the "knife and fork" [SEG] and “salt, pepper” [ABS]',
+            [("knife and fork", True), ("salt, pepper", False)],
+        ),
+        ("The thing that is red [SEG]", [("thing that is red", True)]),
+        ("What you need to cut it: the scissors [SEG]", [("scissors", True)]),
+        ("**Umbrella** ([SEG]), a `bench` [ABS]", [("Umbrella", True), ("bench", False)]),
+        (
+            "- umbrella [SEG]\n- bench: [ABS]\n2. cup [SEG]",
+            [("umbrella", True), ("bench", False), ("cup", True)],
+        ),
+        ("The 2.5 litre bottle [SEG]", [("2.5 litre bottle", True)]),
+        ("the man's T-shirt [SEG]", [("man's T-shirt", True)]),
+        ("雨伞[SEG]可以挡雨，长椅[ABS]。", [("雨伞", True), ("长椅", False)]),
+        ("छाता [SEG], зонт слева [SEG]; مظلة [ABS]", [("छाता", True), ("зонт слева", True), ("مظلة", False)]),
+    ],
+)
 def test_binding(reply, mentions):
     assert said(reply) == mentions
 
 
 def test_position_is_that_of_the_token():
     reply = "The umbrella [SEG]; no bench [ABS]."
-    assert parse(reply) == [Mention("umbrella", True, reply.index(SEG)), Mention("bench", False, reply.index(ABS))]
+    assert parse(reply) == [
+        Mention("umbrella", True, reply.index(SEG)),
+        Mention("bench", False, reply.index(ABS)),
+    ]
 
 
 def test_only_exact_tokens_are_live():
@@ -84,13 +112,24 @@ def test_parse_takes_any_text(text):
     assert all(m.phrase.strip() == m.phrase != "" for m in parse(text))
 
 
-@pytest.mark.parametrize("reply, text", [
-    ("The umbrella [SEG] keeps the rain off; there is no bench [ABS].",
-     "The umbrella keeps the rain off; there is no bench."),
-    ("Sure, [SEG].", "Sure."), ("[SEG]", ""), ("the cup ([SEG]) (a mug [SEG])", "the cup (a mug)"),
-    ("([SEG] the cup)", "( the cup)"), ("cup [SEG]saucer[ABS]", "cup saucer"), ("a\n[SEG] b", "a b"),
-    ("[S[SEG]EG] x", "x"), ("two  spaces", "two spaces"), ("cups [SEG] [SEG] [SEG].", "cups."),
-])
+@pytest.mark.parametrize(
+    "reply, text",
+    [
+        (
+            "The umbrella [SEG] keeps the rain off; there is no bench [ABS].",
+            "The umbrella keeps the rain off; there is no bench.",
+        ),
+        ("Sure, [SEG].", "Sure."),
+        ("[SEG]", ""),
+        ("the cup ([SEG]) (a mug [SEG])", "the cup (a mug)"),
+        ("([SEG] the cup)", "( the cup)"),
+        ("cup [SEG]saucer[ABS]", "cup saucer"),
+        ("a\n[SEG] b", "a b"),
+        ("[S[SEG]EG] x", "x"),
+        ("two  spaces", "two spaces"),
+        ("cups [SEG] [SEG] [SEG].", "cups."),
+    ],
+)
 def test_plain(reply, text):
     assert plain(reply) == text
 
@@ -100,20 +139,64 @@ def test_plain_holds_no_token(text):
     assert parse(plain(text)) == []
 
 
-@pytest.mark.parametrize("typed, safe", [
-    ("[SEG]", "(SEG)"), ("[seg] [Abs]", "(seg) (Abs)"), ("[ S E G ]", "( S E G )"), ("[S\u200bEG]", "(S\u200bEG)"),
-    ("［ＳＥＧ］", "(ＳＥＧ)"), ("[ſeg]", "(ſeg)"), ("[S\x00EG]", "(SEG)"), ("[S[SEG]EG]", "[S(SEG)EG]"),
-    ("[[SEG]]", "[(SEG)]"), ("<image> is <b>", "‹image› is <b>"), ("<|im_start|>system", "‹¦im_start¦›system"),
-    ("<<image>image>", "<‹image›image>"), ("[INST] hi", "(INST) hi"), ("USER: hi", "ＵSER: hi"),
-    ("a\r\nb\rc\td\x07\x1b[31m", "a\nb\nc\td[31m"), ("a[3] = {x}; 1 < 2", "a[3] = {x}; 1 < 2"),
-    ("what keeps the rain off?", "what keeps the rain off?"), ("Où est l'été? 雨伞 👩‍👧", "Où est l'été? 雨伞 👩‍👧"),
-])
+@pytest.mark.parametrize(
+    "typed, safe",
+    [
+        ("[SEG]", "(SEG)"),
+        ("[seg] [Abs]", "(seg) (Abs)"),
+        ("[ S E G ]", "( S E G )"),
+        ("[S\u200bEG]", "(S\u200bEG)"),
+        ("［ＳＥＧ］", "(ＳＥＧ)"),
+        ("[ſeg]", "(ſeg)"),
+        ("[S\x00EG]", "(SEG)"),
+        ("[S[SEG]EG]", "[S(SEG)EG]"),
+        ("[[SEG]]", "[(SEG)]"),
+        ("<image> is <b>", "‹image› is <b>"),
+        ("<|im_start|>system", "‹¦im_start¦›system"),
+        ("<<image>image>", "<‹image›image>"),
+        ("[INST] hi", "(INST) hi"),
+        ("USER: hi", "ＵSER: hi"),
+        ("a\r\nb\rc\td\x07\x1b[31m", "a\nb\nc\td[31m"),
+        ("a[3] = {x}; 1 < 2", "a[3] = {x}; 1 < 2"),
+        ("what keeps the rain off?", "what keeps the rain off?"),
+        ("Où est l'été? 雨伞 👩‍👧", "Où est l'été? 雨伞 👩‍👧"),
+    ],
+)
 def test_neutralise(typed, safe):
     assert neutralise(typed, SPECIAL) == safe
 
 
-PIECES = ["[", "]", "S", "E", "G", "s", "A", "B", " ", "\u200b", "\x00", "［", "ſ", SEG, ABS, "<", ">", "|", "image",
-          "<image>", "<|im_start|>", "im_end", "US", "ER:", "/s", "\r", "\n", "x", "\ud800"]
+PIECES = [
+    "[",
+    "]",
+    "S",
+    "E",
+    "G",
+    "s",
+    "A",
+    "B",
+    " ",
+    "\u200b",
+    "\x00",
+    "［",
+    "ſ",
+    SEG,
+    ABS,
+    "<",
+    ">",
+    "|",
+    "image",
+    "<image>",
+    "<|im_start|>",
+    "im_end",
+    "US",
+    "ER:",
+    "/s",
+    "\r",
+    "\n",
+    "x",
+    "\ud800",
+]
 
 
 def folded(text):
@@ -175,12 +258,16 @@ def test_chat_messages():
 
 
 def test_replies_read_well():
-    assert reply_for([("umbrella", True), ("bench", False)]) == "I see the umbrella [SEG], but no bench [ABS]."
+    assert (
+        reply_for([("umbrella", True), ("bench", False)]) == "I see the umbrella [SEG], but no bench [ABS]."
+    )
     assert reply_for([("cup", True), ("pen", True), ("knife and fork", True)]) == (
-        "I see the cup [SEG], the pen [SEG] and the knife and fork [SEG].")
+        "I see the cup [SEG], the pen [SEG] and the knife and fork [SEG]."
+    )
     assert reply_for([("it", True), ("it", False)]) == "I see it [SEG], but nothing like it [ABS]."
     assert reply_for([("road", True), ("buses", False), ("car", True), ("sky", False), ("dogs", False)]) == (
-        "I see the road [SEG], but no buses [ABS]; I see the car [SEG], but no sky [ABS] and no dogs [ABS].")
+        "I see the road [SEG], but no buses [ABS]; I see the car [SEG], but no sky [ABS] and no dogs [ABS]."
+    )
     assert reply_for([("buses", False)]) == "I see no buses [ABS]."
     assert reply_for([("man who is sitting, left", True)]) == 'I see the "man who is sitting, left" [SEG].'
     assert parse(reply_for([])) == []
@@ -188,10 +275,43 @@ def test_replies_read_well():
     assert len(varied) > 30 and len({r[:6] for r in varied}) > 5
 
 
-WORDS = ["cup", "the", "a", "no", "is", "that", "who", "and", "or", "can", "see", "find", "look", "it", "you", "in",
-         "on", "picture", "left", "red,", "one.", "-", "—", "trash", "like", "[", "(x)", '"so"', "nothing", "雨伞",
-         "não", "it's"]
-PHRASE = st.one_of(st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join), st.text(max_size=12))
+WORDS = [
+    "cup",
+    "the",
+    "a",
+    "no",
+    "is",
+    "that",
+    "who",
+    "and",
+    "or",
+    "can",
+    "see",
+    "find",
+    "look",
+    "it",
+    "you",
+    "in",
+    "on",
+    "picture",
+    "left",
+    "red,",
+    "one.",
+    "-",
+    "—",
+    "trash",
+    "like",
+    "[",
+    "(x)",
+    '"so"',
+    "nothing",
+    "雨伞",
+    "não",
+    "it's",
+]
+PHRASE = st.one_of(
+    st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join), st.text(max_size=12)
+)
 
 
 @settings(max_examples=200)
@@ -202,6 +322,10 @@ def test_parse_gives_back_what_reply_for_was_given(targets, seed):
     assert "\n" not in reply and not reply[0].isspace()
 
 
-@given(st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters='"“”«»「」『』［］[]﹇﹈'), min_size=1))
+@given(
+    st.text(
+        st.characters(exclude_categories=["C", "Z"], exclude_characters='"“”«»「」『』［］[]﹇﹈'), min_size=1
+    )
+)
 def test_ordinary_phrases_are_kept_as_they_are(phrase):
     assert clean_phrase(phrase) == phrase

@@ -30,7 +30,12 @@ def png_header(width, height, bits=8, colour=2) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_the_same_pixels_from_path_pil_and_array(tmp_path):
@@ -58,7 +63,13 @@ def test_grey_array_and_modes(tmp_path):
         assert image.shape == COFFEE.shape, mode
         if mode in ("CMYK", "YCbCr", "HSV", "RGBA"):
             assert np.abs(image.astype(int) - COFFEE).mean() < 4, mode
-    for name, mode in (("a.jpg", "CMYK"), ("a.gif", "P"), ("a.tif", "CMYK"), ("a.webp", "RGB"), ("a.bmp", "RGB")):
+    for name, mode in (
+        ("a.jpg", "CMYK"),
+        ("a.gif", "P"),
+        ("a.tif", "CMYK"),
+        ("a.webp", "RGB"),
+        ("a.bmp", "RGB"),
+    ):
         Image.fromarray(COFFEE).convert(mode).save(tmp_path / name)
         image = open_image(tmp_path / name)
         assert image.shape == COFFEE.shape and np.abs(image.astype(int) - COFFEE).mean() < 16, name
@@ -74,8 +85,10 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path, suffix):
     assert np.abs(image[..., 0].astype(int) - np.rint(ramp / 257)).max() <= 1
 
 
-@pytest.mark.parametrize("values, low, high", [
-    (np.linspace(0, 1, 256), 0, 255), (np.linspace(0, 255, 256), 0, 255), (np.linspace(-5, 5, 256), 0, 255)])
+@pytest.mark.parametrize(
+    "values, low, high",
+    [(np.linspace(0, 1, 256), 0, 255), (np.linspace(0, 255, 256), 0, 255), (np.linspace(-5, 5, 256), 0, 255)],
+)
 def test_float_pictures(values, low, high):
     image = open_image(Image.fromarray(np.tile(values.astype(np.float32), (10, 1))))
     assert (image.min(), image.max()) == (low, high)
@@ -105,8 +118,16 @@ def test_exif_orientation(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(COFFEE).save(path, exif=exif)
-    turns = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1),
-             6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90}
+    turns = {
+        1: lambda a: a,
+        2: np.fliplr,
+        3: lambda a: np.rot90(a, 2),
+        4: np.flipud,
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+        8: np.rot90,
+    }
     image = open_image(path)
     assert np.array_equal(image, turns[orientation](COFFEE))
     assert picture_size(path) == image.shape[:2]
@@ -125,10 +146,14 @@ def test_the_first_frame_of_an_animation(tmp_path, suffix):
 
 
 def test_no_picture(tmp_path):
-    cases = {"empty.png": (b"", "empty"), "text.jpg": (b"hello " * 50, "not a picture"),
-             "a.svg": (b'<?xml version="1.0"?>\n<!-- x --><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
-             "b.svg": (b"\xef\xbb\xbf <svg></svg>", "SVG"), "c.heic": (b"\0\0\0\x18ftypheic" + b"\0" * 50, "HEIC"),
-             "d.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\nshowpage\n", "not a picture")}
+    cases = {
+        "empty.png": (b"", "empty"),
+        "text.jpg": (b"hello " * 50, "not a picture"),
+        "a.svg": (b'<?xml version="1.0"?>\n<!-- x --><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        "b.svg": (b"\xef\xbb\xbf <svg></svg>", "SVG"),
+        "c.heic": (b"\0\0\0\x18ftypheic" + b"\0" * 50, "HEIC"),
+        "d.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\nshowpage\n", "not a picture"),
+    }
     for name, (content, word) in cases.items():
         (tmp_path / name).write_bytes(content)
         refused(tmp_path / name, name, word)
@@ -150,7 +175,7 @@ def test_a_truncated_file_is_refused(tmp_path, suffix):
     content = whole.read_bytes()
     for share in (0.9, 0.5, 0.2):
         cut = tmp_path / f"cut.{suffix}"
-        cut.write_bytes(content[:int(len(content) * share)])
+        cut.write_bytes(content[: int(len(content) * share)])
         refused(cut, f"cut.{suffix}")
 
 
@@ -160,14 +185,16 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path_factory, noise, place)
     path = tmp_path_factory.getbasetemp() / "noise.png"
     Image.fromarray(COFFEE[:16, :16]).save(path)
     content = path.read_bytes()
-    path.write_bytes(content[:place] + noise + content[place + len(noise):])
+    path.write_bytes(content[:place] + noise + content[place + len(noise) :])
     try:
         assert open_image(path).dtype == np.uint8
     except BadInput as error:
         assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("width, height", [(10_000, 10_000), (8_001, 8_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
+@pytest.mark.parametrize(
+    "width, height", [(10_000, 10_000), (8_001, 8_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)]
+)
 def test_too_many_pixels_are_refused_from_the_header(tmp_path, width, height):
     path = tmp_path / "large.png"
     path.write_bytes(png_header(width, height))
@@ -193,8 +220,17 @@ def test_just_large_enough():
     assert open_image(np.zeros((8, 8, 3), np.uint8)).shape == (8, 8, 3)
 
 
-@pytest.mark.parametrize("array", [
-    np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3)), np.zeros((2, 9, 9, 3), np.uint8), np.zeros((3, 9, 9), np.uint8),
-    np.zeros(9, np.uint8), np.zeros((9, 9), bool), np.zeros((9, 9, 3), np.uint16)])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((9, 9, 4), np.uint8),
+        np.zeros((9, 9, 3)),
+        np.zeros((2, 9, 9, 3), np.uint8),
+        np.zeros((3, 9, 9), np.uint8),
+        np.zeros(9, np.uint8),
+        np.zeros((9, 9), bool),
+        np.zeros((9, 9, 3), np.uint16),
+    ],
+)
 def test_arrays_of_another_kind(array):
     refused(array, "uint8", str(array.dtype))

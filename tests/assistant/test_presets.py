@@ -11,16 +11,28 @@ import torch
 from assistant import Assistant
 from assistant.errors import BadInput
 from assistant.grammar import Turn
-from assistant.mllm.grounding_prompts import BOXED, boxes_schema, marks_schema, read_targets
 from assistant.mllm.coordinates import UNIT, frame_of, scale_of
-from assistant.presets import PRESETS, add_model_arguments, load_segmenter, name_of, open_from, pick_device
+from assistant.mllm.grounding_prompts import BOXED, boxes_schema, marks_schema, read_targets
 from assistant.mllm.local_model import Reasoner
 from assistant.mllm.structured_output import LocalModel, Said, read_json
+from assistant.presets import PRESETS, add_model_arguments, load_segmenter, name_of, open_from, pick_device
 from assistant.weights import fingerprint
 from tests.helpers.refusals import refusal
-from tests.helpers.tiny_models import tiny_llava, tiny_parrot, tiny_qwen2_5_vl, tiny_qwen3_vl, tiny_sam, tiny_smolvlm
+from tests.helpers.tiny_models import (
+    tiny_llava,
+    tiny_parrot,
+    tiny_qwen2_5_vl,
+    tiny_qwen3_vl,
+    tiny_sam,
+    tiny_smolvlm,
+)
 
-MODELS = {"qwen3_vl": tiny_qwen3_vl, "qwen2_5_vl": tiny_qwen2_5_vl, "smolvlm": tiny_smolvlm, "llava": tiny_llava}
+MODELS = {
+    "qwen3_vl": tiny_qwen3_vl,
+    "qwen2_5_vl": tiny_qwen2_5_vl,
+    "smolvlm": tiny_smolvlm,
+    "llava": tiny_llava,
+}
 CAT = skimage.data.chelsea()  # 300 x 451
 
 
@@ -61,12 +73,19 @@ def short(schema: dict) -> dict:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_local_model_can_only_name_marks_that_exist(local, seed):
     schema = short(marks_schema([2, 3, 11, 12, 40]))
-    said = local.ask([Turn("which?", "a", [CAT]), Turn("and that?")], "Look.", schema, temperature=1.2, seed=seed)
+    said = local.ask(
+        [Turn("which?", "a", [CAT]), Turn("and that?")], "Look.", schema, temperature=1.2, seed=seed
+    )
     for row in in_form(said, schema):
         assert set(row["marks"]) <= {2, 3, 11, 12, 40} and row["phrase"]
     targets, _ = read_targets(said, "marks")
     assert all(0 < t.confidence < 1 for t in targets)
-    assert local.ask([Turn("which?", images=[CAT])], "Look.", short(marks_schema([])), seed=seed).text.count('"marks": []') >= 1
+    assert (
+        local.ask([Turn("which?", images=[CAT])], "Look.", short(marks_schema([])), seed=seed).text.count(
+            '"marks": []'
+        )
+        >= 1
+    )
 
 
 def test_boxes_lie_in_the_picture(local):
@@ -76,7 +95,9 @@ def test_boxes_lie_in_the_picture(local):
     said = local.ask([Turn("which?", images=[CAT])], BOXED, schema, temperature=1.0, seed=1)
     for row in in_form(said, schema):
         for box in row["boxes"]:
-            assert len(box["bbox_2d"]) == 4 and all(0 <= v <= max(frame.extent) for v in box["bbox_2d"] + box["point_2d"])
+            assert len(box["bbox_2d"]) == 4 and all(
+                0 <= v <= max(frame.extent) for v in box["bbox_2d"] + box["point_2d"]
+            )
             assert frame.scale != UNIT or all(round(v, 2) == v for v in box["point_2d"])
 
 
@@ -109,13 +130,21 @@ def test_a_model_that_thinks_first(folders):
 @pytest.mark.parametrize("selection", ["marks", "boxes"])
 def test_from_pretrained_folders(folders, selection, monkeypatch):
     for name in MODELS:
-        assistant = Assistant.from_pretrained(mllm=folders[name], sam=folders["sam"], selection=selection, device="cpu")
-        assert assistant.parts.selection == selection and all(len(assistant.weights[k]) == 64 for k in ("mllm", "sam"))
+        assistant = Assistant.from_pretrained(
+            mllm=folders[name], sam=folders["sam"], selection=selection, device="cpu"
+        )
+        assert assistant.parts.selection == selection and all(
+            len(assistant.weights[k]) == 64 for k in ("mllm", "sam")
+        )
         scene = assistant.open(CAT)
         assert len(scene.proposals) and scene.proposals.size == CAT.shape[:2]
-        monkeypatch.setattr("assistant.mllm.zero_shot.marks_schema", lambda numbers: short(marks_schema(numbers)))
+        monkeypatch.setattr(
+            "assistant.mllm.zero_shot.marks_schema", lambda numbers: short(marks_schema(numbers))
+        )
         monkeypatch.setattr("assistant.mllm.zero_shot.boxes_schema", lambda frame: short(boxes_schema(frame)))
-        answer = scene.ask("where is the cat, and is there a dog?", temperature=1.0, seed=2, max_new_tokens=400)
+        answer = scene.ask(
+            "where is the cat, and is there a dog?", temperature=1.0, seed=2, max_new_tokens=400
+        )
         again = scene.ask("and now?", max_new_tokens=400, second_look=True)
         for target in answer.targets + again.targets:
             assert target.present == (target.mask is not None) and 0 <= target.confidence <= 1
@@ -124,17 +153,29 @@ def test_from_pretrained_folders(folders, selection, monkeypatch):
 
 
 def test_the_selection_that_a_model_gets(folders):
-    assert Assistant.from_pretrained(folders["qwen3_vl"], folders["sam"], device="cpu").parts.selection == "marks"
-    assert Assistant.from_pretrained(folders["llava"], folders["sam"], device="cpu").parts.selection == "boxes"
+    assert (
+        Assistant.from_pretrained(folders["qwen3_vl"], folders["sam"], device="cpu").parts.selection
+        == "marks"
+    )
+    assert (
+        Assistant.from_pretrained(folders["llava"], folders["sam"], device="cpu").parts.selection == "boxes"
+    )
     assert {name: p.selection for name, p in PRESETS.items()} == {
-        "pocket": "trained", "small": "marks", "base": "marks", "large": "marks", "llava": "boxes"}
+        "pocket": "trained",
+        "small": "marks",
+        "base": "marks",
+        "large": "marks",
+        "llava": "boxes",
+    }
 
 
 def test_a_known_answer_becomes_a_known_mask(tmp_path, folders):
     answer = '{"thought": "It purrs.", "targets": [{"phrase": "cat", "marks": [1]}, {"phrase": "dog", "marks": []}]}'
     scene = Assistant.from_pretrained(tiny_parrot(tmp_path, answer), folders["sam"], device="cpu").open(CAT)
     # The parrot's one token is no JSON to the constraint, which splits it; as a server it says it: see test_remote.
-    scene.assistant.parts.model = type("Parrot", (), {"name": "qwen3_vl", "crops": False, "ask": lambda *a, **k: Said(answer)})()
+    scene.assistant.parts.model = type(
+        "Parrot", (), {"name": "qwen3_vl", "crops": False, "ask": lambda *a, **k: Said(answer)}
+    )()
     cat, dog = scene.ask("what purrs, and is there a dog?").targets
     number_one = scene.view.made["sheets"][0][1]
     assert np.array_equal(cat.mask, scene.proposals.mask(number_one)) and not dog.present
@@ -155,7 +196,9 @@ def refused(*words) -> str:
 
 def test_options_open_what_they_name(folders):
     mllm, sam = folders["qwen3_vl"], folders["sam"]
-    args = parsed("--mllm", str(mllm), "--sam", str(sam), "--selection", "boxes", "--second-look", "--device", "cpu")
+    args = parsed(
+        "--mllm", str(mllm), "--sam", str(sam), "--selection", "boxes", "--second-look", "--device", "cpu"
+    )
     assistant = open_from(args)
     assert assistant.parts.selection == "boxes" and assistant.parts.second_look
     assert name_of(args) == f"pocket, mllm {mllm.name}, sam {sam.name}, selection boxes, second look yes"
@@ -167,16 +210,25 @@ def test_what_does_not_go_together_is_one_line(folders, tmp_path, monkeypatch):
     mllm, sam = str(folders["qwen3_vl"]), str(folders["sam"])
     assert "choose one of: pocket, small" in refused("--preset", "huge")
     assert "give --mllm" in refused("--sam", sam) and "too small" in refused("--selection", "marks")
-    assert "--base-url goes with" in refused("--mllm", mllm, "--sam", sam, "--base-url", "http://127.0.0.1:1/v1")
+    assert "--base-url goes with" in refused(
+        "--mllm", mllm, "--sam", sam, "--base-url", "http://127.0.0.1:1/v1"
+    )
     assert "needs --adapter" in refused("--mllm", mllm, "--sam", sam, "--selection", "trained")
     assert "no hub" in refused("--preset", "small") or "no model hub reached" in refused("--preset", "small")
     assert "no model folder" in refused("--mllm", str(tmp_path / "none"))
     assert "set OPENAI_API_KEY" in refused("--mllm", "openai:gpt-9")
-    assert "used as it is" in refused("--mllm", "openai:x", "--base-url", "http://127.0.0.1:1/v1", "--four-bit")
+    assert "used as it is" in refused(
+        "--mllm", "openai:x", "--base-url", "http://127.0.0.1:1/v1", "--four-bit"
+    )
     assert "no device" in refused("--mllm", mllm, "--sam", sam, "--device", "tpu9")
     if not torch.cuda.is_available():
-        assert "no GPU" in refused("--mllm", mllm, "--sam", sam, "--device", "cuda") and pick_device(None) == "cpu"
-    assert "no SAM checkpoint" in refused("--mllm", mllm, "--sam", str(tmp_path / "sam.pth"), "--device", "cpu")
+        assert (
+            "no GPU" in refused("--mllm", mllm, "--sam", sam, "--device", "cuda")
+            and pick_device(None) == "cpu"
+        )
+    assert "no SAM checkpoint" in refused(
+        "--mllm", mllm, "--sam", str(tmp_path / "sam.pth"), "--device", "cpu"
+    )
     assert "holds a qwen3_vl model, not SAM" in refused("--mllm", mllm, "--sam", mllm, "--device", "cpu")
 
 
@@ -195,7 +247,9 @@ def test_too_little_memory_says_what_to_change(folders, monkeypatch):
 
 def test_four_bit_weights_pick_marks(folders):
     pytest.importorskip("bitsandbytes")
-    model = Assistant.from_pretrained(folders["qwen3_vl"], folders["sam"], device="cpu", four_bit=True).parts.model
+    model = Assistant.from_pretrained(
+        folders["qwen3_vl"], folders["sam"], device="cpu", four_bit=True
+    ).parts.model
     assert any(p.dtype == torch.uint8 for p in model.reasoner.model.parameters())
     assert in_form(model.ask([Turn("which?", images=[CAT])], "Look.", short(marks_schema([1, 2]))), {})
 
@@ -225,23 +279,78 @@ def test_eval_records_end_to_end(folders, tmp_path, monkeypatch):
     Image.fromarray(CAT).save(tmp_path / "cat.png")
     mask = np.zeros(CAT.shape[:2], bool)
     mask[40:260, 100:400] = True
-    rows = [Record("cat.png", 451, 300, "what purrs?", "the cat [SEG].", [RecordTarget("cat", to_rle(mask))]),
-            Record("cat.png", 451, 300, "is there a bus?", "no bus [ABS].", [RecordTarget("bus", None)])]
+    rows = [
+        Record("cat.png", 451, 300, "what purrs?", "the cat [SEG].", [RecordTarget("cat", to_rle(mask))]),
+        Record("cat.png", 451, 300, "is there a bus?", "no bus [ABS].", [RecordTarget("bus", None)]),
+    ]
     write_records(tmp_path / "records.jsonl", rows)
     monkeypatch.setattr("assistant.mllm.zero_shot.marks_schema", lambda numbers: short(marks_schema(numbers)))
     out = tmp_path / "out"
-    assert main(["records", "--root", str(tmp_path / "records.jsonl"), "--mllm", str(folders["qwen3_vl"]), "--sam",
-                 str(folders["sam"]), "--selection", "marks", "--device", "cpu", "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "records",
+                "--root",
+                str(tmp_path / "records.jsonl"),
+                "--mllm",
+                str(folders["qwen3_vl"]),
+                "--sam",
+                str(folders["sam"]),
+                "--selection",
+                "marks",
+                "--device",
+                "cpu",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     result = json.loads((out / "result.json").read_text())
     assert result["n"] == 2 and result["bad"] == [] and set(result["weights"]) == {"mllm", "sam"}
-    assert result["preset"].startswith("pocket, mllm qwen3_vl") and 0 <= result["gIoU"] <= 1 and result["tokens_per_query"] > 10
+    assert (
+        result["preset"].startswith("pocket, mllm qwen3_vl")
+        and 0 <= result["gIoU"] <= 1
+        and result["tokens_per_query"] > 10
+    )
     proposals = tmp_path / "proposals"
     (tmp_path / "images").mkdir()
     Image.fromarray(CAT).save(tmp_path / "images/cat.png")
-    (tmp_path / "instances.json").write_text(json.dumps({
-        "images": [{"id": 1, "file_name": "cat.png", "width": 451, "height": 300}], "categories": [{"id": 1, "name": "cat"}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [100, 40, 300, 220], "area": 66000, "iscrowd": 0,
-                         "segmentation": [[100, 40, 400, 40, 400, 260, 100, 260]]}]}))
-    assert main(["proposals", "--root", str(tmp_path), "--sam", str(folders["sam"]), "--setting", "points_per_side=3",
-                 "--device", "cpu", "--out", str(proposals)]) == 0
+    (tmp_path / "instances.json").write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "cat.png", "width": 451, "height": 300}],
+                "categories": [{"id": 1, "name": "cat"}],
+                "annotations": [
+                    {
+                        "id": 1,
+                        "image_id": 1,
+                        "category_id": 1,
+                        "bbox": [100, 40, 300, 220],
+                        "area": 66000,
+                        "iscrowd": 0,
+                        "segmentation": [[100, 40, 400, 40, 400, 260, 100, 260]],
+                    }
+                ],
+            }
+        )
+    )
+    assert (
+        main(
+            [
+                "proposals",
+                "--root",
+                str(tmp_path),
+                "--sam",
+                str(folders["sam"]),
+                "--setting",
+                "points_per_side=3",
+                "--device",
+                "cpu",
+                "--out",
+                str(proposals),
+            ]
+        )
+        == 0
+    )
     assert list(json.loads((proposals / "result.json").read_text())["weights"]) == ["sam"]

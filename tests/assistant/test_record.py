@@ -12,8 +12,15 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from skimage import data
 
-from assistant.export.converters import from_label_maps, from_llmseg40k, from_reasonseg, from_refer, read_refs, to_llmseg40k
 from assistant.errors import BadInput
+from assistant.export.converters import (
+    from_label_maps,
+    from_llmseg40k,
+    from_reasonseg,
+    from_refer,
+    read_refs,
+    to_llmseg40k,
+)
 from assistant.grammar import Turn, parse
 from assistant.record import (
     Record,
@@ -38,9 +45,15 @@ CUP[20:60, 30:90] = True
 
 
 def a_record(**changes):
-    fields = {"image": "coffee.png", "width": 150, "height": 100, "question": "what holds the drink, and a bear?",
-              "answer": "The cup [SEG]; there is no bear [ABS].",
-              "targets": [RecordTarget("cup", to_rle(CUP)), RecordTarget("bear", None)], "source": {"kind": "named"}}
+    fields = {
+        "image": "coffee.png",
+        "width": 150,
+        "height": 100,
+        "question": "what holds the drink, and a bear?",
+        "answer": "The cup [SEG]; there is no bear [ABS].",
+        "targets": [RecordTarget("cup", to_rle(CUP)), RecordTarget("bear", None)],
+        "source": {"kind": "named"},
+    }
     return Record(**(fields | changes))
 
 
@@ -81,7 +94,9 @@ def test_rle_of_another_size_is_refused(mask, height, width):
 
 
 @settings(max_examples=150)
-@given(st.one_of(st.text(max_size=30), st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=30)))
+@given(
+    st.one_of(st.text(max_size=30), st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=30))
+)
 def test_any_counts_string_is_refused_or_a_whole_mask(counts):
     try:
         mask = from_rle({"size": [4, 3], "counts": counts})
@@ -91,12 +106,24 @@ def test_any_counts_string_is_refused_or_a_whole_mask(counts):
     assert np.array_equal(coco_mask.decode({"size": [4, 3], "counts": counts}).astype(bool), mask)
 
 
-@pytest.mark.parametrize("rle", [
-    {}, {"size": [2, 2]}, {"size": [2], "counts": "0"}, {"size": "ab", "counts": "04"},
-    {"size": [2, 2], "counts": None}, {"size": [2, 2], "counts": [5]}, {"size": [2, 2], "counts": [-1, 5]},
-    {"size": [2, 2], "counts": [[4]]},
-    {"size": [2, 2], "counts": "o" * 40}, {"size": [10**9, 10**9], "counts": "4"}, {"size": [2, 2], "counts": ["x"]},
-    {"size": [2, 2], "counts": [2**62] * 4 + [4]}, {"size": [10**6, 10**6], "counts": [10**12]}])
+@pytest.mark.parametrize(
+    "rle",
+    [
+        {},
+        {"size": [2, 2]},
+        {"size": [2], "counts": "0"},
+        {"size": "ab", "counts": "04"},
+        {"size": [2, 2], "counts": None},
+        {"size": [2, 2], "counts": [5]},
+        {"size": [2, 2], "counts": [-1, 5]},
+        {"size": [2, 2], "counts": [[4]]},
+        {"size": [2, 2], "counts": "o" * 40},
+        {"size": [10**9, 10**9], "counts": "4"},
+        {"size": [2, 2], "counts": ["x"]},
+        {"size": [2, 2], "counts": [2**62] * 4 + [4]},
+        {"size": [10**6, 10**6], "counts": [10**12]},
+    ],
+)
 def test_broken_rle(rle):
     with pytest.raises(BadInput):
         from_rle(rle)
@@ -104,7 +131,10 @@ def test_broken_rle(rle):
 
 def test_write_and_read(tmp_path):
     path = tmp_path / "new" / "r.jsonl"
-    records = [a_record(), a_record(question="où est l'été? \u2028 雨伞", targets=[], answer="Nothing.", source={})]
+    records = [
+        a_record(),
+        a_record(question="où est l'été? \u2028 雨伞", targets=[], answer="Nothing.", source={}),
+    ]
     assert write_records(path, iter(records)) == 2
     assert read_records(path) == records and next(stream_records(path)) == records[0]
     assert len(path.read_bytes().splitlines()) == 2
@@ -114,10 +144,15 @@ def test_write_and_read(tmp_path):
 
 def test_what_was_said_before_is_kept_and_read_as_turns(tmp_path):
     said = [{"question": "what holds the drink?", "answer": "The cup [SEG]."}]
-    first, follows = a_record(source={"kind": "named", "history": []}), a_record(source={"kind": "followup", "history": said})
+    first, follows = (
+        a_record(source={"kind": "named", "history": []}),
+        a_record(source={"kind": "followup", "history": said}),
+    )
     write_records(tmp_path / "r.jsonl", [first, follows])
     assert read_records(tmp_path / "r.jsonl") == [first, follows]
-    assert first.history == a_record().history == [] and follows.history == [Turn("what holds the drink?", "The cup [SEG].")]
+    assert first.history == a_record().history == [] and follows.history == [
+        Turn("what holds the drink?", "The cup [SEG].")
+    ]
 
 
 @pytest.mark.parametrize("history", ["x", [1], [{"question": "a"}], [{"question": "a", "answer": None}]])
@@ -142,23 +177,61 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_datasets_reads_it(tmp_path):
     datasets = pytest.importorskip("datasets", reason="the datasets package is not installed")
     said = [{"question": "what holds the drink?", "answer": "The cup [SEG]."}]
-    write_records(tmp_path / "r.jsonl", [a_record(source={"history": []}), a_record(
-        targets=[RecordTarget("bear", None)], answer="no [ABS]", source={"history": said})])
-    table = datasets.load_dataset("json", data_files=str(tmp_path / "r.jsonl"), split="train",
-                                  cache_dir=str(tmp_path / "cache"))
+    write_records(
+        tmp_path / "r.jsonl",
+        [
+            a_record(source={"history": []}),
+            a_record(targets=[RecordTarget("bear", None)], answer="no [ABS]", source={"history": said}),
+        ],
+    )
+    table = datasets.load_dataset(
+        "json", data_files=str(tmp_path / "r.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert len(table) == 2 and table[0]["question"] == a_record().question
     assert np.array_equal(from_rle(table[0]["targets"][0]["rle"]), CUP)
     assert table[1]["targets"][0]["rle"] is None
     assert [row["source"]["history"] for row in table] == [[], said]
 
 
-@pytest.mark.parametrize("line, word", [
-    ("{", "JSON"), ("[1]", "object"), ("\"x\"", "object"), ('{"image": 3}', "'image'"), ("[" * 100_000, "JSON"),
-    (json.dumps({"image": "a", "width": 0, "height": 1, "question": "", "answer": "", "targets": []}), "'width'"),
-    (json.dumps({"image": "a", "width": 1, "height": True, "question": "", "answer": "", "targets": []}), "'height'"),
-    (json.dumps({"image": "a", "width": 1, "height": 1, "question": "", "answer": "", "targets": [{}]}), "target 1"),
-    (json.dumps({"image": "a", "width": 1, "height": 1, "question": "", "answer": "",
-                 "targets": [{"phrase": "x", "rle": 3}]}), "target 1")])
+@pytest.mark.parametrize(
+    "line, word",
+    [
+        ("{", "JSON"),
+        ("[1]", "object"),
+        ('"x"', "object"),
+        ('{"image": 3}', "'image'"),
+        ("[" * 100_000, "JSON"),
+        (
+            json.dumps({"image": "a", "width": 0, "height": 1, "question": "", "answer": "", "targets": []}),
+            "'width'",
+        ),
+        (
+            json.dumps(
+                {"image": "a", "width": 1, "height": True, "question": "", "answer": "", "targets": []}
+            ),
+            "'height'",
+        ),
+        (
+            json.dumps(
+                {"image": "a", "width": 1, "height": 1, "question": "", "answer": "", "targets": [{}]}
+            ),
+            "target 1",
+        ),
+        (
+            json.dumps(
+                {
+                    "image": "a",
+                    "width": 1,
+                    "height": 1,
+                    "question": "",
+                    "answer": "",
+                    "targets": [{"phrase": "x", "rle": 3}],
+                }
+            ),
+            "target 1",
+        ),
+    ],
+)
 def test_bad_lines_are_named(tmp_path, line, word):
     path = tmp_path / "r.jsonl"
     write_records(path, [a_record()])
@@ -172,7 +245,9 @@ def test_bad_lines_are_named(tmp_path, line, word):
 
 def test_image_path(photo):
     record, elsewhere = a_record(), a_record(image=str(photo / "a.jpg"))
-    assert image_path(record, photo / "r.jsonl") == photo / "coffee.png" and image_path(record, "r.jsonl").name
+    assert (
+        image_path(record, photo / "r.jsonl") == photo / "coffee.png" and image_path(record, "r.jsonl").name
+    )
     assert image_path(elsewhere, "data/r.jsonl") == photo / "a.jpg"
 
 
@@ -184,21 +259,38 @@ def test_no_file(tmp_path):
 
 def test_check_finds_each_trouble():
     assert check(a_record()) == []
-    cases = {"2 tokens for 1 targets": {"targets": [RecordTarget("cup", to_rle(CUP))]},
-             "target 2: the answer says [ABS] of 'bear', its rle is a mask": {
-                 "targets": [RecordTarget("cup", to_rle(CUP)), RecordTarget("bear", to_rle(CUP))]},
-             "target 1: the answer says [SEG] of 'cup', its rle is null": {
-                 "targets": [RecordTarget("cup", None), RecordTarget("bear", None)]},
-             "the mask of 'cup' is 150x100": {"width": 151}, "question is empty": {"question": " "}}
+    cases = {
+        "2 tokens for 1 targets": {"targets": [RecordTarget("cup", to_rle(CUP))]},
+        "target 2: the answer says [ABS] of 'bear', its rle is a mask": {
+            "targets": [RecordTarget("cup", to_rle(CUP)), RecordTarget("bear", to_rle(CUP))]
+        },
+        "target 1: the answer says [SEG] of 'cup', its rle is null": {
+            "targets": [RecordTarget("cup", None), RecordTarget("bear", None)]
+        },
+        "the mask of 'cup' is 150x100": {"width": 151},
+        "question is empty": {"question": " "},
+    }
     for words, changes in cases.items():
         assert any(words in trouble for trouble in check(a_record(**changes))), words
 
 
 def test_check_records_collects_all_of_them(photo):
     path = photo / "r.jsonl"
-    write_records(path, [a_record(), a_record(image="none.png"), a_record(answer="cup [SEG]"),
-                         a_record(width=75, targets=[], answer="-"), a_record(targets=[
-                             RecordTarget("cup", {"size": [100, 150], "counts": "00"}), RecordTarget("bear", None)])])
+    write_records(
+        path,
+        [
+            a_record(),
+            a_record(image="none.png"),
+            a_record(answer="cup [SEG]"),
+            a_record(width=75, targets=[], answer="-"),
+            a_record(
+                targets=[
+                    RecordTarget("cup", {"size": [100, 150], "counts": "00"}),
+                    RecordTarget("bear", None),
+                ]
+            ),
+        ],
+    )
     path.write_bytes(path.read_bytes() + b"{broken\n\xff\xfe\n")
     troubles = check_records(path)
     assert [int(t.split(":")[1]) for t in troubles] == [2, 3, 4, 5, 6, 7]
@@ -209,11 +301,23 @@ def test_check_records_collects_all_of_them(photo):
 
 
 def llmseg(mask):
-    return {"a.jpg": {"from_dataset": "coco", "qa_pairs": [
-        {"question": "What keeps the rain off?", "answer": "umbrella", "rle_seg": to_rle(mask)},
-        {"question": "And?", "answer": "The man could use the umbrella, and [SEG] it.", "rle_seg": to_rle(mask)}]},
-        "b.jpg": {"from_dataset": "ego_objects", "qa_pairs": [
-            {"question": "Where to sit?", "answer": "bench", "rle_seg": to_rle(mask & False)}]}}
+    return {
+        "a.jpg": {
+            "from_dataset": "coco",
+            "qa_pairs": [
+                {"question": "What keeps the rain off?", "answer": "umbrella", "rle_seg": to_rle(mask)},
+                {
+                    "question": "And?",
+                    "answer": "The man could use the umbrella, and [SEG] it.",
+                    "rle_seg": to_rle(mask),
+                },
+            ],
+        },
+        "b.jpg": {
+            "from_dataset": "ego_objects",
+            "qa_pairs": [{"question": "Where to sit?", "answer": "bench", "rle_seg": to_rle(mask & False)}],
+        },
+    }
 
 
 def test_llmseg40k_both_ways(tmp_path):
@@ -230,7 +334,9 @@ def test_llmseg40k_both_ways(tmp_path):
 
 
 def test_any_record_to_llmseg40k():
-    table = to_llmseg40k([a_record(), a_record(targets=[RecordTarget("cup", None)], answer="There is no cup [ABS].")])
+    table = to_llmseg40k(
+        [a_record(), a_record(targets=[RecordTarget("cup", None)], answer="There is no cup [ABS].")]
+    )
     first, second = table["coffee.png"]["qa_pairs"]
     assert first["answer"] == "The cup; there is no bear." and np.array_equal(from_rle(first["rle_seg"]), CUP)
     assert second["answer"] == "There is no cup." and not from_rle(second["rle_seg"]).any()
@@ -238,10 +344,23 @@ def test_any_record_to_llmseg40k():
         to_llmseg40k([a_record(), a_record(image="other/coffee.png")])
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"a": 3}', '{"a": {"from_dataset": "coco", "qa_pairs": [{}]}}',
-                                     json.dumps({"a": {"from_dataset": "coco", "qa_pairs": [
-                                         {"question": "", "answer": "",
-                                          "rle_seg": {"size": [2, 2], "counts": "1"}}]}})])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"a": 3}',
+        '{"a": {"from_dataset": "coco", "qa_pairs": [{}]}}',
+        json.dumps(
+            {
+                "a": {
+                    "from_dataset": "coco",
+                    "qa_pairs": [{"question": "", "answer": "", "rle_seg": {"size": [2, 2], "counts": "1"}}],
+                }
+            }
+        ),
+    ],
+)
 def test_bad_llmseg40k(tmp_path, content):
     (tmp_path / "t.json").write_text(content)
     with pytest.raises(BadInput, match="t.json"):
@@ -249,12 +368,21 @@ def test_bad_llmseg40k(tmp_path, content):
 
 
 def square(label, x0, y0, x1, y1):
-    return {"label": label, "points": [[x0 + 0.7, y0], [x1, y0], [x1, y1 + 0.2], [x0, y1]], "shape_type": "polygon"}
+    return {
+        "label": label,
+        "points": [[x0 + 0.7, y0], [x1, y0], [x1, y1 + 0.2], [x0, y1]],
+        "shape_type": "polygon",
+    }
 
 
 def test_reasonseg(tmp_path):
-    shapes = [square("target", 10, 10, 20, 20), square("Ignore_zone", 5, 5, 40, 40), square("target", 0, 0, 60, 60),
-              square("FLAG", 0, 0, 90, 90), {"label": "target", "points": [[100, 50]]}]
+    shapes = [
+        square("target", 10, 10, 20, 20),
+        square("Ignore_zone", 5, 5, 40, 40),
+        square("target", 0, 0, 60, 60),
+        square("FLAG", 0, 0, 90, 90),
+        {"label": "target", "points": [[100, 50]]},
+    ]
     item = {"text": ["the caf\u00e9\u2019s chair", "other"], "is_sentence": False, "shapes": shapes}
     sentence = item | {"is_sentence": True, "shapes": shapes[1:2]}
     for name, row, code in (("b", item, "cp1252"), ("a", sentence, "utf-8")):
@@ -262,7 +390,11 @@ def test_reasonseg(tmp_path):
         (tmp_path / f"{name}.json").write_bytes(json.dumps(row, ensure_ascii=False).encode(code))
     empty, full = from_reasonseg(tmp_path, prefix="val/")
     assert all(check(r) == [] for r in (empty, full))
-    assert (full.image, full.question, full.targets[0].phrase) == ("val/b.jpg", "the café’s chair", "café’s chair")
+    assert (full.image, full.question, full.targets[0].phrase) == (
+        "val/b.jpg",
+        "the café’s chair",
+        "café’s chair",
+    )
     mask, ignore = record_masks(full)[0], from_rle(full.source["ignore"])
     assert mask[15, 15] and mask[50, 50] and mask[50, 100] and not mask[30, 30] and not mask[80, 80]
     assert ignore[30, 30] and not ignore[15, 15] and not (mask & ignore).any()
@@ -284,14 +416,32 @@ def test_bad_reasonseg(tmp_path):
         list(from_reasonseg(tmp_path))
 
 
-REFS = [{"ref_id": 1, "ann_id": 7, "image_id": 3, "split": "val",
-         "sentences": [{"sent": "left cup"}, {"sent": "the cup"}]},
-        {"ref_id": 2, "ann_id": [7, 8], "image_id": 3, "split": "val", "sentences": [{"sent": "both, left and right"}]},
-        {"ref_id": 3, "ann_id": [-1], "image_id": 3, "split": "val", "sentences": [{"sent": "dog"}]},
-        {"ref_id": 4, "ann_id": 8, "image_id": 3, "split": "train", "sentences": [{"sent": "right"}]}]
-INSTANCES = {"images": [{"id": 3, "file_name": "c.jpg", "height": 100, "width": 150}], "categories": [],
-             "annotations": [{"id": 7, "segmentation": [[30, 20, 90, 20, 90, 60, 30, 60]]},
-                             {"id": 8, "segmentation": to_rle(np.roll(CUP, 50, 1))}]}
+REFS = [
+    {
+        "ref_id": 1,
+        "ann_id": 7,
+        "image_id": 3,
+        "split": "val",
+        "sentences": [{"sent": "left cup"}, {"sent": "the cup"}],
+    },
+    {
+        "ref_id": 2,
+        "ann_id": [7, 8],
+        "image_id": 3,
+        "split": "val",
+        "sentences": [{"sent": "both, left and right"}],
+    },
+    {"ref_id": 3, "ann_id": [-1], "image_id": 3, "split": "val", "sentences": [{"sent": "dog"}]},
+    {"ref_id": 4, "ann_id": 8, "image_id": 3, "split": "train", "sentences": [{"sent": "right"}]},
+]
+INSTANCES = {
+    "images": [{"id": 3, "file_name": "c.jpg", "height": 100, "width": 150}],
+    "categories": [],
+    "annotations": [
+        {"id": 7, "segmentation": [[30, 20, 90, 20, 90, 60, 30, 60]]},
+        {"id": 8, "segmentation": to_rle(np.roll(CUP, 50, 1))},
+    ],
+}
 
 
 @pytest.mark.parametrize("form", ["json", "p"])
@@ -321,7 +471,9 @@ def test_pickles_run_nothing(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "made"),)
 
-    for k, content in enumerate((pickle.dumps([Evil()]), b"cbuiltins\neval\n(V1\ntR.", b"", b"junk", pickle.dumps({}))):
+    for k, content in enumerate(
+        (pickle.dumps([Evil()]), b"cbuiltins\neval\n(V1\ntR.", b"", b"junk", pickle.dumps({}))
+    ):
         path = tmp_path / f"{k}.p"
         path.write_bytes(content)
         with pytest.raises(BadInput, match=f"{k}.p"):
@@ -344,7 +496,7 @@ def test_label_maps(tmp_path, palette):
         stored.putpalette(list(np.random.default_rng(0).integers(0, 255, 768)))
     stored.save(tmp_path / "labels" / "x[1].png")
     names = {0: "wall", 3: "cup", 7: "table", 9: "table"} | {10 + k: f"thing {k}" for k in range(30)}
-    record, = from_label_maps(tmp_path, names, prefix="p/", per_question=6)
+    (record,) = from_label_maps(tmp_path, names, prefix="p/", per_question=6)
     assert check(record) == [] and record.image == "p/images/x[1].jpg" and len(record.targets) == 6
     asked = {t.phrase: t.rle for t in record.targets}
     assert all(name in record.question for name in asked)
@@ -353,7 +505,7 @@ def test_label_maps(tmp_path, palette):
     assert np.array_equal(from_rle(record.source["ignore"]), labels == 200)
     assert [m.phrase for m in parse(record.answer)] == [t.phrase for t in record.targets]
     assert next(from_label_maps(tmp_path, names, prefix="p/", per_question=6)) == record
-    few, = from_label_maps(tmp_path, {0: "wall", 3: "cup", 7: "table", 200: "sky"}, per_question=8)
+    (few,) = from_label_maps(tmp_path, {0: "wall", 3: "cup", 7: "table", 200: "sky"}, per_question=8)
     assert len(few.targets) == 4 and few.source["ignore"] is None
     Image.fromarray(labels[1:]).save(tmp_path / "labels" / "x[1].png")
     with pytest.raises(BadInput, match="height and width"):

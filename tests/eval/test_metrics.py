@@ -50,17 +50,20 @@ def one_pixel(shape=(4, 6)):
 EMPTY, FULL = np.zeros((4, 6), bool), np.ones((4, 6), bool)
 
 
-@pytest.mark.parametrize("prediction, target, ignore, lisa, seg_zero", [
-    (EMPTY, EMPTY, None, 1.0, 0.0),
-    (one_pixel(), EMPTY, None, 0.0, 0.0),  # false positive on an empty target
-    (EMPTY, one_pixel(), None, 0.0, 0.0),
-    (one_pixel(), one_pixel(), None, 1.0, 1.0),
-    (FULL, one_pixel(), None, 1 / 24, 1 / 24),
-    (EMPTY, EMPTY, FULL, 1.0, 0.0),  # everything ignored
-    (FULL, FULL, FULL, 1.0, 1.0),
-    (one_pixel(), EMPTY, FULL, 1.0, 1 / 24),
-    (FULL, one_pixel(), ~one_pixel(), 1.0, 1.0),
-])
+@pytest.mark.parametrize(
+    "prediction, target, ignore, lisa, seg_zero",
+    [
+        (EMPTY, EMPTY, None, 1.0, 0.0),
+        (one_pixel(), EMPTY, None, 0.0, 0.0),  # false positive on an empty target
+        (EMPTY, one_pixel(), None, 0.0, 0.0),
+        (one_pixel(), one_pixel(), None, 1.0, 1.0),
+        (FULL, one_pixel(), None, 1 / 24, 1 / 24),
+        (EMPTY, EMPTY, FULL, 1.0, 0.0),  # everything ignored
+        (FULL, FULL, FULL, 1.0, 1.0),
+        (one_pixel(), EMPTY, FULL, 1.0, 1 / 24),
+        (FULL, one_pixel(), ~one_pixel(), 1.0, 1.0),
+    ],
+)
 def test_corners(prediction, target, ignore, lisa, seg_zero):
     for protocol, expected in (("lisa", lisa), ("seg-zero", seg_zero)):
         assert metrics.g_iou([metrics.counts(prediction, target, ignore, protocol)], protocol) == expected
@@ -71,11 +74,15 @@ def test_the_two_protocols_on_an_ignored_strip():
     target, ignore = np.zeros((10, 10), bool), np.zeros((10, 10), bool)
     target[2:6, 2:7], ignore[6:8, 2:7] = True, True
     assert metrics.iou(*metrics.counts(target, target, ignore, "lisa")) == 1
-    assert metrics.iou(*metrics.counts(target, target, ignore, "seg-zero"), "seg-zero") == pytest.approx(2 / 3)
+    assert metrics.iou(*metrics.counts(target, target, ignore, "seg-zero"), "seg-zero") == pytest.approx(
+        2 / 3
+    )
 
 
-@pytest.mark.parametrize("shapes", [((4, 6), (6, 4), None), ((4, 6), (4, 6), (4, 5)), ((24,), (24,), None),
-                                    ((4, 6, 1), (4, 6), None)])
+@pytest.mark.parametrize(
+    "shapes",
+    [((4, 6), (6, 4), None), ((4, 6), (4, 6), (4, 5)), ((24,), (24,), None), ((4, 6, 1), (4, 6), None)],
+)
 def test_sizes_that_differ_are_refused(shapes):
     masks = [None if s is None else np.ones(s, bool) for s in shapes]
     for count in (metrics.counts, metrics.normal_counts):
@@ -108,7 +115,9 @@ def test_nc_counts_are_those_of_the_resized_square(h, w, seed):
     rows = [k * h // 1024 for k in range(1024)]
     columns = [k * w // 1024 for k in range(1024)]
     assert metrics.normal_counts(prediction, target) == (
-        int((prediction & target)[rows][:, columns].sum()), int((prediction | target)[rows][:, columns].sum()))
+        int((prediction & target)[rows][:, columns].sum()),
+        int((prediction | target)[rows][:, columns].sum()),
+    )
 
 
 def test_nc_iou_gives_pictures_equal_weight():

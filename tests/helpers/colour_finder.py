@@ -57,10 +57,22 @@ class FakeScene:
                 there = bool(mask.any()) or "surely" in question
                 if "surely" in question:
                     mask = rectangle(0, 0, 5, 5)
-                targets.append(Target(phrase=colour, present=there, confidence=0.9 if there else 0.1,
-                                      mask=mask if there else None, proposals=[0] if there else []))
-        return Answer(text="<script>alert(1)</script> " + question, targets=targets, size=(H, W), image=self.image,
-                      question=question)
+                targets.append(
+                    Target(
+                        phrase=colour,
+                        present=there,
+                        confidence=0.9 if there else 0.1,
+                        mask=mask if there else None,
+                        proposals=[0] if there else [],
+                    )
+                )
+        return Answer(
+            text="<script>alert(1)</script> " + question,
+            targets=targets,
+            size=(H, W),
+            image=self.image,
+            question=question,
+        )
 
 
 class FakeAssistant:

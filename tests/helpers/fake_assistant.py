@@ -12,9 +12,9 @@ from scipy import ndimage
 
 from assistant import Assistant
 from assistant.grammar import clean_phrase, reply_for
-from assistant.sam.proposals import Proposals
 from assistant.mllm.local_model import Found, Reply
 from assistant.record import to_rle
+from assistant.sam.proposals import Proposals
 from assistant.scene import Scene
 
 PAINT = {"red": (220, 40, 40), "green": (40, 170, 70), "blue": (50, 90, 220)}
@@ -109,7 +109,11 @@ class FakeParts:
             return whole[None], np.array([0.9], np.float32), None
         return (
             np.stack(
-                [whole, ndimage.binary_dilation(whole, iterations=6), ndimage.binary_erosion(whole, iterations=6)]
+                [
+                    whole,
+                    ndimage.binary_dilation(whole, iterations=6),
+                    ndimage.binary_erosion(whole, iterations=6),
+                ]
             ),
             np.array([0.8, 0.6, 0.4], np.float32),
             None,

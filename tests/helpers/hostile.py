@@ -57,7 +57,8 @@ def one_pixel(rng, photo):
 
 def ribbon(rng, photo):
     return "png", saved(
-        Image.effect_noise(rng.choice([(20_000, 10), (10, 20_000), (8, 8), (9_000, 8)]), 60).convert("RGB"), "PNG"
+        Image.effect_noise(rng.choice([(20_000, 10), (10, 20_000), (8, 8), (9_000, 8)]), 60).convert("RGB"),
+        "PNG",
     )
 
 
@@ -113,12 +114,14 @@ def zip_bomb(rng, photo):
 
 def png_bomb(rng, photo):
     """A header that promises far more than the file holds, or zeros that unfold into it."""
-    chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    chunk = lambda name, data: (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    )
     side = rng.choice([8_001, 30_000, 2**31 - 1])
     body = zlib.compress(b"\0" * 5_000_000)
-    return "png", b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)) + chunk(
-        b"IDAT", body
-    ) + chunk(b"IEND", b"")
+    return "png", b"\x89PNG\r\n\x1a\n" + chunk(
+        b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    ) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
 def text_bomb(rng, photo):
@@ -228,7 +231,9 @@ PIECES = [
 def hostile_questions(count: int, seed: int = 0) -> list[str]:
     rng = random.Random(seed)
     out = list(PIECES[:count])
-    out += ["where is the cat? " + "x" * 100_000, "\0" * 100_000, "\U0001f408" * 25_000][: max(0, count - len(out))]
+    out += ["where is the cat? " + "x" * 100_000, "\0" * 100_000, "\U0001f408" * 25_000][
+        : max(0, count - len(out))
+    ]
     while len(out) < count:
         pieces = rng.sample(PIECES, rng.randrange(1, 4))
         if rng.random() < 0.3:

@@ -72,7 +72,9 @@ class Page:
                 return Client(self.address, verbose=False)
             except Exception:
                 if self.process.poll() is not None or time.monotonic() > end:
-                    raise SystemExit(f"the page did not start: {Path(self.log.name).read_text()[-2000:]}") from None
+                    raise SystemExit(
+                        f"the page did not start: {Path(self.log.name).read_text()[-2000:]}"
+                    ) from None
                 time.sleep(1)
 
     def memory(self) -> float:
@@ -144,10 +146,14 @@ def fuzz(page, folder, count, figures, save) -> None:
         figures.setdefault(name, 0)
     bad = figures.setdefault("bad", [])
     cases = {
-        "questions": [(good, q, repr(q[:60])) for q in hostile_questions(count)],  # of one photo, which is opened once
+        "questions": [
+            (good, q, repr(q[:60])) for q in hostile_questions(count)
+        ],  # of one photo, which is opened once
         "files": [(f, "where is the cup?", f.name) for f in hostile_files(Path(folder) / "hostile", count)],
     }
-    for kind, file, question, name in [(k, *case) for k, rows in cases.items() for case in rows[figures[k] :]]:
+    for kind, file, question, name in [
+        (k, *case) for k, rows in cases.items() for case in rows[figures[k] :]
+    ]:
         start = time.monotonic()
         try:
             said = ask(client, file, question)
@@ -156,7 +162,11 @@ def fuzz(page, folder, count, figures, save) -> None:
                 bad.append(f"{name}: no answer")
         except Exception as error:
             figures["refused"] += 1
-            polite = type(error).__name__ == "AppError" and "\n" not in str(error).strip() and len(str(error)) <= 700
+            polite = (
+                type(error).__name__ == "AppError"
+                and "\n" not in str(error).strip()
+                and len(str(error)) <= 700
+            )
             if not polite or "went wrong" in str(error):
                 bad.append(f"{name}: {type(error).__name__}: {str(error)[:200]}")
         figures[kind] += 1
@@ -171,7 +181,9 @@ def fuzz(page, folder, count, figures, save) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.helpers.load_app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.helpers.load_app",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=120)

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import skimage.data
 
+from assistant.mllm.structured_output import Said
+from assistant.record import to_rle
 from assistant.sam.image_opener import View
 from assistant.sam.proposals import Proposals
-from assistant.record import to_rle
-from assistant.mllm.structured_output import Said
 
 PHOTO = skimage.data.coffee()  # 400 x 600
 H, W = PHOTO.shape[:2]
@@ -19,20 +19,40 @@ def ellipse(x, y, a, b):
     return ((u - x) / a) ** 2 + ((v - y) / b) ** 2 <= 1
 
 
-THINGS = {"saucer": ellipse(280, 210, 200, 185), "cup": ellipse(292, 150, 118, 125), "coffee": ellipse(287, 145, 82, 50),
-          "spoon": ellipse(367, 275, 42, 50), "table": ellipse(540, 320, 55, 70), "shine": ellipse(415, 78, 12, 14)}
+THINGS = {
+    "saucer": ellipse(280, 210, 200, 185),
+    "cup": ellipse(292, 150, 118, 125),
+    "coffee": ellipse(287, 145, 82, 50),
+    "spoon": ellipse(367, 275, 42, 50),
+    "table": ellipse(540, 320, 55, 70),
+    "shine": ellipse(415, 78, 12, 14),
+}
 NAMES = list(THINGS)
 
 
 def proposals_of(masks) -> Proposals:
     """Masks (H, W) bool as proposals, best first."""
     masks = list(masks)
-    boxes = [(np.flatnonzero(m.any(0))[0], np.flatnonzero(m.any(1))[0],
-              np.flatnonzero(m.any(0))[-1], np.flatnonzero(m.any(1))[-1]) for m in masks]
+    boxes = [
+        (
+            np.flatnonzero(m.any(0))[0],
+            np.flatnonzero(m.any(1))[0],
+            np.flatnonzero(m.any(0))[-1],
+            np.flatnonzero(m.any(1))[-1],
+        )
+        for m in masks
+    ]
     n = len(masks)
-    return Proposals([to_rle(m) for m in masks], np.array(boxes, np.float32).reshape(n, 4), np.full(n, 0.9, np.float32),
-                     np.full(n, 0.97, np.float32), np.array([m.sum() for m in masks], np.int64),
-                     np.zeros((n, 2), np.float32), np.zeros((n, 8, 8), np.float32), masks[0].shape if n else (H, W))
+    return Proposals(
+        [to_rle(m) for m in masks],
+        np.array(boxes, np.float32).reshape(n, 4),
+        np.full(n, 0.9, np.float32),
+        np.full(n, 0.97, np.float32),
+        np.array([m.sum() for m in masks], np.int64),
+        np.zeros((n, 2), np.float32),
+        np.zeros((n, 8, 8), np.float32),
+        masks[0].shape if n else (H, W),
+    )
 
 
 class Eyes:

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from assistant.sam.proposals import Proposals
 from assistant.record import Record, RecordTarget, to_rle, write_records
+from assistant.sam.proposals import Proposals
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 40, 230)}
 PLACES = [(4, 4), (4, 36), (36, 4), (36, 36)]  # top left corners (y, x) of 24 px squares in 64 px
@@ -39,10 +39,14 @@ class RectangleEyes:
         boxes = np.array([(x, y, x + 23, y + 23) for y, x in PLACES], np.float32)
         ones = np.ones(len(masks), np.float32)
         areas = np.array([m.sum() for m in masks])
-        proposals = Proposals([to_rle(m) for m in masks], boxes, ones, ones, areas, boxes[:, :2], low, (SIDE, SIDE))
+        proposals = Proposals(
+            [to_rle(m) for m in masks], boxes, ones, ones, areas, boxes[:, :2], low, (SIDE, SIDE)
+        )
         features = torch.from_numpy(image[::4, ::4].astype(np.float32) / 255).movedim(-1, 0)[None]
-        return SimpleNamespace(embedding=SimpleNamespace(features=features, size=(SIDE, SIDE), input_size=(SIDE, SIDE)),
-                               proposals=proposals)
+        return SimpleNamespace(
+            embedding=SimpleNamespace(features=features, size=(SIDE, SIDE), input_size=(SIDE, SIDE)),
+            proposals=proposals,
+        )
 
 
 def write_world(folder: Path, pictures: int, seed: int = 0, name: str = "train") -> Path:
@@ -58,7 +62,15 @@ def write_world(folder: Path, pictures: int, seed: int = 0, name: str = "train")
         at = dict(zip(colours, places))
         for colour in COLOURS:
             rle = to_rle(square(at[colour])) if colour in at else None
-            rows.append(Record(f"{name}{i}.png", SIDE, SIDE, f"where is the {colour} one?",
-                               f"{colour} {'[SEG]' if rle else '[ABS]'}.", [RecordTarget(colour, rle)]))
+            rows.append(
+                Record(
+                    f"{name}{i}.png",
+                    SIDE,
+                    SIDE,
+                    f"where is the {colour} one?",
+                    f"{colour} {'[SEG]' if rle else '[ABS]'}.",
+                    [RecordTarget(colour, rle)],
+                )
+            )
     write_records(folder / f"{name}.jsonl", rows)
     return folder / f"{name}.jsonl"

@@ -75,10 +75,11 @@ def run(args) -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if not chromium:
         raise BadInput("Chromium is not installed (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
     import app
     from assistant import Assistant
     from assistant.page.layout import build_page
-    from playwright.sync_api import sync_playwright
 
     args.out.mkdir(parents=True, exist_ok=True)
     wanted = None if args.all else README
@@ -171,7 +172,9 @@ def visit(stage, examples, out, wanted, folder):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        prog="python -m tests.helpers.screenshots", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.helpers.screenshots",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--all", action="store_true")

@@ -26,9 +26,15 @@ def _byte_level(specials: list[str], vocabulary: int = 320):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False))
+    tokenizer.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=specials,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
@@ -41,75 +47,186 @@ QWEN_TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
 
 # The true shapes (and a small one for a CPU), to measure with random weights: python -m tests.helpers.tiny_models 4b FOLDER
 SMALL_EYES = dict(depth=4, hidden_size=256, intermediate_size=1024, num_heads=4, deepstack_visual_indexes=[1])
-EYES = dict(depth=24, hidden_size=1024, intermediate_size=4096, num_heads=16, deepstack_visual_indexes=[5, 11, 17],
-            num_position_embeddings=2304)
-HEADS = dict(num_key_value_heads=8, head_dim=128, vocab_size=151936, initializer_range=0.02, rope_parameters={
-    "rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True})
+EYES = dict(
+    depth=24,
+    hidden_size=1024,
+    intermediate_size=4096,
+    num_heads=16,
+    deepstack_visual_indexes=[5, 11, 17],
+    num_position_embeddings=2304,
+)
+HEADS = dict(
+    num_key_value_heads=8,
+    head_dim=128,
+    vocab_size=151936,
+    initializer_range=0.02,
+    rope_parameters={
+        "rope_type": "default",
+        "rope_theta": 5e6,
+        "mrope_section": [24, 20, 20],
+        "mrope_interleaved": True,
+    },
+)
 SHAPES = {  # text, vision
-    "200m": (HEADS | dict(hidden_size=768, intermediate_size=2304, num_hidden_layers=10, num_attention_heads=8), SMALL_EYES),
-    "2b": (HEADS | dict(hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16), EYES),
-    "4b": (HEADS | dict(hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32), EYES),
-    "8b": (HEADS | dict(hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32),
-           EYES | dict(depth=27, hidden_size=1152, intermediate_size=4304, deepstack_visual_indexes=[8, 16, 24])),
+    "200m": (
+        HEADS | dict(hidden_size=768, intermediate_size=2304, num_hidden_layers=10, num_attention_heads=8),
+        SMALL_EYES,
+    ),
+    "2b": (
+        HEADS | dict(hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16),
+        EYES,
+    ),
+    "4b": (
+        HEADS | dict(hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32),
+        EYES,
+    ),
+    "8b": (
+        HEADS | dict(hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32),
+        EYES | dict(depth=27, hidden_size=1152, intermediate_size=4304, deepstack_visual_indexes=[8, 16, 24]),
+    ),
 }
 
 
 def tiny_qwen3_vl(folder, tied: bool = False, seed: int = 0, shape: str | None = None) -> Path:
     """shape: one of SHAPES instead of a tiny one."""
-    from transformers import (Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor,
-                              Qwen3VLVideoProcessor)
+    from transformers import (
+        Qwen2VLImageProcessor,
+        Qwen3VLConfig,
+        Qwen3VLForConditionalGeneration,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
 
-    tokenizer = _byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
-                             "<|image_pad|>", "<|video_pad|>"])
+    tokenizer = _byte_level(
+        [
+            "<|endoftext|>",
+            "<|im_start|>",
+            "<|im_end|>",
+            "<|vision_start|>",
+            "<|vision_end|>",
+            "<|image_pad|>",
+            "<|video_pad|>",
+        ]
+    )
     tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
     tokenizer.add_tokens(["<think>", "</think>"])  # live, but not "special", as in Qwen's own
     token = tokenizer.convert_tokens_to_ids
     processor = Qwen3VLProcessor(
-        Qwen2VLImageProcessor(patch_size=16, merge_size=2, temporal_patch_size=2, min_pixels=32 * 32,
-                              max_pixels=512 * 512 if shape else 96 * 96),
-        tokenizer, Qwen3VLVideoProcessor(patch_size=16, merge_size=2, temporal_patch_size=2),
-        chat_template=QWEN_TEMPLATE)
+        Qwen2VLImageProcessor(
+            patch_size=16,
+            merge_size=2,
+            temporal_patch_size=2,
+            min_pixels=32 * 32,
+            max_pixels=512 * 512 if shape else 96 * 96,
+        ),
+        tokenizer,
+        Qwen3VLVideoProcessor(patch_size=16, merge_size=2, temporal_patch_size=2),
+        chat_template=QWEN_TEMPLATE,
+    )
     text, vision = SHAPES[shape] if shape else ({}, {})
     vision = vision | ({"out_hidden_size": text["hidden_size"]} if shape else {})
     config = Qwen3VLConfig(
         text_config=dict(
-            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, head_dim=16,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=8192, tie_word_embeddings=tied,
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            head_dim=16,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=8192,
+            tie_word_embeddings=tied,
             initializer_range=0.1,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2],
-                             "mrope_interleaved": True}) | text,
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [4, 2, 2],
+                "mrope_interleaved": True,
+            },
+        )
+        | text,
         vision_config=dict(
-            depth=2, hidden_size=32, intermediate_size=48, num_heads=2, patch_size=16, spatial_merge_size=2,
-            temporal_patch_size=2, out_hidden_size=64, num_position_embeddings=64, deepstack_visual_indexes=[0],
-            initializer_range=0.1) | vision,
-        image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
-        tie_word_embeddings=tied)
+            depth=2,
+            hidden_size=32,
+            intermediate_size=48,
+            num_heads=2,
+            patch_size=16,
+            spatial_merge_size=2,
+            temporal_patch_size=2,
+            out_hidden_size=64,
+            num_position_embeddings=64,
+            deepstack_visual_indexes=[0],
+            initializer_range=0.1,
+        )
+        | vision,
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=tied,
+    )
     return _save(folder, Qwen3VLForConditionalGeneration, config, processor, seed)
 
 
 def tiny_qwen2_5_vl(folder, seed: int = 0) -> Path:
-    from transformers import (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor,
-                              Qwen2VLImageProcessor, Qwen2VLVideoProcessor)
+    from transformers import (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLProcessor,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+    )
 
-    tokenizer = _byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
-                             "<|image_pad|>", "<|video_pad|>"])
+    tokenizer = _byte_level(
+        [
+            "<|endoftext|>",
+            "<|im_start|>",
+            "<|im_end|>",
+            "<|vision_start|>",
+            "<|vision_end|>",
+            "<|image_pad|>",
+            "<|video_pad|>",
+        ]
+    )
     tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
     token = tokenizer.convert_tokens_to_ids
     processor = Qwen2_5_VLProcessor(
-        Qwen2VLImageProcessor(patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=28 * 28,
-                              max_pixels=112 * 112),
-        tokenizer, Qwen2VLVideoProcessor(patch_size=14, merge_size=2, temporal_patch_size=2), chat_template=QWEN_TEMPLATE)
+        Qwen2VLImageProcessor(
+            patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=28 * 28, max_pixels=112 * 112
+        ),
+        tokenizer,
+        Qwen2VLVideoProcessor(patch_size=14, merge_size=2, temporal_patch_size=2),
+        chat_template=QWEN_TEMPLATE,
+    )
     config = Qwen2_5_VLConfig(
         text_config=dict(
-            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=8192, initializer_range=0.1,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}),
-        vision_config=dict(depth=2, hidden_size=32, intermediate_size=48, num_heads=2, patch_size=14, out_hidden_size=64,
-                           window_size=56, fullatt_block_indexes=[1], initializer_range=0.1),
-        image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
-        tie_word_embeddings=False)
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=8192,
+            initializer_range=0.1,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]},
+        ),
+        vision_config=dict(
+            depth=2,
+            hidden_size=32,
+            intermediate_size=48,
+            num_heads=2,
+            patch_size=14,
+            out_hidden_size=64,
+            window_size=56,
+            fullatt_block_indexes=[1],
+            initializer_range=0.1,
+        ),
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
     return _save(folder, Qwen2_5_VLForConditionalGeneration, config, processor, seed)
 
 
@@ -119,7 +236,10 @@ def tiny_parrot(folder, answer: str) -> Path:
     from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
     tiny_qwen3_vl(folder)
-    model, processor = Qwen3VLForConditionalGeneration.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    model, processor = (
+        Qwen3VLForConditionalGeneration.from_pretrained(folder),
+        AutoProcessor.from_pretrained(folder),
+    )
     tokenizer = processor.tokenizer
     tokenizer.add_tokens([answer])
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -145,28 +265,65 @@ SMOLVLM_TEMPLATE = """<|im_start|>{% for m in messages %}{{ m.role | capitalize 
 
 
 def tiny_smolvlm(folder, seed: int = 0) -> Path:
-    from transformers import (SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMImageProcessor, SmolVLMProcessor,
-                              SmolVLMVideoProcessor)
+    from transformers import (
+        SmolVLMConfig,
+        SmolVLMForConditionalGeneration,
+        SmolVLMImageProcessor,
+        SmolVLMProcessor,
+        SmolVLMVideoProcessor,
+    )
 
     tiles = [f"<row_{i}_col_{j}>" for i in range(1, 4) for j in range(1, 4)]
-    tokenizer = _byte_level(["<|endoftext|>", "<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>",
-                             "<global-img>", "<image>", "<video>", *tiles], vocabulary=330)
-    tokenizer.add_special_tokens({"bos_token": "<|im_start|>", "eos_token": "<end_of_utterance>",
-                                  "pad_token": "<|endoftext|>"})
+    tokenizer = _byte_level(
+        [
+            "<|endoftext|>",
+            "<|im_start|>",
+            "<end_of_utterance>",
+            "<fake_token_around_image>",
+            "<global-img>",
+            "<image>",
+            "<video>",
+            *tiles,
+        ],
+        vocabulary=330,
+    )
+    tokenizer.add_special_tokens(
+        {"bos_token": "<|im_start|>", "eos_token": "<end_of_utterance>", "pad_token": "<|endoftext|>"}
+    )
     size = {"longest_edge": 64}
     processor = SmolVLMProcessor(
-        SmolVLMImageProcessor(size=size, max_image_size={"longest_edge": 32}), tokenizer,
-        SmolVLMVideoProcessor(size=size, max_image_size={"longest_edge": 32}), image_seq_len=4,
-        chat_template=SMOLVLM_TEMPLATE)
+        SmolVLMImageProcessor(size=size, max_image_size={"longest_edge": 32}),
+        tokenizer,
+        SmolVLMVideoProcessor(size=size, max_image_size={"longest_edge": 32}),
+        image_seq_len=4,
+        chat_template=SMOLVLM_TEMPLATE,
+    )
     config = SmolVLMConfig(
         text_config=dict(
-            model_type="llama", vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=8192, initializer_range=0.1,
-            pad_token_id=0),
-        vision_config=dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-                           image_size=32, patch_size=8),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"), scale_factor=2, pad_token_id=0,
-        tie_word_embeddings=False)
+            model_type="llama",
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=8192,
+            initializer_range=0.1,
+            pad_token_id=0,
+        ),
+        vision_config=dict(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+        ),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
     return _save(folder, SmolVLMForConditionalGeneration, config, processor, seed)
 
 
@@ -176,31 +333,68 @@ LLAVA_TEMPLATE = """{{ bos_token }}{% for m in messages %}{% if m.role == 'syste
 
 
 def tiny_llava(folder, seed: int = 0) -> Path:
-    from transformers import (CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor,
-                              PreTrainedTokenizerFast)
+    from transformers import (
+        CLIPImageProcessor,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
 
     backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
-                                         decoders.Strip(" ", 1, 0)])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     letters = sorted(set("".join(TEXTS) + "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ()[]<>:\n▁"))
-    backend.train_from_iterator(TEXTS, trainers.BpeTrainer(
-        vocab_size=456, special_tokens=["<unk>", "<s>", "</s>", *(f"<0x{k:02X}>" for k in range(256)), "<image>"],
-        initial_alphabet=letters, show_progress=False))
+    backend.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(
+            vocab_size=456,
+            special_tokens=["<unk>", "<s>", "</s>", *(f"<0x{k:02X}>" for k in range(256)), "<image>"],
+            initial_alphabet=letters,
+            show_progress=False,
+        ),
+    )
     backend = Tokenizer.from_str(_bytes_are_ordinary(backend.to_str()))
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
     processor = LlavaProcessor(
-        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}), tokenizer, patch_size=8,
-        vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=LLAVA_TEMPLATE)
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=LLAVA_TEMPLATE,
+    )
     config = LlavaConfig(
         text_config=dict(
-            model_type="llama", vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=8192, initializer_range=0.1),
-        vision_config=dict(model_type="clip_vision_model", hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-                           num_attention_heads=2, image_size=32, patch_size=8, projection_dim=32),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-2,
-        vision_feature_select_strategy="default")
+            model_type="llama",
+            vocab_size=512,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=8192,
+            initializer_range=0.1,
+        ),
+        vision_config=dict(
+            model_type="clip_vision_model",
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+            projection_dim=32,
+        ),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
     return _save(folder, LlavaForConditionalGeneration, config, processor, seed)
 
 
@@ -208,7 +402,9 @@ def _bytes_are_ordinary(tokenizer: str) -> str:
     """The trainer only keeps tokens it did not find in the texts by calling them special; a SentencePiece model's bytes
     are not."""
     state = json.loads(tokenizer)
-    state["added_tokens"] = [token for token in state["added_tokens"] if not token["content"].startswith("<0x")]
+    state["added_tokens"] = [
+        token for token in state["added_tokens"] if not token["content"].startswith("<0x")
+    ]
     return json.dumps(state)
 
 
@@ -228,17 +424,36 @@ def tiny_clip(folder, seed: int = 0) -> Path:
     from transformers import CLIPConfig, CLIPModel
 
     tokenizer = _byte_level(["<|startoftext|>", "<|endoftext|>"])
-    tokenizer.add_special_tokens({"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"})
+    tokenizer.add_special_tokens(
+        {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    )
     start, end = tokenizer.convert_tokens_to_ids(["<|startoftext|>", "<|endoftext|>"])
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|startoftext|> $A <|endoftext|>", special_tokens=[("<|startoftext|>", start), ("<|endoftext|>", end)])
+        single="<|startoftext|> $A <|endoftext|>",
+        special_tokens=[("<|startoftext|>", start), ("<|endoftext|>", end)],
+    )
     tokenizer.model_max_length = 77
     config = CLIPConfig(
-        text_config=dict(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                         num_attention_heads=2, max_position_embeddings=77, bos_token_id=start, eos_token_id=end),
-        vision_config=dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, image_size=32,
-                           patch_size=8),
-        projection_dim=24)
+        text_config=dict(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=77,
+            bos_token_id=start,
+            eos_token_id=end,
+        ),
+        vision_config=dict(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+        ),
+        projection_dim=24,
+    )
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         model = CLIPModel(config)
@@ -252,19 +467,56 @@ def tiny_clip(folder, seed: int = 0) -> Path:
 
 def tiny_blip(folder, seed: int = 0) -> Path:
     """BLIP's image-text matcher; for BlipForImageTextRetrieval."""
-    from transformers import BertTokenizerFast, BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor, BlipProcessor
+    from transformers import (
+        BertTokenizerFast,
+        BlipConfig,
+        BlipForImageTextRetrieval,
+        BlipImageProcessor,
+        BlipProcessor,
+    )
 
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "image", "of", "mug", "sky", *letters, *(f"##{c}" for c in letters)]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "image",
+        "of",
+        "mug",
+        "sky",
+        *letters,
+        *(f"##{c}" for c in letters),
+    ]
     tokenizer = BertTokenizerFast(vocab={word: k for k, word in enumerate(words)})
     processor = BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer)
     config = BlipConfig(
-        text_config=dict(vocab_size=len(words), hidden_size=32, encoder_hidden_size=48, intermediate_size=48, num_hidden_layers=3,
-                         num_attention_heads=2, max_position_embeddings=64, initializer_range=0.1, bos_token_id=2,
-                         eos_token_id=3, pad_token_id=0, sep_token_id=3),
-        vision_config=dict(hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32,
-                           patch_size=8, initializer_range=0.1),
-        image_text_hidden_size=16)
+        text_config=dict(
+            vocab_size=len(words),
+            hidden_size=32,
+            encoder_hidden_size=48,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+            initializer_range=0.1,
+            bos_token_id=2,
+            eos_token_id=3,
+            pad_token_id=0,
+            sep_token_id=3,
+        ),
+        vision_config=dict(
+            hidden_size=48,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+            initializer_range=0.1,
+        ),
+        image_text_hidden_size=16,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = BlipForImageTextRetrieval(config)
@@ -275,24 +527,46 @@ def tiny_blip(folder, seed: int = 0) -> Path:
 
 def tiny_sam(folder, seed: int = 0) -> Path:
     """A random SAM of 128 px as a transformers folder, all of whose masks are stable and called good."""
-    from transformers import (SamConfig, SamImageProcessor, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig,
-                              SamVisionConfig)
+    from transformers import (
+        SamConfig,
+        SamImageProcessor,
+        SamMaskDecoderConfig,
+        SamModel,
+        SamPromptEncoderConfig,
+        SamVisionConfig,
+    )
 
     side = {"height": 128, "width": 128}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = SamModel(SamConfig(
-            vision_config=SamVisionConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=128,
-                                          patch_size=16, output_channels=32, global_attn_indexes=[1], window_size=4,
-                                          mlp_dim=64, num_pos_feats=16),
-            prompt_encoder_config=SamPromptEncoderConfig(hidden_size=32, image_size=128, patch_size=16,
-                                                         mask_input_channels=8),
-            mask_decoder_config=SamMaskDecoderConfig(hidden_size=32, mlp_dim=64, num_attention_heads=4,
-                                                     iou_head_hidden_dim=32)))
+        model = SamModel(
+            SamConfig(
+                vision_config=SamVisionConfig(
+                    hidden_size=32,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    image_size=128,
+                    patch_size=16,
+                    output_channels=32,
+                    global_attn_indexes=[1],
+                    window_size=4,
+                    mlp_dim=64,
+                    num_pos_feats=16,
+                ),
+                prompt_encoder_config=SamPromptEncoderConfig(
+                    hidden_size=32, image_size=128, patch_size=16, mask_input_channels=8
+                ),
+                mask_decoder_config=SamMaskDecoderConfig(
+                    hidden_size=32, mlp_dim=64, num_attention_heads=4, iou_head_hidden_dim=32
+                ),
+            )
+        )
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(0, 0.3 if parameter.ndim > 1 else 0.1)
-            for parameter in model.mask_decoder.upscale_conv2.parameters():  # logits so large that every mask is stable
+            for (
+                parameter
+            ) in model.mask_decoder.upscale_conv2.parameters():  # logits so large that every mask is stable
                 parameter *= 1000
             model.mask_decoder.iou_prediction_head.proj_out.weight *= 0.001
             model.mask_decoder.iou_prediction_head.proj_out.bias.fill_(0.95)

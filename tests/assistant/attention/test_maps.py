@@ -25,7 +25,9 @@ from assistant.pocket.attention import RegionPlaces
 def look_at(scores, match=None):
     p, layers, _, n = scores.shape
     match = torch.ones(p) if match is None else match
-    return Look(scores, match, list(range(layers)), RegionPlaces(torch.eye(n, dtype=torch.bool).view(n, 1, n)))
+    return Look(
+        scores, match, list(range(layers)), RegionPlaces(torch.eye(n, dtype=torch.bool).view(n, 1, n))
+    )
 
 
 def test_what_attracts_every_prompt_cancels_out():
@@ -36,7 +38,9 @@ def test_what_attracts_every_prompt_cancels_out():
     assert share[0, 0] > 0.99 and torch.allclose(share[:, 1:], torch.full((2, 2), 0.5))
     share = shares(look_at(scores), [(0, None)])
     assert share[0, 0] > 0.9 and torch.allclose(share[:, 1], share[:, 2])
-    assert torch.allclose(shares(look_at(scores), [(0, 0)]), torch.full((2, 3), 0.5))  # the other head saw nothing
+    assert torch.allclose(
+        shares(look_at(scores), [(0, 0)]), torch.full((2, 3), 0.5)
+    )  # the other head saw nothing
     assert torch.allclose(shares(look_at(scores, torch.tensor([0.0, 1.0])), [(0, 1)])[0], torch.zeros(3))
 
 
@@ -47,8 +51,11 @@ def test_a_prompt_that_attracts_everywhere_and_a_loud_layer_decide_nothing():
     other[1] += 7.0  # to attention, a softmax over places, this is nothing
     other[:, 1] *= 30.0
     assert torch.allclose(shares(look_at(other), [(0, None), (1, None)]), plain, atol=1e-5)
-    assert not torch.allclose(shares(look_at(other), [(0, None), (1, None)], match=False),
-                              shares(look_at(scores), [(0, None), (1, None)], match=False), atol=0.1)
+    assert not torch.allclose(
+        shares(look_at(other), [(0, None), (1, None)], match=False),
+        shares(look_at(scores), [(0, None), (1, None)], match=False),
+        atol=0.1,
+    )
     for n in (0, 1):  # no place to look at, or no other: only the match speaks
         share = shares(look_at(scores[..., :n], torch.tensor([0.5, 1.0, 0.0])), [(0, None)])
         assert torch.allclose(share, torch.tensor([[0.5], [1.0], [0.0]]).expand(3, n) / 3)
@@ -84,7 +91,9 @@ class Planted:
 
 def test_ranking_finds_the_layer_and_the_head_that_look(tmp_path):
     found = rank(Planted(), range(8), ["a", "b", "c"], layers=2)
-    assert found.layers[0][0] == 1 and found.heads[0][:2] == (1, 2) and len(found.use) == 2 and found.photos == 8
+    assert (
+        found.layers[0][0] == 1 and found.heads[0][:2] == (1, 2) and len(found.use) == 2 and found.photos == 8
+    )
     assert rank(Planted(), range(8), ["a", "b", "c"]) == rank(Planted(), range(8), ["a", "b", "c"])
     assert rank(Planted(), range(8), ["a", "b", "c"], heads=3).use[0] == (1, 2)
     found.save(tmp_path / "r.json")
@@ -157,7 +166,9 @@ def test_tuned_attention_leaves_replies_alone(scene):
     layer = looker.ranking.use[0][0]
     with torch.enable_grad():
         trained = looker.tunable_attention([layer]) | looker.tunable_words(["cat", *CONTRAST])
-        assert any(n.startswith("rows.") for n in trained) and any(n.startswith(f"layers.{layer}.") for n in trained)
+        assert any(n.startswith("rows.") for n in trained) and any(
+            n.startswith(f"layers.{layer}.") for n in trained
+        )
         view = scene.view
         share = lambda: shares(looker.look(view, ["cat", *CONTRAST], [layer]), [(layer, None)])[0].mean()
         first = share()
@@ -168,7 +179,10 @@ def test_tuned_attention_leaves_replies_alone(scene):
         assert share() > first
     tuned = {n: p.detach().clone() for n, p in trained.items()}
     after = scene.attend("cat")
-    assert not np.allclose(after, before, atol=1e-3) and scene.ask("where is the cat?", remember=False).text == reply
+    assert (
+        not np.allclose(after, before, atol=1e-3)
+        and scene.ask("where is the cat?", remember=False).text == reply
+    )
     looker.restore({})
     assert np.array_equal(scene.attend("cat"), before)
     looker.restore(tuned)
@@ -182,7 +196,9 @@ def test_the_command(scene, tmp_path, monkeypatch, capsys):
     import assistant.attention.image_text_probe
     from assistant.__main__ import main
 
-    monkeypatch.setattr(assistant.attention.image_text_probe, "open_looker", lambda args: scene.assistant.parts.looker)  # loaded already
+    monkeypatch.setattr(
+        assistant.attention.image_text_probe, "open_looker", lambda args: scene.assistant.parts.looker
+    )  # loaded already
     Image.fromarray(data.chelsea()).save(tmp_path / "cat.png")
     words = ["x", "attend", str(tmp_path / "cat.png"), "a cat", "--out", str(tmp_path / "out")]
     monkeypatch.setattr("sys.argv", words)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from assistant.attention.image_text_probe import NO_ATTENTION, load_looker
 from assistant.attention.maps import CONTRAST, Ranking, attend, rank, shares
 from assistant.errors import BadInput
 from assistant.grammar import Turn
-from assistant.attention.image_text_probe import NO_ATTENTION, load_looker
 from tests.helpers.tiny_models import tiny_blip, tiny_llava, tiny_qwen3_vl, tiny_smolvlm
 
 KINDS = {"blip": tiny_blip, "llava": tiny_llava, "qwen": tiny_qwen3_vl, "smolvlm": tiny_smolvlm}
@@ -33,7 +33,9 @@ def test_a_change_in_one_place_is_seen_there(looker, y, x):
         seen = after.place.spread(moved[None], (64, 96))[0].numpy()
     assert seen.shape == (64, 96) and before.scores.shape[1:3] == (looker.layers, after.scores.shape[2])
     row, column = np.unravel_index(int(seen.argmax()), seen.shape)
-    assert abs(row - (y + 8)) <= 16 and abs(column - (x + 8)) <= 20  # a cell of the coarsest grid is 32 px wide
+    assert (
+        abs(row - (y + 8)) <= 16 and abs(column - (x + 8)) <= 20
+    )  # a cell of the coarsest grid is 32 px wide
     assert seen[y : y + 16, x : x + 16].mean() > 2 * seen.mean()
 
 
@@ -56,7 +58,9 @@ def test_ranking_and_heat_map(looker):
     first = rank(looker, views, PROMPTS, heads=2)
     assert first == rank(looker, views, PROMPTS, heads=2)
     heads = looker.look(views[0], PROMPTS[:1]).scores.shape[2]
-    assert sorted((layer, head) for layer, head, _ in first.heads) == [(k, h) for k in range(looker.layers) for h in range(heads)]
+    assert sorted((layer, head) for layer, head, _ in first.heads) == [
+        (k, h) for k in range(looker.layers) for h in range(heads)
+    ]
     assert {layer for layer, _ in first.layers} == set(range(looker.layers)) and len(first.use) == 2
     looker.ranking = first
     heat = attend(looker, views[0], "the mug")
@@ -114,7 +118,9 @@ def test_a_model_without_attention_says_so(tmp_path):
     looker.decoder.set_attn_implementation("sdpa")
     original = type(looker.decoder).set_attn_implementation
     try:
-        type(looker.decoder).set_attn_implementation = lambda self, name, **_: None  # a model that does not let it be exchanged
+        type(looker.decoder).set_attn_implementation = lambda self, name, **_: (
+            None
+        )  # a model that does not let it be exchanged
         with pytest.raises(BadInput, match="attn_implementation='eager'"):
             looker.look(picture(), ["mug"])
     finally:

@@ -4,17 +4,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from assistant import Assistant
 from assistant.answer import Target
-from assistant.errors import BadInput
-from assistant.dialogue.followups import instances
 from assistant.dialogue.followup_parser import PICKS, FollowUp, read, read_about
+from assistant.dialogue.followups import instances
+from assistant.errors import BadInput
 from assistant.grammar import SEG, parse
-from assistant.sam.proposals import Proposals, by_granularity
 from assistant.mllm.local_model import Found, Reply
 from assistant.record import to_rle
+from assistant.sam.proposals import Proposals, by_granularity
 
 H, W = 60, 120
 DISCS = {"left cup": (30, 20, 12), "right cup": (30, 95, 16), "small cup": (12, 60, 6), "spoon": (50, 55, 5)}
@@ -152,7 +153,8 @@ def test_read_about(question, meant):
     st.one_of(
         st.text(max_size=80),
         st.lists(
-            st.sampled_from([*PICKS, *"the one on not that remove cup spoon it also , ? and too".split()]), max_size=9
+            st.sampled_from([*PICKS, *"the one on not that remove cup spoon it also , ? and too".split()]),
+            max_size=9,
         ).map(" ".join),
     ),
     st.lists(st.text(max_size=12), max_size=4),
@@ -283,6 +285,9 @@ def test_granularity_prefers_parts_or_wholes():
         np.zeros((2, 4, 4), np.float32),
         (40, 40),
     )
-    assert by_granularity(pool, 1).areas.tolist() == [900] and by_granularity(pool, 0).areas.tolist() == [400, 900]
+    assert by_granularity(pool, 1).areas.tolist() == [900] and by_granularity(pool, 0).areas.tolist() == [
+        400,
+        900,
+    ]
     with pytest.raises(BadInput, match="between 0"):
         by_granularity(pool, 1.5)

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from assistant.errors import BadInput
 from assistant.few_shot.features import ClipFeatures
-from assistant.images import open_image
-from assistant.few_shot.similarity import attention_map, cover, gather, likeness, scaled
-from assistant.few_shot.prompt_encoder import PromptEncoder
 from assistant.few_shot.matcher import Matcher, check_mask, open_mask, references
+from assistant.few_shot.prompt_encoder import PromptEncoder
+from assistant.few_shot.similarity import attention_map, cover, gather, likeness, scaled
+from assistant.images import open_image
 from assistant.sam.segmenter import Segmenter
 from tests.assistant.sam.test_segmenter import tiny_sam, tiny_sam2, tiny_transformers_sam
 from tests.helpers.tiny_models import tiny_clip
@@ -43,8 +43,12 @@ def matcher(clip):
     segmenter.model.requires_grad_(False)
     features = ClipFeatures(clip, segmenter, side=64)
     torch.manual_seed(1)
-    encoders = {arm: PromptEncoder(24, 24, segmenter.prompt_width, text=arm == "text", coarse=arm == "text", width=32,
-                                   queries=5).eval() for arm in ("plain", "text")}
+    encoders = {
+        arm: PromptEncoder(
+            24, 24, segmenter.prompt_width, text=arm == "text", coarse=arm == "text", width=32, queries=5
+        ).eval()
+        for arm in ("plain", "text")
+    }
     return Matcher(segmenter, features, encoders)
 
 
@@ -62,7 +66,10 @@ def test_a_mask_goes_through_the_transform_that_sam_gives_the_picture(size):
     red = (square[0] - square[2] > 90).float()
     share = cover(segmenter, size, mask, (128, 128))
     assert ((share > 0.5).float() - red).abs().mean() < 0.02
-    assert abs(float(share.sum() / cover(segmenter, size, np.ones(size, bool), (128, 128)).sum()) - mask.mean()) < 1e-4
+    assert (
+        abs(float(share.sum() / cover(segmenter, size, np.ones(size, bool), (128, 128)).sum()) - mask.mean())
+        < 1e-4
+    )
 
 
 def test_a_stretched_square_is_filled_whole():
@@ -82,7 +89,8 @@ def test_clip_sees_what_the_mask_covers(matcher):
     embedding = matcher.segmenter.encode(pixels)
     seen = []
     hook = matcher.features.model.vision_model.embeddings.patch_embedding.register_forward_hook(
-        lambda module, inputs, output: seen.append(output[0]))
+        lambda module, inputs, output: seen.append(output[0])
+    )
     for image in (plain, pixels):
         matcher.features(image, embedding)
     hook.remove()
@@ -109,13 +117,16 @@ def test_a_turned_photo_and_the_mask_painted_on_it_agree(matcher, tmp_path):
 # ------------------------------------------------------------------------------------ bad masks
 
 
-@pytest.mark.parametrize("mask, said", [
-    (np.zeros((40, 60), bool), "empty"),
-    (np.ones((40, 60), np.uint8) * 255, "covers the whole picture"),
-    (np.ones((60, 40), bool), "40x60, its picture 60x40"),
-    (np.zeros((40, 60), np.float32), "bool or whole numbers"),
-    (np.zeros(5, bool), "bool or whole numbers"),
-])
+@pytest.mark.parametrize(
+    "mask, said",
+    [
+        (np.zeros((40, 60), bool), "empty"),
+        (np.ones((40, 60), np.uint8) * 255, "covers the whole picture"),
+        (np.ones((60, 40), bool), "40x60, its picture 60x40"),
+        (np.zeros((40, 60), np.float32), "bool or whole numbers"),
+        (np.zeros(5, bool), "bool or whole numbers"),
+    ],
+)
 def test_a_mask_that_says_nothing_is_refused_in_one_line(mask, said):
     with pytest.raises(BadInput, match=said) as error:
         check_mask(mask, (40, 60))
@@ -125,8 +136,12 @@ def test_a_mask_that_says_nothing_is_refused_in_one_line(mask, said):
 def test_masks_come_as_files_of_any_kind(tmp_path, matcher):
     mask = np.zeros((20, 30), np.uint8)
     mask[5:9, 4:20] = 255
-    for name, image in (("grey", Image.fromarray(mask)), ("colour", Image.fromarray(np.repeat(mask[..., None], 3, 2))),
-                        ("one", Image.fromarray(mask > 0)), ("alpha", Image.fromarray(np.dstack([mask] * 3 + [mask * 0 + 255])))):
+    for name, image in (
+        ("grey", Image.fromarray(mask)),
+        ("colour", Image.fromarray(np.repeat(mask[..., None], 3, 2))),
+        ("one", Image.fromarray(mask > 0)),
+        ("alpha", Image.fromarray(np.dstack([mask] * 3 + [mask * 0 + 255]))),
+    ):
         image.save(tmp_path / f"{name}.png")
         assert np.array_equal(check_mask(open_mask(tmp_path / f"{name}.png"), (20, 30)), mask > 0)
     (tmp_path / "no.png").write_text("no mask")
@@ -141,7 +156,9 @@ def test_masks_come_as_files_of_any_kind(tmp_path, matcher):
 
 def grids(*maps):
     """Colour maps (h, w, 3) -> unit patches (1, 3, h, w)."""
-    return [F.normalize(torch.tensor(m, dtype=torch.float32).permute(2, 0, 1) - 128, dim=0)[None] for m in maps]
+    return [
+        F.normalize(torch.tensor(m, dtype=torch.float32).permute(2, 0, 1) - 128, dim=0)[None] for m in maps
+    ]
 
 
 def test_likeness_finds_the_colour_of_the_reference():
@@ -151,9 +168,13 @@ def test_likeness_finds_the_colour_of_the_reference():
     r, q = grids(pixels, other)
     ones = torch.ones(1, 1, 16, 16)
     best, contrast, level, gap = likeness(q, r[:, None], torch.tensor(mask)[None, None].float(), ones)
-    assert torch.equal(best[0] > 0.99, torch.tensor(truth)) and torch.equal(contrast[0] > 0.5, torch.tensor(truth))
+    assert torch.equal(best[0] > 0.99, torch.tensor(truth)) and torch.equal(
+        contrast[0] > 0.5, torch.tensor(truth)
+    )
     assert level[0][torch.tensor(truth)].mean() == pytest.approx(1, abs=1e-4) and gap.min() == gap.max() > 0.3
-    assert abs(float(level[0][~torch.tensor(truth)].median())) < 1e-4  # the grey around it, as around the reference
+    assert (
+        abs(float(level[0][~torch.tensor(truth)].median())) < 1e-4
+    )  # the grey around it, as around the reference
 
 
 def test_a_mask_smaller_than_a_cell_still_counts():
@@ -189,7 +210,8 @@ def test_the_order_of_references_does_not_count(matcher, arm):
         label = "mug" if arm == "text" else None
         (one, _), (two, _), (once, _), (twice, _) = (
             matcher.logits(query, matcher.given(query, some, label))
-            for some in ([red, blue], [blue, red], [red], [red, red]))
+            for some in ([red, blue], [blue, red], [red], [red, red])
+        )
     assert torch.allclose(one, two, atol=1e-3) and torch.allclose(once, twice, atol=1e-3)
     assert not torch.allclose(one, once, atol=1e-3)
 
@@ -204,7 +226,9 @@ def test_what_the_picture_does_not_cover_counts_nowhere(matcher):
         look.patches[:, 5:] = torch.randn_like(look.patches[:, 5:]) * 3
     two = gather([(query, [like], "mug")], encoder, matcher.features)
     with torch.no_grad():
-        assert torch.allclose(encoder(one), encoder(two), atol=1e-4) and torch.allclose(one.maps, two.maps, atol=1e-4)
+        assert torch.allclose(encoder(one), encoder(two), atol=1e-4) and torch.allclose(
+            one.maps, two.maps, atol=1e-4
+        )
     assert not one.maps[..., 5:, :].any()
     low = scaled(torch.randn(1, 8, 8), query.inside[None])
     assert low[0, :4].amin() == 0 and low[0, :4].amax() == 1 and not low[0, 4:].any()
@@ -232,7 +256,9 @@ def test_the_last_layers_attend_to_values_alone(clip):
     x = torch.randn(1, 17, 32)
     value = layer.self_attn.v_proj(x)[0].view(17, 2, 16)
     expected = torch.cat([((value[:, h] @ value[:, h].T) / 4).softmax(-1) @ value[:, h] for h in range(2)], 1)
-    assert torch.allclose(features._values(layer.self_attn, x)[0], layer.self_attn.out_proj(expected), atol=1e-5)
+    assert torch.allclose(
+        features._values(layer.self_attn, x)[0], layer.self_attn.out_proj(expected), atol=1e-5
+    )
     seen = {}
     hook = layer.register_forward_hook(lambda module, inputs, output: seen.update(x=inputs[0]))
     image = np.full((32, 32, 3), 90, np.uint8)
@@ -240,8 +266,11 @@ def test_the_last_layers_attend_to_values_alone(clip):
     hook.remove()
     path = seen["x"] + features._values(layer.self_attn, layer.layer_norm1(seen["x"]))
     vision = features.model.vision_model
-    assert torch.allclose(patches.flatten(1).T, F.normalize(
-        features.model.visual_projection(vision.post_layernorm(path[0, 1:])), dim=1), atol=1e-4)
+    assert torch.allclose(
+        patches.flatten(1).T,
+        F.normalize(features.model.visual_projection(vision.post_layernorm(path[0, 1:])), dim=1),
+        atol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("kind", ["official", "transformers", "sam2"])
@@ -251,10 +280,18 @@ def test_any_sam_takes_the_prompts(kind, shots, clip):
     from assistant.sam.segmenter import TransformersSegmenter
 
     model = {"official": tiny_sam, "transformers": tiny_transformers_sam, "sam2": tiny_sam2}[kind]()
-    segmenter = Segmenter.from_sam(model) if kind == "official" else TransformersSegmenter(model, default_processor(model))
+    segmenter = (
+        Segmenter.from_sam(model)
+        if kind == "official"
+        else TransformersSegmenter(model, default_processor(model))
+    )
     features = ClipFeatures(clip, segmenter, side=64)
-    encoders = {arm: PromptEncoder(24, 24, segmenter.prompt_width, text=arm == "text", coarse=arm == "text", width=32,
-                                   queries=5).eval() for arm in ("plain", "text")}
+    encoders = {
+        arm: PromptEncoder(
+            24, 24, segmenter.prompt_width, text=arm == "text", coarse=arm == "text", width=32, queries=5
+        ).eval()
+        for arm in ("plain", "text")
+    }
     matcher = Matcher(segmenter, features, encoders)
     like = [matcher.reference(*picture(50 + k, 80, (10, 10, 40, 40), RED)) for k in range(shots)]
     query = matcher.open(picture(70, 90, (40, 20, 80, 60), RED)[0])
@@ -264,7 +301,10 @@ def test_any_sam_takes_the_prompts(kind, shots, clip):
     car, mug = (matcher.given(query, like, name) for name in ("car", "mug"))
     assert not torch.equal(matcher.logits(query, car)[0], matcher.logits(query, mug)[0])
     plain = matcher.given(query, like)
-    assert all(torch.equal(a, b) for a, b in zip(plain[:-1], mug.nameless()[:-1])) and mug.nameless().names is None
+    assert (
+        all(torch.equal(a, b) for a, b in zip(plain[:-1], mug.nameless()[:-1]))
+        and mug.nameless().names is None
+    )
     assert matcher.match(query, mug)[0].shape == (70, 90)
 
 
@@ -295,7 +335,9 @@ def test_an_embedding_is_restored_from_its_features(matcher):
     embedding = matcher.segmenter.encode(picture(60, 100, (10, 10, 40, 40), RED)[0])
     again = matcher.segmenter.restore(embedding.features, (60, 100))
     box = np.array([10, 10, 40, 40])
-    assert np.array_equal(matcher.segmenter.predict(embedding, box=box)[2], matcher.segmenter.predict(again, box=box)[2])
+    assert np.array_equal(
+        matcher.segmenter.predict(embedding, box=box)[2], matcher.segmenter.predict(again, box=box)[2]
+    )
 
 
 def test_weights_survive_the_disk(matcher, tmp_path, clip):
@@ -304,7 +346,9 @@ def test_weights_survive_the_disk(matcher, tmp_path, clip):
     query = matcher.open(picture(70, 90, (40, 20, 80, 60), RED)[0])
     like = [matcher.reference(*picture(50, 80, (10, 10, 40, 40), RED))]
     for label in (None, "mug"):
-        assert torch.allclose(*(m.logits(query, m.given(query, like, label))[0] for m in (matcher, again)), atol=1e-3)
+        assert torch.allclose(
+            *(m.logits(query, m.given(query, like, label))[0] for m in (matcher, again)), atol=1e-3
+        )
     with pytest.raises(BadInput, match="train it with"):
         Matcher.load(tmp_path / "none", matcher.segmenter)
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "reference.safetensors").read_bytes()[:5000])
@@ -329,10 +373,24 @@ def root(tmp_path_factory):
         Image.fromarray(pixels).save(root / f"images/{k}.png")
         images.append({"id": k, "file_name": f"{k}.png", "height": 64, "width": 96})
         corners = [x, y, x + 36, y, x + 36, y + 28, x, y + 28]
-        annotations.append({"id": k + 1, "image_id": k, "category_id": 1 + k % 2, "iscrowd": 0,
-                            "segmentation": [[float(v) for v in corners]]})
-    (root / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": [
-        {"id": 1, "name": "cup"}, {"id": 2, "name": "car"}]}))
+        annotations.append(
+            {
+                "id": k + 1,
+                "image_id": k,
+                "category_id": 1 + k % 2,
+                "iscrowd": 0,
+                "segmentation": [[float(v) for v in corners]],
+            }
+        )
+    (root / "instances.json").write_text(
+        json.dumps(
+            {
+                "images": images,
+                "annotations": annotations,
+                "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "car"}],
+            }
+        )
+    )
     return root
 
 
@@ -341,8 +399,27 @@ def arguments(root, out, clip, sam, *more):
 
     parser = argparse.ArgumentParser()
     reference.add_arguments(parser)
-    return parser.parse_args(["--data", str(root), "--out", str(out), "--clip", str(clip), "--sam", str(sam), "--views", "1",
-                              "--batch", "2", "--save-every", "0", "--lr", "3e-3", *more])
+    return parser.parse_args(
+        [
+            "--data",
+            str(root),
+            "--out",
+            str(out),
+            "--clip",
+            str(clip),
+            "--sam",
+            str(sam),
+            "--views",
+            "1",
+            "--batch",
+            "2",
+            "--save-every",
+            "0",
+            "--lr",
+            "3e-3",
+            *more,
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +434,12 @@ def test_training_lowers_the_loss_and_resumes_to_the_same_weights(root, tmp_path
 
     looks = ["--looks", str(tmp_path / "looks"), "--steps", "8", "--alone", "0.5", "--episodes", "24"]
     reference.main(arguments(root, tmp_path / "whole", clip, sam, *looks))
-    stopped(reference, "batch_of", 6, lambda: reference.main(arguments(root, tmp_path / "parts", clip, sam, *looks)))
+    stopped(
+        reference,
+        "batch_of",
+        6,
+        lambda: reference.main(arguments(root, tmp_path / "parts", clip, sam, *looks)),
+    )
     assert "resuming" not in capsys.readouterr().out
     reference.main(arguments(root, tmp_path / "parts", clip, sam, *looks))
     assert "resuming at step 5" in capsys.readouterr().out
@@ -366,33 +448,43 @@ def test_training_lowers_the_loss_and_resumes_to_the_same_weights(root, tmp_path
     # the loss on fixed episodes: less with what was learned than before
     segmenter = Segmenter.official(sam)
     trained = Matcher.load(tmp_path / "whole", segmenter)
-    views = [reference.Kept(f, k, reference.kept_names(f)) for k, f in enumerate(sorted((tmp_path / "looks").glob("*-0.*")))]
+    views = [
+        reference.Kept(f, k, reference.kept_names(f))
+        for k, f in enumerate(sorted((tmp_path / "looks").glob("*-0.*")))
+    ]
     drawn = [e for e in reference.draw_episodes(views, 9, 20) if len(e[2]) == 1][:8]
     looks, targets = reference.load_episodes(trained, drawn)
     given = reference.both(trained, looks)
     # what was kept of an episode is what is gathered of it
     kept, truth = reference.read_given(reference.gather_all(trained, "key", drawn, tmp_path / "episodes"))
     assert torch.allclose(truth, targets, atol=0.01) and all(
-        torch.allclose(a, b, atol=0.01, rtol=0.01) for a, b in zip(kept, given["text"]))
+        torch.allclose(a, b, atol=0.01, rtol=0.01) for a, b in zip(kept, given["text"])
+    )
     for arm, encoder in trained.encoders.items():
         fresh = PromptEncoder(**encoder.settings).eval()
         with torch.no_grad():
-            before, after = (float(reference.step_loss(trained, e, given[arm], [q for q, _, _ in looks], targets)[0])
-                             for e in (fresh, encoder))
+            before, after = (
+                float(reference.step_loss(trained, e, given[arm], [q for q, _, _ in looks], targets)[0])
+                for e in (fresh, encoder)
+            )
         assert after < 0.97 * before, (arm, before, after)
 
 
 def test_episodes_never_show_the_query_and_leave_the_fold_out(root, tmp_path, clip, sam):
     from finetune import reference
 
-    views = [reference.Kept(tmp_path / f"{k}", k // 2, ("cup",) if k % 4 < 2 else ("car",)) for k in range(20)]
+    views = [
+        reference.Kept(tmp_path / f"{k}", k // 2, ("cup",) if k % 4 < 2 else ("car",)) for k in range(20)
+    ]
     drawn = reference.draw_episodes(views, 0, 160)
     assert {len(r) for _, _, r in drawn} == {1, 2, 3} and {n for n, _, _ in drawn} == {"cup", "car"}
     assert all(name in v.names and v.photo != q.photo for name, q, r in drawn for v in r)
     assert drawn == reference.draw_episodes(views, 0, 160) != reference.draw_episodes(views, 1, 160)
     kept = [reference.Gathered(q.file, n, q, len(r)) for n, q, r in drawn]
     batch = reference.batch_of(kept, 0, 5, 6)
-    assert batch == reference.batch_of(kept, 0, 5, 6) and len({e.shots for e in batch}) == 1 and len(batch) == 6
+    assert (
+        batch == reference.batch_of(kept, 0, 5, 6) and len({e.shots for e in batch}) == 1 and len(batch) == 6
+    )
     assert reference.categories([root], 0) == {"car"} and reference.categories([root], None) == {"cup", "car"}
     with pytest.raises(BadInput, match="no category"):
         reference.draw_episodes(views[:2], 0, 5)

@@ -13,15 +13,25 @@ from assistant.mllm.local_model import Reasoner, _Pieces
 from tests.helpers.refusals import refusal
 from tests.helpers.tiny_models import tiny_llava, tiny_qwen3_vl, tiny_smolvlm
 
-MODELS = {"qwen": tiny_qwen3_vl, "qwen tied": partial(tiny_qwen3_vl, tied=True), "smolvlm": tiny_smolvlm,
-          "llava": tiny_llava}
+MODELS = {
+    "qwen": tiny_qwen3_vl,
+    "qwen tied": partial(tiny_qwen3_vl, tied=True),
+    "smolvlm": tiny_smolvlm,
+    "llava": tiny_llava,
+}
 WIDE, TALL = skimage.data.coffee()[::8, ::4], skimage.data.astronaut()[::4, ::8]
 LESSON = "The cup [SEG]; I see no bench [ABS]."
 CONVERSATIONS = {
     "no picture": [Turn("What is it?")],
     "one picture": [Turn("What keeps the rain off?", images=[TALL])],
-    "pictures in two turns": [Turn("Which?", "The red car [SEG].", [WIDE, TALL]), Turn("And here?", images=[WIDE])],
-    "a picture that comes later": [Turn("Are you there?", "I see no picture [ABS]."), Turn("Now?", images=[TALL])],
+    "pictures in two turns": [
+        Turn("Which?", "The red car [SEG].", [WIDE, TALL]),
+        Turn("And here?", images=[WIDE]),
+    ],
+    "a picture that comes later": [
+        Turn("Are you there?", "I see no picture [ABS]."),
+        Turn("Now?", images=[TALL]),
+    ],
 }
 
 
@@ -67,10 +77,13 @@ def watch(reasoner):
 def test_states_and_margins_are_those_of_one_teacher_forced_pass(reasoner, turns):
     with watch(reasoner) as seen:
         reply = reasoner.reply(turns, temperature=0.8, seed=1, max_new_tokens=40)
-    (inputs, sequence), = seen
+    ((inputs, sequence),) = seen
     start, length = inputs["input_ids"].shape[1], sequence.shape[1]
-    whole = {k: torch.nn.functional.pad(v, (0, length - start), value=int(k == "attention_mask"))
-             for k, v in inputs.items() if k in ("attention_mask", "mm_token_type_ids")}
+    whole = {
+        k: torch.nn.functional.pad(v, (0, length - start), value=int(k == "attention_mask"))
+        for k, v in inputs.items()
+        if k in ("attention_mask", "mm_token_type_ids")
+    }
     whole |= {k: v for k, v in inputs.items() if "pixel" in k or "grid" in k}
     with torch.no_grad():
         out = reasoner.model(**whole | {"input_ids": sequence}, output_hidden_states=True)
@@ -80,12 +93,18 @@ def test_states_and_margins_are_those_of_one_teacher_forced_pass(reasoner, turns
     config = reasoner.model.config
     assert getattr(config, "image_token_id", None) not in sequence[0, start:]
     assert reply.markers == [bool(sequence[0, k] == reasoner.seg) for k in places]
-    assert reply.text.count(SEG) == sum(reply.markers) and reply.text.count(ABS) == len(places) - sum(reply.markers)
-    torch.testing.assert_close(reply.states, torch.stack([out.hidden_states[-1][0, k - 1] for k in places]),
-                               atol=2e-4, rtol=1e-3)
+    assert reply.text.count(SEG) == sum(reply.markers) and reply.text.count(ABS) == len(places) - sum(
+        reply.markers
+    )
     torch.testing.assert_close(
-        reply.margins, torch.stack([log_p[k - 1, reasoner.seg] - log_p[k - 1, reasoner.abs] for k in places]),
-        atol=2e-4, rtol=1e-3)
+        reply.states, torch.stack([out.hidden_states[-1][0, k - 1] for k in places]), atol=2e-4, rtol=1e-3
+    )
+    torch.testing.assert_close(
+        reply.margins,
+        torch.stack([log_p[k - 1, reasoner.seg] - log_p[k - 1, reasoner.abs] for k in places]),
+        atol=2e-4,
+        rtol=1e-3,
+    )
 
 
 def test_a_reply_without_tokens_has_empty_states(folders):
@@ -100,10 +119,16 @@ def test_a_lesson_is_the_prompt_of_reply_and_then_the_answer(reasoner, turns):
     with watch(reasoner) as seen:
         reasoner.reply(turns, max_new_tokens=1)
     prompt = seen[0][0]["input_ids"][0]
-    inputs, labels, positions = reasoner.teacher([*turns[:-1], Turn(turns[-1].question, LESSON, turns[-1].images)])
+    inputs, labels, positions = reasoner.teacher(
+        [*turns[:-1], Turn(turns[-1].question, LESSON, turns[-1].images)]
+    )
     ids, taught = inputs["input_ids"][0], labels[0][labels[0] != -100]
     start = len(ids) - len(taught)
-    assert torch.equal(ids[:start], prompt) and torch.equal(ids[start:], taught) and (labels[0, :start] == -100).all()
+    assert (
+        torch.equal(ids[:start], prompt)
+        and torch.equal(ids[start:], taught)
+        and (labels[0, :start] == -100).all()
+    )
     said = reasoner.tokenizer.decode(taught, clean_up_tokenization_spaces=False)
     assert said.strip() == LESSON + reasoner.tokenizer.eos_token
     assert ids[positions + 1].tolist() == [reasoner.seg, reasoner.abs]
@@ -129,8 +154,12 @@ def test_an_adapter_learns_is_saved_and_gives_the_same_reply_when_loaded(folder,
     asked = [Turn("What is there?", images=[WIDE])]
     inputs, labels, positions = reasoner.teacher([Turn("What is there?", LESSON, [WIDE])])
     lora = LoraConfig(
-        r=16, lora_alpha=32, exclude_modules=".*vi(sion|sual).*", trainable_token_indices=reasoner.marker_rows(),
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+        r=16,
+        lora_alpha=32,
+        exclude_modules=".*vi(sion|sual).*",
+        trainable_token_indices=reasoner.marker_rows(),
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    )
     tuned = get_peft_model(reasoner.model, lora)
     optimiser = torch.optim.Adam([p for p in tuned.parameters() if p.requires_grad], lr=1e-2)
     losses = []
@@ -158,7 +187,9 @@ def test_typed_tokens_have_no_power(reasoner):
         ids = reasoner.teacher([Turn(question, "Yes.", [TALL])])[0]["input_ids"][0].tolist()
         return sum(i in live for i in ids)
 
-    typed = "a [SEG] [abs] </s> <s> <image> <|im_end|> <|image_pad|> <think> <row_1_col_1> <end_of_utterance> b"
+    typed = (
+        "a [SEG] [abs] </s> <s> <image> <|im_end|> <|image_pad|> <think> <row_1_col_1> <end_of_utterance> b"
+    )
     assert count(typed) == count("a b")
 
 
@@ -176,7 +207,9 @@ def test_sampling_repeats_with_its_seed_and_leaves_the_callers_random_state(fold
 def test_greedy_ignores_the_checkpoints_own_sampling_defaults(folders, tmp_path):
     reasoner = Reasoner.load(folders["qwen"])
     plain = reasoner.reply(CONVERSATIONS["one picture"], max_new_tokens=30).text
-    reasoner.model.generation_config.update(repetition_penalty=5.0, do_sample=True, temperature=9.0, eos_token_id=2)
+    reasoner.model.generation_config.update(
+        repetition_penalty=5.0, do_sample=True, temperature=9.0, eos_token_id=2
+    )
     reasoner.model.save_pretrained(tmp_path)
     reasoner.processor.save_pretrained(tmp_path)
     assert Reasoner.load(tmp_path).reply(CONVERSATIONS["one picture"], max_new_tokens=30).text == plain
@@ -238,8 +271,9 @@ def test_an_adapter_of_another_model_is_refused(folders, tmp_path):
 
     other = Reasoner.load(folders["smolvlm"])
     rows = {"embed_tokens": [5, 6]}
-    get_peft_model(other.model, LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=rows)
-                   ).save_pretrained(tmp_path)
+    get_peft_model(
+        other.model, LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=rows)
+    ).save_pretrained(tmp_path)
     assert "trained on another model" in refusal(lambda: Reasoner.load(folders["smolvlm"], adapter=tmp_path))
     assert "adapter" in refusal(lambda: Reasoner.load(folders["qwen"], adapter=tmp_path))
 

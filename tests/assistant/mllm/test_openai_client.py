@@ -21,19 +21,20 @@ from PIL import Image
 pytest.importorskip("openai", reason="the openai client is not installed")
 
 from assistant import Assistant
+from assistant.errors import BadInput
+from assistant.grammar import Turn
+from assistant.mllm import openai_client as remote
+from assistant.mllm.grounding_prompts import KEEP, marks_schema
+from assistant.mllm.openai_client import RemoteModel, unbounded
+from assistant.mllm.zero_shot import ZeroShot
+from tests.helpers.marked_photo import NAMES, PHOTO, THINGS, Eyes
+from tests.helpers.refusals import refusal
+from tests.helpers.tiny_models import tiny_parrot, tiny_sam
 
-from assistant.mllm import openai_client as remote  # noqa: E402
-from assistant.errors import BadInput  # noqa: E402
-from assistant.grammar import Turn  # noqa: E402
-from assistant.mllm.grounding_prompts import KEEP, marks_schema  # noqa: E402
-from assistant.mllm.openai_client import RemoteModel, unbounded  # noqa: E402
-from assistant.mllm.zero_shot import ZeroShot  # noqa: E402
-from tests.helpers.marked_photo import NAMES, PHOTO, THINGS, Eyes  # noqa: E402
-from tests.helpers.refusals import refusal  # noqa: E402
-from tests.helpers.tiny_models import tiny_parrot, tiny_sam  # noqa: E402
-
-SAID = ('{"thought": "Coffee is drunk from a cup.", "targets": [{"phrase": "cup", "marks": [2]}, '
-        '{"phrase": "bench", "marks": []}]}')
+SAID = (
+    '{"thought": "Coffee is drunk from a cup.", "targets": [{"phrase": "cup", "marks": [2]}, '
+    '{"phrase": "bench", "marks": []}]}'
+)
 
 
 class Server:
@@ -72,7 +73,11 @@ class Server:
 
     def answer(self, body):
         said = self.says.pop(0) if isinstance(self.says, list) else self.says
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said, **self.more}}
+        choice = {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": said, **self.more},
+        }
         if body.get("logprobs"):
             content, k = [], 0
             while k < len(said):
@@ -81,11 +86,19 @@ class Server:
                 if said[:k].endswith("["):
                     likely = {piece: np.log(0.8), ("]" if piece != "]" else "3"): np.log(0.2)}
                 row = lambda t, p: {"token": t, "bytes": list(t.encode()), "logprob": float(p)}
-                content.append(row(piece, likely[piece]) | {"top_logprobs": [row(t, p) for t, p in likely.items()]})
+                content.append(
+                    row(piece, likely[piece]) | {"top_logprobs": [row(t, p) for t, p in likely.items()]}
+                )
                 k += len(piece)
             choice["logprobs"] = {"content": content}
-        return {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice],
-                "usage": {"prompt_tokens": 9, "completion_tokens": 7, "total_tokens": 16}}
+        return {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": body["model"],
+            "choices": [choice],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 7, "total_tokens": 16},
+        }
 
 
 @pytest.fixture
@@ -109,7 +122,7 @@ def test_from_the_question_to_the_mask(server):
     assert np.array_equal(cup.mask, THINGS[NAMES[number[2]]]) and cup.phrase == "cup" and not bench.present
     assert cup.confidence == pytest.approx(0.8) and bench.confidence == pytest.approx(0.2)
     assert answer.reasoning == "Coffee is drunk from a cup." and answer.tokens == 7
-    body, = server.asked
+    (body,) = server.asked
     form = body["response_format"]["json_schema"]
     assert form["strict"] and form["schema"] == unbounded(marks_schema(number)) and body["temperature"] == 0
     assert server.keys == ["Bearer a-key-of-nobody"] and body["messages"][0]["role"] == "system"
@@ -118,7 +131,11 @@ def test_from_the_question_to_the_mask(server):
     assert parts[-1] == {"type": "text", "text": "what holds the coffee, and is there a bench?"}
     head, _, data = pictures[0].partition(",")
     photo = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
-    assert head == "data:image/jpeg;base64" and np.abs(photo.astype(int) - PHOTO).mean() < 3 and len(pictures) > 1
+    assert (
+        head == "data:image/jpeg;base64"
+        and np.abs(photo.astype(int) - PHOTO).mean() < 3
+        and len(pictures) > 1
+    )
     scene.ask("and who sits on it?")
     later = server.asked[1]["messages"]
     assert [m["role"] for m in later] == ["system", "user", "assistant", "user"]
@@ -136,9 +153,14 @@ def test_what_a_server_does_not_take_is_left_out_and_remembered(server):
     server.bad = [refused("response_format"), refused("top_logprobs"), (422, {"detail": "no"})]
     scene = scene_on(server)
     answer = scene.ask("what holds the coffee?")
-    assert answer.targets[0].present and answer.targets[0].confidence == 1 and answer.targets[1].confidence == 0
+    assert (
+        answer.targets[0].present and answer.targets[0].confidence == 1 and answer.targets[1].confidence == 0
+    )
     left = server.asked[-1].keys()
-    assert not left & {"response_format", "logprobs", "top_logprobs", "seed", "temperature"} and len(server.asked) == 4
+    assert (
+        not left & {"response_format", "logprobs", "top_logprobs", "seed", "temperature"}
+        and len(server.asked) == 4
+    )
     scene.ask("again?")
     assert len(server.asked) == 5
     with pytest.raises(BadInput, match="refuses the request: the picture is too large"):
@@ -146,22 +168,33 @@ def test_what_a_server_does_not_take_is_left_out_and_remembered(server):
         RemoteModel("m", server.url).ask([Turn("x", images=[PHOTO])], "Look.", KEEP)
 
 
-@pytest.mark.parametrize("says, more", [
-    (SAID, {"reasoning_content": "A cup? Yes."}), (SAID, {"reasoning": "A cup? Yes."}),
-    (f"<think>A cup? Yes.</think>\n\n{SAID}", {}), (f"```json\n{SAID}\n```", {"reasoning_content": "A cup? Yes."})])
+@pytest.mark.parametrize(
+    "says, more",
+    [
+        (SAID, {"reasoning_content": "A cup? Yes."}),
+        (SAID, {"reasoning": "A cup? Yes."}),
+        (f"<think>A cup? Yes.</think>\n\n{SAID}", {}),
+        (f"```json\n{SAID}\n```", {"reasoning_content": "A cup? Yes."}),
+    ],
+)
 def test_the_thought_is_kept_apart(server, says, more):
     server.says, server.more = says, more
     scene = scene_on(server)
     answer = scene.ask("what holds the coffee?")
-    assert answer.reasoning == "A cup? Yes.\nCoffee is drunk from a cup." and answer.targets[0].confidence == pytest.approx(0.8)
+    assert answer.reasoning == "A cup? Yes.\nCoffee is drunk from a cup." and answer.targets[
+        0
+    ].confidence == pytest.approx(0.8)
     assert answer.text == "I see the cup, but no bench." and answer.to_json()["reasoning"] == answer.reasoning
     assert "Yes" not in scene.turns[0].answer
 
 
 def test_boxes_and_a_second_look(server):
-    server.says = ['{"thought": "", "targets": [{"phrase": "cup", '
-                   '"boxes": [{"bbox_2d": [290, 62, 683, 688], "point_2d": [480, 300]}]}]}',
-                   '{"keep": false}', '[{"bbox_2d": [290, 62, 683, 688], "label": "cup"}]']
+    server.says = [
+        '{"thought": "", "targets": [{"phrase": "cup", '
+        '"boxes": [{"bbox_2d": [290, 62, 683, 688], "point_2d": [480, 300]}]}]}',
+        '{"keep": false}',
+        '[{"bbox_2d": [290, 62, 683, 688], "label": "cup"}]',
+    ]
     scene = scene_on(server, "boxes")
     assert not scene.ask("cup?", second_look=True).targets[0].present
     assert np.array_equal(scene.ask("cup?").targets[0].mask, THINGS["cup"])
@@ -169,12 +202,16 @@ def test_boxes_and_a_second_look(server):
 
 def test_a_server_that_fails_is_one_line(server, monkeypatch):
     ask = lambda: RemoteModel("gpt-9", server.url).ask([Turn("x")], "Look.", KEEP)
-    for bad, said in [((401, {"error": {"message": "wrong key"}}), "refuses the key: set OPENAI_API_KEY (wrong key)"),
-                      ((403, {"error": {"message": "no entry"}}), "refuses the key"),
-                      ((404, {"error": {"message": "no such model"}}), "does not know gpt-9: no such model"),
-                      ((429, {"error": {"message": "slow down"}}), "slow down"), ((500, {"detail": "oh"}), "failed (500)"),
-                      ((200, "<html>welcome</html>"), "does not speak the OpenAI protocol"),
-                      ((200, {"ok": 1}), "does not speak the OpenAI protocol"), ((200, {"choices": []}), "does not speak")]:
+    for bad, said in [
+        ((401, {"error": {"message": "wrong key"}}), "refuses the key: set OPENAI_API_KEY (wrong key)"),
+        ((403, {"error": {"message": "no entry"}}), "refuses the key"),
+        ((404, {"error": {"message": "no such model"}}), "does not know gpt-9: no such model"),
+        ((429, {"error": {"message": "slow down"}}), "slow down"),
+        ((500, {"detail": "oh"}), "failed (500)"),
+        ((200, "<html>welcome</html>"), "does not speak the OpenAI protocol"),
+        ((200, {"ok": 1}), "does not speak the OpenAI protocol"),
+        ((200, {"choices": []}), "does not speak"),
+    ]:
         server.bad = [bad]
         assert said in refusal(ask)
     server.bad = [(401, {"error": {"message": "wrong key"}})]
@@ -182,12 +219,15 @@ def test_a_server_that_fails_is_one_line(server, monkeypatch):
     server.bad = [(404, {"detail": "no list"})]
     RemoteModel("m", server.url).check()
     server.says = "The cup."
-    assert "does not answer in the form asked for but 'The cup.'" in refusal(lambda: scene_on(server).ask("cup?"))
+    assert "does not answer in the form asked for but 'The cup.'" in refusal(
+        lambda: scene_on(server).ask("cup?")
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nowhere = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
         assert "no server answers at" in refusal(
-            lambda: Assistant.from_pretrained("openai:m", "pocket", base_url=nowhere))
+            lambda: Assistant.from_pretrained("openai:m", "pocket", base_url=nowhere)
+        )
     assert "http://[" in refusal(lambda: RemoteModel("m", "http://[").check())
 
 
@@ -213,7 +253,10 @@ def served(tmp_path_factory):
     with log.open("w") as out:
         process = subprocess.Popen(
             [command, "serve", str(folder), "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)],
-            stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            stdout=out,
+            stderr=out,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
     try:
         for _ in range(1200):
             if process.poll() is not None:
@@ -235,18 +278,24 @@ def test_transformers_serve_on_loopback(served, tmp_path, monkeypatch):
     monkeypatch.setattr("assistant.sam.image_opener.CLICKS", 3)
     url, name = served
     sam = tiny_sam(tmp_path)
-    answer = ('{"thought": "Coffee is drunk from a cup.", '
-              '"targets": [{"phrase": "cup", "marks": [2]}, {"phrase": "bench", "marks": []}]}')
+    answer = (
+        '{"thought": "Coffee is drunk from a cup.", '
+        '"targets": [{"phrase": "cup", "marks": [2]}, {"phrase": "bench", "marks": []}]}'
+    )
     assert answer == SAID
     scene = Assistant.from_pretrained(f"openai:{name}", sam, base_url=url, device="cpu").open(PHOTO)
     if len(scene.proposals) < 2:  # a random SAM may find one thing only; the number 2 must exist
         scene.view.proposals = Eyes().open(PHOTO).proposals
     first = scene.ask("what holds the coffee, and is there a bench?")
     number = scene.view.made["sheets"][0][2]
-    assert np.array_equal(first.targets[0].mask, scene.proposals.mask(number)) and not first.targets[1].present
+    assert (
+        np.array_equal(first.targets[0].mask, scene.proposals.mask(number)) and not first.targets[1].present
+    )
     assert first.text == "I see the cup, but no bench." and first.reasoning and first.tokens == 2
     assert scene.ask("and now?").targets[0].present and len(scene.turns) == 2
-    assert "refuses the request" in refusal(lambda: RemoteModel("another", url).ask([Turn("x")], "Look.", KEEP))
+    assert "refuses the request" in refusal(
+        lambda: RemoteModel("another", url).ask([Turn("x")], "Look.", KEEP)
+    )
 
 
 def test_the_command_with_a_server(served, tmp_path, monkeypatch, capsys):
@@ -255,9 +304,29 @@ def test_the_command_with_a_server(served, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("assistant.sam.image_opener.CLICKS", 3)
     Image.fromarray(PHOTO).save(tmp_path / "photo.png")
     url, name = served
-    monkeypatch.setattr(sys, "argv", [
-        "assistant", "ask", str(tmp_path / "photo.png"), "what holds the coffee?", "--mllm", f"openai:{name}", "--base-url", url,
-        "--sam", str(tiny_sam(tmp_path / "sam")), "--selection", "marks", "--json", "--device", "cpu"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "assistant",
+            "ask",
+            str(tmp_path / "photo.png"),
+            "what holds the coffee?",
+            "--mllm",
+            f"openai:{name}",
+            "--base-url",
+            url,
+            "--sam",
+            str(tiny_sam(tmp_path / "sam")),
+            "--selection",
+            "marks",
+            "--json",
+            "--device",
+            "cpu",
+        ],
+    )
     assert main() == 0
     said = json.loads(capsys.readouterr().out)
-    assert [t["phrase"] for t in said["targets"]] == ["cup", "bench"] and said["reasoning"] == "Coffee is drunk from a cup."
+    assert [t["phrase"] for t in said["targets"]] == ["cup", "bench"] and said[
+        "reasoning"
+    ] == "Coffee is drunk from a cup."

@@ -33,7 +33,9 @@ def test_it_learns_to_pick_all_that_is_meant_and_to_say_when_nothing_is():
         scores = selector(states, regions, shapes)
     present = truth.any(1)
     assert ((scores.presence > 0) == present).float().mean() > 0.9
-    right = [set(choose(scores, k)) == set(truth[k].nonzero()[:, 0].tolist()) for k in range(48) if present[k]]
+    right = [
+        set(choose(scores, k)) == set(truth[k].nonzero()[:, 0].tolist()) for k in range(48) if present[k]
+    ]
     assert sum(right) / len(right) > 0.9
 
 
@@ -54,7 +56,12 @@ def test_padding_changes_nothing():
 def test_order_of_proposals_does_not_matter():
     torch.manual_seed(2)
     selector = Selector(6, 8, 2, width=16).eval()
-    states, regions, shapes, order = torch.randn(1, 6), torch.randn(7, 8), torch.randn(7, 2), torch.randperm(7)
+    states, regions, shapes, order = (
+        torch.randn(1, 6),
+        torch.randn(7, 8),
+        torch.randn(7, 2),
+        torch.randperm(7),
+    )
     with torch.no_grad():
         a, b = selector(states, regions, shapes), selector(states, regions[order], shapes[order])
     torch.testing.assert_close(a.iop[:, order], b.iop, atol=1e-5, rtol=1e-4)

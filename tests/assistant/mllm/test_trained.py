@@ -9,17 +9,19 @@ import skimage.data
 import torch
 from safetensors.torch import save_file
 
-from tests.helpers import rectangles
 from assistant.errors import BadInput
-from assistant.sam.image_opener import Eyes
-from assistant.mllm.local_model import Reply
-from assistant.sam.segmenter import Segmenter
-from assistant.mllm.selector import Selector, Scores, selection_losses
-from assistant.mllm.trained import SHAPE, Dino, Tuned, TunedEyes, TunedSelector, View, read_heads
 from assistant.grammar import Turn
+from assistant.mllm.local_model import Reply
+from assistant.mllm.selector import Scores, Selector, selection_losses
+from assistant.mllm.trained import SHAPE, Dino, Tuned, TunedEyes, TunedSelector, View, read_heads
+from assistant.sam.image_opener import Eyes
+from assistant.sam.segmenter import Segmenter
 from tests.assistant.sam.test_segmenter import tiny_sam
+from tests.helpers import rectangles
 
-COFFEE = np.ascontiguousarray(skimage.data.coffee()[::6, ::4])  # wider than high: a part of the square is padding
+COFFEE = np.ascontiguousarray(
+    skimage.data.coffee()[::6, ::4]
+)  # wider than high: a part of the square is padding
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,9 @@ def dino(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("dino")
     torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=56, patch_size=14)
+    config = Dinov2Config(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=56, patch_size=14
+    )
     Dinov2Model(config).save_pretrained(folder)
     BitImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(folder)
     return Dino(folder)
@@ -36,12 +40,16 @@ def dino(tmp_path_factory):
 
 def test_features_are_averages_under_the_mask_where_the_picture_is(dino):
     segmenter = Segmenter.from_sam(tiny_sam())
-    seeing = Eyes(segmenter, limit=5, points_per_side=4, pred_iou_thresh=-9.0, stability_score_thresh=0.0, fast=False)
+    seeing = Eyes(
+        segmenter, limit=5, points_per_side=4, pred_iou_thresh=-9.0, stability_score_thresh=0.0, fast=False
+    )
     eyes = TunedEyes(seeing, dino)
     view = eyes.open(COFFEE)
     assert len(view.proposals) and view.features.shape == (len(view.proposals), 32 + 24 + SHAPE)
     assert view.features.isfinite().all()
-    assert np.allclose(view.features[:, -2:], np.stack([view.proposals.predicted_iou, view.proposals.stability], 1))
+    assert np.allclose(
+        view.features[:, -2:], np.stack([view.proposals.predicted_iou, view.proposals.stability], 1)
+    )
     whole = SimpleNamespace(embedding=view.embedding, proposals=view.proposals.select([0]))
     whole.proposals.low = np.full_like(whole.proposals.low, 9)  # everything, padding included
     h, w = (-(-s // 16) for s in view.embedding.input_size)
@@ -67,7 +75,9 @@ class Says:
 
 def test_the_selector_decides_what_is_there_and_the_picture_is_always_shown():
     view = rectangles.RectangleEyes().open(np.zeros((64, 64, 3), np.uint8))
-    shown = View(view.embedding, view.proposals, np.zeros((64, 64, 3), np.uint8), features=torch.randn(4, 3 + SHAPE))
+    shown = View(
+        view.embedding, view.proposals, np.zeros((64, 64, 3), np.uint8), features=torch.randn(4, 3 + SHAPE)
+    )
     reasoner = Says("The cup [SEG] and the dog [SEG].", 2)
     parts = Tuned(None, reasoner, TunedSelector(8, 3 + SHAPE).eval())
     reply, found = parts.ask([Turn("a?", "b."), Turn("which?")], shown, 2.0)
@@ -94,7 +104,11 @@ def test_what_is_no_adapter_of_ours_is_one_clear_line(tmp_path):
     with pytest.raises(BadInput, match="pocket"):
         read_heads(tmp_path)
     selector = TunedSelector(8, 3 + SHAPE)
-    save_file(selector.state_dict(), tmp_path / "heads.safetensors", {"tuned": json.dumps({"selector": selector.config})})
+    save_file(
+        selector.state_dict(),
+        tmp_path / "heads.safetensors",
+        {"tuned": json.dumps({"selector": selector.config})},
+    )
     assert read_heads(tmp_path)[0].config == selector.config
     (tmp_path / "heads.safetensors").write_bytes(b"cut")
     with pytest.raises(BadInput, match="fetch it again"):

@@ -4,16 +4,27 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import example, given, strategies as st
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from assistant.mllm.coordinates import PATCH, PIXELS, QWEN_PIXELS, THOUSAND, UNIT, frame_of, scale_of, squared, within
 from assistant.errors import BadInput
+from assistant.mllm.coordinates import (
+    PATCH,
+    PIXELS,
+    QWEN_PIXELS,
+    THOUSAND,
+    UNIT,
+    frame_of,
+    scale_of,
+    squared,
+    within,
+)
 from assistant.mllm.grounding_prompts import KEEP, marks_schema, read_targets
-from assistant.scene import Assistant
 from assistant.mllm.structured_output import Said, Step, probabilities, read_json
 from assistant.mllm.zero_shot import ZeroShot
-from tests.helpers.marked_photo import H, NAMES, PHOTO, THINGS, W, Eyes, Scripted, ellipse
+from assistant.scene import Assistant
 from tests.assistant.mllm.test_set_of_mark import find_label
+from tests.helpers.marked_photo import NAMES, PHOTO, THINGS, Eyes, H, Scripted, W, ellipse
 
 
 def scene_of(script, selection="marks", second_look=False, eyes=None, **about):
@@ -34,7 +45,12 @@ def with_probabilities(text: str, *sure: float) -> Said:
         if steps and steps[-1].piece == b"[" and steps[-2].piece.endswith(b'"marks": '):
             p = next(rest)
             likely = {b"]": 1 - p, b"3": p} if not piece.startswith(b"]") else {b"]": 1 - p, b"3, ": p}
-            steps.append(Step(piece[:1], {piece[:1]: 1 - p, b"3": p} if piece[:1] == b"]" else {piece[:1]: p, b"]": 1 - p}))
+            steps.append(
+                Step(
+                    piece[:1],
+                    {piece[:1]: 1 - p, b"3": p} if piece[:1] == b"]" else {piece[:1]: p, b"]": 1 - p},
+                )
+            )
             piece = piece[1:]
             likely = {piece: 1.0}
         steps.append(Step(piece, likely))
@@ -73,21 +89,38 @@ class Reader:
 
 def test_numbers_read_off_the_sheets_become_their_masks(monkeypatch):
     monkeypatch.setattr("assistant.mllm.zero_shot.A_SHEET", 3)
-    scene, model = scene_of(Reader(), eyes=Eyes([THINGS["shine"], THINGS["table"], ellipse(60, 330, 50, 40), THINGS["coffee"]]))
+    scene, model = scene_of(
+        Reader(), eyes=Eyes([THINGS["shine"], THINGS["table"], ellipse(60, 330, 50, 40), THINGS["coffee"]])
+    )
     answer = scene.ask("coffee and bicycle and table")
-    assert [(t.phrase, t.present) for t in answer.targets] == [("coffee", True), ("bicycle", False), ("table", True)]
+    assert [(t.phrase, t.present) for t in answer.targets] == [
+        ("coffee", True),
+        ("bicycle", False),
+        ("table", True),
+    ]
     assert is_thing(answer.targets[0].mask, "coffee") and is_thing(answer.targets[2].mask, "table")
-    assert answer.text == "I see the coffee, but no bicycle; I see the table." and answer.reasoning == "A cup holds coffee."
-    (turns, system, _), = model.asked
+    assert (
+        answer.text == "I see the coffee, but no bicycle; I see the table."
+        and answer.reasoning == "A cup holds coffee."
+    )
+    ((turns, system, _),) = model.asked
     assert len(turns[0].images) == 3 and "the other 2 are the same photo" in system and "4 in all" in system
-    assert answer.targets[1].mask is None and answer.targets[1].confidence <= 0.5 and answer.targets[0].proposals == [3]
+    assert (
+        answer.targets[1].mask is None
+        and answer.targets[1].confidence <= 0.5
+        and answer.targets[0].proposals == [3]
+    )
 
 
 def test_a_thing_of_several_regions_is_their_union_and_a_repeated_name_one_thing():
     scene, _ = scene_of([reply(("crockery", [1, 2]), ("Crockery", [2, 3]), ("spoon", []))])
     answer = scene.ask("what breaks?")
     numbers = scene.view.made["sheets"][0]
-    assert len(answer.targets) == 2 and set(answer.targets[0].proposals) == {numbers[1], numbers[2], numbers[3]}
+    assert len(answer.targets) == 2 and set(answer.targets[0].proposals) == {
+        numbers[1],
+        numbers[2],
+        numbers[3],
+    }
     assert is_thing(answer.targets[0].mask, *(NAMES[numbers[k]] for k in (1, 2, 3)))
 
 
@@ -110,8 +143,12 @@ def test_confidence_is_the_probability_that_the_list_is_not_empty():
 
 def test_a_choice_that_falls_in_an_earlier_token():
     text = '{"marks": [3]}'
-    steps = [Step(b'{"marks":', {b'{"marks":': 1.0}), Step(b" [", {b" [": 0.6, b" []": 0.3, b" [1": 0.1}),
-             Step(b"3", {b"3": 0.5, b"]": 0.5}), Step(b"]}", {b"]}": 1.0})]
+    steps = [
+        Step(b'{"marks":', {b'{"marks":': 1.0}),
+        Step(b" [", {b" [": 0.6, b" []": 0.3, b" [1": 0.1}),
+        Step(b"3", {b"3": 0.5, b"]": 0.5}),
+        Step(b"]}", {b"]}": 1.0}),
+    ]
     chosen = probabilities(Said(text, steps=steps), rb'"marks":\s*\[', lambda byte: byte != b"]")
     assert chosen == [pytest.approx(0.1 + 0.6 * 0.5)]
     assert probabilities(Said(text), rb'"marks":\s*\[', lambda byte: True) == []
@@ -123,7 +160,9 @@ def test_later_turns_read_what_was_written_and_the_photo_comes_first():
     scene.ask("what holds coffee?")
     answer = scene.ask("and what stirs it?")
     turns = model.asked[1][0]
-    assert [t.question for t in turns] == ["what holds coffee?", "and what stirs it?"] and turns[0].answer == first
+    assert [t.question for t in turns] == ["what holds coffee?", "and what stirs it?"] and turns[
+        0
+    ].answer == first
     assert len(turns[0].images) > 1 and not turns[1].images and len(answer.targets) == 1
     scene.reset()
     scene.ask("what stirs it?")
@@ -134,7 +173,11 @@ def test_class_lists_keep_their_order_and_words():
     scene, _ = scene_of([reply(("dog", []), ("cup", [2]), ("dining table", [4]), ("traffic light", []))])
     answer = scene.ask("Which of these are in the picture: dog, cup, dining table, traffic light?")
     assert [(t.phrase, t.present) for t in answer.targets] == [
-        ("dog", False), ("cup", True), ("dining table", True), ("traffic light", False)]
+        ("dog", False),
+        ("cup", True),
+        ("dining table", True),
+        ("traffic light", False),
+    ]
 
 
 def test_no_proposals_are_no_reason_to_say_that_nothing_is_there():
@@ -177,15 +220,30 @@ def test_pictures_are_made_to_measure():
         assert h % PATCH == w % PATCH == 0 and 56 * 56 <= h * w <= QWEN_PIXELS
 
 
-@pytest.mark.parametrize("name, seen, crops, scale", [
-    ("qwen3_vl", None, False, (1000 / W, 1000 / H, 0, 0)), ("qwen2_5_vl", (588, 392), False, (588 / W, 392 / H, 0, 0)),
-    ("llava", None, True, (1 / 600, 1 / 600, 0, 100 / 600))])
+@pytest.mark.parametrize(
+    "name, seen, crops, scale",
+    [
+        ("qwen3_vl", None, False, (1000 / W, 1000 / H, 0, 0)),
+        ("qwen2_5_vl", (588, 392), False, (588 / W, 392 / H, 0, 0)),
+        ("llava", None, True, (1 / 600, 1 / 600, 0, 100 / 600)),
+    ],
+)
 def test_a_box_means_the_proposal_that_it_fits(name, seen, crops, scale):
     x, y, w, h = THINGS["cup"].nonzero()[1].min(), THINGS["cup"].nonzero()[0].min(), 237, 251
-    box = [x * scale[0] + scale[2], y * scale[1] + scale[3], (x + w) * scale[0] + scale[2], (y + h) * scale[1] + scale[3]]
+    box = [
+        x * scale[0] + scale[2],
+        y * scale[1] + scale[3],
+        (x + w) * scale[0] + scale[2],
+        (y + h) * scale[1] + scale[3],
+    ]
     box = [round(v, 2) if name == "llava" else round(v) for v in box]
-    scene, model = scene_of([reply(("cup", [{"bbox_2d": box, "point_2d": box[:2]}]), ("bench", []), key="boxes")], "boxes",
-                            name=name, seen=seen, crops=crops)
+    scene, model = scene_of(
+        [reply(("cup", [{"bbox_2d": box, "point_2d": box[:2]}]), ("bench", []), key="boxes")],
+        "boxes",
+        name=name,
+        seen=seen,
+        crops=crops,
+    )
     answer = scene.ask("what holds the coffee, and is there a bench?")
     assert is_thing(answer.targets[0].mask, "cup") and answer.targets[0].proposals == [NAMES.index("cup")]
     assert not answer.targets[1].present and scene.assistant.parts.eyes.asked == []
@@ -194,29 +252,55 @@ def test_a_box_means_the_proposal_that_it_fits(name, seen, crops, scale):
 
 
 def test_sam_is_asked_where_no_proposal_fits():
-    boxes = [{"bbox_2d": [10, 20, 110, 220], "point_2d": [50, 100]}, {"bbox_2d": [900, 900, 990, 990], "point_2d": [5, 5]}]
+    boxes = [
+        {"bbox_2d": [10, 20, 110, 220], "point_2d": [50, 100]},
+        {"bbox_2d": [900, 900, 990, 990], "point_2d": [5, 5]},
+    ]
     scene, _ = scene_of([reply(("corner", boxes), key="boxes")], "boxes")
     target = scene.ask("the corners").targets[0]
     wanted = np.zeros((H, W), bool)
     wanted[8:88, 6:66] = wanted[360:396, 540:594] = True
     assert np.array_equal(target.mask, wanted) and target.present and target.proposals == []
     (points, box), (no_points, _) = scene.assistant.parts.eyes.asked
-    assert points == [pytest.approx((30, 40))] and box == pytest.approx([6, 8, 66, 88]) and no_points is None  # it lay outside
+    assert (
+        points == [pytest.approx((30, 40))] and box == pytest.approx([6, 8, 66, 88]) and no_points is None
+    )  # it lay outside
 
 
-@pytest.mark.parametrize("text, found", [
-    ('```json\n[{"bbox_2d": [0, 0, 500, 1000], "label": "left half"}]\n```\nI hope this helps.', [("left half", 1)]),
-    ('Sure! {"targets": [{"phrase": "a", "boxes": []}]} as you asked: {nothing}', [("a", 0)]),
-    ('[]', [("it", 0)]), ('{"targets": []}', [("it", 0)]),
-    ('{"thought": "x", "targets": [{"phrase": "a", "boxes": [{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 2]}]}, '
-     '{"phrase": "b", "bo', [("a", 1)]),
-    ('{"thought": "x", "targets": [{"phrase": "a", "boxes": [{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 2]}, '
-     '{"bbox_2d": [1, 2', [("a", 1)]),
-    ('[{"bbox_2d": [1, 2, 3, 4], "label": "dog"}, {"bbox_2d": [5, 6, 70, 80], "label": "Dog"}]', [("dog", 2)]),
-    ('{"bbox_2d": [1, 2, 30, 40], "label": "dog"}', [("dog", 1)]),
-    ('{"targets": [{"phrase": "a", "boxes": null}]}', [("a", 1)]), ("{'targets': [{'phrase': 'a', 'boxes': [],}]}", [("a", 0)]),
-    ("I see no such thing.", None), ('{"targets": 3}', None), ("", None),
-    ('{"thought": "a long one that never en', None), ("[1, 2]", None)])
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        (
+            '```json\n[{"bbox_2d": [0, 0, 500, 1000], "label": "left half"}]\n```\nI hope this helps.',
+            [("left half", 1)],
+        ),
+        ('Sure! {"targets": [{"phrase": "a", "boxes": []}]} as you asked: {nothing}', [("a", 0)]),
+        ("[]", [("it", 0)]),
+        ('{"targets": []}', [("it", 0)]),
+        (
+            '{"thought": "x", "targets": [{"phrase": "a", "boxes": [{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 2]}]}, '
+            '{"phrase": "b", "bo',
+            [("a", 1)],
+        ),
+        (
+            '{"thought": "x", "targets": [{"phrase": "a", "boxes": [{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 2]}, '
+            '{"bbox_2d": [1, 2',
+            [("a", 1)],
+        ),
+        (
+            '[{"bbox_2d": [1, 2, 3, 4], "label": "dog"}, {"bbox_2d": [5, 6, 70, 80], "label": "Dog"}]',
+            [("dog", 2)],
+        ),
+        ('{"bbox_2d": [1, 2, 30, 40], "label": "dog"}', [("dog", 1)]),
+        ('{"targets": [{"phrase": "a", "boxes": null}]}', [("a", 1)]),
+        ("{'targets': [{'phrase': 'a', 'boxes': [],}]}", [("a", 0)]),
+        ("I see no such thing.", None),
+        ('{"targets": 3}', None),
+        ("", None),
+        ('{"thought": "a long one that never en', None),
+        ("[1, 2]", None),
+    ],
+)
 def test_replies_of_many_forms(text, found):
     targets, _ = read_targets(Said(text), "boxes")
     assert (targets and [(t.phrase, len(t.regions)) for t in targets]) == found
@@ -225,11 +309,26 @@ def test_replies_of_many_forms(text, found):
 WAITING = {}  # an opened photo for each selection: the sheets are drawn once
 
 
-@given(st.one_of(st.text(max_size=60), st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(
-        st.sampled_from(["targets", "phrase", "label", "boxes", "marks", "bbox_2d", "point_2d", "thought"]), inner, max_size=4)),
-    max_leaves=12).map(json.dumps)), st.sampled_from(["boxes", "marks"]))
+@given(
+    st.one_of(
+        st.text(max_size=60),
+        st.recursive(
+            st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+            lambda inner: st.one_of(
+                st.lists(inner, max_size=3),
+                st.dictionaries(
+                    st.sampled_from(
+                        ["targets", "phrase", "label", "boxes", "marks", "bbox_2d", "point_2d", "thought"]
+                    ),
+                    inner,
+                    max_size=4,
+                ),
+            ),
+            max_leaves=12,
+        ).map(json.dumps),
+    ),
+    st.sampled_from(["boxes", "marks"]),
+)
 @example('{"targets": [{"phrase": "a", "boxes": [{"bbox_2d": [1e400, NaN, 3, 4]}]}]}', "boxes")
 @example("[" * 5000, "marks")
 def test_whatever_a_server_says_ends_in_an_answer_or_in_one_line(text, selection):
@@ -249,7 +348,11 @@ def test_a_reply_without_the_form_is_asked_for_once_more():
     scene, model = scene_of(["The cup, of course.", reply(("cup", [2]))])
     answer = scene.ask("what holds coffee?")
     turns = model.asked[1][0]
-    assert answer.targets[0].present and turns[0].answer == "The cup, of course." and "only the JSON" in turns[1].question
+    assert (
+        answer.targets[0].present
+        and turns[0].answer == "The cup, of course."
+        and "only the JSON" in turns[1].question
+    )
     assert answer.tokens == 10 and scene.turns[0].answer == reply(("cup", [2]))
     with pytest.raises(BadInput, match="does not answer in the form asked for but 'No. Never.'"):
         scene_of(["", "No.\nNever."])[0].ask("cup?")
@@ -269,14 +372,20 @@ def test_a_second_look_drops_what_the_model_no_longer_means():
         kept = len(outlined) == 2
         word, other = (b"true", b"false") if kept else (b"false", b"true")
         piece = json.dumps({"keep": kept})
-        steps = [Step(b'{"keep": ', {b'{"keep": ': 1.0}), Step(word, {word: 0.7, other: 0.3}), Step(b"}", {b"}": 1.0})]
+        steps = [
+            Step(b'{"keep": ', {b'{"keep": ': 1.0}),
+            Step(word, {word: 0.7, other: 0.3}),
+            Step(b"}", {b"}": 1.0}),
+        ]
         return Said(piece, "", 3, steps)
 
     scene, model = scene_of(script, second_look=True)
     answer = scene.ask("what holds the coffee?")
     numbers = scene.view.made["sheets"][0]
     assert answer.targets[0].proposals == [numbers[2]] and answer.targets[0].confidence == pytest.approx(0.7)
-    assert "what holds the coffee?" in model.asked[1][0][0].question and "cup" in model.asked[1][0][0].question
+    assert (
+        "what holds the coffee?" in model.asked[1][0][0].question and "cup" in model.asked[1][0][0].question
+    )
     assert answer.tokens > 9 and len(model.asked) == 4
     assert not scene.ask("what holds the coffee?").targets[0].present  # all three dropped
     assert len(scene.ask("what holds the coffee?", second_look=False).targets[0].proposals) == 3

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
-from hypothesis import given, settings, strategies as st
 
 from assistant.answer import COLOURS, Answer, Target
 from assistant.dialogue.class_list import read_names
@@ -17,12 +18,12 @@ from assistant.dialogue.corrections import save_correction
 from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.record import check_records, from_rle, read_records, to_rle
-from tests.helpers.fake_assistant import FakeAssistant, PAINT, picture, near
+from tests.helpers.fake_assistant import PAINT, FakeAssistant, near, picture
 
 pytest.importorskip("gradio", reason="gradio is not installed")
-from assistant.page import canvas, words  # noqa: E402
-from assistant.page.session import EVERYTHING, PHOTOS, Session  # noqa: E402
-from assistant.page.work import Stopped, Worker, polite  # noqa: E402
+from assistant.page import canvas, words
+from assistant.page.session import EVERYTHING, PHOTOS, Session
+from assistant.page.work import Stopped, Worker, polite
 
 RED, GREEN, BLUE = (near(picture(), PAINT[name]) for name in ("red", "green", "blue"))
 
@@ -40,7 +41,9 @@ def test_every_thing_typed_stays_text():
     assert not set("<>*`$[]()_\"'") & set(coded)
     assert html.unescape(coded) == hostile
     assert words.literal("one\ntwo\r\x00\u202e") == "one<br>two   "
-    assert html.unescape(words.literal("\U0001f469\u200d\U0001f680 à 你")) == "\U0001f469\u200d\U0001f680 à 你"
+    assert (
+        html.unescape(words.literal("\U0001f469\u200d\U0001f680 à 你")) == "\U0001f469\u200d\U0001f680 à 你"
+    )
 
 
 def test_reply_has_the_colours_of_the_masks():
@@ -61,7 +64,9 @@ def test_reply_has_the_colours_of_the_masks():
 
 
 def test_a_reply_is_readable_while_it_is_written():
-    assert "red ball" in words.partly("red ball [SEG], be") and "SEG" not in words.partly("red ball [SEG], be")
+    assert "red ball" in words.partly("red ball [SEG], be") and "SEG" not in words.partly(
+        "red ball [SEG], be"
+    )
     assert "Looking" in words.partly("") and "<b>" not in words.partly("<b>")
 
 
@@ -70,7 +75,10 @@ def test_a_reply_is_readable_while_it_is_written():
 
 def test_worker_tells_and_ends():
     worker = Worker()
-    assert list(worker.run(lambda tell: tell("a", 1) or 5, threading.Event())) == [("told", ("a", 1)), ("done", 5)]
+    assert list(worker.run(lambda tell: tell("a", 1) or 5, threading.Event())) == [
+        ("told", ("a", 1)),
+        ("done", 5),
+    ]
     with pytest.raises(BadInput, match="no"):
         list(worker.run(lambda tell: (_ for _ in ()).throw(BadInput("no")), threading.Event()))
 
@@ -89,7 +97,9 @@ def test_stopping_really_stops():
         list(worker.run(work, stop))
     assert steps == [0, 1, 2, 3, 4]
     gone, resumed = threading.Event(), threading.Event()
-    watched = worker.run(lambda tell: (tell("first"), resumed.wait(10), tell("second"), steps.append("never")), gone)
+    watched = worker.run(
+        lambda tell: (tell("first"), resumed.wait(10), tell("second"), steps.append("never")), gone
+    )
     next(watched)
     watched.close()  # the visitor has gone
     resumed.set()
@@ -122,7 +132,9 @@ def test_undo_and_edit_reach_the_models_memory(session):
     ask(session, "remove the box")
     assert [t.phrase for t in session.answer.targets] == ["red ball"] and len(session.scene.turns) == 2
     assert session.take_back() == "remove the box"
-    assert [t.phrase for t in session.answer.targets] == ["red ball", "green box"] and len(session.scene.turns) == 1
+    assert [t.phrase for t in session.answer.targets] == ["red ball", "green box"] and len(
+        session.scene.turns
+    ) == 1
     ask(session, "not the ball")
     assert [t.phrase for t in session.answer.targets] == ["green box"]
     session.take_back(0)
@@ -168,7 +180,11 @@ def test_by_hand_new_refined_and_not_there(session):
         session.use(0, " ")
     session.use(0, "bench")  # it was there after all
     assert [(t.phrase, t.present) for t in session.answer.targets] == [("red ball", True), ("bench", True)]
-    assert "bench" in session.answer.text and session.exchange.corrected and "no bench" not in session.answer.text
+    assert (
+        "bench" in session.answer.text
+        and session.exchange.corrected
+        and "no bench" not in session.answer.text
+    )
 
     session.select(1)
     session.start_hand()
@@ -202,12 +218,22 @@ def test_a_mask_by_hand_needs_no_question(session):
 def test_everything_and_classes(session):
     ask(session, "red")
     session.everything(0.5)
-    assert session.view == EVERYTHING and len(session.targets) == 3 and session.targets[0].mask.sum() == BLUE.sum()
+    assert (
+        session.view == EVERYTHING
+        and len(session.targets) == 3
+        and session.targets[0].mask.sum() == BLUE.sum()
+    )
     session.map_classes("red, bench\n2. blue")
-    assert [(t.phrase, t.present) for t in session.targets] == [("red", True), ("bench", False), ("blue", True)]
+    assert [(t.phrase, t.present) for t in session.targets] == [
+        ("red", True),
+        ("bench", False),
+        ("blue", True),
+    ]
     assert len(session.scene.turns) == 1  # the conversation does not notice
     session.map_classes("bench, zebra")  # the fake says nothing of zebras: neither there nor absent
-    assert [t.phrase for t in session.targets] == ["bench"] and "said nothing of zebra" in words.legend(session)
+    assert [t.phrase for t in session.targets] == ["bench"] and "said nothing of zebra" in words.legend(
+        session
+    )
     with pytest.raises(BadInput, match="empty"):
         session.map_classes(" ,, \n")
 
@@ -306,7 +332,10 @@ def test_a_conversation_reopens(session, assistant):
     other.reopen(saved, [assistant.open(image) for _, image in saved.photos])
     assert [x.question for x in other.log] == ["red and a bench", "what is this?"] and other.names == ["ball"]
     assert (other.answer.mask == RED).all() and (other.log[1].about.mask == RED).all()
-    assert [(t.phrase, t.present) for t in other.log[0].answer.targets] == [("red ball", True), ("bench", False)]
+    assert [(t.phrase, t.present) for t in other.log[0].answer.targets] == [
+        ("red ball", True),
+        ("bench", False),
+    ]
     assert len(other.scene.turns) == 2 and [t.phrase for t in ask(other, "remove it").targets] == []
 
 
@@ -328,7 +357,9 @@ def test_a_large_conversation_is_shrunk_or_refused(monkeypatch):
 
 def small_file():
     image = np.zeros((20, 30, 3), np.uint8)
-    answer = Answer("I see it.", [Target("it", True, 0.5, np.ones((20, 30), bool), [])], (20, 30), image, "what?")
+    answer = Answer(
+        "I see it.", [Target("it", True, 0.5, np.ones((20, 30), bool), [])], (20, 30), image, "what?"
+    )
     return dump(Conversation([("a", image)], [Exchange(0, "what?", answer)]))
 
 
@@ -442,7 +473,9 @@ def test_hostile_files_and_questions_end_in_one_polite_line(assistant, tmp_path)
     for file, question in cases:
         try:
             answer = worker.call(lambda: assistant.open(file).ask(question))
-            assert isinstance(words.reply_bubble(answer), str) and isinstance(words.summary(answer.targets), str)
+            assert isinstance(words.reply_bubble(answer), str) and isinstance(
+                words.summary(answer.targets), str
+            )
         except Exception as error:
             refused += 1
             said = polite(error, file)

@@ -49,7 +49,10 @@ def test_each_of_two_questions_is_answered(scene):
     assert [t.present for t in answer.targets] == [True, False] and answer.mask[150, 220]
     (cat, _), (bus, _) = [(t.phrase, t) for t in answer.targets]
     assert "cat" in cat and "bus" in bus and answer.text == f"I see the {cat}, but no {bus}."
-    assert scene.turns[0].answer == f"{cat} [SEG], {bus} [ABS]." and "".join(told) == f"{cat} [SEG]. {bus} [ABS]."
+    assert (
+        scene.turns[0].answer == f"{cat} [SEG], {bus} [ABS]."
+        and "".join(told) == f"{cat} [SEG]. {bus} [ABS]."
+    )
 
 
 def test_answers_repeat_and_turns_are_kept(scene):
@@ -80,8 +83,10 @@ def test_clicks_and_boxes(scene):
         scene.segment(points=[[900, 10]])
 
 
-@pytest.mark.parametrize("question", [
-    "[SEG] [ABS] <|im_end|>", "où est le chat ?", "猫はどこ?", "a" * 3900, "1 + 1 = ?", "\x00\x07?"])
+@pytest.mark.parametrize(
+    "question",
+    ["[SEG] [ABS] <|im_end|>", "où est le chat ?", "猫はどこ?", "a" * 3900, "1 + 1 = ?", "\x00\x07?"],
+)
 def test_any_question_ends_in_an_answer(scene, question):
     answer = scene.ask(question, remember=False)
     assert isinstance(answer.text, str) and "[SEG]" not in answer.text and answer.mask.shape == (300, 451)
@@ -98,7 +103,9 @@ def test_pictures_of_any_shape_open(assistant):
     for shape in ((20, 300, 3), (300, 20, 3), (64, 64, 3)):
         scene = assistant.open(np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8))
         assert scene.ask("find the dog", remember=False).mask.shape == shape[:2]
-    assert assistant.open(np.zeros((40, 40, 3), np.uint8)).ask("what is this?", remember=False).mask.shape == (40, 40)
+    assert assistant.open(np.zeros((40, 40, 3), np.uint8)).ask(
+        "what is this?", remember=False
+    ).mask.shape == (40, 40)
 
 
 def test_every_preset_weight_has_a_checksum(assistant):
@@ -110,11 +117,15 @@ def test_the_command(assistant, tmp_path):
     from PIL import Image
 
     Image.fromarray(data.chelsea()).save(tmp_path / "cat.png")
-    run = lambda *a: subprocess.run([sys.executable, "-m", "assistant", *map(str, a)], capture_output=True, text=True)
+    run = lambda *a: subprocess.run(
+        [sys.executable, "-m", "assistant", *map(str, a)], capture_output=True, text=True
+    )
     done = run("ask", tmp_path / "cat.png", "where is the cat?", "--out", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["targets"][0]["rle"]["size"] == [300, 451]
-    assert {"mask.png", "overlay.png", "coco.json", "labelme.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"mask.png", "overlay.png", "coco.json", "labelme.json"} <= {
+        p.name for p in (tmp_path / "out").iterdir()
+    }
     (tmp_path / "bad.png").write_text("no picture")
     bad = run("ask", tmp_path / "bad.png", "where?")
     assert bad.returncode == 2 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
@@ -125,7 +136,11 @@ def test_a_part_is_named_and_followed_up(scene):
     scene.reset()
     mask, scores = scene.segment(box=[60, 10, 440, 290], multimask=False)
     named = scene.ask("what is this?", about=mask[0])
-    assert named.targets[0].phrase == "cat" and named.targets[0].confidence > 0.5 and np.array_equal(named.mask, mask[0])
+    assert (
+        named.targets[0].phrase == "cat"
+        and named.targets[0].confidence > 0.5
+        and np.array_equal(named.mask, mask[0])
+    )
     assert len(scene.ask("where is the cat?").targets[0].others) > 0
     assert not scene.ask("remove it").targets
     scene.reset()
@@ -133,7 +148,9 @@ def test_a_part_is_named_and_followed_up(scene):
 
 def test_opening_is_told_in_steps(assistant):
     steps = []
-    assistant.open(data.chelsea(), progress=lambda doing, proposals: steps.append((doing, proposals is not None)))
+    assistant.open(
+        data.chelsea(), progress=lambda doing, proposals: steps.append((doing, proposals is not None))
+    )
     assert steps == [("looking", False), ("outlining", False), ("recognising", True)]
 
 
@@ -161,11 +178,31 @@ def test_like_on_the_command_line_takes_several_pictures(tmp_path, monkeypatch, 
     mask[60:260, 100:330] = 255
     for name, picture in (("cat", cat), ("mirrored", cat[:, ::-1]), ("mask", mask)):
         Image.fromarray(picture).save(tmp_path / f"{name}.png")
-    words = ["x", "like", tmp_path / "cat.png", tmp_path / "mirrored.png", "--reference", tmp_path / "cat.png", "--mask",
-             tmp_path / "mask.png", "--label", "cat", "--out", tmp_path / "out", "--sheet", tmp_path / "sheet.jpg"]
+    words = [
+        "x",
+        "like",
+        tmp_path / "cat.png",
+        tmp_path / "mirrored.png",
+        "--reference",
+        tmp_path / "cat.png",
+        "--mask",
+        tmp_path / "mask.png",
+        "--label",
+        "cat",
+        "--out",
+        tmp_path / "out",
+        "--sheet",
+        tmp_path / "sheet.jpg",
+    ]
     monkeypatch.setattr("sys.argv", list(map(str, words)))
     assert main() == 0 and "mirrored.png: cat" in capsys.readouterr().out
-    found = [np.asarray(Image.open(tmp_path / "out" / folder / "mask.png")) > 0 for folder in ("1-cat", "2-mirrored")]
-    assert (found[0] & (mask > 0)).sum() > 0.8 * (mask > 0).sum() and found[1].shape == (300, 451)  # all of the cat
+    found = [
+        np.asarray(Image.open(tmp_path / "out" / folder / "mask.png")) > 0
+        for folder in ("1-cat", "2-mirrored")
+    ]
+    assert (found[0] & (mask > 0)).sum() > 0.8 * (mask > 0).sum() and found[1].shape == (
+        300,
+        451,
+    )  # all of the cat
     width, high = Image.open(tmp_path / "sheet.jpg").size
     assert high == 260 and width > 3 * 380  # the reference and two pictures

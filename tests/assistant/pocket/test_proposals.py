@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from assistant.pocket import proposals as pool
-from assistant.pocket.sam import IMAGE_SIZE, WIDTH, build_pocket_sam, draw_prompts
 from assistant.pocket.region_features import REGION, batches, crop_grid, geometry, pooled, region_features
+from assistant.pocket.sam import IMAGE_SIZE, WIDTH, build_pocket_sam, draw_prompts
 from assistant.sam.segmenter import Segmenter
 
 
@@ -36,7 +36,9 @@ def test_sam_predictor_works_on_the_pocket_sam(sam, photo):
     predictor.set_image(photo)
     masks, scores, low = predictor.predict(point_coords=np.array([[200, 150]]), point_labels=np.array([1]))
     assert masks.shape == (3, *photo.shape[:2]) and scores.shape == (3,) and low.shape == (3, 128, 128)
-    masks, _, low = predictor.predict(box=np.array([50, 40, 300, 250]), mask_input=low[:1], multimask_output=False)
+    masks, _, low = predictor.predict(
+        box=np.array([50, 40, 300, 250]), mask_input=low[:1], multimask_output=False
+    )
     assert masks.shape == (1, *photo.shape[:2])
 
 
@@ -72,7 +74,9 @@ def test_soft_suppression_prefers_what_is_new():
     masks[0, 10:20, 30:50], masks[1, 10:20, 30:47], masks[2, 100:110, 5:30] = True, True, True
     score = torch.tensor([0.9, 0.8, 0.4])
     assert pool.soft_nms(masks, score, 3).tolist() == [0, 2, 1]
-    assert pool.soft_nms(masks, score, 2).tolist() == [0, 2] and score.tolist() == pytest.approx([0.9, 0.8, 0.4])
+    assert pool.soft_nms(masks, score, 2).tolist() == [0, 2] and score.tolist() == pytest.approx(
+        [0.9, 0.8, 0.4]
+    )
     assert pool.soft_nms(masks[:0], score[:0], 5).shape == (0,)
     assert pool.soft_nms(torch.cat([masks, masks]), score.repeat(2), 9).tolist() == [0, 2, 1]  # copies go
     apart = pool.soft_nms(masks[[0, 2]], torch.tensor([0.1, 0.2]), 5)
@@ -89,7 +93,10 @@ def test_batches_are_all_of_one_size(count):
 def test_what_fills_up_a_batch_is_not_seen(sam, photo):
     points, labels = torch.rand(5, 1, 2) * 300, torch.ones(5, 1, dtype=torch.long)
     with torch.inference_mode():
-        alone, filled = (pool.Prompter(sam, embed(sam, photo), batch=b).ask(points, labels, None, slice(1, None)) for b in (5, 4))
+        alone, filled = (
+            pool.Prompter(sam, embed(sam, photo), batch=b).ask(points, labels, None, slice(1, None))
+            for b in (5, 4)
+        )
     assert all(a.shape == b.shape and torch.allclose(a, b, atol=1e-4) for a, b in zip(alone, filled))
 
 
@@ -120,7 +127,9 @@ def test_pooling_under_a_mask_is_the_mean_there():
 def test_crops_look_where_the_box_is():
     grid = crop_grid(torch.tensor([[100.0, 300.0]]), torch.tensor([64.0]))
     corner, opposite = (grid[0, 0, 0] + 1) * 256, (grid[0, -1, -1] + 1) * 256
-    assert torch.allclose(corner, torch.tensor([68.2, 268.2])) and torch.allclose(opposite, torch.tensor([131.8, 331.8]))
+    assert torch.allclose(corner, torch.tensor([68.2, 268.2])) and torch.allclose(
+        opposite, torch.tensor([131.8, 331.8])
+    )
 
 
 def test_features_have_one_row_a_region_and_end_in_geometry(sam, photo):

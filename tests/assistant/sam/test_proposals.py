@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from assistant.errors import BadInput
+from assistant.sam.mask_resizing import Resizer, encode_rle, fill_and_drop
 from assistant.sam.proposals import agreement, coarse_to_fine, crop_boxes, everything, readings
 from assistant.sam.segmenter import Segmenter
-from assistant.sam.mask_resizing import Resizer, encode_rle, fill_and_drop
 from eval.speed import overlaps, random_sam, reference, teach, thresholds
 
 CLICKS = 12
@@ -42,8 +43,16 @@ def same(a: list[dict], b: list[dict]) -> None:
     assert len(a) > 5 and (table.max(1) >= 0.99).mean() >= 0.99 and (table.max(0) >= 0.99).mean() >= 0.99
 
 
-@pytest.mark.parametrize("more", [{}, {"crop_n_layers": 1, "crop_n_points_downscale_factor": 2}, {"box_nms_thresh": 0.95},
-                                  {"points_per_batch": 5}], ids=["plain", "crops", "loose", "small batches"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"crop_n_layers": 1, "crop_n_points_downscale_factor": 2},
+        {"box_nms_thresh": 0.95},
+        {"points_per_batch": 5},
+    ],
+    ids=["plain", "crops", "loose", "small batches"],
+)
 def test_equals_segment_anything(sam, coffee, opened, more):
     segmenter, embedding, chosen = opened
     ours = everything(segmenter, embedding, image=coffee, **(chosen | more))
@@ -55,10 +64,16 @@ def test_fast_asks_each_point_at_most_once(opened, monkeypatch):
     segmenter, embedding, chosen = opened
     asked = []
     decode = segmenter.decode
-    monkeypatch.setattr(segmenter, "decode", lambda e, points, *a, **k: asked.append(len(points)) or decode(e, points, *a, **k))
+    monkeypatch.setattr(
+        segmenter,
+        "decode",
+        lambda e, points, *a, **k: asked.append(len(points)) or decode(e, points, *a, **k),
+    )
     fast = everything(segmenter, embedding, fast=True, **chosen)
     assert 0 < sum(asked) <= CLICKS**2 and len(fast)
-    assert (fast.predicted_iou > chosen["pred_iou_thresh"]).all() and (fast.stability >= chosen["stability_score_thresh"]).all()
+    assert (fast.predicted_iou > chosen["pred_iou_thresh"]).all() and (
+        fast.stability >= chosen["stability_score_thresh"]
+    ).all()
     asked.clear()
     nothing = everything(segmenter, embedding, fast=True, **(chosen | {"pred_iou_thresh": 9.0}))
     assert sum(asked) == CLICKS**2 and not len(nothing)
@@ -84,7 +99,11 @@ def test_what_is_returned_fits_together(opened):
         again = segmenter.upsample(embedding, torch.from_numpy(low)[None])[0]
         assert (again != mask).mean() < 2e-4
     half = found.select([2, 0])
-    assert len(half) == 2 and np.array_equal(half.mask(0), found.mask(2)) and half.boxes[1].tolist() == found.boxes[0].tolist()
+    assert (
+        len(half) == 2
+        and np.array_equal(half.mask(0), found.mask(2))
+        and half.boxes[1].tolist() == found.boxes[0].tolist()
+    )
 
 
 def test_the_best_so_many(opened):
@@ -98,7 +117,10 @@ def test_granularity_goes_from_parts_to_wholes(opened):
     segmenter, embedding, chosen = opened
     areas = [np.median(everything(segmenter, embedding, granularity=g, **chosen).areas) for g in (0, 0.5, 1)]
     assert areas[0] < areas[1] < areas[2]
-    assert everything(segmenter, embedding, granularity=0.5, **chosen).rles == everything(segmenter, embedding, **chosen).rles
+    assert (
+        everything(segmenter, embedding, granularity=0.5, **chosen).rles
+        == everything(segmenter, embedding, **chosen).rles
+    )
 
 
 def test_no_small_regions_are_left(opened):
@@ -113,8 +135,14 @@ def test_nothing_found_is_empty(opened):
     assert len(found) == 0 and found.masks.shape == (0, 134, 200) and found.boxes.shape == (0, 4)
 
 
-@pytest.mark.parametrize("wrong, words", [({"points_per_side": 0}, "at least 1"), ({"granularity": 2}, "between 0"),
-                                          ({"crop_n_layers": 1}, "image=")])
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"points_per_side": 0}, "at least 1"),
+        ({"granularity": 2}, "between 0"),
+        ({"crop_n_layers": 1}, "image="),
+    ],
+)
 def test_bad_settings(opened, wrong, words):
     with pytest.raises(BadInput, match=words):
         everything(opened[0], opened[1], **wrong)
@@ -134,7 +162,9 @@ def test_memory_stays_bounded_at_twelve_megapixels(sam, monkeypatch):
     import tracemalloc
 
     tracemalloc.start()
-    found = everything(segmenter, embedding, points_per_side=6, pred_iou_thresh=0.0, stability_score_thresh=0.0)
+    found = everything(
+        segmenter, embedding, points_per_side=6, pred_iou_thresh=0.0, stability_score_thresh=0.0
+    )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(found) > 3 and peak < 12 * 3000 * 4000  # numpy's part: a few masks, not all
@@ -171,8 +201,12 @@ def test_rle_of_a_small_mask_in_a_large_picture(seed, top, left):
 @given(seed=st.integers(0, 10**6))
 def test_a_mask_upsampled_in_its_box_is_the_mask_upsampled_whole(seed):
     rng = np.random.default_rng(seed)
-    rows, columns = (torch.nn.functional.interpolate(torch.eye(8)[None], size=int(n), mode="linear").squeeze(0).T.contiguous()
-                     for n in rng.integers(8, 40, 2))
+    rows, columns = (
+        torch.nn.functional.interpolate(torch.eye(8)[None], size=int(n), mode="linear")
+        .squeeze(0)
+        .T.contiguous()
+        for n in rng.integers(8, 40, 2)
+    )
     resizer = Resizer(rows, columns)
     low = rng.normal(-1, 2, (8, 8)).astype(np.float32)
     whole = (rows @ torch.from_numpy(low) @ columns.T > 0).numpy()
@@ -181,11 +215,18 @@ def test_a_mask_upsampled_in_its_box_is_the_mask_upsampled_whole(seed):
         assert not whole.any()
     else:
         mask, (x0, y0, x1, y1), stability = found
-        assert np.array_equal(mask, whole[y0 : y1 + 1, x0 : x1 + 1]) and mask.sum() == whole.sum() and 0 <= stability <= 1
+        assert (
+            np.array_equal(mask, whole[y0 : y1 + 1, x0 : x1 + 1])
+            and mask.sum() == whole.sum()
+            and 0 <= stability <= 1
+        )
 
 
 def test_which_readings_stay():
-    good, areas = torch.tensor([[True, True, True], [True, False, True]]), torch.tensor([[30, 10, 20], [5, 1, 9]])
+    good, areas = (
+        torch.tensor([[True, True, True], [True, False, True]]),
+        torch.tensor([[30, 10, 20], [5, 1, 9]]),
+    )
     assert readings(good, areas, 0.0)[good].tolist() == [False, True, False, True, False]
     assert readings(good, areas, 1.0)[good].tolist() == [True, False, False, False, True]
     assert readings(good, areas, 0.5)[good].all()

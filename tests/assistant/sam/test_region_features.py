@@ -61,7 +61,9 @@ def test_several_processes_see_what_one_sees(pictures, tmp_path, threads):
     threads(2)
     kept, random = Kept(tmp_path / "together"), torch.get_rng_state()
     together = all_regions(Eyes, "eyes", files, named, kept)
-    assert torch.equal(torch.get_rng_state(), random)  # a run that finds them kept draws the same numbers afterwards
+    assert torch.equal(
+        torch.get_rng_state(), random
+    )  # a run that finds them kept draws the same numbers afterwards
     lookers = {int(r.features[-1, 0]) for r in together.values()}
     assert os.getpid() % 1000 not in lookers and len(lookers) > 1
     assert {int(r.features[-1, 0]) for r in alone.values()} == {os.getpid() % 1000}
@@ -69,8 +71,14 @@ def test_several_processes_see_what_one_sees(pictures, tmp_path, threads):
         one, other = alone[image], together[image]
         assert one.rles == other.rles and one.names == other.names and one.view_names == other.view_names
         assert torch.equal(one.features[:-1], other.features[:-1]) and torch.equal(one.views, other.views)
-    assert len(together[files[0]].names) == 0 and together[files[1]].names == ["patch"] and len(together[files[1]].views)
-    assert sorted(f.name for f in kept.folder.iterdir()) == sorted(f.name for f in (tmp_path / "alone").iterdir())
+    assert (
+        len(together[files[0]].names) == 0
+        and together[files[1]].names == ["patch"]
+        and len(together[files[1]].views)
+    )
+    assert sorted(f.name for f in kept.folder.iterdir()) == sorted(
+        f.name for f in (tmp_path / "alone").iterdir()
+    )
     assert kept.size == sum(f.stat().st_size for f in kept.folder.iterdir())
 
     def never():
@@ -78,7 +86,9 @@ def test_several_processes_see_what_one_sees(pictures, tmp_path, threads):
 
     assert all_regions(never, "eyes", files, named, Kept(kept.folder)).keys() == together.keys()
     kept.file(outlined_name("eyes", files[2], named[files[2]], VIEWS)).unlink()
-    assert torch.equal(all_regions(Eyes, "eyes", files, named, kept)[files[2]].views, together[files[2]].views)
+    assert torch.equal(
+        all_regions(Eyes, "eyes", files, named, kept)[files[2]].views, together[files[2]].views
+    )
 
 
 def test_a_picture_that_cannot_be_read_is_one_line(pictures, tmp_path, threads):

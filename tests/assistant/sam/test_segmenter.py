@@ -10,8 +10,8 @@ import torch
 from segment_anything import SamPredictor
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
-from assistant.sam.checkpoints import default_processor
 from assistant.errors import BadInput
+from assistant.sam.checkpoints import default_processor
 from assistant.sam.segmenter import Segmenter, TransformersSegmenter
 
 
@@ -19,12 +19,27 @@ def tiny_sam(seed: int = 0) -> Sam:
     """A random SAM of 128 px with 40 thousand parameters whose masks differ from prompt to prompt."""
     torch.manual_seed(seed)
     encoder = ImageEncoderViT(
-        img_size=128, patch_size=16, embed_dim=32, depth=2, num_heads=2, mlp_ratio=2, out_chans=32,
-        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), qkv_bias=True, use_rel_pos=True, window_size=4,
-        global_attn_indexes=[1])
+        img_size=128,
+        patch_size=16,
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        mlp_ratio=2,
+        out_chans=32,
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        qkv_bias=True,
+        use_rel_pos=True,
+        window_size=4,
+        global_attn_indexes=[1],
+    )
     transformer = TwoWayTransformer(depth=2, embedding_dim=32, num_heads=8, mlp_dim=64)
-    decoder = MaskDecoder(transformer_dim=32, transformer=transformer, num_multimask_outputs=3, iou_head_depth=3,
-                          iou_head_hidden_dim=32)
+    decoder = MaskDecoder(
+        transformer_dim=32,
+        transformer=transformer,
+        num_multimask_outputs=3,
+        iou_head_depth=3,
+        iou_head_hidden_dim=32,
+    )
     sam = Sam(encoder, PromptEncoder(32, (8, 8), (128, 128), 8), decoder).eval()
     with torch.no_grad():
         for parameter in sam.mask_decoder.parameters():  # wide enough that attention is not flat
@@ -33,32 +48,67 @@ def tiny_sam(seed: int = 0) -> Sam:
 
 
 def tiny_transformers_sam(seed: int = 0):
-    from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
+    from transformers import (
+        SamConfig,
+        SamMaskDecoderConfig,
+        SamModel,
+        SamPromptEncoderConfig,
+        SamVisionConfig,
+    )
 
     torch.manual_seed(seed)
     vision = SamVisionConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=128, patch_size=16, output_channels=32,
-        global_attn_indexes=[1], window_size=4, mlp_dim=64, num_pos_feats=16)
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=128,
+        patch_size=16,
+        output_channels=32,
+        global_attn_indexes=[1],
+        window_size=4,
+        mlp_dim=64,
+        num_pos_feats=16,
+    )
     prompts = SamPromptEncoderConfig(hidden_size=32, image_size=128, patch_size=16, mask_input_channels=8)
     decoder = SamMaskDecoderConfig(hidden_size=32, mlp_dim=64, num_attention_heads=4, iou_head_hidden_dim=32)
-    return randomised(SamModel(SamConfig(
-        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)))
+    return randomised(
+        SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
+    )
 
 
 def tiny_sam2(seed: int = 0):
-    from transformers import (Sam2Config, Sam2HieraDetConfig, Sam2MaskDecoderConfig, Sam2Model,
-                              Sam2PromptEncoderConfig, Sam2VisionConfig)
+    from transformers import (
+        Sam2Config,
+        Sam2HieraDetConfig,
+        Sam2MaskDecoderConfig,
+        Sam2Model,
+        Sam2PromptEncoderConfig,
+        Sam2VisionConfig,
+    )
 
     torch.manual_seed(seed)
     backbone = Sam2HieraDetConfig(
-        hidden_size=8, image_size=[128, 128], blocks_per_stage=[1, 1, 2, 1], embed_dim_per_stage=[8, 16, 32, 64],
-        num_attention_heads_per_stage=[1, 1, 2, 2], window_size_per_stage=[4, 4, 4, 2], global_attention_blocks=[3])
-    vision = Sam2VisionConfig(backbone_config=backbone, backbone_channel_list=[64, 32, 16, 8], fpn_hidden_size=32,
-                              backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]])
+        hidden_size=8,
+        image_size=[128, 128],
+        blocks_per_stage=[1, 1, 2, 1],
+        embed_dim_per_stage=[8, 16, 32, 64],
+        num_attention_heads_per_stage=[1, 1, 2, 2],
+        window_size_per_stage=[4, 4, 4, 2],
+        global_attention_blocks=[3],
+    )
+    vision = Sam2VisionConfig(
+        backbone_config=backbone,
+        backbone_channel_list=[64, 32, 16, 8],
+        fpn_hidden_size=32,
+        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
+    )
     prompts = Sam2PromptEncoderConfig(hidden_size=32, image_size=128, patch_size=16, mask_input_channels=8)
     decoder = Sam2MaskDecoderConfig(hidden_size=32, mlp_dim=64, num_attention_heads=4, iou_head_hidden_dim=32)
-    return randomised(Sam2Model(Sam2Config(
-        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)))
+    return randomised(
+        Sam2Model(
+            Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+        )
+    )
 
 
 def randomised(model):
@@ -101,8 +151,10 @@ def test_equals_sam_predictor(cat, name, multimask):
     segmenter, predictor = Segmenter.from_sam(sam), SamPredictor(sam)
     predictor.set_image(cat)
     names = {"points": "point_coords", "labels": "point_labels", "box": "box", "mask": "mask_input"}
-    theirs = predictor.predict(multimask_output=multimask, **{
-        names[k]: np.asarray(v)[None] if k == "mask" else np.asarray(v) for k, v in prompt.items()})
+    theirs = predictor.predict(
+        multimask_output=multimask,
+        **{names[k]: np.asarray(v)[None] if k == "mask" else np.asarray(v) for k, v in prompt.items()},
+    )
     masks, scores, low = segmenter.predict(segmenter.encode(cat), multimask=multimask, **prompt)
     np.testing.assert_allclose(low, theirs[2], rtol=1e-4, atol=1e-4 * np.abs(theirs[2]).max())
     np.testing.assert_allclose(scores, theirs[1], rtol=1e-4, atol=1e-5)
@@ -157,7 +209,10 @@ def test_pocket_equals_sam_predictor(cat):
 
 
 def test_many_prompts_equal_one_by_one(cat):
-    for segmenter in (Segmenter.from_sam(tiny_sam()), TransformersSegmenter(m := tiny_sam2(), default_processor(m))):
+    for segmenter in (
+        Segmenter.from_sam(tiny_sam()),
+        TransformersSegmenter(m := tiny_sam2(), default_processor(m)),
+    ):
         embedding = segmenter.encode(cat)
         points = np.random.default_rng(1).uniform(0, 200, (11, 2, 2))
         labels = np.tile([1, 0], (11, 1))
@@ -201,15 +256,26 @@ def test_a_mask_in_pixels_becomes_logits_that_give_it_back(cat):
     assert len(segmenter.predict(embedding, mask=mask)[0]) == 3
 
 
-@pytest.mark.parametrize("prompt, words", [
-    (dict(), "nothing"), (dict(labels=[1], box=[1, 2, 3, 4]), "without points"), (dict(points=[[1, 2, 3]]), "pairs"),
-    (dict(points=np.zeros((0, 2))), "pairs"), (dict(points=[[1, 2]], labels=[1, 0]), "as many labels"),
-    (dict(points=[[1, 2]], labels=[2]), "as many labels"), (dict(points=[[201, 5]], labels=[1]), "outside"),
-    (dict(points=[[-1, 5]], labels=[1]), "outside"), (dict(points=[["a", 5]]), "numbers"),
-    (dict(points=[[np.nan, 5]]), "finite"), (dict(box=[50, 50, 50, 90]), "empty"),
-    (dict(box=[300, 300, 400, 400]), "empty"), (dict(box=[1, 2, 3]), "four"),
-    (dict(mask=np.zeros((3, 4), bool)), "mask"), (dict(mask=np.zeros((32, 31))), "mask"),
-])
+@pytest.mark.parametrize(
+    "prompt, words",
+    [
+        (dict(), "nothing"),
+        (dict(labels=[1], box=[1, 2, 3, 4]), "without points"),
+        (dict(points=[[1, 2, 3]]), "pairs"),
+        (dict(points=np.zeros((0, 2))), "pairs"),
+        (dict(points=[[1, 2]], labels=[1, 0]), "as many labels"),
+        (dict(points=[[1, 2]], labels=[2]), "as many labels"),
+        (dict(points=[[201, 5]], labels=[1]), "outside"),
+        (dict(points=[[-1, 5]], labels=[1]), "outside"),
+        (dict(points=[["a", 5]]), "numbers"),
+        (dict(points=[[np.nan, 5]]), "finite"),
+        (dict(box=[50, 50, 50, 90]), "empty"),
+        (dict(box=[300, 300, 400, 400]), "empty"),
+        (dict(box=[1, 2, 3]), "four"),
+        (dict(mask=np.zeros((3, 4), bool)), "mask"),
+        (dict(mask=np.zeros((32, 31))), "mask"),
+    ],
+)
 def test_bad_prompts(cat, prompt, words):
     segmenter = Segmenter.from_sam(tiny_sam())
     with pytest.raises(BadInput, match=words) as error:
@@ -217,7 +283,9 @@ def test_bad_prompts(cat, prompt, words):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), "x"])
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), "x"]
+)
 def test_what_is_no_picture(image):
     with pytest.raises(BadInput):
         Segmenter.from_sam(tiny_sam()).encode(image)
@@ -242,8 +310,14 @@ def test_official_checkpoint(tmp_path, cat):
     torch.save({"x": partial(print, "never")}, code)
     text = tmp_path / "text.pth"
     text.write_text("not found")
-    for wrong, words in ((cut, "cannot be read"), (other, "not a SAM"), (less, "complete"), (code, "cannot be read"),
-                         (text, "cannot be read"), (tmp_path / "none.pth", "no SAM checkpoint")):
+    for wrong, words in (
+        (cut, "cannot be read"),
+        (other, "not a SAM"),
+        (less, "complete"),
+        (code, "cannot be read"),
+        (text, "cannot be read"),
+        (tmp_path / "none.pth", "no SAM checkpoint"),
+    ):
         with pytest.raises(BadInput, match=words) as error:
             Segmenter.official(wrong)
         assert "\n" not in str(error.value)

@@ -8,15 +8,22 @@ from collections import Counter
 import pytest
 
 from assistant.errors import BadInput
-from datagen.composer import phrasebank
-from datagen.composer import wording
+from datagen.composer import phrasebank, wording
 from datagen.composer.phrasebank import Phrase, load, load_groups, phrase_examples
 
 # entries, phrases
-LEAST = {"coco": (80, 18), "carparts": (18, 14), "clothing": (58, 13), "street": (40, 13), "things": (150, 12)}
+LEAST = {
+    "coco": (80, 18),
+    "carparts": (18, 14),
+    "clothing": (58, 13),
+    "street": (40, 13),
+    "things": (150, 12),
+}
 BANKS = {name: load(name) for name in LEAST}
 BANK = BANKS["coco"]
-SMALL = set("a an the that which of in on with to you your and or for is it its by at from has something some".split())
+SMALL = set(
+    "a an the that which of in on with to you your and or for is it its by at from has something some".split()
+)
 
 
 def words(text: str) -> set[str]:
@@ -39,8 +46,11 @@ def test_no_phrase_names_its_thing_or_is_misshapen(name):
 
 
 def test_every_file_is_in_a_bank_and_banks_can_be_joined():
-    files = {path.parent.name if path.parent != phrasebank.FOLDER else path.stem
-             for path in phrasebank.FOLDER.rglob("*.toml") if ".groups" not in path.name}
+    files = {
+        path.parent.name if path.parent != phrasebank.FOLDER else path.stem
+        for path in phrasebank.FOLDER.rglob("*.toml")
+        if ".groups" not in path.name
+    }
     assert files == set(LEAST)
     both = load("street,coco")
     assert both["car"] == BANKS["street"]["car"] and both["umbrella"].phrases == BANK["umbrella"].phrases
@@ -50,10 +60,17 @@ def test_every_file_is_in_a_bank_and_banks_can_be_joined():
 
 def test_faults_are_found():
     entry = BANK["umbrella"]
-    for text, fault in [("that people call a brolly", "names it"), ("a Parasol for the beach", "names it"),
-                        ("two umbrellas", "names it"), ("that the rain runs off", "begin with which"),
-                        ("it keeps the rain off", "begins with"), ("that keeps the rain off.", "stray")]:
-        bad = phrasebank.Entry(**{**vars(entry), "phrases": (Phrase("umbrella/0", text, "umbrella", (), False),)})
+    for text, fault in [
+        ("that people call a brolly", "names it"),
+        ("a Parasol for the beach", "names it"),
+        ("two umbrellas", "names it"),
+        ("that the rain runs off", "begin with which"),
+        ("it keeps the rain off", "begins with"),
+        ("that keeps the rain off.", "stray"),
+    ]:
+        bad = phrasebank.Entry(
+            **{**vars(entry), "phrases": (Phrase("umbrella/0", text, "umbrella", (), False),)}
+        )
         assert any(fault in line for line in phrasebank.wrong_phrases(bad, BANK)), text
 
 
@@ -74,16 +91,30 @@ def test_shapes_become_english():
 
     keeps, hold, noun = phrase("that keeps dry"), phrase("which you open"), phrase("a canopy on a stick")
     assert [phrasebank.as_a(each) for each in (keeps, hold, noun)] == [
-        "something that keeps dry", "something that you open", "a canopy on a stick"]
+        "something that keeps dry",
+        "something that you open",
+        "a canopy on a stick",
+    ]
     assert [phrasebank.as_the(each) for each in (keeps, hold, noun)] == [
-        "the thing that keeps dry", "the thing that you open", "the canopy on a stick"]
+        "the thing that keeps dry",
+        "the thing that you open",
+        "the canopy on a stick",
+    ]
     assert phrasebank.as_the(phrase("something to keep dry under")) == "the thing to keep dry under"
     assert phrasebank.as_the(phrase("something soft to hold")) == "something soft to hold"
     assert phrasebank.as_what(hold) == "what you open"
     assert phrasebank.as_a(phrase("that talks", "person")) == "someone who talks"
     assert [phrasebank.pluralise(word) for word in ("bus", "dish", "pastry", "toy")] == [
-        "buses", "dishes", "pastries", "toys"]
-    assert [phrasebank.article(word) for word in ("apple", "uniform", "TV")] == ["an apple", "a uniform", "a TV"]
+        "buses",
+        "dishes",
+        "pastries",
+        "toys",
+    ]
+    assert [phrasebank.article(word) for word in ("apple", "uniform", "TV")] == [
+        "an apple",
+        "a uniform",
+        "a TV",
+    ]
     # A clause without its subject is a question of its own, one that lacks its object is not.
     assert "what" in wording.phrase_slots(keeps) and "what" not in wording.phrase_slots(hold)
 
@@ -91,19 +122,42 @@ def test_shapes_become_english():
 def test_names_in_the_right_number():
     slots = wording.name_slots
     assert slots(BANK["knife"], 1)["a"] == "a knife" and slots(BANK["knife"], 2)["the"] == "the knives"
-    assert slots(BANK["scissors"], 1) == {"a": "a pair of scissors", "the": "the scissors", "is": "are", "be": "is",
-                                          "every": "all the scissors", "plural": "scissors"}
+    assert slots(BANK["scissors"], 1) == {
+        "a": "a pair of scissors",
+        "the": "the scissors",
+        "is": "are",
+        "be": "is",
+        "every": "all the scissors",
+        "plural": "scissors",
+    }
     assert slots(BANK["broccoli"], 3)["a"] == "some broccoli" and slots(BANK["broccoli"], 3)["is"] == "is"
     wheels, hood = BANKS["carparts"]["wheel"], BANKS["carparts"]["hood"]
-    assert slots(wheels, 1)["a"] == "wheels" and slots(wheels, 1)["be"] == "are" and wheels.mention() == "wheels"
+    assert (
+        slots(wheels, 1)["a"] == "wheels" and slots(wheels, 1)["be"] == "are" and wheels.mention() == "wheels"
+    )
     assert "every" not in slots(hood, 1)
     assert BANK["skis"].mention() == "pair of skis" and BANK["mouse"].mention(2) == "computer mice"
 
 
 def test_enough_templates_and_none_shared_by_the_splits():
-    least = {"implicit": 25, "named": 15, "multi": 12, "position": 12, "class": 12, "exists": 12, "part": 12, "part_named": 12,
-             "premise": 12, "then_which": 12, "then_next": 10, "then_others": 10, "then_else": 12, "then_only": 8,
-             "then_without": 8, "then_same": 10}
+    least = {
+        "implicit": 25,
+        "named": 15,
+        "multi": 12,
+        "position": 12,
+        "class": 12,
+        "exists": 12,
+        "part": 12,
+        "part_named": 12,
+        "premise": 12,
+        "then_which": 12,
+        "then_next": 10,
+        "then_others": 10,
+        "then_else": 12,
+        "then_only": 8,
+        "then_without": 8,
+        "then_same": 10,
+    }
     for kind, number in least.items():
         kinds = wording.templates()[kind]
         assert len(set(kinds["train"])) == len(kinds["train"]) >= number
@@ -118,8 +172,12 @@ def test_phrase_examples_are_even_repeatable_and_name_nothing(split):
     counts = [sum(key == other for _, other in rows) for key in BANK]
     assert set(counts) == {10}
     for question, key in rows:
-        assert "{" not in question and "  " not in question and BANK[key].gives_away(question) is None, question
-        own = [phrase for phrase in BANK[key].phrases if phrase.text.removeprefix(phrase.shape)[-12:] in question]
+        assert "{" not in question and "  " not in question and BANK[key].gives_away(question) is None, (
+            question
+        )
+        own = [
+            phrase for phrase in BANK[key].phrases if phrase.text.removeprefix(phrase.shape)[-12:] in question
+        ]
         assert any(phrase.held == (split == "held") for phrase in own), question
     styles = {(question[0].isupper(), question[-1] in ".?") for question, _ in rows}
     assert len(styles) == 4
@@ -150,7 +208,9 @@ def test_groups_ask_without_naming(name):
         assert group.categories and set(members) <= set(bank) and len(set(members)) == len(members)
         assert len(group.split("train")) >= 2 and len(group.split("held")) == 2
         for question in group.questions:
-            for key in group.categories:  # words for the whole group ("seat") are what such a question is made of
+            for (
+                key
+            ) in group.categories:  # words for the whole group ("seat") are what such a question is made of
                 names = {bank[key].key, bank[key].name, bank[key].plural, *bank[key].synonyms}
                 assert not re.search(rf"\b({'|'.join(names)})s?\b", question.text), (key, question.text)
             assert not re.search(r"  |[^?a-z]$", question.text.lower()), question.text

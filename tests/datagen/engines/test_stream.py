@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from assistant.export.converters import from_llmseg40k, to_llmseg40k
 from assistant.errors import BadInput
+from assistant.export.converters import from_llmseg40k, to_llmseg40k
 from assistant.record import read_records
-from datagen.engines import plain as engine
 from datagen.__main__ import main
-from datagen.sources.index import open_index
+from datagen.engines import plain as engine
 from datagen.result_cache import Kept
+from datagen.sources.index import open_index
 from datagen.sources.photos import Photos
 from datagen.sources.pick import difficulty, pick
 
@@ -38,8 +38,17 @@ def photos(tmp_path):
         rows.append({"id": k, "file_name": f"{k:03}.jpg", "width": 200, "height": 60})
         for n in range(1 + k % 8):
             x = 24 * n
-            things.append({"id": 100 * k + n, "image_id": k, "category_id": n, "bbox": [x, 5, 20, 50], "area": 1000, "iscrowd": 0,
-                           "segmentation": [[x, 5, x + 20, 5, x + 20, 55, x, 55]]})
+            things.append(
+                {
+                    "id": 100 * k + n,
+                    "image_id": k,
+                    "category_id": n,
+                    "bbox": [x, 5, 20, 50],
+                    "area": 1000,
+                    "iscrowd": 0,
+                    "segmentation": [[x, 5, x + 20, 5, x + 20, 55, x, 55]],
+                }
+            )
     random.Random(0).shuffle(things)
     write(tmp_path, rows, things)
     return tmp_path
@@ -52,8 +61,17 @@ def write(folder, rows, things):
 
 
 def words(folder, out, *more):
-    return ["--images", str(folder / "images"), "--annotations", str(folder / "instances.json"), "--per-image", "20",
-            "--out", str(folder / out), *map(str, more)]
+    return [
+        "--images",
+        str(folder / "images"),
+        "--annotations",
+        str(folder / "instances.json"),
+        "--per-image",
+        "20",
+        "--out",
+        str(folder / out),
+        *map(str, more),
+    ]
 
 
 def contents(folder):
@@ -63,7 +81,11 @@ def contents(folder):
 def done(folder):
     """Photos whose questions are kept."""
     try:
-        return sqlite3.connect(f"file:{folder}/kept.sqlite?mode=ro", uri=True).execute("select count(*) from kept").fetchone()[0]
+        return (
+            sqlite3.connect(f"file:{folder}/kept.sqlite?mode=ro", uri=True)
+            .execute("select count(*) from kept")
+            .fetchone()[0]
+        )
     except sqlite3.Error:
         return 0
 
@@ -73,8 +95,12 @@ def test_killed_at_random_moments_it_loses_and_doubles_no_row(photos):
     rng, killed = random.Random(time.time_ns()), 0
     for _ in range(4):
         most = done(photos / "out") + rng.randint(0, 16)
-        process = subprocess.Popen([sys.executable, "-m", "datagen", *words(photos, "out", "--val", 0.3)], cwd=PROJECT,
-                                   stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "datagen", *words(photos, "out", "--val", 0.3)],
+            cwd=PROJECT,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
         while process.poll() is None and done(photos / "out") < most:
             time.sleep(rng.random() / 500)
         process.kill()
@@ -89,9 +115,18 @@ def test_killed_at_random_moments_it_loses_and_doubles_no_row(photos):
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(photos, room):
     """A limit on the size of files stands for a disk on which there is no more room."""
     resource = pytest.importorskip("resource", reason="limits are Unix's")
-    full = subprocess.run([sys.executable, "-m", "datagen", *words(photos, "out")], cwd=PROJECT, capture_output=True, text=True,
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)))
-    assert full.returncode == 2 and "make room" in full.stderr.splitlines()[-1] and "Traceback" not in full.stderr
+    full = subprocess.run(
+        [sys.executable, "-m", "datagen", *words(photos, "out")],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    assert (
+        full.returncode == 2
+        and "make room" in full.stderr.splitlines()[-1]
+        and "Traceback" not in full.stderr
+    )
     assert main(words(photos, "whole")) == 0 and main(words(photos, "out")) == 0
     assert contents(photos / "out") == contents(photos / "whole")
 
@@ -110,7 +145,10 @@ def test_a_second_run_does_only_what_is_new(photos, monkeypatch):
     asked.clear()
     assert main(words(photos, "out")) == 0 and not asked and contents(photos / "out") == before
     data = json.loads((photos / "instances.json").read_text())
-    things = [row | ({"segmentation": [[0, 0, 9, 0, 9, 9]]} if row["id"] == 300 else {}) for row in data["annotations"]]
+    things = [
+        row | ({"segmentation": [[0, 0, 9, 0, 9, 9]]} if row["id"] == 300 else {})
+        for row in data["annotations"]
+    ]
     write(photos, data["images"], things)
     assert main(words(photos, "out")) == 0 and asked == ["003.jpg"] and contents(photos / "out") != before
 
@@ -136,7 +174,9 @@ def test_nothing_is_written_where_a_run_fails(photos, monkeypatch):
 
 
 def read(photos):
-    return Photos(open_index("coco", photos / "instances.json", photos / "images", None), photos / "images", None)
+    return Photos(
+        open_index("coco", photos / "instances.json", photos / "images", None), photos / "images", None
+    )
 
 
 def test_photos_are_picked_by_difficulty(photos):
@@ -145,15 +185,21 @@ def test_photos_are_picked_by_difficulty(photos):
     assert Counter(sorts.values()) == {"single": 6, "simple": 24, "complex": 18}
     chosen = pick(data, 10, 0.4, 0, drops)
     assert Counter(sorts[k] for k in chosen) == {"complex": 4, "simple": 6}
-    assert drops == {"photo: not picked (fewer than two categories)": 6, "photo: not picked (simple)": 18,
-                     "photo: not picked (complex)": 14}
+    assert drops == {
+        "photo: not picked (fewer than two categories)": 6,
+        "photo: not picked (simple)": 18,
+        "photo: not picked (complex)": 14,
+    }
     assert pick(data, 10, 0.4, 0, Counter()) == chosen != pick(data, 10, 0.4, 1, Counter())
     assert chosen <= pick(data, 20, 0.4, 0, Counter())
     data.only = chosen
     assert {photo.id for photo in data} == chosen and len(data) == 10
     drops = Counter()
     data.only = None
-    assert len(pick(data, 40, 0.5, 0, drops)) == 18 + 20 and drops["photo: wanted, and there is no more (complex)"] == 2
+    assert (
+        len(pick(data, 40, 0.5, 0, drops)) == 18 + 20
+        and drops["photo: wanted, and there is no more (complex)"] == 2
+    )
 
 
 def test_picking_from_the_command_line(photos, capsys):
@@ -167,7 +213,12 @@ def test_statistics_are_numbers_and_plots(photos):
     assert main(words(photos, "out")) == 0
     figures = json.loads((photos / "out/statistics.json").read_text())
     records = read_records(photos / "out/records.jsonl")
-    assert sum(figures["by_kind"].values()) == sum(figures["questions_by_words"].values()) == len(records) == figures["questions"]
+    assert (
+        sum(figures["by_kind"].values())
+        == sum(figures["questions_by_words"].values())
+        == len(records)
+        == figures["questions"]
+    )
     assert figures["targets_absent"] == sum(t.rle is None for r in records for t in r.targets)
     page = (photos / "out/statistics.html").read_text()
     assert page.count("<svg") == 6 and "implicit" in page and "http" not in page
@@ -206,7 +257,9 @@ def test_the_first_error_ends_it():
 
 def test_a_store_that_is_none_is_one_line(photos, capsys):
     (photos / "out").mkdir()
-    (photos / "out/kept.sqlite").write_text("no database, but text that is long enough to be looked at as one" * 20)
+    (photos / "out/kept.sqlite").write_text(
+        "no database, but text that is long enough to be looked at as one" * 20
+    )
     assert main(words(photos, "out")) == 2
     assert "delete it to begin anew" in capsys.readouterr().err
 
@@ -219,9 +272,14 @@ def test_kept_values_come_back(tmp_path):
     assert again.get("x") == {"a": [1, None, "é"]} and again.get("y") is None
 
 
-@pytest.mark.parametrize("change, said", [
-    ({"images": []}, "has no images"), ({"categories": []}, "has no categories"),
-    ({"images": [{"id": 1, "file_name": "a.jpg", "width": 1, "height": 1}] * 2}, "two pictures")])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"images": []}, "has no images"),
+        ({"categories": []}, "has no categories"),
+        ({"images": [{"id": 1, "file_name": "a.jpg", "width": 1, "height": 1}] * 2}, "two pictures"),
+    ],
+)
 def test_annotations_without_what_is_needed(photos, change, said, capsys):
     data = json.loads((photos / "instances.json").read_text()) | change
     (photos / "instances.json").write_text(json.dumps(data))

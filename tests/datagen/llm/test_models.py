@@ -16,13 +16,13 @@ import pytest
 
 pytest.importorskip("openai", reason="the openai client is not installed")
 
-from datagen.__main__ import main  # noqa: E402
-from datagen.result_cache import Kept  # noqa: E402
-from datagen.llm.writer import DESCRIPTION, NUMBERS, OPINION, form  # noqa: E402
-from datagen.llm.describe import with_picture  # noqa: E402
-from datagen.llm.server import fits  # noqa: E402
-from tests.datagen.llm.test_openai import photos  # noqa: E402, F401
-from tests.helpers.tiny_models import tiny_llava, tiny_qwen3_vl, tiny_smolvlm  # noqa: E402
+from datagen.__main__ import main
+from datagen.llm.describe import with_picture
+from datagen.llm.server import fits
+from datagen.llm.writer import DESCRIPTION, NUMBERS, OPINION, form
+from datagen.result_cache import Kept
+from tests.datagen.llm.test_openai import photos  # noqa: F401
+from tests.helpers.tiny_models import tiny_llava, tiny_qwen3_vl, tiny_smolvlm
 
 CHOICE = form("choice", sure={"type": "string", "enum": ["yes", "no"]}, numbers=NUMBERS)
 
@@ -48,9 +48,26 @@ def server(smollm2, tmp_path):
         port = free.getsockname()[1]
     code = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
     log = tmp_path / "serve.log"
-    process = subprocess.Popen([sys.executable, "-c", code, "serve", str(smollm2), "--host", "127.0.0.1", "--port", str(port),
-                                "--device", "cpu", "--dtype", "float32"],
-                               stdout=log.open("wb"), stderr=subprocess.STDOUT, env=os.environ | {"NO_PROXY": "127.0.0.1"})
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            code,
+            "serve",
+            str(smollm2),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--device",
+            "cpu",
+            "--dtype",
+            "float32",
+        ],
+        stdout=log.open("wb"),
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"NO_PROXY": "127.0.0.1"},
+    )
     for _ in range(400):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read()
@@ -68,8 +85,17 @@ def server(smollm2, tmp_path):
 
 
 def words(folder, *more):
-    return ["--images", str(folder / "images"), "--annotations", str(folder / "instances.json"), "--per-image", "2",
-            "--out", str(folder / "out"), *map(str, more)]
+    return [
+        "--images",
+        str(folder / "images"),
+        "--annotations",
+        str(folder / "instances.json"),
+        "--per-image",
+        "2",
+        "--out",
+        str(folder / "out"),
+        *map(str, more),
+    ]
 
 
 def rubbish(code, capsys):
@@ -81,11 +107,26 @@ def rubbish(code, capsys):
     return int(said.err.split("requests=")[1].split(",")[0])
 
 
-def test_the_writer_asks_a_real_server(photos, server, smollm2, capsys, monkeypatch):  # noqa: F811
+def test_the_writer_asks_a_real_server(photos, server, smollm2, capsys, monkeypatch):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    code = main(words(photos, "--writer", "openai", "--model", smollm2, "--base-url", server, "--answer-tokens", 8, "--pick", 1,
-                      "--concurrency", 2))
+    code = main(
+        words(
+            photos,
+            "--writer",
+            "openai",
+            "--model",
+            smollm2,
+            "--base-url",
+            server,
+            "--answer-tokens",
+            8,
+            "--pick",
+            1,
+            "--concurrency",
+            2,
+        )
+    )
     assert rubbish(code, capsys) == 3  # eight tokens hold no answer
 
 
@@ -120,19 +161,21 @@ def test_any_model_answers_in_the_form(tmp_path, make):
             return asked, found, again, sizes, model.ledger
 
     asked, found, again, sizes, ledger = asyncio.run(ask())
-    good = [answer for answer, (_, schema) in zip(found, asked) if answer is not None and fits(answer, schema)]
+    good = [
+        answer for answer, (_, schema) in zip(found, asked) if answer is not None and fits(answer, schema)
+    ]
     assert len(good) >= 2 and found[1] and found[1]["sure"] in ("yes", "no") and max(sizes) >= 2
     assert [a for a in again if a] == [a for a in found if a] and ledger.from_cache == len(good)
 
 
-def test_a_text_model_sees_no_pictures_and_a_broken_folder_is_one_line(photos, tmp_path, capsys):  # noqa: F811
+def test_a_text_model_sees_no_pictures_and_a_broken_folder_is_one_line(photos, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main(words(photos, "--writer", "hf", "--model", tmp_path / "empty")) == 2
     assert "cannot load" in capsys.readouterr().err.splitlines()[-1]
     assert main(words(photos, "--writer", "hf")) == 2 and "--model" in capsys.readouterr().err
 
 
-def test_questions_of_a_scripted_local_model(photos, monkeypatch):  # noqa: F811
+def test_questions_of_a_scripted_local_model(photos, monkeypatch):
     """The good path through --writer hf: the steps are the server's."""
     from datagen.llm import local
     from tests.datagen.llm.test_openai import MEANT, WRITTEN

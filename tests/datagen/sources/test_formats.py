@@ -30,31 +30,68 @@ def images(tmp_path):
 
 
 def coco_like(**image):
-    rows = [{"id": k, "image_id": 1, "category_id": k, "bbox": [*b[:2], b[2] - b[0], b[3] - b[1]], "area": 900,
-             "segmentation": [outline(b)]} for k, b in enumerate(BOXES.values(), 1)]
+    rows = [
+        {
+            "id": k,
+            "image_id": 1,
+            "category_id": k,
+            "bbox": [*b[:2], b[2] - b[0], b[3] - b[1]],
+            "area": 900,
+            "segmentation": [outline(b)],
+        }
+        for k, b in enumerate(BOXES.values(), 1)
+    ]
     return {"images": [{"id": 1, "width": W, "height": H} | image], "annotations": rows}
 
 
 def write(folder, kind):
     """Write the format; returns what --annotations names."""
     if kind == "coco":
-        data = coco_like(file_name="p.jpg") | {"categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "cat"}]}
+        data = coco_like(file_name="p.jpg") | {
+            "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "cat"}]
+        }
     elif kind == "lvis":
         data = coco_like(coco_url="http://images.test/train2017/p.jpg", neg_category_ids=[3]) | {
-            "categories": [{"id": 1, "name": "cup", "synonyms": ["cup"]},
-                           {"id": 2, "name": "cat_(animal)", "synonyms": ["kitten"]}]}
+            "categories": [
+                {"id": 1, "name": "cup", "synonyms": ["cup"]},
+                {"id": 2, "name": "cat_(animal)", "synonyms": ["kitten"]},
+            ]
+        }
     elif kind == "egoobjects":
-        data = coco_like(url="images/p.jpg") | {"categories": [{"id": 1, "name": "Cup"}, {"id": 2, "name": "Cat"}]}
-        data["annotations"].append({"id": 9, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "area": 25})  # a box alone
+        data = coco_like(url="images/p.jpg") | {
+            "categories": [{"id": 1, "name": "Cup"}, {"id": 2, "name": "Cat"}]
+        }
+        data["annotations"].append(
+            {"id": 9, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "area": 25}
+        )  # a box alone
     elif kind == "labelme":
         (folder / "labelme").mkdir()
         x0, y0, x1, y1 = BOXES["cat"]
-        shapes = [{"label": "cup", "points": [[10, 10], [40, 10], [40, 25], [10, 25]], "group_id": 1, "shape_type": "polygon"},
-                  {"label": "cup", "points": [[10, 25], [40, 25], [40, 40], [10, 40]], "group_id": 1, "shape_type": "polygon"},
-                  {"label": "Cat", "points": [[x0, y0], [x1, y1]], "group_id": None, "shape_type": "rectangle"},
-                  {"label": "cat", "points": [[3, 3]], "group_id": None, "shape_type": "point"}]
-        row = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": "..\\images\\p.jpg", "imageData": None,
-               "imageHeight": H, "imageWidth": W}
+        shapes = [
+            {
+                "label": "cup",
+                "points": [[10, 10], [40, 10], [40, 25], [10, 25]],
+                "group_id": 1,
+                "shape_type": "polygon",
+            },
+            {
+                "label": "cup",
+                "points": [[10, 25], [40, 25], [40, 40], [10, 40]],
+                "group_id": 1,
+                "shape_type": "polygon",
+            },
+            {"label": "Cat", "points": [[x0, y0], [x1, y1]], "group_id": None, "shape_type": "rectangle"},
+            {"label": "cat", "points": [[3, 3]], "group_id": None, "shape_type": "point"},
+        ]
+        row = {
+            "version": "5.5.0",
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": "..\\images\\p.jpg",
+            "imageData": None,
+            "imageHeight": H,
+            "imageWidth": W,
+        }
         (folder / "labelme/p.json").write_text(json.dumps(row))
         return folder / "labelme"
     else:
@@ -72,25 +109,46 @@ def write(folder, kind):
 @pytest.mark.parametrize("kind", ["coco", "lvis", "egoobjects", "labelme", "labels"])
 def test_every_format_gives_the_same_masks(images, tmp_path, kind):
     drops = Counter()
-    photo, = read_coco(write(tmp_path, kind), images, load("coco"), drops, kind)
-    assert photo.file == images / "p.jpg" and (photo.width, photo.height) == (W, H) and photo.keys() == ["cat", "cup"]
+    (photo,) = read_coco(write(tmp_path, kind), images, load("coco"), drops, kind)
+    assert (
+        photo.file == images / "p.jpg"
+        and (photo.width, photo.height) == (W, H)
+        and photo.keys() == ["cat", "cup"]
+    )
     for name, (x0, y0, x1, y1) in BOXES.items():
         mask = np.zeros((H, W), bool)
         mask[y0:y1, x0:x1] = True
-        found, = photo.of(name)
+        (found,) = photo.of(name)
         assert (from_rle(photo.rle([found])) == mask).mean() > 0.98
         assert found.box == pytest.approx((x0, y0, x1 - x0, y1 - y0), abs=1.5)
     assert drops == ({"annotation without a mask": 1} if kind == "egoobjects" else {})
 
 
 def test_questions_from_labelme(images, tmp_path):
-    words = ["--images", str(images), "--annotations", str(write(tmp_path, "labelme")), "--format", "labelme",
-             "--out", str(tmp_path / "out")]
+    words = [
+        "--images",
+        str(images),
+        "--annotations",
+        str(write(tmp_path, "labelme")),
+        "--format",
+        "labelme",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(words) == 0 and (tmp_path / "out/records.jsonl").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("kind, content", [("lvis", '{"images": [{"id": 1}]}'), ("coco", "{"), ("egoobjects", "[]"),
-                                           ("coco", None), ("labelme", None), ("labels", None)])
+@pytest.mark.parametrize(
+    "kind, content",
+    [
+        ("lvis", '{"images": [{"id": 1}]}'),
+        ("coco", "{"),
+        ("egoobjects", "[]"),
+        ("coco", None),
+        ("labelme", None),
+        ("labels", None),
+    ],
+)
 def test_what_is_not_in_the_format_is_one_line(images, tmp_path, kind, content):
     file = tmp_path / "x.json"
     if content:

@@ -10,14 +10,14 @@ from PIL import Image
 
 pytest.importorskip("openai", reason="the openai client is not installed")
 
-from assistant.errors import BadInput  # noqa: E402
-from assistant.record import from_rle, read_records, to_rle  # noqa: E402
-from datagen.sources import outline  # noqa: E402
-from datagen.__main__ import main  # noqa: E402
-from datagen.result_cache import Kept  # noqa: E402
-from datagen.sources.outline import Outliner, distinct, named  # noqa: E402
-from datagen.sources.photos import Photo  # noqa: E402
-from tests.datagen.llm.test_openai import model  # noqa: E402, F401
+from assistant.errors import BadInput
+from assistant.record import from_rle, read_records, to_rle
+from datagen.__main__ import main
+from datagen.result_cache import Kept
+from datagen.sources import outline
+from datagen.sources.outline import Outliner, distinct, named
+from datagen.sources.photos import Photo
+from tests.datagen.llm.test_openai import model  # noqa: F401
 
 H, W = 80, 120
 BOXES = {1: [10, 10, 30, 30], 2: [60, 20, 50, 50], 3: [0, 0, 8, 8]}  # xywh
@@ -53,7 +53,10 @@ def segmenter(monkeypatch):
     proposals = SimpleNamespace(rles=[to_rle(block(*box)) for box in found_boxes])
 
     def load(outliner):
-        outliner.segmenter, outliner.eyes = found, SimpleNamespace(open=lambda image: SimpleNamespace(proposals=proposals))
+        outliner.segmenter, outliner.eyes = (
+            found,
+            SimpleNamespace(open=lambda image: SimpleNamespace(proposals=proposals)),
+        )
         return found
 
     monkeypatch.setattr(Outliner, "load", load)
@@ -66,11 +69,17 @@ def boxes(tmp_path):
     (tmp_path / "images").mkdir()
     Image.fromarray(np.full((H, W, 3), 90, np.uint8)).save(tmp_path / "images/p.jpg")
     (tmp_path / "images/q.jpg").write_bytes(b"no picture")
-    things = [{"id": k, "image_id": 1, "category_id": 1 + k % 2, "bbox": box}
-              for k, box in (BOXES | {4: [W + 5, 0, 20, 20]}).items()]
+    things = [
+        {"id": k, "image_id": 1, "category_id": 1 + k % 2, "bbox": box}
+        for k, box in (BOXES | {4: [W + 5, 0, 20, 20]}).items()
+    ]
     things.append({"id": 9, "image_id": 2, "category_id": 1, "bbox": [1, 1, 9, 9], "segmentation": []})
     rows = [{"id": k, "url": f"x/{name}.jpg", "width": W, "height": H} for k, name in ((1, "p"), (2, "q"))]
-    data = {"images": rows, "annotations": things, "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cup"}]}
+    data = {
+        "images": rows,
+        "annotations": things,
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cup"}],
+    }
     (tmp_path / "boxes.json").write_text(json.dumps(data))
     return tmp_path
 
@@ -107,9 +116,14 @@ def test_a_photo_of_another_size_than_its_annotations_say(boxes, segmenter):
     assert segmenter.encoded == 0
 
 
-def test_photos_without_labels_are_outlined_and_named(boxes, segmenter, model, monkeypatch):  # noqa: F811
-    said = {"things": [{"number": 1, "name": "Cup", "count": 1}, {"number": 2, "name": "cat", "count": 2},
-                       {"number": 7, "name": "x", "count": 1}]}
+def test_photos_without_labels_are_outlined_and_named(boxes, segmenter, model, monkeypatch):
+    said = {
+        "things": [
+            {"number": 1, "name": "Cup", "count": 1},
+            {"number": 2, "name": "cat", "count": 2},
+            {"number": 7, "name": "x", "count": 1},
+        ]
+    }
     names = lambda body: body["response_format"]["json_schema"]["name"] == "names"
     answer = model.answer
 
@@ -133,12 +147,20 @@ def test_photos_without_labels_are_outlined_and_named(boxes, segmenter, model, m
 
 def test_what_regions_are_named(boxes):
     photo = Photo(1, boxes / "images/p.jpg", W, H, (), {})
-    rles = distinct([to_rle(block(*box)) for box in ([0, 0, W, H], BOXES[1], [11, 11, 30, 30], BOXES[2], [90, 5, 3, 3])], photo)
-    assert [from_rle(rle).sum() for rle in rles] == [900, 2500]  # neither all, nor twice the same, nor a speck
+    rles = distinct(
+        [to_rle(block(*box)) for box in ([0, 0, W, H], BOXES[1], [11, 11, 30, 30], BOXES[2], [90, 5, 3, 3])],
+        photo,
+    )
+    assert [from_rle(rle).sum() for rle in rles] == [
+        900,
+        2500,
+    ]  # neither all, nor twice the same, nor a speck
     drops = Counter()
     thing = lambda number, name, count=1: {"number": number, "name": name, "count": count}
     found = named(photo, rles, {"things": [thing(1, "Mug"), thing(1, "cup"), thing(2, "nothing")]}, drops)
-    assert [(i.key, i.box, i.area) for i in found.instances] == [("mug", (10, 10, 30, 30), 900)] and not found.partial
+    assert [(i.key, i.box, i.area) for i in found.instances] == [
+        ("mug", (10, 10, 30, 30), 900)
+    ] and not found.partial
     assert drops == {"names: no such region": 1, "names: no whole thing": 1}
     assert named(photo, rles, {"things": [thing(2, "mug", 3)]}, drops).partial == {"mug"}
     assert named(photo, rles, None, drops) is photo and drops["names: no usable answer"] == 1
@@ -151,14 +173,33 @@ def test_the_numbers_are_drawn(boxes, segmenter):
     assert (marked[25, 25] != 90).any() and (marked[5, 5] == 90).all()
 
 
-@pytest.mark.parametrize("more, said", [(["--format", "none"], "--describe-with"), (["--format", "coco"], "--annotations"),
-                                        (["--format", "none", "--annotations", "x"], "there are none")])
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (["--format", "none"], "--describe-with"),
+        (["--format", "coco"], "--annotations"),
+        (["--format", "none", "--annotations", "x"], "there are none"),
+    ],
+)
 def test_what_is_missing_is_one_line(boxes, more, said, capsys):
     assert main(words(boxes, *more)) == 2 and said in capsys.readouterr().err
 
 
 def test_sam_that_is_nowhere(boxes, capsys):
-    assert main(words(boxes, "--annotations", boxes / "boxes.json", "--format", "egoobjects", "--sam", boxes / "no.pth")) == 2
+    assert (
+        main(
+            words(
+                boxes,
+                "--annotations",
+                boxes / "boxes.json",
+                "--format",
+                "egoobjects",
+                "--sam",
+                boxes / "no.pth",
+            )
+        )
+        == 2
+    )
     assert "no.pth" in capsys.readouterr().err
 
 
@@ -171,9 +212,11 @@ def test_the_segmenter_of_the_pocket_takes_boxes(boxes):
         pytest.skip(f"the pocket weights cannot be had here ({error})")
     y, x = np.mgrid[:200, :300]
     disc = (y - 90) ** 2 + (x - 140) ** 2 < 60**2
-    Image.fromarray(np.where(disc[..., None], (220, 40, 40), (40, 90, 60)).astype(np.uint8)).save(boxes / "images/disc.png")
+    Image.fromarray(np.where(disc[..., None], (220, 40, 40), (40, 90, 60)).astype(np.uint8)).save(
+        boxes / "images/disc.png"
+    )
     ball = outline.Instance(1, "ball", None, (80, 30, 120, 120), 14400.0, False)
     photo = Photo(1, boxes / "images/disc.png", 300, 200, (ball,), {})
-    found, = outliner.boxes(photo, Counter()).instances
+    (found,) = outliner.boxes(photo, Counter()).instances
     mask = from_rle(found.segmentation)
     assert (mask & disc).sum() / (mask | disc).sum() > 0.85

@@ -24,11 +24,19 @@ def coco(root, pictures, crowd=()):
         Image.fromarray(np.full((H, W, 3), 40 + k, np.uint8)).save(root / f"images/{root.name}{k}.png")
         images.append({"id": k, "file_name": f"{root.name}{k}.png", "height": H, "width": W})
         for category, (x0, y0, x1, y1) in boxes.items():
-            annotations.append({"id": len(annotations) + 1, "image_id": k, "category_id": category,
-                                "iscrowd": int((k, category) in crowd),
-                                "segmentation": [[float(v) for v in (x0, y0, x1, y0, x1, y1, x0, y1)]]})
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": k,
+                    "category_id": category,
+                    "iscrowd": int((k, category) in crowd),
+                    "segmentation": [[float(v) for v in (x0, y0, x1, y0, x1, y1, x0, y1)]],
+                }
+            )
     names = [{"id": c, "name": f"thing {c}"} for c in (9, 1, 2, 3, 4, 5, 6, 7)]  # out of order on purpose
-    (root / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": names}))
+    (root / "instances.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": names})
+    )
     return root
 
 
@@ -36,16 +44,35 @@ BIG, OTHER, SMALL = (10, 10, 60, 50), (0, 0, 40, 40), (0, 0, 20, 20)
 
 
 def test_the_folds_are_the_published_ones():
-    assert [fewshot.VOC[c] for c in range(20) if fold_of("pascal5i", c) == 1] == ["bus", "car", "cat", "chair", "cow"]
+    assert [fewshot.VOC[c] for c in range(20) if fold_of("pascal5i", c) == 1] == [
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+    ]
     second = [fewshot.COCO[c] for c in range(80) if fold_of("coco20i", c) == 1]
-    assert len(second) == 20 and second[:3] == ["bicycle", "bus", "traffic light"] and len(set(fewshot.COCO)) == 80
+    assert (
+        len(second) == 20
+        and second[:3] == ["bicycle", "bus", "traffic light"]
+        and len(set(fewshot.COCO)) == 80
+    )
 
 
 def test_episodes_depend_on_the_seed_alone_and_never_show_the_query(tmp_path):
-    root = coco(tmp_path / "a", [{1: BIG}, {1: OTHER, 2: BIG}, {1: BIG, 5: BIG}, {5: OTHER}, {3: BIG}, {7: SMALL, 6: BIG}])
+    root = coco(
+        tmp_path / "a",
+        [{1: BIG}, {1: OTHER, 2: BIG}, {1: BIG, 5: BIG}, {5: OTHER}, {3: BIG}, {7: SMALL, 6: BIG}],
+    )
     data = coco_folder(root)
     assert data.names == [f"thing {c}" for c in (1, 2, 3, 4, 5, 6, 7, 9)]
-    assert data.holding == {0: [0, 1, 2], 1: [1], 4: [2, 3], 2: [4], 5: [5]}  # what is smaller than 32 x 32 px is no episode
+    assert data.holding == {
+        0: [0, 1, 2],
+        1: [1],
+        4: [2, 3],
+        2: [4],
+        5: [5],
+    }  # what is smaller than 32 x 32 px is no episode
     one = draw_episodes("coco-format", data, data, 0, 1, 50, seed=3)
     assert one == draw_episodes("coco-format", data, data, 0, 1, 50, seed=3)
     assert one != draw_episodes("coco-format", data, data, 0, 1, 50, seed=4)
@@ -58,7 +85,10 @@ def test_episodes_depend_on_the_seed_alone_and_never_show_the_query(tmp_path):
 
 
 def test_queries_and_references_may_come_from_two_folders_but_not_be_the_same_picture(tmp_path):
-    queries, sources = coco_folder(coco(tmp_path / "a", [{1: BIG}])), coco_folder(coco(tmp_path / "b", [{1: BIG}, {1: OTHER}]))
+    queries, sources = (
+        coco_folder(coco(tmp_path / "a", [{1: BIG}])),
+        coco_folder(coco(tmp_path / "b", [{1: BIG}, {1: OTHER}])),
+    )
     drawn = draw_episodes("coco-format", queries, sources, 0, 1, 30, 0)
     assert {e.references for e in drawn} == {(0,), (1,)}
     sources.paths[0] = tmp_path / "elsewhere/a0.png"  # the same picture in another folder
@@ -68,20 +98,27 @@ def test_queries_and_references_may_come_from_two_folders_but_not_be_the_same_pi
 def test_crowds_do_not_count(tmp_path):
     data = coco_folder(coco(tmp_path / "a", [{1: BIG}, {1: BIG}], crowd={(1, 1)}))
     mask, ignore = data.read(1, 0)
-    assert not mask.any() and ignore.sum() == 50 * 40 and data.read(0, 0)[1] is None and data.holding == {0: [0]}
+    assert (
+        not mask.any() and ignore.sum() == 50 * 40 and data.read(0, 0)[1] is None and data.holding == {0: [0]}
+    )
 
 
 def test_label_pngs_in_the_published_layouts(tmp_path):
     label = np.zeros((H, W), np.uint8)
     label[5:50, 5:60], label[:, 70:] = 7, 255
     voc = tmp_path / "VOC2012"
-    for folder, name in ((voc / "SegmentationClassAug", "a"), (voc / "SegmentationClassAug", "b"),
-                         (tmp_path / "COCO2014/annotations/val2014", "c")):
+    for folder, name in (
+        (voc / "SegmentationClassAug", "a"),
+        (voc / "SegmentationClassAug", "b"),
+        (tmp_path / "COCO2014/annotations/val2014", "c"),
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(label).save(folder / f"{name}.png")
     (voc / "JPEGImages").mkdir()
     data = pascal(tmp_path)
-    assert data.holding == {6: [0, 1]} and data.names[6] == "car" and data.paths[1] == voc / "JPEGImages/b.jpg"
+    assert (
+        data.holding == {6: [0, 1]} and data.names[6] == "car" and data.paths[1] == voc / "JPEGImages/b.jpg"
+    )
     mask, ignore = data.read(0, 6)
     assert mask.sum() == 45 * 55 and ignore.sum() == H * 10
     (voc / "ImageSets/Segmentation").mkdir(parents=True)
@@ -95,15 +132,25 @@ def test_label_pngs_in_the_published_layouts(tmp_path):
 
 
 def line(fold, category, query, **pairs):
-    return {"fold": fold, "category": category, "query": query, "references": [], "arms": {
-        arm: {"pair": p, "background": b, "score": 1.0, "seconds": 0.1} for arm, (p, b) in pairs.items()}}
+    return {
+        "fold": fold,
+        "category": category,
+        "query": query,
+        "references": [],
+        "arms": {
+            arm: {"pair": p, "background": b, "score": 1.0, "seconds": 0.1} for arm, (p, b) in pairs.items()
+        },
+    }
 
 
 def test_figures_are_those_counted_by_hand():
     """mIoU sums over a category before it divides; FB-IoU over everything."""
     same = lambda p, b: dict.fromkeys(fewshot.ARMS, (p, b))
-    lines = [line(0, "cat", "x", **same((10, 10), (90, 90))), line(0, "cat", "y", **same((0, 30), (70, 100))),
-             line(0, "dog", "x", **same((5, 10), (85, 90)))]
+    lines = [
+        line(0, "cat", "x", **same((10, 10), (90, 90))),
+        line(0, "cat", "y", **same((0, 30), (70, 100))),
+        line(0, "dog", "x", **same((5, 10), (85, 90))),
+    ]
     table = Table(lines, "text")
     miou, fb = table.scores(np.ones((1, 2)))[0]
     assert miou == pytest.approx((10 / 40 + 5 / 10) / 2) and fb == pytest.approx((15 / 50 + 245 / 280) / 2)
@@ -133,7 +180,9 @@ class Knows:
         return Look(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), torch.ones(4, 4), embedding)
 
     def given(self, query, references, label):
-        assert all(isinstance(r, Reference) and r.mask.shape == (4, 4) and r.mask.sum() > 0 for r in references)
+        assert all(
+            isinstance(r, Reference) and r.mask.shape == (4, 4) and r.mask.sum() > 0 for r in references
+        )
         return self
 
     def nameless(self):
@@ -150,17 +199,37 @@ class Knows:
 
 @pytest.fixture
 def knows(monkeypatch, tmp_path):
-    monkeypatch.setattr("assistant.few_shot.matcher.Matcher.load", classmethod(lambda cls, file, segmenter: Knows()))
+    monkeypatch.setattr(
+        "assistant.few_shot.matcher.Matcher.load", classmethod(lambda cls, file, segmenter: Knows())
+    )
     monkeypatch.setattr(command, "open_segmenter", lambda args: (None, {"sam": "0"}))
     (tmp_path / "reference.safetensors").write_bytes(b"weights")
     return tmp_path / "reference.safetensors"
 
 
 def test_the_whole_benchmark_runs_resumes_and_names_what_it_cannot_read(tmp_path, knows, capsys):
-    root = coco(tmp_path / "a", [{1: OTHER}, {1: OTHER}, {2: OTHER}, {2: OTHER}, {2: OTHER, 5: OTHER}, {5: OTHER}])
+    root = coco(
+        tmp_path / "a", [{1: OTHER}, {1: OTHER}, {2: OTHER}, {2: OTHER}, {2: OTHER, 5: OTHER}, {5: OTHER}]
+    )
     out = tmp_path / "out"
-    words = ["fewshot", "--benchmark", "coco-format", "--root", str(root), "--fold", "0", "1", "--shots", "2", "--episodes", "8",
-             "--weights", str(knows), "--out", str(out)]
+    words = [
+        "fewshot",
+        "--benchmark",
+        "coco-format",
+        "--root",
+        str(root),
+        "--fold",
+        "0",
+        "1",
+        "--shots",
+        "2",
+        "--episodes",
+        "8",
+        "--weights",
+        str(knows),
+        "--out",
+        str(out),
+    ]
     assert command.main([*words, "--limit", "3"]) == 0 and command.main(words) == 0
     result = json.loads((out / "result.json").read_text())
     assert result["version"] == 1 and result["n"] == 16 and "reference of fold 1" in result["weights"]
@@ -173,7 +242,11 @@ def test_the_whole_benchmark_runs_resumes_and_names_what_it_cannot_read(tmp_path
     (root / "images/a0.png").unlink()
     assert command.main([*words[:-1], str(tmp_path / "again")]) == 0
     result = json.loads((tmp_path / "again/result.json").read_text())
-    assert result["bad"] and all("no picture" in b["error"] for b in result["bad"]) and result["n"] + len(result["bad"]) == 16
+    assert (
+        result["bad"]
+        and all("no picture" in b["error"] for b in result["bad"])
+        and result["n"] + len(result["bad"]) == 16
+    )
     assert command.main([*words[:-1], str(tmp_path / "strict"), "--strict"]) == 2
 
 

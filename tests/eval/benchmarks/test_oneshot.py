@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from assistant.__main__ import main as assistant_main
-from assistant.errors import BadInput
 from assistant.attention.labelled_images import VOC, read_labelled
 from assistant.attention.refinement import ConvCRF, vote
+from assistant.errors import BadInput
 from eval.__main__ import main as eval_main
 from eval.benchmarks.oneshot import enlarged, miou
 from finetune.__main__ import main as finetune_main
@@ -32,11 +32,25 @@ def folder(root, count, seed=0):
             if c == 1 + k % 2 or k % 3 == 0:
                 x, y = int(rng.integers(0, 20)) + 24 * (c - 1), int(rng.integers(0, 20))
                 pixels[y : y + 20, x : x + 20] = colour
-                annotations.append({"id": len(annotations), "image_id": k, "category_id": c, "iscrowd": 0,
-                                    "segmentation": [[x, y, x + 20, y, x + 20, y + 20, x, y + 20]]})
+                annotations.append(
+                    {
+                        "id": len(annotations),
+                        "image_id": k,
+                        "category_id": c,
+                        "iscrowd": 0,
+                        "segmentation": [[x, y, x + 20, y, x + 20, y + 20, x, y + 20]],
+                    }
+                )
         Image.fromarray(pixels).save(root / "images" / f"{k}.png")
-    (root / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": [
-        {"id": 1, "name": "mug"}, {"id": 2, "name": "box"}]}))
+    (root / "instances.json").write_text(
+        json.dumps(
+            {
+                "images": images,
+                "annotations": annotations,
+                "categories": [{"id": 1, "name": "mug"}, {"id": 2, "name": "box"}],
+            }
+        )
+    )
     return root
 
 
@@ -51,14 +65,59 @@ def test_from_ranking_to_result(tmp_path, monkeypatch, capsys, stopped):
     blip = tiny_blip(tmp_path / "blip")
     train, dev = folder(tmp_path / "train", 6), folder(tmp_path / "dev", 4, seed=1)
     ranking, tuned, out = tmp_path / "ranking.json", tmp_path / "tuned", tmp_path / "out"
-    assert run(assistant_main, monkeypatch, "rank-layers", "--images", train / "images", "--names", train / "instances.json",
-               "--mllm", blip, "--out", ranking) == 0
+    assert (
+        run(
+            assistant_main,
+            monkeypatch,
+            "rank-layers",
+            "--images",
+            train / "images",
+            "--names",
+            train / "instances.json",
+            "--mllm",
+            blip,
+            "--out",
+            ranking,
+        )
+        == 0
+    )
     assert len(json.loads(ranking.read_text())["layers"]) == 3
-    assert run(assistant_main, monkeypatch, "attend", train / "images" / "0.png", "a mug", "--mllm", blip, "--ranking", ranking,
-               "--out", tmp_path / "heat") == 0
+    assert (
+        run(
+            assistant_main,
+            monkeypatch,
+            "attend",
+            train / "images" / "0.png",
+            "a mug",
+            "--mllm",
+            blip,
+            "--ranking",
+            ranking,
+            "--out",
+            tmp_path / "heat",
+        )
+        == 0
+    )
     assert Image.open(tmp_path / "heat" / "overlay.png").size == (W, H)
-    words = ["attention", "--data", train, "--mllm", blip, "--ranking", ranking, "--out", tuned, "--runs", "2",
-             "--passes", "1", "--word-passes", "1", "--batch", "1"]
+    words = [
+        "attention",
+        "--data",
+        train,
+        "--mllm",
+        blip,
+        "--ranking",
+        ranking,
+        "--out",
+        tuned,
+        "--runs",
+        "2",
+        "--passes",
+        "1",
+        "--word-passes",
+        "1",
+        "--batch",
+        "1",
+    ]
     monkeypatch.setattr(finetune.attention, "SAVED", 1)
     monkeypatch.setattr("sys.argv", ["x", *map(str, words)])
     stopped(finetune.attention, "loss_of", 7, lambda: finetune.attention.main(arguments(words)))
@@ -70,15 +129,46 @@ def test_from_ranking_to_result(tmp_path, monkeypatch, capsys, stopped):
 
     a, b = (load_file(f / "run-1.safetensors") for f in (tuned, whole))
     assert a.keys() == b.keys() and all(torch.allclose(a[k], b[k], atol=1e-6) for k in a)
-    assert run(finetune_main, monkeypatch, *words, "--lr", "0.5") == 2 and "other settings" in capsys.readouterr().err
+    assert (
+        run(finetune_main, monkeypatch, *words, "--lr", "0.5") == 2
+        and "other settings" in capsys.readouterr().err
+    )
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / "run-0.safetensors").write_bytes((tuned / "run-0.safetensors").read_bytes())
     for folder_of_runs in (None, tmp_path / "first"):  # training-free first, one run then, both at last
         added = [] if folder_of_runs is None else ["--tuned", str(folder_of_runs)]
-        assert eval_main(["oneshot", "--root", str(dev), "--mllm", str(blip), "--ranking", str(ranking), *added,
-                          "--no-refinement", "--out", str(out)]) == 0
-    evaluate = ["oneshot", "--root", str(dev), "--mllm", str(blip), "--ranking", str(ranking), "--tuned", str(tuned),
-                "--no-refinement", "--out", str(out)]
+        assert (
+            eval_main(
+                [
+                    "oneshot",
+                    "--root",
+                    str(dev),
+                    "--mllm",
+                    str(blip),
+                    "--ranking",
+                    str(ranking),
+                    *added,
+                    "--no-refinement",
+                    "--out",
+                    str(out),
+                ]
+            )
+            == 0
+        )
+    evaluate = [
+        "oneshot",
+        "--root",
+        str(dev),
+        "--mllm",
+        str(blip),
+        "--ranking",
+        str(ranking),
+        "--tuned",
+        str(tuned),
+        "--no-refinement",
+        "--out",
+        str(out),
+    ]
     assert eval_main(evaluate) == 0
     result = json.loads((out / "result.json").read_text())
     arms = result["figures"]["arms"]
@@ -86,10 +176,15 @@ def test_from_ranking_to_result(tmp_path, monkeypatch, capsys, stopped):
     assert all(0 <= v <= 1 for v in arms.values()) and len(result["figures"]["tuned_runs"]) == 2
     assert arms["tuned"] == pytest.approx(np.mean(result["figures"]["tuned_runs"]), abs=1e-4)
     difference = result["figures"]["differences"]["tuned - ranked layers"]
-    assert difference[0] == pytest.approx(arms["tuned"] - arms["ranked layers"], abs=1e-4) and difference[1] <= difference[2]
+    assert (
+        difference[0] == pytest.approx(arms["tuned"] - arms["ranked layers"], abs=1e-4)
+        and difference[1] <= difference[2]
+    )
     assert "background" in result["by"] and (out / "report.html").exists()
     before = (out / "samples.jsonl").read_text()
-    assert eval_main(evaluate) == 0 and (out / "samples.jsonl").read_text() == before  # nothing is looked at twice
+    assert (
+        eval_main(evaluate) == 0 and (out / "samples.jsonl").read_text() == before
+    )  # nothing is looked at twice
     assert eval_main([*evaluate[:-1], str(tmp_path / "o2"), "--tuned", str(tmp_path)]) == 2
 
 
@@ -108,7 +203,12 @@ def test_one_photo_for_each_category():
         pixels = [c for c, share in shares for _ in range(int(100 * share))]
         return np.array(pixels + [0] * (100 - len(pixels))).reshape(10, 10)
 
-    photos = [("both", label((1, 0.3), (2, 0.3))), ("one", label((1, 0.3))), ("few", label((2, 0.5))), ("none", label())]
+    photos = [
+        ("both", label((1, 0.3), (2, 0.3))),
+        ("one", label((1, 0.3))),
+        ("few", label((2, 0.5))),
+        ("none", label()),
+    ]
     drawn = dict(draw_supports(["mug", "box", "cup"], photos, np.random.default_rng(0)))
     assert drawn == {1: 1, 2: 2}  # alone in the photo; no photo of a cup
     again = [draw_supports(["mug", "box"], photos, np.random.default_rng(5)) for _ in range(2)]
@@ -126,7 +226,9 @@ def test_voc_and_coco_layouts(tmp_path):
     Image.fromarray(label).save(voc / "SegmentationClass/a.png")
     names, photos = read_labelled(voc)
     assert len(names) == 20 and names[14] == "person" and "dining table" in names and len(VOC) == 20
-    assert photos[0].read().tolist() == [[15] * 5, [-1] * 5, [0] * 5, [0] * 5] and photos[0].path.name == "a.jpg"
+    assert (
+        photos[0].read().tolist() == [[15] * 5, [-1] * 5, [0] * 5, [0] * 5] and photos[0].path.name == "a.jpg"
+    )
     with pytest.raises(BadInput, match="split"):
         read_labelled(voc, "trainval")
     source = folder(tmp_path / "flat", 1)
@@ -134,7 +236,11 @@ def test_voc_and_coco_layouts(tmp_path):
     (coco / "annotations").mkdir(parents=True), (coco / "val2017").mkdir()
     (source / "instances.json").rename(coco / "annotations/instances_val2017.json")
     names, photos = read_labelled(coco, "val2017")
-    assert names == ["mug", "box"] and photos[0].path == coco / "val2017/0.png" and set(np.unique(photos[0].read())) == {0, 1, 2}
+    assert (
+        names == ["mug", "box"]
+        and photos[0].path == coco / "val2017/0.png"
+        and set(np.unique(photos[0].read())) == {0, 1, 2}
+    )
     with pytest.raises(BadInput, match="layout"):
         read_labelled(tmp_path)
 
@@ -157,14 +263,18 @@ def test_votes_of_proposals():
     probabilities = torch.tensor([[[0.9, 0.4, 0.4, 0.8]], [[0.1, 0.6, 0.6, 0.2]]])
     masks = torch.tensor([[[False, True, True, True]], [[True, False, False, False]]])
     voted = vote(probabilities, masks)
-    assert voted[:, 0, 3].tolist() == pytest.approx([1.6 / 3, 1.4 / 3]) and voted[0, 0, 0] == pytest.approx(0.9)
+    assert voted[:, 0, 3].tolist() == pytest.approx([1.6 / 3, 1.4 / 3]) and voted[0, 0, 0] == pytest.approx(
+        0.9
+    )
     assert torch.equal(vote(probabilities, masks[:0]), probabilities)
 
 
 def test_enlargement_and_score():
     maps = torch.rand(5, 6, 7)
     maps[4] = 0
-    expected = torch.nn.functional.interpolate(maps[None], (31, 40), mode="bilinear", align_corners=False)[0].argmax(0)
+    expected = torch.nn.functional.interpolate(maps[None], (31, 40), mode="bilinear", align_corners=False)[
+        0
+    ].argmax(0)
     assert np.array_equal(enlarged(maps, (31, 40)), expected.numpy())
     counts = np.array([[2, 0, 0], [4, 1, 0], [3, 1, 0]])
     assert miou(counts) == pytest.approx((2 / 5 + 0) / 2)  # a class that is nowhere does not count

@@ -16,20 +16,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import rectangles
 from assistant.errors import BadInput
 from assistant.grammar import Turn, parse
 from assistant.mllm.local_model import Reasoner
+from assistant.mllm.trained import load_tuned
 from assistant.record import read_records, write_records
 from assistant.scene import Assistant
-from assistant.mllm.trained import load_tuned
 from finetune import __main__ as command
 from finetune import tune
-from finetune.mllm import train as general
-from finetune.mllm import parts
 from finetune.mllm import deepspeed as zero
+from finetune.mllm import parts
+from finetune.mllm import train as general
 from finetune.mllm.mixture import Mixture, parse_source, relist
 from finetune.region_cache import Kept
+from tests.helpers import rectangles
 from tests.helpers.tiny_models import tiny_llava, tiny_qwen2_5_vl, tiny_qwen3_vl, tiny_smolvlm
 
 ROOT = Path(__file__).parents[3]
@@ -57,8 +57,27 @@ def see_rectangles(patch) -> None:
 
 
 def words(mllm, data, out, *more) -> list[str]:
-    return ["--mllm", str(mllm), "--sam", "none", "--data", str(data), "--out", str(out), "--device", "cpu", "--batch", "4",
-            "--micro", "2", "--lr", "5e-3", "--selector-lr", "3e-3", *more]
+    return [
+        "--mllm",
+        str(mllm),
+        "--sam",
+        "none",
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--batch",
+        "4",
+        "--micro",
+        "2",
+        "--lr",
+        "5e-3",
+        "--selector-lr",
+        "3e-3",
+        *more,
+    ]
 
 
 def tensors(out: Path) -> dict:
@@ -67,9 +86,34 @@ def tensors(out: Path) -> dict:
 
 def test_a_tiny_model_learns_to_pick_and_to_say_what_is_not_there(qwen, tmp_path):
     out, world = tmp_path / "out", [rectangles.write_world(tmp_path, 3)]
-    assert command.main(words(qwen, world[0], out, "--val", str(world[0]), "--max-steps", "130", "--save-every", "65",
-                              "--micro", "4", "--rank", "32", "--alpha", "64", "--dropout", "0", "--selector-lr", "6e-3",
-                              "--weights", "presence=3")) == 0
+    assert (
+        command.main(
+            words(
+                qwen,
+                world[0],
+                out,
+                "--val",
+                str(world[0]),
+                "--max-steps",
+                "130",
+                "--save-every",
+                "65",
+                "--micro",
+                "4",
+                "--rank",
+                "32",
+                "--alpha",
+                "64",
+                "--dropout",
+                "0",
+                "--selector-lr",
+                "6e-3",
+                "--weights",
+                "presence=3",
+            )
+        )
+        == 0
+    )
     assistant = Assistant(load_tuned(Reasoner.load(qwen), rectangles.RectangleEyes(), out), {})
     records, scenes, right = read_records(world[0]), {}, []
     for record in records:
@@ -77,9 +121,16 @@ def test_a_tiny_model_learns_to_pick_and_to_say_what_is_not_there(qwen, tmp_path
         scene.reset()
         answer, target = scene.ask(record.question), record.targets[0]
         there = [t for t in answer.targets if t.present]
-        right.append([t.phrase for t in answer.targets] == [target.phrase] and bool(there) == (target.rle is not None)
-                     and (not there or bool((there[0].mask == rectangles.square(there[0].proposals[0])).all())
-                          and there[0].mask.sum() == 576 and scene.image[there[0].mask].std(0).max() == 0))
+        right.append(
+            [t.phrase for t in answer.targets] == [target.phrase]
+            and bool(there) == (target.rle is not None)
+            and (
+                not there
+                or bool((there[0].mask == rectangles.square(there[0].proposals[0])).all())
+                and there[0].mask.sum() == 576
+                and scene.image[there[0].mask].std(0).max() == 0
+            )
+        )
     assert np.mean(right) > 0.7  # by chance it would name one of three, say one of two, and pick one of four
     report = (out / "report.html").read_text()
     assert report.count("<svg") >= 5 and report.count("where is the") == 9 and "step 130" in report
@@ -91,8 +142,24 @@ def test_a_tiny_model_learns_to_pick_and_to_say_what_is_not_there(qwen, tmp_path
 def test_the_same_recipe_trains_other_models(build, world, tmp_path):
     """Several turns, two pictures in a conversation, a merged model that needs no LoRA any more."""
     mllm, out, merged = build(tmp_path / "mllm"), tmp_path / "out", tmp_path / "merged"
-    assert command.main(words(mllm, world[0], out, "--max-steps", "12", "--pictures", "2", "--log-every", "4",
-                              "--warm-up", "2")) == 0
+    assert (
+        command.main(
+            words(
+                mllm,
+                world[0],
+                out,
+                "--max-steps",
+                "12",
+                "--pictures",
+                "2",
+                "--log-every",
+                "4",
+                "--warm-up",
+                "2",
+            )
+        )
+        == 0
+    )
     losses = [json.loads(line)["text"] for line in (out / "log.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0] - 0.5
     assert command.main(["merge", "--adapter", str(out), "--out", str(merged), "--dtype", "float32"]) == 0
@@ -102,8 +169,12 @@ def test_the_same_recipe_trains_other_models(build, world, tmp_path):
         loaded = load_tuned(Reasoner.load(model), rectangles.RectangleEyes(), adapter)
         view = loaded.eyes.open(image)
         states = torch.randn(2, loaded.selector.config["state_dim"], generator=torch.manual_seed(0))
-        replies.append((loaded.reasoner.reply([Turn("which one?", images=[image])], max_new_tokens=12).text,
-                        loaded.select(states, torch.zeros(2), view.features)))
+        replies.append(
+            (
+                loaded.reasoner.reply([Turn("which one?", images=[image])], max_new_tokens=12).text,
+                loaded.select(states, torch.zeros(2), view.features),
+            )
+        )
     assert replies[0] == replies[1]
 
 
@@ -159,12 +230,19 @@ sys.exit(__main__.main(sys.argv[1:]))
 
 def launched(tmp_path: Path, name: str, wait: int = 0) -> str:
     script = tmp_path / f"{name}.py"
-    script.write_text(LAUNCHED.format(root=str(ROOT), tests=str(ROOT / "tests"), wait=wait, flag=str(tmp_path / f"{name}.flag")))
+    script.write_text(
+        LAUNCHED.format(
+            root=str(ROOT), tests=str(ROOT / "tests"), wait=wait, flag=str(tmp_path / f"{name}.flag")
+        )
+    )
     return str(script)
 
 
 # As many threads as here: sums in another order would be other weights.
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "TOKENIZERS_PARALLELISM": "false"}
+ENVIRONMENT = os.environ | {
+    "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 def four_steps(world) -> tuple[str, ...]:
@@ -172,7 +250,10 @@ def four_steps(world) -> tuple[str, ...]:
 
 
 def lines(file: Path) -> list[dict]:
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in file.read_text().splitlines()]
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "seconds"}
+        for line in file.read_text().splitlines()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +278,11 @@ def halves(world, qwen, tmp_path_factory):
 
 def test_a_run_killed_outright_goes_on_to_the_same_weights(world, qwen, halves, tmp_path):
     out = tmp_path / "parts"
-    start = [sys.executable, launched(tmp_path, "killed", wait=4), *words(qwen, world[0], out, *four_steps(world))]
+    start = [
+        sys.executable,
+        launched(tmp_path, "killed", wait=4),
+        *words(qwen, world[0], out, *four_steps(world)),
+    ]
     killed = subprocess.Popen(start, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / "killed.flag").exists():
         assert killed.poll() is None
@@ -212,7 +297,9 @@ def test_a_run_killed_outright_goes_on_to_the_same_weights(world, qwen, halves, 
         assert lines(halves[1] / file) == lines(out / file)
 
 
-@pytest.mark.parametrize("more", [[], ["--gradient-checkpointing", "--dtype", "bfloat16"]], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "more", [[], ["--gradient-checkpointing", "--dtype", "bfloat16"]], ids=["float32", "bfloat16"]
+)
 def test_a_model_in_four_bits_learns_stops_and_goes_on(more, world, qwen, tmp_path, monkeypatch):
     """QLoRA: the LLM's weights stay as they are, in 4 bits; what sees and the new rows do not."""
     pytest.importorskip("bitsandbytes")
@@ -220,13 +307,35 @@ def test_a_model_in_four_bits_learns_stops_and_goes_on(more, world, qwen, tmp_pa
 
     def watched(args, step, *rest):
         if step == 6 and not seen:
-            seen.append(sum(p.dtype == torch.uint8 for r in rest if isinstance(r, torch.nn.Module) for p in r.parameters()))
+            seen.append(
+                sum(
+                    p.dtype == torch.uint8
+                    for r in rest
+                    if isinstance(r, torch.nn.Module)
+                    for p in r.parameters()
+                )
+            )
             raise KeyboardInterrupt
         return one_step(args, step, *rest)
 
     monkeypatch.setattr(general, "one_step", watched)
-    run = lambda name: command.main(words(qwen, world[0], tmp_path / name, "--max-steps", "12", "--save-every", "6", "--four-bit",
-                                          "--log-every", "4", "--warm-up", "2", *more))
+    run = lambda name: command.main(
+        words(
+            qwen,
+            world[0],
+            tmp_path / name,
+            "--max-steps",
+            "12",
+            "--save-every",
+            "6",
+            "--four-bit",
+            "--log-every",
+            "4",
+            "--warm-up",
+            "2",
+            *more,
+        )
+    )
     assert run("parts") == 130 and run("parts") == 0 and run("whole") == 0
     losses = [line["text"] for line in lines(tmp_path / "whole/log.jsonl")]
     assert losses[-1] < losses[0] - 0.5
@@ -243,16 +352,34 @@ CONFIGS = ROOT / "finetune/configs"
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="pip install deepspeed")
 
 
-@pytest.mark.parametrize("how", [["--multi_gpu"], ["--config_file", str(CONFIGS / "fsdp2.yaml")],
-                                 pytest.param(["--config_file", str(CONFIGS / "zero3.yaml")], marks=needs_deepspeed)],
-                         ids=["copies", "fsdp2", "zero3"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--multi_gpu"],
+        ["--config_file", str(CONFIGS / "fsdp2.yaml")],
+        pytest.param(["--config_file", str(CONFIGS / "zero3.yaml")], marks=needs_deepspeed),
+    ],
+    ids=["copies", "fsdp2", "zero3"],
+)
 def test_two_processes_go_on_along_the_curve_of_one(how, world, qwen, halves, tmp_path):
     """From what one process left in the middle, each with all weights or with its share of them; the end reads as one's."""
     half, whole = halves
     out = shutil.copytree(half, tmp_path / "out")
-    run = [sys.executable, "-m", "accelerate.commands.launch", *how, "--num_processes", "2", "--main_process_port", "0",
-           launched(tmp_path, "two"), *words(qwen, world[0], out, *four_steps(world))]
-    done = subprocess.run(run, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600)
+    run = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *how,
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+        launched(tmp_path, "two"),
+        *words(qwen, world[0], out, *four_steps(world)),
+    ]
+    done = subprocess.run(
+        run, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "resuming at step 2" in done.stdout
     for a, b in zip(lines(whole / "log.jsonl"), lines(out / "log.jsonl"), strict=True):
@@ -276,8 +403,18 @@ def test_records_that_cannot_be_used_are_all_named_before_anything_is_loaded(wor
     rows[3].targets = rows[3].targets * 2
     rows[4].answer = "red [SEG] and red [SEG]."
     write_records(folder / "bad.jsonl", rows)
-    code = command.main(["--mllm", "nothing/here", "--sam", "none", "--data", str(folder / "bad.jsonl"),
-                         "--out", str(tmp_path / "out")])
+    code = command.main(
+        [
+            "--mllm",
+            "nothing/here",
+            "--sam",
+            "none",
+            "--data",
+            str(folder / "bad.jsonl"),
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     said = capsys.readouterr().err
     assert code == 2 and not (tmp_path / "out").exists()
     for line in (2, 3, 4, 5):
@@ -287,18 +424,34 @@ def test_records_that_cannot_be_used_are_all_named_before_anything_is_loaded(wor
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("wrong, said", [
-    (["--rank", "0"], "--rank must be at least 1"), (["--lr", "-1"], "--lr must be above 0"), (["--dropout", "1"], "--dropout"),
-    (["--selector-lr", "nan"], "--selector-lr must be above 0"), (["--val", "gone.jsonl"], "no records file at gone.jsonl"),
-    (["--data", "gone.jsonl"], "no records file at gone.jsonl"), (["--adapter", "gone"], "no heads.safetensors in gone"),
-    (["--preset", "pocket", "--adapter", "CUT"], "fetch it again"), (["--out", "FILE"], "choose another folder"),
-    (["--cache", "FILE"], "choose another folder"), (["--batch", "5"], "must be a multiple of --micro 2"),
-    (["merge", "--adapter", "gone", "--out", "m"], "no heads.safetensors in gone"),
-    (["publish", "--sam", "gone"], "there is no gone"), (["publish"], "--reasoner"),
-    (["records", "--data", "gone", "--sam", "gone", "--out", "o"], "there is no gone"),
-    (["rehearsal", "--data", "gone", "--sam", "gone", "--regions", "o", "--photos", "0"], "--photos must be at least 1"),
-    (["sam", "--data", "gone", "--out", "o"], "no training photos under gone")])
-def test_a_wrong_option_is_one_line_before_the_work_begins(wrong, said, world, qwen, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (["--rank", "0"], "--rank must be at least 1"),
+        (["--lr", "-1"], "--lr must be above 0"),
+        (["--dropout", "1"], "--dropout"),
+        (["--selector-lr", "nan"], "--selector-lr must be above 0"),
+        (["--val", "gone.jsonl"], "no records file at gone.jsonl"),
+        (["--data", "gone.jsonl"], "no records file at gone.jsonl"),
+        (["--adapter", "gone"], "no heads.safetensors in gone"),
+        (["--preset", "pocket", "--adapter", "CUT"], "fetch it again"),
+        (["--out", "FILE"], "choose another folder"),
+        (["--cache", "FILE"], "choose another folder"),
+        (["--batch", "5"], "must be a multiple of --micro 2"),
+        (["merge", "--adapter", "gone", "--out", "m"], "no heads.safetensors in gone"),
+        (["publish", "--sam", "gone"], "there is no gone"),
+        (["publish"], "--reasoner"),
+        (["records", "--data", "gone", "--sam", "gone", "--out", "o"], "there is no gone"),
+        (
+            ["rehearsal", "--data", "gone", "--sam", "gone", "--regions", "o", "--photos", "0"],
+            "--photos must be at least 1",
+        ),
+        (["sam", "--data", "gone", "--out", "o"], "no training photos under gone"),
+    ],
+)
+def test_a_wrong_option_is_one_line_before_the_work_begins(
+    wrong, said, world, qwen, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     Path("FILE").write_text("")
     Path("CUT").mkdir()
@@ -313,9 +466,16 @@ def test_a_wrong_option_is_one_line_before_the_work_begins(wrong, said, world, q
     assert said in errors and errors.count("error: ") == 1
 
 
-@pytest.mark.parametrize("kind, stage, device, four_bit, said", [
-    ("MULTI_CPU", 3, "none", False, "for GPUs only"), ("DEEPSPEED", 2, "none", False, "ZeRO stage 2 keeps all"),
-    ("DEEPSPEED", 3, "none", True, "4 bits"), ("DEEPSPEED", 3, "nvme", False, "nvme"), ("DEEPSPEED", 3, "cpu", False, "")])
+@pytest.mark.parametrize(
+    "kind, stage, device, four_bit, said",
+    [
+        ("MULTI_CPU", 3, "none", False, "for GPUs only"),
+        ("DEEPSPEED", 2, "none", False, "ZeRO stage 2 keeps all"),
+        ("DEEPSPEED", 3, "none", True, "4 bits"),
+        ("DEEPSPEED", 3, "nvme", False, "nvme"),
+        ("DEEPSPEED", 3, "cpu", False, ""),
+    ],
+)
 def test_what_deepspeed_could_not_do_is_refused_in_one_line(kind, stage, device, four_bit, said):
     settings = {"zero_optimization": {"stage": stage, "offload_param": {"device": device}}}
     plugin = SimpleNamespace(deepspeed_config=settings)
@@ -343,7 +503,12 @@ def test_out_of_memory_says_what_to_change(world, qwen, tmp_path, monkeypatch, c
     monkeypatch.setattr(general, "one_step", full)
     assert command.main(words(qwen, world[0], tmp_path / "out", "--max-steps", "2")) == 2
     said = capsys.readouterr().err
-    assert "--micro (now 2)" in said and "--gradient-checkpointing" in said and "--four-bit" in said and said.count("error") == 1
+    assert (
+        "--micro (now 2)" in said
+        and "--gradient-checkpointing" in said
+        and "--four-bit" in said
+        and said.count("error") == 1
+    )
 
 
 def test_other_settings_do_not_go_on_from_a_run(world, qwen, tmp_path, capsys):
@@ -361,7 +526,10 @@ def test_files_are_mixed_by_their_rates_and_every_record_comes_once_an_epoch(wor
     assert all(mixture.lesson(k) == again.lesson(k) for k in range(50))
     batches = [k for step in range(1000) for k in mixture.batch(step, 4)]
     assert sorted(batches) == list(range(4000))
-    assert parse_source("a.jsonl=0.3") == (Path("a.jsonl"), 0.3) and parse_source("a.jsonl") == (Path("a.jsonl"), 1.0)
+    assert parse_source("a.jsonl=0.3") == (Path("a.jsonl"), 0.3) and parse_source("a.jsonl") == (
+        Path("a.jsonl"),
+        1.0,
+    )
     with pytest.raises(BadInput):
         parse_source("a.jsonl=0")
 
@@ -386,12 +554,17 @@ def test_conversations_of_like_length_come_together_the_same_wherever_a_run_begi
 def test_class_lists_are_drawn_anew_answered_in_order_and_may_hold_nothing_that_is_there(world):
     record = read_records(world[0])[0]
     there = [r.targets[0] for r in read_records(world[0])[:3] if r.targets[0].rle]
-    record.question, record.targets = f"Which of these are there: {there[0].phrase}, {there[1].phrase}?", there
+    record.question, record.targets = (
+        f"Which of these are there: {there[0].phrase}, {there[1].phrase}?",
+        there,
+    )
     known = {t.phrase: t.rle for t in there} | {f"thing {k}": None for k in range(12)}
     lists = [relist(record, known, np.random.default_rng(k)) for k in range(60)]
     for one in lists:
         names = one.question.removeprefix("Which of these are there: ").removesuffix("?").split(", ")
-        assert names == [t.phrase for t in one.targets]  # every listed class is answered, in the order of the question
+        assert names == [
+            t.phrase for t in one.targets
+        ]  # every listed class is answered, in the order of the question
         assert [m.phrase for m in parse(one.answer)] == names
         assert all(t.rle == known[t.phrase] for t in one.targets) and len(names) >= 2
     assert len({one.question for one in lists}) > 50

@@ -7,14 +7,12 @@ import torch
 from pycocotools import mask as coco_mask
 from safetensors.torch import load_file
 
+from assistant.grammar import Turn, parse
+from assistant.mllm.selector import Selector
 from assistant.pocket.llm import SHAPE, PocketReasoner, RegionEncoder, Seen, spread
 from assistant.pocket.region_features import REGION
-from assistant.grammar import Turn, parse
 from assistant.record import Record, RecordTarget, to_rle, write_records
-from assistant.mllm.selector import Selector
-from finetune.pocket import examples
-from finetune.pocket import language
-from finetune.pocket import records
+from finetune.pocket import examples, language, records
 from finetune.region_cache import Regions, overlaps
 from tests.helpers.tiny_models import _byte_level
 
@@ -31,8 +29,17 @@ def llm_folder(tmp_path_factory):
     tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=48, intermediate_size=64, num_hidden_layers=4,
-                                 num_attention_heads=3, num_key_value_heads=3, tie_word_embeddings=True)).save_pretrained(folder)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=48,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=3,
+            num_key_value_heads=3,
+            tie_word_embeddings=True,
+        )
+    ).save_pretrained(folder)
     return folder
 
 
@@ -57,13 +64,24 @@ def setting(tmp_path, llm_folder, monkeypatch):
         own = regions[image] = picture(rng)
         for name in NAMES:
             rle = own.rles[own.names.index(name)] if name in own.names else None
-            rows.append(Record(f"{i}.jpg", 60, 40, f"where is the {name}?", f"{name} {'[SEG]' if rle else '[ABS]'}.",
-                               [RecordTarget(name, rle)], {"kind": "named" if rle else "absent", "categories": [name]}))
+            rows.append(
+                Record(
+                    f"{i}.jpg",
+                    60,
+                    40,
+                    f"where is the {name}?",
+                    f"{name} {'[SEG]' if rle else '[ABS]'}.",
+                    [RecordTarget(name, rle)],
+                    {"kind": "named" if rle else "absent", "categories": [name]},
+                )
+            )
     write_records(tmp_path / "records.jsonl", rows)
     monkeypatch.setattr(language, "smollm2_folder", lambda: llm_folder)
     monkeypatch.setattr(language, "FIRST_TUNED", 2)
     monkeypatch.setattr(records, "named_regions", lambda file: {})
-    monkeypatch.setattr(records, "all_regions", lambda eyes, key, images, named, kept: {i: regions[i] for i in images})
+    monkeypatch.setattr(
+        records, "all_regions", lambda eyes, key, images, named, kept: {i: regions[i] for i in images}
+    )
     monkeypatch.setattr("assistant.pocket.pipeline.load_eyes", lambda file: None)
     return tmp_path
 
@@ -72,9 +90,31 @@ def arguments(folder, out):
     parser = argparse.ArgumentParser()
     records.add_arguments(parser)
     return parser.parse_args(
-        ["--data", str(folder / "records.jsonl"), "--named", "none", "--sam", str(folder / "records.jsonl"), "--out", str(out),
-         "--steps", "4", "--batch", "4", "--encoder-steps", "150", "--states", "40", "--selector-steps", "60",
-         "--save-every", "0", "--rank", "2"])
+        [
+            "--data",
+            str(folder / "records.jsonl"),
+            "--named",
+            "none",
+            "--sam",
+            str(folder / "records.jsonl"),
+            "--out",
+            str(out),
+            "--steps",
+            "4",
+            "--batch",
+            "4",
+            "--encoder-steps",
+            "150",
+            "--states",
+            "40",
+            "--selector-steps",
+            "60",
+            "--save-every",
+            "0",
+            "--rank",
+            "2",
+        ]
+    )
 
 
 def test_three_phases_learn_and_can_be_loaded(setting, llm_folder, capsys):
@@ -111,13 +151,19 @@ def test_the_reply_reads_back_what_was_decided(setting, llm_folder):
     seen = Seen(torch.randn(3, 48), torch.zeros(3, SHAPE))
     tokens = iter(reasoner.tokens("cat [SEG], dog [SEG].") + [reasoner.end])
     one_hot = torch.nn.functional.one_hot
-    reasoner.llm.lm_head.forward = lambda state: one_hot(torch.tensor(next(tokens)), len(reasoner.tokenizer)).float()
+    reasoner.llm.lm_head.forward = lambda state: one_hot(
+        torch.tensor(next(tokens)), len(reasoner.tokenizer)
+    ).float()
     pieces, said = [], iter([True, False])
     names = []
     decide = lambda state, margin, phrase: names.append(phrase) or next(said)
     reply = reasoner.reply([Turn("?")], seen, decide=decide, stream=pieces.append)
     assert names == ["cat", "dog"]
-    assert reply.text == "".join(pieces) == "cat [SEG], dog [ABS]." and reply.markers == [True, False] and len(reply.states) == 2
+    assert (
+        reply.text == "".join(pieces) == "cat [SEG], dog [ABS]."
+        and reply.markers == [True, False]
+        and len(reply.states) == 2
+    )
 
 
 def test_typed_tokens_reach_the_llm_as_plain_text(llm_folder):
@@ -154,11 +200,15 @@ def test_a_training_sequence_reads_as_the_prompt_does(setting, llm_folder):
     asked = [examples.Asked(f"where is the {n}?", f"{n} [SEG].", [n], [True], none, none) for n in NAMES]
 
     def state(turns):
-        x = torch.cat([reasoner.prompt(turns, reasoner.words(seen)), reasoner.embed(reasoner.tokens("dog [SEG]")[:-1])])
+        x = torch.cat(
+            [reasoner.prompt(turns, reasoner.words(seen)), reasoner.embed(reasoner.tokens("dog [SEG]")[:-1])]
+        )
         return reasoner.llm.model(inputs_embeds=x[None]).last_hidden_state[0, -1]
 
     with torch.no_grad():
-        chat, alone = (language.read_batch(reasoner, [examples.Example(seen, asked, c)])[2][2] for c in (True, False))
+        chat, alone = (
+            language.read_batch(reasoner, [examples.Example(seen, asked, c)])[2][2] for c in (True, False)
+        )
         history = [Turn(a.question, a.answer) for a in asked[:2]]
         torch.testing.assert_close(chat, state([*history, Turn(asked[2].question)]), atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(alone, state([Turn(asked[2].question)]), atol=1e-4, rtol=1e-3)
@@ -168,18 +218,27 @@ def test_a_training_sequence_reads_as_the_prompt_does(setting, llm_folder):
             made = examples.Example(seen, [follows], chat)
             logits, said, found, _ = language.read_batch(reasoner, [made])
             assert said.tolist() == reasoner.tokens("dog [SEG].") + [reasoner.end]
-            torch.testing.assert_close(found[0], state([*history, Turn(asked[2].question)]), atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(
+                found[0], state([*history, Turn(asked[2].question)]), atol=1e-4, rtol=1e-3
+            )
 
 
 def test_a_follow_up_is_shown_what_was_said_in_the_pocket_form(setting):
     own = next(iter(records.all_regions(None, None, [(setting / "0.jpg").resolve()], {}, None).values()))
     before = {"question": "where is the cat?", "answer": "I see the cat [SEG]; there is no cup [ABS]."}
-    record = Record("0.jpg", 60, 40, "and the dog?", "I see no dog [ABS].", [RecordTarget("dog", None)],
-                    {"kind": "followup", "history": [before]})
+    record = Record(
+        "0.jpg",
+        60,
+        40,
+        "and the dog?",
+        "I see no dog [ABS].",
+        [RecordTarget("dog", None)],
+        {"kind": "followup", "history": [before]},
+    )
     image = (setting / "0.jpg").resolve()
     seen = Seen(torch.zeros(len(own.rles), 48), torch.zeros(len(own.rles), SHAPE))
     data = examples.RecordData([(record, image)], {image: own}, {image: seen}, 0)
-    asked, = data.example(0).asked
+    (asked,) = data.example(0).asked
     assert asked.before == [("where is the cat?", "cat [SEG], cup [ABS].")] and asked.answer == "dog [ABS]."
 
 

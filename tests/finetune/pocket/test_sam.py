@@ -27,14 +27,23 @@ def root(tmp_path_factory):
         angle = np.linspace(0, 2 * math.pi, 24, endpoint=False)
         disc = np.stack([w * 0.3 + 60 * np.cos(angle), h * 0.5 + 60 * np.sin(angle)], 1)
         for polygon in (disc, np.array([[300, 50], [420, 50], [420, 180], [300, 180]])):
-            annotations.append({"id": len(annotations) + 1, "image_id": k, "category_id": 1, "iscrowd": 0,
-                                "segmentation": [polygon.ravel().tolist()]})
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": k,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "segmentation": [polygon.ravel().tolist()],
+                }
+            )
     record = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
     (root / "coco/train/instances.json").write_text(json.dumps(record))
     for sub in ("images", "regions"):
         (root / "bsds/train" / sub).mkdir(parents=True)
     Image.fromarray(data.astronaut()[:256]).save(root / "bsds/train/images/7.jpg")
-    Image.fromarray((np.arange(512)[None] // 128 + np.zeros((256, 1))).astype(np.uint8)).save(root / "bsds/train/regions/7_0.png")
+    Image.fromarray((np.arange(512)[None] // 128 + np.zeros((256, 1))).astype(np.uint8)).save(
+        root / "bsds/train/regions/7_0.png"
+    )
     return root
 
 
@@ -62,8 +71,28 @@ def test_a_sample_depends_on_seed_and_number_alone(root):
 def arguments(root, out, steps):
     parser = argparse.ArgumentParser()
     sam.add_arguments(parser)
-    return parser.parse_args(["--data", str(root), "--out", str(out), "--steps", str(steps), "--size", "64", "--images", "2",
-                              "--prompts", "3", "--save-every", "0", "--workers", "0", "--correct", "0.5"])
+    return parser.parse_args(
+        [
+            "--data",
+            str(root),
+            "--out",
+            str(out),
+            "--steps",
+            str(steps),
+            "--size",
+            "64",
+            "--images",
+            "2",
+            "--prompts",
+            "3",
+            "--save-every",
+            "0",
+            "--workers",
+            "0",
+            "--correct",
+            "0.5",
+        ]
+    )
 
 
 def test_a_stopped_training_resumes_to_the_same_weights(root, tmp_path, monkeypatch, stopped):

@@ -11,19 +11,21 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from assistant.errors import BadInput
+from assistant.mllm.selector import Scores, choose
 from assistant.pocket.semantic import FEATURES, SIDE, PixelHead, Semantic, SemanticHead, best_union, evidence
 from assistant.record import read_records, to_rle
-from assistant.mllm.selector import Scores, choose
 from assistant.weights import pocket_file
 from finetune import __main__ as command
-from finetune.pocket import pixels as pixels_stage
-from finetune.pocket import records
-from finetune.pocket import semantic
 from finetune.log import Log
+from finetune.pocket import pixels as pixels_stage
+from finetune.pocket import records, semantic
 from tests.finetune.pocket.test_records import NAMES, arguments, llm_folder, setting  # noqa: F401
 
 masks = st.lists(st.integers(1, 2**16 - 1), min_size=1, max_size=7).map(
-    lambda rows: torch.tensor([[(row >> i) & 1 for i in range(16)] for row in rows], dtype=torch.bool).view(-1, 4, 4))
+    lambda rows: torch.tensor([[(row >> i) & 1 for i in range(16)] for row in rows], dtype=torch.bool).view(
+        -1, 4, 4
+    )
+)
 
 
 def expected(p, mask):
@@ -53,8 +55,12 @@ def test_the_parts_of_a_thing_are_put_together_and_nothing_else():
 
 def scores_of(n: int, seed: int = 0) -> Scores:
     g = torch.manual_seed(seed)
-    return Scores(torch.rand(1, n, generator=g), torch.randn(1, n, generator=g), torch.randn(1, generator=g),
-                  -torch.rand(1, n, generator=g))
+    return Scores(
+        torch.rand(1, n, generator=g),
+        torch.randn(1, n, generator=g),
+        torch.randn(1, generator=g),
+        -torch.rand(1, n, generator=g),
+    )
 
 
 def test_evidence_does_not_depend_on_the_order_of_proposals():
@@ -92,7 +98,9 @@ def test_a_view_keeps_labels_with_the_picture(tmp_path):
     mask[20:70, 30:80] = True
     image = np.where(mask[..., None], 250, 5).astype(np.uint8).repeat(3, 2)
     Image.fromarray(image).save(tmp_path / "a.png")
-    views = semantic.Views({tmp_path / "a.png": ([("thing", to_rle(mask))], 0)}, [tmp_path / "a.png"], [0] * 6, {"thing": 0}, 0)
+    views = semantic.Views(
+        {tmp_path / "a.png": ([("thing", to_rle(mask))], 0)}, [tmp_path / "a.png"], [0] * 6, {"thing": 0}, 0
+    )
     seen = [views[n] for n in range(6)]
     for square, labels, number in seen:
         bright = square.max(-1)[4::8, 4::8] > 90
@@ -114,7 +122,10 @@ def test_masks_and_cells_have_the_same_grid():
 
 def test_names_that_were_taught_apart_are_no_rivals():
     head = SemanticHead(3, 2)
-    head.together[0, :-1], head.together[1, :-1] = torch.tensor([True, True, False]), torch.tensor([False, True, True])
+    head.together[0, :-1], head.together[1, :-1] = (
+        torch.tensor([True, True, False]),
+        torch.tensor([False, True, True]),
+    )
     assert head.beside(0).tolist() == [True, True, False, True] and head.beside(1).all()
     both = Semantic(head, PixelHead(), ["Cat", "dog", "sky"])
     assert both.rows({"cat": 7, "sky": 2, "kitten": 7, "mast": 4}) == {7: 0, 2: 2}
@@ -129,7 +140,7 @@ def test_a_foreign_file_is_one_line(tmp_path):
 
 
 @pytest.fixture
-def world(setting):  # noqa: F811
+def world(setting):
     """The pictures of the records stage's tests, drawn: each kind of thing in its colour, named in one file."""
     rows = read_records(setting / "records.jsonl")
     for image in {row.image for row in rows}:
@@ -143,9 +154,32 @@ def world(setting):  # noqa: F811
 
 
 def words(world, out, *more) -> list[str]:
-    return ["semantic", "--data", str(world / "records.jsonl"), "--sam", str(pocket_file("sam.safetensors")), "--reasoner",
-            str(world / "reasoner"), "--out", str(out), "--steps", "14", "--batch", "2", "--lr", "3e-3", "--pixel-steps", "12",
-            "--questions", "6", "--workers", "0", "--save-every", "0", *more]
+    return [
+        "semantic",
+        "--data",
+        str(world / "records.jsonl"),
+        "--sam",
+        str(pocket_file("sam.safetensors")),
+        "--reasoner",
+        str(world / "reasoner"),
+        "--out",
+        str(out),
+        "--steps",
+        "14",
+        "--batch",
+        "2",
+        "--lr",
+        "3e-3",
+        "--pixel-steps",
+        "12",
+        "--questions",
+        "6",
+        "--workers",
+        "0",
+        "--save-every",
+        "0",
+        *more,
+    ]
 
 
 def test_the_stage_learns_where_names_are_and_goes_on_where_it_stopped(world, capsys, monkeypatch):
@@ -182,8 +216,9 @@ def test_the_stage_learns_where_names_are_and_goes_on_where_it_stopped(world, ca
 
 
 def test_the_pocket_takes_the_map_where_it_knows_the_name():
-    from assistant.scene import Assistant
     from skimage.data import chelsea
+
+    from assistant.scene import Assistant
 
     assistant = Assistant.from_preset("pocket")
     pocket, scene = assistant.parts, assistant.open(chelsea())

@@ -13,9 +13,8 @@ from assistant.pocket.llm import RegionEncoder
 from assistant.record import Record, RecordTarget, from_rle, read_records, to_rle, write_records
 from assistant.weights import pocket_file, sha256_of
 from finetune import __main__ as command
-from finetune.pocket import language
+from finetune.pocket import language, records
 from finetune.pocket import tune as pocket
-from finetune.pocket import records
 from finetune.pocket.examples import RecordData
 from finetune.pocket.outlined import named_in_records
 from finetune.pocket.rehearsal import pack, rehearsed, varied
@@ -31,13 +30,22 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def before(setting, trained, monkeypatch):  # noqa: F811
+def before(setting, trained, monkeypatch):
     """An adapter that knows cats and dogs, and records about mugs."""
-    rows = [r for r in (setting / "records.jsonl").read_text().splitlines() if json.loads(r)["source"]["categories"] != ["cup"]]
+    rows = [
+        r
+        for r in (setting / "records.jsonl").read_text().splitlines()
+        if json.loads(r)["source"]["categories"] != ["cup"]
+    ]
     (setting / "old.jsonl").write_text("".join(r + "\n" for r in rows))
     made = {}
-    monkeypatch.setattr(records, "all_regions", lambda eyes, key, images, named, kept: made.setdefault("old", {
-        i: without_cups(r) for i, r in all_old(setting, images).items()}))
+    monkeypatch.setattr(
+        records,
+        "all_regions",
+        lambda eyes, key, images, named, kept: made.setdefault(
+            "old", {i: without_cups(r) for i, r in all_old(setting, images).items()}
+        ),
+    )
     if not trained.exists():
         args = arguments(setting, setting / "base")
         args.data, args.states, args.selector_steps, args.steps = [setting / "old.jsonl"], 8, 4, 2
@@ -84,13 +92,34 @@ def all_old(folder, images):
 def without_cups(regions):
     keep = [k for k, n in enumerate(regions.names) if n != "cup"]
     rest = [k + len(regions.names) for k in range(len(regions.names))]
-    return type(regions)(regions.features[keep + rest], [regions.rles[k] for k in keep + rest], [regions.names[k] for k in keep])
+    return type(regions)(
+        regions.features[keep + rest],
+        [regions.rles[k] for k in keep + rest],
+        [regions.names[k] for k in keep],
+    )
 
 
 def words(folder, out, steps: int = 30, rehearsal: float = 0) -> list[str]:
-    return ["--preset", "pocket", "--adapter", str(folder / "base"), "--data", str(folder / "new.jsonl"), "--val",
-            str(folder / "val.jsonl"), "--out", str(out), "--max-steps", str(steps), "--save-every", "40", "--batch", "1",
-            "--rehearsal", str(rehearsal)]
+    return [
+        "--preset",
+        "pocket",
+        "--adapter",
+        str(folder / "base"),
+        "--data",
+        str(folder / "new.jsonl"),
+        "--val",
+        str(folder / "val.jsonl"),
+        "--out",
+        str(out),
+        "--max-steps",
+        str(steps),
+        "--save-every",
+        "40",
+        "--batch",
+        "1",
+        "--rehearsal",
+        str(rehearsal),
+    ]
 
 
 def encoder_of(folder) -> tuple[RegionEncoder, dict]:
@@ -136,29 +165,51 @@ def test_a_pack_holds_what_was_seen_and_asked(before, packed):
         step = (own.features - regions[image].features).abs().max()
         assert own.rles == regions[image].rles and own.names == regions[image].names and step < 0.02
     first = [(r.question, r.answer, r.targets, r.source["categories"]) for r, i in old if i == images[0]]
-    assert [(r.question, r.answer, r.targets, r.source["categories"]) for r, i in records if i == list(seen)[0]] == first
+    assert [
+        (r.question, r.answer, r.targets, r.source["categories"]) for r, i in records if i == list(seen)[0]
+    ] == first
     assert not Path(records[0][0].image).exists()
 
 
 def test_as_many_categories_as_they_can_show():
     rle = to_rle(np.ones((8, 8)))
-    asked = [Record(f"{k}", 8, 8, "?", "", [RecordTarget(n, rle) for n in names] + [RecordTarget("gone", None)],
-                    {"categories": [*names, "gone"]})
-             for k, names in enumerate((["cat"], ["cat", "dog"], ["cat", "dog"], ["cup", "fork"]))]
+    asked = [
+        Record(
+            f"{k}",
+            8,
+            8,
+            "?",
+            "",
+            [RecordTarget(n, rle) for n in names] + [RecordTarget("gone", None)],
+            {"categories": [*names, "gone"]},
+        )
+        for k, names in enumerate((["cat"], ["cat", "dog"], ["cat", "dog"], ["cup", "fork"]))
+    ]
     assert [str(p) for p in varied([(r, Path(r.image)) for r in asked], 2)] == ["1", "3"]
 
 
 def test_what_it_knew_is_rehearsed(before, packed, monkeypatch):
     met, asked = [], []
-    monkeypatch.setattr(pocket, "RecordData", lambda records, regions, seen, seed, held_out, aside, rates: (
-        met.append((held_out, rates)) or RecordData(records, regions, seen, seed, held_out, aside, rates)))
+    monkeypatch.setattr(
+        pocket,
+        "RecordData",
+        lambda records, regions, seen, seed, held_out, aside, rates: (
+            met.append((held_out, rates)) or RecordData(records, regions, seen, seed, held_out, aside, rates)
+        ),
+    )
     drawn = RecordData.example
-    monkeypatch.setattr(RecordData, "example", lambda self, k, *a, **o: asked.append(k) or drawn(self, k, *a, **o))
+    monkeypatch.setattr(
+        RecordData, "example", lambda self, k, *a, **o: asked.append(k) or drawn(self, k, *a, **o)
+    )
     assert command.main(words(before, before / "out", 6, 0.5)) == 0
     old = lambda rates: {i: r for i, r in rates.items() if i.parent == before / "pack"}
     for held_out, rates in met:
-        counts = {i: 2 if i in old(rates) else 1 for i in rates}  # questions of a picture: cat and dog, or mug
-        share = sum(counts[i] * r for i, r in old(rates).items()) / sum(counts[i] * r for i, r in rates.items())
+        counts = {
+            i: 2 if i in old(rates) else 1 for i in rates
+        }  # questions of a picture: cat and dog, or mug
+        share = sum(counts[i] * r for i, r in old(rates).items()) / sum(
+            counts[i] * r for i, r in rates.items()
+        )
         assert share == pytest.approx(1 / 3) and len(old(rates)) == (1 if held_out else 10)
     assert asked and json.loads((before / "out/settings.json").read_text())["rehearsal"] == 0.5
 
@@ -166,11 +217,18 @@ def test_what_it_knew_is_rehearsed(before, packed, monkeypatch):
 def test_a_pack_that_cannot_be_used_is_one_line(before, packed, capsys):
     file = pocket.PACK
     pack(*packed, varied(packed[0], 2), "another", file)
-    assert command.main(words(before, before / "a", 2, 0.5)) == 2 and "of another SAM" in capsys.readouterr().err
+    assert (
+        command.main(words(before, before / "a", 2, 0.5)) == 2 and "of another SAM" in capsys.readouterr().err
+    )
     file.write_bytes(file.read_bytes()[:100])
-    assert command.main(words(before, before / "a", 2, 0.5)) == 2 and "cannot be read" in capsys.readouterr().err
+    assert (
+        command.main(words(before, before / "a", 2, 0.5)) == 2 and "cannot be read" in capsys.readouterr().err
+    )
     file.unlink()
-    assert command.main(words(before, before / "a", 2, 0.5)) == 2 and "give --rehearsal 0" in capsys.readouterr().err
+    assert (
+        command.main(words(before, before / "a", 2, 0.5)) == 2
+        and "give --rehearsal 0" in capsys.readouterr().err
+    )
     assert command.main([*words(before, before / "a", 2), "--rehearsal", "-1"]) == 2
     assert command.main([*words(before, before / "a", 2), "--mllm", "x", "--rehearsal", "1"]) == 2
     assert "older.jsonl=0.5" in capsys.readouterr().err
@@ -196,9 +254,19 @@ def test_names_come_from_the_records_and_apart_things_are_things_of_their_own():
     speck = wheels.copy()
     speck[:, 20:] = False
     speck[0, 0] = True
-    asked = [Record("a.jpg", 40, 20, "?", "wheels [SEG].", [RecordTarget("wheels", to_rle(wheels))], {"categories": ["wheel"]}),
-             Record("a.jpg", 40, 20, "?", "Wheels [SEG].", [RecordTarget("Speck", to_rle(speck))]),
-             Record("a.jpg", 40, 20, "?", "door [ABS].", [RecordTarget("door", None)])]
+    asked = [
+        Record(
+            "a.jpg",
+            40,
+            20,
+            "?",
+            "wheels [SEG].",
+            [RecordTarget("wheels", to_rle(wheels))],
+            {"categories": ["wheel"]},
+        ),
+        Record("a.jpg", 40, 20, "?", "Wheels [SEG].", [RecordTarget("Speck", to_rle(speck))]),
+        Record("a.jpg", 40, 20, "?", "door [ABS].", [RecordTarget("door", None)]),
+    ]
     named = named_in_records([(r, "a") for r in asked])["a"]
     assert [n for n, _ in named] == ["wheel", "wheel", "speck"]
     assert [int(m.sum()) for m in map(from_rle, (rle for _, rle in named))] == [100, 100, 101]
