@@ -20,8 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from assistant.cli import add_model_arguments, model_options, open_assistant
 from assistant.errors import BadInput, exit_code
-from assistant.presets import add_model_arguments, name_of, open_from
 
 LARGEST_FILE = "50mb"
 SESSIONS = 50  # with open photos in memory; the one idle longest makes room
@@ -159,9 +159,9 @@ def main(argv=None) -> int:
 def run(args: argparse.Namespace, folder: Path) -> None:
     from assistant.page.layout import build_page
 
-    print(f"Loading {name_of(args)}...", flush=True)
+    print(f"Loading {model_options(args).describe()}...", flush=True)
     start = time.perf_counter()
-    assistant = open_from(args)
+    assistant = open_assistant(model_options(args))
     assistant.keep = KEPT
     print(f"Loaded in {time.perf_counter() - start:.0f} s.", flush=True)
     page = build_page(assistant, save_examples(folder), args.records)

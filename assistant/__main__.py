@@ -5,12 +5,12 @@ import json
 import sys
 from pathlib import Path
 
+from assistant.cli import add_model_arguments, model_options, open_assistant
 from assistant.errors import exit_code
-from assistant.presets import add_model_arguments, open_from
 
 
 def ask(args: argparse.Namespace) -> None:
-    scene = open_from(args).open(args.image)
+    scene = open_assistant(model_options(args)).open(args.image)
     answer = scene.ask(args.question)
     if args.out:
         answer.save(args.out)
@@ -43,13 +43,12 @@ def everything(args: argparse.Namespace) -> None:
 def open_proposals(args: argparse.Namespace):
     """(image, its proposals), without the language model, which takes no part in this."""
     from assistant.images import open_image
-    from assistant.presets import PRESETS, load_eyes
+    from assistant.presets import load_image_opener
 
-    if args.preset not in PRESETS:
-        open_from(args)  # says so
-    eyes, _ = load_eyes(args.sam or PRESETS[args.preset].sam, args.device)
+    options = model_options(args)
+    opener, _ = load_image_opener(options.sam_or_preset, options.device)
     image = open_image(args.image)
-    return image, eyes.look(image)[1]
+    return image, opener.propose(image)[1]
 
 
 def like(args: argparse.Namespace) -> None:
@@ -58,11 +57,10 @@ def like(args: argparse.Namespace) -> None:
     from assistant.few_shot.matcher import Matcher, check_mask, open_mask, pocket_matcher, references
     from assistant.files import replace_whole
     from assistant.images import open_image
-    from assistant.presets import PRESETS, load_segmenter
+    from assistant.presets import load_segmenter
 
-    if args.preset not in PRESETS:
-        open_from(args)  # says so
-    segmenter, _ = load_segmenter(args.sam or PRESETS[args.preset].sam, args.device)
+    options = model_options(args)
+    segmenter, _ = load_segmenter(options.sam_or_preset, options.device)
     matcher = Matcher.load(args.weights, segmenter) if args.weights else pocket_matcher(segmenter)
     images, masks = [open_image(file) for file in args.reference], [open_mask(file) for file in args.mask]
     like, name = references(matcher, images, masks), args.label or "like this"
@@ -87,18 +85,19 @@ def attend(args: argparse.Namespace) -> None:
     import numpy as np
     from PIL import Image
 
-    from assistant.attention.image_text_probe import open_looker
-    from assistant.attention.maps import Ranking, attend, check_phrase
+    from assistant.attention.maps import attend, check_phrase
+    from assistant.attention.prompt_attention import Ranking
     from assistant.export.drawing import draw_heat
     from assistant.files import replace_whole
     from assistant.images import open_image
+    from assistant.presets import load_attention_probe
 
     check_phrase(args.phrase)
-    looker = open_looker(args)
+    probe, _ = load_attention_probe(model_options(args))
     image = open_image(args.image)
     if args.ranking:
-        looker.ranking = Ranking.load(args.ranking)
-    heat = attend(looker, looker.open(image), args.phrase)
+        probe.ranking = Ranking.load(args.ranking)
+    heat = attend(probe, probe.open(image), args.phrase)
     grey = Image.fromarray(np.rint(heat * 65535).astype(np.uint16))
     for name, picture in (("heat", grey), ("overlay", draw_heat(image, heat))):
         with replace_whole(args.out / f"{name}.png") as path:
@@ -112,19 +111,19 @@ def attend(args: argparse.Namespace) -> None:
 def rank_layers(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from assistant.attention.image_text_probe import open_looker
-    from assistant.attention.maps import rank, read_names
+    from assistant.attention.ranking import rank, read_names
     from assistant.errors import BadInput
     from assistant.images import pictures_in
+    from assistant.presets import load_attention_probe
 
     names = read_names(args.names)
     if not args.images.is_dir():
         raise BadInput(f"no folder --images {args.images}")
     files = pictures_in(args.images)[:: args.every]
-    looker = open_looker(args)
-    looker.restore({})  # the model's own attention is ranked, not what was tuned for a ranking
-    views = (looker.open(file, args.keep) for file in tqdm(files, desc="pictures", disable=None))
-    ranking = rank(looker, views, names, args.layers, args.heads, args.deepest)
+    probe, _ = load_attention_probe(model_options(args))
+    probe.restore({})  # the model's own attention is ranked, not what was tuned for a ranking
+    views = (probe.open(file, args.keep) for file in tqdm(files, desc="pictures", disable=None))
+    ranking = rank(probe, views, names, args.layers, args.heads, args.deepest)
     ranking.about = {"model": args.mllm or args.preset, "pictures": args.images.name, "names": len(names)}
     ranking.save(args.out)
     print(f"{ranking.photos} pictures, {ranking.prompts} prompts; best first:")

@@ -1,155 +1,206 @@
-"""Names -> parts: which multimodal LLM reads the question, which SAM outlines, and how one picks among the other's masks.
+"""Presets: which multimodal LLM reads the question, which SAM outlines, and how masks are selected.
 
-    parts, weights = load_preset("base", device="cuda")
-    parts, weights = load_parts(mllm="openai:qwen3-vl", base_url="http://127.0.0.1:8000/v1", sam="pocket")
-    add_model_arguments(parser); assistant = open_from(parser.parse_args())        # the same options for every command
+    pipeline, weights = load_preset("base", device="cuda")
+    pipeline, weights = load_pipeline(mllm="openai:qwen3-vl", base_url="http://127.0.0.1:8000/v1", sam="pocket")
 
-Each part may be a hub id or a local folder; a SAM also an official .pth file, or the pocket preset's own.
+Each part may be a hub id or a local folder; a SAM may also be an official .pth file, or the pocket preset's own.
+This is the one place that knows the presets by name: everything else asks a `Preset` or a `Pipeline`.
 """
 
-import argparse
+from __future__ import annotations
+
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from assistant.errors import BadInput
+
+if TYPE_CHECKING:  # torch is loaded when a model is, so that every --help is instant
+    import numpy as np
+
+    from assistant.mllm.local_model import MultimodalLLM
+    from assistant.pipeline import AttentionProbe, ImageOpener, Pipeline
+    from assistant.sam.image_opener import SamOpenedImage
+    from assistant.sam.proposals import Proposals
+    from assistant.sam.segmenter import Segmenter
+
+EMBEDDED = "pocket"  # the name of the embedded LLM and of its SAM, wherever a part is named
+SERVER_PREFIX = "openai:"  # of a multimodal LLM on an OpenAI-compatible server
+SELECTIONS = ("marks", "boxes", "trained")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """mllm, sam: see `load_parts`; selection: without an adapter; features: what a trained selector reads, None for SAM's."""
+    """Parts that go together.
+
+    Attributes:
+        mllm: See `load_pipeline`.
+        sam: See `load_segmenter`.
+        selection: How masks are selected without an adapter.
+        features: Hub id of the DINOv2 that a trained selector reads beside SAM's features; None for SAM's alone.
+    """
 
     mllm: str
     sam: str
     selection: str = "marks"
     features: str | None = None
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the weights come with the package."""
+        return self.mllm == EMBEDDED
+
 
 PRESETS = {
-    "pocket": Preset("pocket", "pocket", "trained"),
+    "pocket": Preset(EMBEDDED, EMBEDDED, "trained"),
     "small": Preset("Qwen/Qwen3-VL-2B-Instruct", "facebook/sam-vit-base"),
     "base": Preset("Qwen/Qwen3-VL-4B-Instruct", "facebook/sam-vit-large"),
     "large": Preset("Qwen/Qwen3-VL-8B-Instruct", "facebook/sam-vit-huge"),
-    # LLM-Seg's own parts. LLaVA-1.5 was taught boxes but hardly reads numbers drawn on pictures (arXiv 2404.16375).
+    # The parts of LLM-Seg. LLaVA-1.5 was taught boxes but hardly reads numbers drawn on images (arXiv 2404.16375).
     "llava": Preset("llava-hf/llava-1.5-7b-hf", "facebook/sam-vit-huge", "boxes", "facebook/dinov2-large"),
 }
-SELECTIONS = ("marks", "boxes", "trained")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say which models to use, alike in every command; `open_from` reads them."""
-    parser.add_argument(
-        "--preset",
-        default="pocket",
-        help=f"one of {', '.join(PRESETS)} (default: pocket, which runs offline on a CPU)",
-    )
-    parser.add_argument(
-        "--mllm",
-        help="another multimodal LLM than the preset's: a hub id, a folder, or openai:MODEL on a server",
-    )
-    parser.add_argument(
-        "--base-url",
-        metavar="URL",
-        help="where the server of an openai:MODEL is, such as http://127.0.0.1:8000/v1",
-    )
-    parser.add_argument(
-        "--sam", help="another SAM than the preset's: a hub id, a folder, a .pth file, or pocket"
-    )
-    parser.add_argument(
-        "--adapter", type=Path, metavar="DIR", help="folder that finetune wrote, to put on the models"
-    )
-    parser.add_argument(
-        "--selection",
-        choices=SELECTIONS,
-        help="how masks are picked: by numbers drawn on the photo, by boxes, or by what finetune has trained",
-    )
-    parser.add_argument(
-        "--second-look", action="store_true", help="marks and boxes: show each chosen mask to the model again"
-    )
-    parser.add_argument(
-        "--four-bit", action="store_true", help="keep the LLM's weights in 4 bits (needs maskpick[bnb])"
-    )
-    parser.add_argument(
-        "--device", help="cpu, cuda or cuda:1 (default: the GPU if there is one; pocket: the CPU)"
-    )
+@dataclass(frozen=True)
+class ModelOptions:
+    """The models that a command uses; `assistant.cli` reads them from the command line.
+
+    Attributes:
+        preset: A name of `PRESETS`.
+        mllm: Replaces the preset's multimodal LLM, see `load_pipeline`.
+        sam: Replaces the preset's SAM, see `load_segmenter`.
+        adapter: Folder that `python -m finetune` wrote.
+        selection: Replaces the preset's selection, one of `SELECTIONS`.
+        base_url: Address of the server of an openai:MODEL.
+        four_bit: Whether the LLM's weights are kept in 4 bits.
+        verify: Whether each selected mask is shown to the model again.
+        device: "cpu", "cuda", "cuda:1"; None for the GPU if there is one.
+    """
+
+    preset: str = "pocket"
+    mllm: str | None = None
+    sam: str | None = None
+    adapter: Path | None = None
+    selection: str | None = None
+    base_url: str | None = None
+    four_bit: bool = False
+    verify: bool = False
+    device: str | None = None
+
+    @property
+    def sam_or_preset(self) -> str:
+        """The SAM that these options mean. Raises BadInput for an unknown preset."""
+        return self.sam or preset_named(self.preset).sam
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the embedded pipeline answers. Raises BadInput for an unknown preset."""
+        return preset_named(self.preset).is_embedded and self.mllm in (None, EMBEDDED)
+
+    def describe(self) -> str:
+        """What to call these models in a result: the preset, and the parts that replace its own."""
+        changes = {
+            "mllm": _last_part(self.mllm),
+            "sam": _last_part(self.sam),
+            "selection": self.selection,
+            "adapter": _last_part(self.adapter),
+            "verification": "yes" if self.verify else None,
+            "4-bit": "yes" if self.four_bit else None,
+        }
+        return ", ".join([self.preset, *(f"{name} {value}" for name, value in changes.items() if value)])
+
+    def load(self) -> tuple[Pipeline[Any], dict[str, str]]:
+        """The pipeline and {part: sha256}; see `load_preset`."""
+        return load_preset(
+            self.preset,
+            self.adapter,
+            self.device,
+            mllm=self.mllm,
+            sam=self.sam,
+            selection=self.selection,
+            base_url=self.base_url,
+            four_bit=self.four_bit,
+            verify=self.verify,
+        )
 
 
-def open_from(args: argparse.Namespace):
-    """The `Assistant` that the options of `add_model_arguments` name."""
-    from assistant import Assistant
-
-    return Assistant.from_preset(
-        args.preset,
-        args.adapter,
-        args.device,
-        mllm=args.mllm,
-        sam=args.sam,
-        selection=args.selection,
-        base_url=args.base_url,
-        four_bit=args.four_bit,
-        second_look=args.second_look,
-    )
+def _last_part(name: object) -> str | None:
+    return Path(str(name)).name if name else None
 
 
-def name_of(args: argparse.Namespace) -> str:
-    """What to call the models that the options name: the preset, or the parts that replace its own."""
-    short = lambda part: Path(str(part)).name if part else None
-    changed = {
-        "mllm": short(args.mllm),
-        "sam": short(args.sam),
-        "selection": args.selection,
-        "adapter": short(args.adapter),
-        "second look": "yes" if args.second_look else None,
-        "4-bit": "yes" if args.four_bit else None,
-    }
-    return ", ".join([args.preset, *(f"{k} {v}" for k, v in changed.items() if v)])
+def preset_named(name: str) -> Preset:
+    """The preset of that name. Raises BadInput where there is none."""
+    if name not in PRESETS:
+        raise BadInput(f"there is no preset {name!r}; choose one of: {', '.join(PRESETS)}")
+    return PRESETS[name]
 
 
 def load_preset(
     name: str,
-    adapter=None,
+    adapter: str | Path | None = None,
     device: str | None = None,
     mllm: str | None = None,
     sam: str | None = None,
     selection: str | None = None,
-    **options,
-):
-    """-> (parts, {part: sha256}). mllm, sam, selection: instead of the preset's own. BadInput: no such preset, or its
-    weights cannot be had."""
-    if name not in PRESETS:
-        raise BadInput(f"there is no preset {name!r}; choose one of: {', '.join(PRESETS)}")
-    preset = PRESETS[name]
-    if mllm is None and selection is None and adapter is None and name != "pocket":
+    **options: Any,
+) -> tuple[Pipeline[Any], dict[str, str]]:
+    """Load a preset, with parts of one's own in the place of some of its parts.
+
+    Args:
+        name: One of `PRESETS`.
+        adapter, device, mllm, sam, selection, options: See `load_pipeline`; None for the preset's own.
+
+    Returns:
+        The pipeline and {part: sha256 of its weights}.
+
+    Raises:
+        BadInput: There is no such preset, or its weights cannot be had.
+    """
+    preset = preset_named(name)
+    if mllm is None and selection is None and adapter is None and not preset.is_embedded:
         selection = preset.selection
-    return load_parts(mllm or preset.mllm, sam or preset.sam, adapter, selection, device, **options)
+    return load_pipeline(mllm or preset.mllm, sam or preset.sam, adapter, selection, device, **options)
 
 
-def load_parts(
+def load_pipeline(
     mllm: str,
     sam: str,
-    adapter=None,
+    adapter: str | Path | None = None,
     selection: str | None = None,
     device: str | None = None,
     four_bit: bool = False,
     base_url: str | None = None,
-    second_look: bool = False,
-):
-    """-> (parts, {part: sha256 or name}).
+    verify: bool = False,
+) -> tuple[Pipeline[Any], dict[str, str]]:
+    """Load a pipeline from its parts.
 
-    mllm: a hub id or folder of transformers, openai:MODEL (on a server at `base_url`), or pocket. sam: see
-    `load_segmenter`. selection: "marks", "boxes" or "trained"; None: trained with an adapter, otherwise boxes for
-    LLaVA-1.5 and marks for everything else.
+    Args:
+        mllm: A hub id or folder of transformers, openai:MODEL (on a server at `base_url`), or pocket.
+        sam: See `load_segmenter`.
+        adapter: A folder that `python -m finetune` wrote.
+        selection: "marks", "boxes" or "trained". None means "trained" with an adapter, otherwise "boxes" for
+            LLaVA-1.5 and "marks" for everything else.
+        device: See `pick_device`.
+        four_bit: Keep the weights of the LLM in 4 bits.
+        base_url: Address of the server of an openai:MODEL.
+        verify: Show each selected mask to the model again ("marks" and "boxes").
+
+    Returns:
+        The pipeline and {part: sha256 of its weights, or the name of a model on a server}.
+
+    Raises:
+        BadInput: Options that do not go together, or weights that cannot be had.
     """
-    from assistant.mllm.openai_client import PREFIX
-
-    remote = str(mllm).startswith(PREFIX)
+    on_server = str(mllm).startswith(SERVER_PREFIX)
     if selection is not None and selection not in SELECTIONS:
         raise BadInput(f"there is no selection {selection!r}; choose one of: {', '.join(SELECTIONS)}")
-    if base_url and not remote:
+    if base_url and not on_server:
         raise BadInput("--base-url goes with --mllm openai:MODEL")
-    if mllm == "pocket":
-        return _load_pocket(sam, adapter, selection, device, four_bit, second_look)
-    if remote and (adapter or four_bit or selection == "trained"):
+    if mllm == EMBEDDED:
+        return _load_pocket(sam, adapter, selection, device, four_bit, verify)
+    if on_server and (adapter or four_bit or selection == "trained"):
         raise BadInput(
             "a model on a server is used as it is: leave out --adapter, --four-bit and --selection trained"
         )
@@ -158,55 +209,77 @@ def load_parts(
             "--selection trained needs --adapter, a folder that finetune wrote; without one choose marks or boxes"
         )
     if adapter and selection in (None, "trained"):
-        return _load_trained(mllm, sam, adapter, device, four_bit)
-    from assistant.mllm.zero_shot import ZeroShot
-
-    if remote:
-        from assistant.mllm.openai_client import RemoteModel
-
-        model = RemoteModel(mllm.removeprefix(PREFIX), base_url)
-        model.check()
-        weights = {"mllm": str(mllm)}
-    else:
-        from assistant.mllm.structured_output import LocalModel
-
-        reasoner, weights = _load_reasoner(mllm, adapter, device, four_bit)
-        model = LocalModel(reasoner)
-    eyes, weights["sam"] = load_eyes(sam, device)
-    from assistant.mllm.coordinates import UNIT, scale_of
-
-    selection = selection or ("boxes" if scale_of(model.name) == UNIT else "marks")
-    return ZeroShot(eyes, model, selection, second_look), weights
+        return _load_trained(mllm, sam, Path(adapter), device, four_bit)
+    return _load_zero_shot(mllm, sam, adapter, selection, device, four_bit, base_url, verify)
 
 
-def _load_pocket(sam, adapter, selection, device, four_bit: bool, second_look: bool):
-    if sam != "pocket":
+def _load_pocket(
+    sam: str,
+    adapter: str | Path | None,
+    selection: str | None,
+    device: str | None,
+    four_bit: bool,
+    verify: bool,
+) -> tuple[Pipeline[Any], dict[str, str]]:
+    if sam != EMBEDDED:
         raise BadInput(
             f"the pocket preset's language model reads its own SAM only: give --mllm as well as --sam {sam}"
         )
-    if selection in ("marks", "boxes") or second_look:
+    if selection in ("marks", "boxes") or verify:
         raise BadInput(
-            "the pocket preset's language model is too small for marks, boxes and second looks: "
+            "the pocket preset's language model is too small for marks, boxes and verification: "
             "give --mllm, or another --preset"
         )
     if device not in (None, "cpu") or four_bit:
         raise BadInput("the pocket preset runs on the CPU as it is; leave out --device and --four-bit")
     from assistant.pocket.pipeline import load_pocket
 
-    return load_pocket(adapter)
+    return load_pocket(None if adapter is None else Path(adapter))
 
 
-def _load_trained(mllm, sam, adapter, device, four_bit: bool):
-    from assistant.mllm.trained import load_tuned
+def _load_trained(
+    mllm: str, sam: str, adapter: Path, device: str | None, four_bit: bool
+) -> tuple[Pipeline[Any], dict[str, str]]:
+    from assistant.mllm.trained import load_trained_pipeline
     from assistant.weights import fingerprint
 
-    reasoner, weights = _load_reasoner(mllm, None, device, four_bit)
-    eyes, weights["sam"] = load_eyes(sam, device)
-    return load_tuned(reasoner, eyes, Path(adapter)), weights | {"adapter": fingerprint(adapter)}
+    llm, weights = _load_llm(mllm, None, device, four_bit)
+    opener, weights["sam"] = load_image_opener(sam, device)
+    return load_trained_pipeline(llm, opener, adapter), weights | {"adapter": fingerprint(adapter)}
 
 
-def _load_reasoner(mllm, adapter, device, four_bit: bool):
-    from assistant.mllm.local_model import Reasoner
+def _load_zero_shot(
+    mllm: str,
+    sam: str,
+    adapter: str | Path | None,
+    selection: str | None,
+    device: str | None,
+    four_bit: bool,
+    base_url: str | None,
+    verify: bool,
+) -> tuple[Pipeline[Any], dict[str, str]]:
+    from assistant.mllm.coordinates import UNIT, scale_of
+    from assistant.mllm.openai_client import OpenAIClient
+    from assistant.mllm.structured_output import StructuredLLM
+    from assistant.mllm.zero_shot import ZeroShotPipeline
+
+    model: OpenAIClient | StructuredLLM
+    if str(mllm).startswith(SERVER_PREFIX):
+        model = OpenAIClient(mllm.removeprefix(SERVER_PREFIX), base_url)
+        model.check()
+        weights = {"mllm": str(mllm)}
+    else:
+        llm, weights = _load_llm(mllm, adapter, device, four_bit)
+        model = StructuredLLM(llm)
+    opener, weights["sam"] = load_image_opener(sam, device)
+    selection = selection or ("boxes" if scale_of(model.name) == UNIT else "marks")
+    return ZeroShotPipeline(opener, model, selection, verify), weights
+
+
+def _load_llm(
+    mllm: str, adapter: str | Path | None, device: str | None, four_bit: bool
+) -> tuple[MultimodalLLM, dict[str, str]]:
+    from assistant.mllm.local_model import MultimodalLLM
     from assistant.weights import fingerprint, resolve_model
 
     lora = None
@@ -214,14 +287,24 @@ def _load_reasoner(mllm, adapter, device, four_bit: bool):
         lora = Path(adapter) / "lora" if (Path(adapter) / "lora").is_dir() else Path(adapter)
     device = pick_device(device)
     where = resolve_model(mllm)
-    reasoner = Reasoner.load(where, adapter=lora, device=device, four_bit=four_bit)
+    llm = MultimodalLLM.load(where, adapter=lora, device=device, four_bit=four_bit)
     weights = {"mllm": fingerprint(where)}
-    return reasoner, weights | ({"adapter": fingerprint(adapter)} if adapter else {})
+    return llm, weights | ({"adapter": fingerprint(adapter)} if adapter else {})
 
 
 def pick_device(device: str | None) -> str:
-    """What was asked for, or the GPU if there is one; of several processes on one machine, each its own GPU. BadInput: a
-    GPU that is not there."""
+    """The device that was asked for.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1"; None for the GPU if there is one. Of several processes on one machine each
+            takes its own GPU.
+
+    Returns:
+        A name that torch takes.
+
+    Raises:
+        BadInput: There is no such device here.
+    """
     import torch
 
     if device is None:
@@ -235,31 +318,118 @@ def pick_device(device: str | None) -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device
 
 
-def load_eyes(sam: str, device: str | None = None):
-    """(eyes, sha256). sam: as `load_segmenter`; the pocket SAM brings its own way to find proposals."""
-    from assistant.sam.image_opener import Eyes, PocketEyes
+def load_image_opener(sam: str, device: str | None = None) -> tuple[ImageOpener[SamOpenedImage], str]:
+    """What opens images for any language model but the embedded one.
+
+    Args:
+        sam: See `load_segmenter`. The pocket SAM brings its own way to find proposals.
+        device: See `pick_device`.
+
+    Returns:
+        The opener and the sha256 of its weights.
+    """
+    from assistant.sam.image_opener import SamImageOpener
     from assistant.weights import pocket_file, sha256_of
 
-    if str(sam) == "pocket":
+    if str(sam) == EMBEDDED:
+        from assistant.pocket.opening import PocketSamOpener
+
         file = pocket_file("sam.safetensors")
-        return PocketEyes(file), sha256_of(file)
-    segmenter, found = load_segmenter(sam, device)
-    return Eyes(segmenter), found
+        return PocketSamOpener(file), sha256_of(file)
+    segmenter, checksum = load_segmenter(sam, device)
+    return SamImageOpener(segmenter), checksum
 
 
-def load_segmenter(sam: str, device: str | None = None):
-    """(`Segmenter`, sha256) of a hub id or folder of transformers' SAM or SAM 2, an official .pth file, a .safetensors file
-    of the pocket SAM's trained weights, or "pocket". BadInput: none of these, or it cannot be had."""
+def opener_key(sam: str) -> str:
+    """Names the proposals of `load_image_opener(sam)`, for caches: the SAM's checksum and its settings."""
+    from assistant.sam.image_opener import MAX_PROPOSALS
+    from assistant.weights import POCKET, fingerprint, resolve_model, sha256_of
+
+    if sam == EMBEDDED:
+        checksum = sha256_of(POCKET / "sam.safetensors")
+    else:
+        checksum = sha256_of(Path(sam)) if Path(sam).is_file() else fingerprint(resolve_model(sam))
+    return f"sam {checksum} {MAX_PROPOSALS}"
+
+
+def load_segmenter(sam: str | Path, device: str | None = None) -> tuple[Segmenter, str]:
+    """A SAM for prompts by hand, and the sha256 of its weights.
+
+    Args:
+        sam: A hub id or folder of transformers' SAM or SAM 2, an official .pth file, a .safetensors file of weights
+            that were trained for the pocket SAM, or "pocket".
+        device: See `pick_device`.
+
+    Raises:
+        BadInput: It is none of these, or it cannot be had.
+    """
     from assistant.sam.segmenter import Segmenter
     from assistant.weights import fingerprint, pocket_file, resolve_model, sha256_of
 
-    path = pocket_file("sam.safetensors") if str(sam) == "pocket" else Path(sam)
+    path = pocket_file("sam.safetensors") if str(sam) == EMBEDDED else Path(sam)
     if path.suffix == ".safetensors":
-        from assistant.pocket.pipeline import load_eyes
+        from assistant.pocket.opening import load_pocket_opener
 
-        return load_eyes(path).segmenter, sha256_of(path)
+        return load_pocket_opener(path).segmenter, sha256_of(path)
     device = pick_device(device)
     if path.is_file() or path.suffix in (".pth", ".pt"):
         return Segmenter.official(path, device=device), sha256_of(path)
-    where = resolve_model(sam)
+    where = resolve_model(str(sam))
     return Segmenter.transformers(where, device), fingerprint(where)
+
+
+def load_everything_mode(
+    options: ModelOptions, settings: dict[str, Any]
+) -> tuple[Callable[[np.ndarray], Proposals], dict[str, str]]:
+    """Everything mode as a function from an image (H, W, 3) uint8 to its proposals, and {part: sha256}.
+
+    It is the embedded pipeline's own for the pocket SAM without settings; otherwise
+    `assistant.sam.proposals.everything` with `settings`.
+    """
+    from assistant.sam.proposals import everything
+
+    if not settings and options.is_embedded and options.sam in (None, EMBEDDED):
+        opener, checksum = load_image_opener(EMBEDDED)
+
+        def propose(image: np.ndarray) -> Proposals:
+            return opener.propose(image)[1]
+    else:
+        segmenter, checksum = load_segmenter(options.sam_or_preset, options.device)
+
+        def propose(image: np.ndarray) -> Proposals:
+            return everything(segmenter, segmenter.encode(image), image=image, **settings)
+
+    return propose, {"sam": checksum}
+
+
+def load_attention_probe(options: ModelOptions) -> tuple[AttentionProbe, dict[str, str]]:
+    """The attention probe of the language model that the options name, and {part: sha256}.
+
+    Beside the models of `load_pipeline` it takes image-text matchers such as BLIP. Raises BadInput where the model
+    cannot be had or exposes no attention.
+    """
+    from assistant.weights import fingerprint, resolve_model
+
+    name = options.mllm or preset_named(options.preset).mllm
+    if name == EMBEDDED:
+        pipeline, weights = load_preset(options.preset, options.adapter, options.device, options.mllm)
+        return pipeline.attention_probe(), weights
+    if name.startswith(SERVER_PREFIX):
+        raise BadInput("a model on a server exposes no attention: give --mllm a folder or a hub id")
+    from assistant.attention.loading import load_probe
+
+    where = resolve_model(name)
+    probe = load_probe(where, pick_device(options.device), options.adapter)
+    return probe, {"mllm": fingerprint(where)}
+
+
+def parts_to_train(options: ModelOptions, dino: str | None) -> tuple[str, str, str | None]:
+    """The (mllm, sam, dino) that `python -m finetune` trains on: folders, files or hub ids.
+
+    Raises BadInput for an unknown preset, or an LLM that cannot be trained here.
+    """
+    preset = preset_named(options.preset)
+    mllm = options.mllm or preset.mllm
+    if mllm.startswith(SERVER_PREFIX):
+        raise BadInput("a model on a server cannot be tuned from here: give --mllm a folder or a hub id")
+    return mllm, options.sam or preset.sam, dino or preset.features

@@ -29,9 +29,9 @@ class Assistant:
     """A preset's parts. weights: {part: sha256} of what is loaded; threshold: see THRESHOLD. keep: how many opened
     pictures to hold on to, by their content, so that opening one again is free (0: none; the pocket's take 8 MB each)."""
 
-    def __init__(self, parts, weights: dict[str, str], threshold: float = THRESHOLD, keep: int = 0):
-        self.parts, self.weights, self.threshold, self.keep = parts, weights, threshold, keep
-        self.views: OrderedDict[str, object] = OrderedDict()  # the latest used last
+    def __init__(self, pipeline, weights: dict[str, str], threshold: float = THRESHOLD, keep: int = 0):
+        self.pipeline, self.weights, self.threshold, self.keep = pipeline, weights, threshold, keep
+        self.opened_images: OrderedDict[str, object] = OrderedDict()  # the latest used last
 
     @classmethod
     def from_preset(
@@ -58,21 +58,21 @@ class Assistant:
         device: str | None = None,
         four_bit: bool = False,
         base_url: str | None = None,
-        second_look: bool = False,
+        verify: bool = False,
         threshold: float = THRESHOLD,
     ) -> "Assistant":
         """mllm: a hub id or folder in transformers' layout, or "openai:MODEL" on a server at `base_url`; sam: a hub id, a
         folder, an official .pth file, or "pocket"; adapter: a folder that finetune wrote; selection: "marks", "boxes" or
-        "trained" (see `assistant.presets`); four_bit: the LLM's weights; second_look: show each chosen mask again."""
-        from assistant.presets import load_parts
+        "trained" (see `assistant.presets`); four_bit: the LLM's weights; verify: show each chosen mask again."""
+        from assistant.presets import load_pipeline
 
         return cls(
-            *load_parts(mllm, sam, adapter, selection, device, four_bit, base_url, second_look), threshold
+            *load_pipeline(mllm, sam, adapter, selection, device, four_bit, base_url, verify), threshold
         )
 
     @property
     def segmenter(self):
-        return self.parts.eyes.segmenter
+        return self.pipeline.opener.segmenter
 
     @cached_property
     def matcher(self):
@@ -94,31 +94,35 @@ class Assistant:
                 f"the picture is {width}x{height}, too long and thin to be looked at: crop it to at most {LONGEST} to 1"
             )
         if not self.keep:
-            return Scene(self, image, self._look(image, progress))
+            return Scene(self, image, self._open(image, progress))
         key = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-        if key not in self.views:
-            view = self._look(image, progress)
-            while len(self.views) >= self.keep:
-                self.views.popitem(last=False)
-            self.views[key] = view
-        self.views.move_to_end(key)
-        return Scene(self, image, self.views[key])
+        if key not in self.opened_images:
+            view = self._open(image, progress)
+            while len(self.opened_images) >= self.keep:
+                self.opened_images.popitem(last=False)
+            self.opened_images[key] = view
+        self.opened_images.move_to_end(key)
+        return Scene(self, image, self.opened_images[key])
 
-    def _look(self, image, progress):
-        return self.parts.eyes.open(image, progress=progress) if progress else self.parts.eyes.open(image)
+    def _open(self, image, progress):
+        return (
+            self.pipeline.opener.open(image, progress=progress)
+            if progress
+            else self.pipeline.opener.open(image)
+        )
 
 
 class Scene:
     """One opened picture. image: (H, W, 3) uint8 RGB; proposals: see `assistant.sam.proposals.Proposals`."""
 
-    def __init__(self, assistant: Assistant, image: np.ndarray, view):
-        self.assistant, self.image, self.view = assistant, image, view
+    def __init__(self, assistant: Assistant, image: np.ndarray, opened):
+        self.assistant, self.image, self.opened = assistant, image, opened
         self.turns: list[Turn] = []
         self.shown: list[Target] = []  # what the last answer was about; a correction by hand may replace it
 
     @property
     def proposals(self):
-        return self.view.proposals
+        return self.opened.proposals
 
     @property
     def size(self) -> tuple[int, int]:
@@ -126,7 +130,7 @@ class Scene:
 
     def fresh(self) -> "Scene":
         """The same opened picture with nothing said about it."""
-        return Scene(self.assistant, self.image, self.view)
+        return Scene(self.assistant, self.image, self.opened)
 
     def ask(
         self, question: str, *, about: np.ndarray | None = None, remember: bool = True, **options
@@ -157,7 +161,7 @@ class Scene:
     def _ask(self, question: str, options: dict) -> Answer:
         """What the model itself says."""
         turns = [*self.turns[-REMEMBERED:], Turn(question)]
-        reply, found = self.assistant.parts.ask(turns, self.view, self.assistant.threshold, **options)
+        reply, found = self.assistant.pipeline.ask(turns, self.opened, self.assistant.threshold, **options)
         targets = [
             self._target(mention.phrase, mention.present, one)
             for mention, one in zip(parse(reply.text), found)
@@ -202,7 +206,9 @@ class Scene:
     def segment(self, points=None, labels=None, box=None, mask=None, multimask: bool = True):
         """SAM by hand: points (N, 2) xy px with labels (N,) 1 inside / 0 outside, box xyxy px, mask (H, W) bool or
         low-resolution logits -> masks (M, H, W) bool, scores (M,) float32 in [0, 1]; M = 3, or 1 unless `multimask`."""
-        return self.assistant.segmenter.predict(self.view.embedding, points, labels, box, mask, multimask)[:2]
+        return self.assistant.segmenter.predict(self.opened.embedding, points, labels, box, mask, multimask)[
+            :2
+        ]
 
     def segment_like(self, reference_image, reference_mask, label: str | None = None):
         """What is like this reference: a picture (path | PIL.Image | (H, W, 3) uint8) and its mask (path | (H, W),
@@ -216,15 +222,14 @@ class Scene:
 
         matcher = self.assistant.matcher
         like = references(matcher, reference_image, reference_mask)
-        return matcher.segment(matcher.look(self.image, self.view.embedding), like, label)
+        return matcher.segment(matcher.look(self.image, self.opened.embedding), like, label)
 
     def attend(self, phrase: str) -> np.ndarray:
         """Where the model looks for a phrase such as "a mug": (H, W) float32 heat map in [0, 1], see `assistant.attention.maps`.
         BadInput: a phrase that names nothing, a preset whose model exposes no attention."""
-        from assistant.attention.image_text_probe import looker_of
         from assistant.attention.maps import attend
 
-        return attend(looker_of(self.assistant.parts), self.view, phrase)
+        return attend(self.assistant.pipeline.attention_probe(), self.opened, phrase)
 
 
 def turn_of(answer: Answer) -> Turn:

@@ -14,8 +14,8 @@ import importlib
 import sys
 from pathlib import Path
 
+from assistant.cli import add_model_arguments
 from assistant.errors import BadInput, exit_code
-from assistant.presets import add_model_arguments
 
 BENCHMARKS = {  # name: (module, what it is)
     "records": (
@@ -65,36 +65,36 @@ TOOLS = {
 
 def open_assistant(args: argparse.Namespace):
     """The assistant that the options name."""
-    from assistant.presets import name_of, open_from
+    from assistant import cli
 
-    assistant = open_from(args)
-    args.preset = name_of(args)  # as results and run.json name it
+    options = cli.model_options(args)
+    assistant = cli.open_assistant(options)
+    args.preset = options.describe()  # as results and run.json name it
     return assistant
 
 
 def open_segmenter(args: argparse.Namespace):
     """(segmenter, {part: sha256}): the preset's, or another; `--sam FILE.safetensors` is a pocket SAM's trained weights.
     The language model is not loaded: nothing that a segmenter does depends on it."""
-    from assistant.presets import PRESETS, load_segmenter, name_of
+    from assistant.cli import model_options
+    from assistant.presets import load_segmenter
 
-    if args.preset not in PRESETS:
-        open_assistant(args)  # says so
-    segmenter, found = load_segmenter(args.sam or PRESETS[args.preset].sam, args.device)
-    args.preset = name_of(args)
-    return segmenter, {"sam": found}
+    options = model_options(args)
+    segmenter, checksum = load_segmenter(options.sam_or_preset, options.device)
+    args.preset = options.describe()
+    return segmenter, {"sam": checksum}
 
 
 def open_proposals(args: argparse.Namespace):
     """(function from an image to its Proposals, {part: sha256}): the preset's own everything mode, or, with any
     `--setting` or a `--sam` file, `assistant.sam.proposals.everything` with those settings."""
-    settings = everything_settings(args.setting)
-    if not settings and args.sam in (None, "pocket") and args.preset == "pocket":
-        assistant = open_assistant(argparse.Namespace(**vars(args) | {"sam": None}))
-        return lambda image: assistant.open(image).proposals, assistant.weights
-    from assistant.sam.proposals import everything
+    from assistant.cli import model_options
+    from assistant.presets import load_everything_mode
 
-    segmenter, weights = open_segmenter(args)
-    return lambda image: everything(segmenter, segmenter.encode(image), image=image, **settings), weights
+    options = model_options(args)
+    propose, weights = load_everything_mode(options, everything_settings(args.setting))
+    args.preset = options.describe()
+    return propose, weights
 
 
 def everything_settings(words: list[str]) -> dict:

@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> dict:
     """One program's figures."""
     import torch
 
-    from assistant.mllm.local_model import Reasoner
+    from assistant.mllm.local_model import MultimodalLLM
     from assistant.weights import resolve_model
     from finetune.mllm.train import started
     from finetune.region_cache import Regions
@@ -117,16 +117,16 @@ def run(args: argparse.Namespace) -> dict:
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, args.dtype) if args.dtype else torch.float32 if device == "cpu" else torch.bfloat16
     torch.manual_seed(args.seed)
-    reasoner = Reasoner.load(resolve_model(args.mllm), device=device, dtype=dtype, four_bit=args.four_bit)
+    llm = MultimodalLLM.load(resolve_model(args.mllm), device=device, dtype=dtype, four_bit=args.four_bit)
     parameters = sum(
         p.numel() * (2 if p.dtype == torch.uint8 else 1)
-        for n, p in reasoner.model.named_parameters()
+        for n, p in llm.model.named_parameters()
         if "visual" not in n and "vision" not in n
     )
     rng = torch.Generator().manual_seed(args.seed)
     square = {"size": [512, 512], "counts": "PP2P8"}
     regions = Regions(torch.randn(REGIONS, WIDTH, generator=rng), [square] * REGIONS)
-    batch = batch_of(reasoner, regions, args.batch)
+    batch = batch_of(llm, regions, args.batch)
     args.adapter, args.targets, args.alpha, args.dropout, args.tune_vision = (
         None,
         None,
@@ -134,10 +134,10 @@ def run(args: argparse.Namespace) -> dict:
         0.05,
         False,
     )
-    selector, lora = started(args, reasoner, [regions])
+    selector, lora = started(args, llm, [regions])
     if args.gradient_checkpointing:
-        reasoner.model.gradient_checkpointing_enable({"use_reentrant": False})
-    seconds = (ours if args.only == "ours" else trl)(args, reasoner, selector, lora, batch, device)
+        llm.model.gradient_checkpointing_enable({"use_reentrant": False})
+    seconds = (ours if args.only == "ours" else trl)(args, llm, selector, lora, batch, device)
     tokens = batch["input attention_mask"].sum().item()
     step = sum(seconds[1:]) / len(seconds[1:])
     return {
@@ -153,7 +153,7 @@ def run(args: argparse.Namespace) -> dict:
     }
 
 
-def batch_of(reasoner, regions, count: int) -> dict:
+def batch_of(llm, regions, count: int) -> dict:
     """The same conversation `count` times, collated."""
     from skimage import data
 
@@ -166,11 +166,11 @@ def batch_of(reasoner, regions, count: int) -> dict:
     for question, answer in QUESTIONS:
         targets = [RecordTarget(m.phrase, square if m.present else None) for m in parse(answer)]
         asked.append(Asked(Record("astronaut", 512, 512, question, answer, targets), Path("astronaut")))
-    one = example(reasoner, asked, lambda _: regions, lambda _: data.astronaut())
+    one = example(llm, asked, lambda _: regions, lambda _: data.astronaut())
     return collate([one] * count, 0)  # all of one length: nothing is padded
 
 
-def ours(args, reasoner, selector, lora, batch: dict, device: str) -> list[float]:
+def ours(args, llm, selector, lora, batch: dict, device: str) -> list[float]:
     """Seconds of each step of `finetune.mllm.train.one_step`."""
     import torch
     from accelerate import Accelerator
@@ -181,7 +181,7 @@ def ours(args, reasoner, selector, lora, batch: dict, device: str) -> list[float
     from finetune.tune import LOSS_NAMES
 
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
-    student = Student(lora, selector.to(device), reasoner.seg, reasoner.abs, 8)
+    student = Student(lora, selector.to(device), llm.seg, llm.abs, 8)
     optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], 1e-4)
     student, optimizer = accelerator.prepare(student, optimizer)
     args.micro = args.batch
@@ -194,7 +194,7 @@ def ours(args, reasoner, selector, lora, batch: dict, device: str) -> list[float
     return seconds
 
 
-def trl(args, reasoner, selector, lora, batch: dict, device: str) -> list[float]:
+def trl(args, llm, selector, lora, batch: dict, device: str) -> list[float]:
     """Seconds of each step of trl's SFTTrainer on the tokens and labels of the same batch."""
     import torch
     from datasets import Dataset
@@ -241,7 +241,7 @@ def trl(args, reasoner, selector, lora, batch: dict, device: str) -> list[float]
         use_cpu=device == "cpu",
         gradient_checkpointing=args.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        bf16=reasoner.model.dtype == torch.bfloat16,
+        bf16=llm.model.dtype == torch.bfloat16,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         disable_tqdm=True,
@@ -253,7 +253,7 @@ def trl(args, reasoner, selector, lora, batch: dict, device: str) -> list[float]
         model=get_peft_model(lora.unload(), plain),
         args=settings,
         train_dataset=rows,
-        processing_class=reasoner.processor,
+        processing_class=llm.processor,
         data_collator=lambda _: dict(inputs),
         callbacks=[Clock()],
     ).train()

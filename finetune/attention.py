@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from assistant.attention.maps import Ranking, class_maps, shares, with_background
+from assistant.attention.maps import class_maps, shares, with_background
+from assistant.attention.prompt_attention import Ranking
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from finetune.log import Log, rate
@@ -31,7 +32,7 @@ GRID = 128  # cells of the longer side that the loss is counted on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from assistant.presets import add_model_arguments
+    from assistant.cli import add_model_arguments
 
     parser.add_argument(
         "--data",
@@ -79,12 +80,10 @@ def support_map(label: np.ndarray, category: int) -> Tensor:
     return torch.from_numpy(np.where((label == category) | (label <= 0), label, -1))
 
 
-def loss_of(
-    looker, view, label: Tensor, prompts: list[str], owner: Tensor, use: list, classes: int
-) -> Tensor:
+def loss_of(probe, view, label: Tensor, prompts: list[str], owner: Tensor, use: list, classes: int) -> Tensor:
     """label: (H, W) long, -1 = not counted. Mean over the thing's pixels of -log of the true class's share, plus
     BACKGROUND times the mean over the background's."""
-    look = looker.look(view, prompts, sorted({layer for layer, _ in use}))
+    look = probe.attention(view, prompts, sorted({layer for layer, _ in use}))
     maps = class_maps(shares(look, use, match=False), owner, classes)
     h, w = label.shape
     size = tuple(max(1, round(side * GRID / max(h, w))) for side in (h, w))
@@ -102,7 +101,7 @@ def loss_of(
 
 
 def tune(
-    looker,
+    probe,
     supports: list[tuple],
     names: list[str],
     passes: int,
@@ -117,18 +116,17 @@ def tune(
     the pocket preset reads what is kept of the first pass; then the words as well. state_file: resumed from, if
     there."""
     prompts, owner = with_background(names)
-    use = looker.ranking.use
-    looker.restore({})
-    looker.kept = {} if looker.kept is None else looker.kept
+    use = probe.ranking.use
+    probe.restore({})
     state = (
         torch.load(state_file, weights_only=True)
         if state_file and state_file.exists()
         else {"phase": 0, "step": 0}
     )
-    trained = looker.tunable_attention(sorted({layer for layer, _ in use}))
+    trained = probe.tunable_attention(sorted({layer for layer, _ in use}))
     for phase, rounds in enumerate((passes, word_passes)):
         if phase:
-            trained |= looker.tunable_words(prompts)
+            trained |= probe.tunable_words(prompts)
         if phase < state["phase"] or not rounds:
             continue
         optimizer = torch.optim.AdamW(trained.values(), lr=lr, weight_decay=0.05)
@@ -146,7 +144,7 @@ def tune(
             optimizer.zero_grad(set_to_none=True)
             losses = []
             for i in steps[step].tolist():
-                loss = loss_of(looker, *supports[i], prompts, owner, use, len(names) + 1)
+                loss = loss_of(probe, *supports[i], prompts, owner, use, len(names) + 1)
                 (loss / len(steps[step])).backward()
                 losses.append(loss.item())
             optimizer.step()
@@ -173,21 +171,22 @@ def main(args: argparse.Namespace) -> None:
 
     from safetensors.torch import save_file
 
-    from assistant.attention.image_text_probe import open_looker
     from assistant.attention.labelled_images import read_labelled
+    from assistant.cli import model_options
+    from assistant.presets import load_attention_probe
 
     names, found = read_labelled(args.data, args.split)
     if args.runs < 1 or args.passes < 0 or args.word_passes < 0 or args.batch < 1:
         raise BadInput("--runs and --batch must be at least 1, --passes and --word-passes not negative")
-    looker = open_looker(args)
+    probe, _ = load_attention_probe(model_options(args))
     if args.ranking:
-        looker.ranking = Ranking.load(args.ranking)
-    if looker.ranking is None:
+        probe.ranking = Ranking.load(args.ranking)
+    if probe.ranking is None:
         raise BadInput("give --ranking, what python -m assistant rank-layers wrote for this model")
     photos = [(photo.path, photo.read()) for photo in found]
     settings = {
         "data": str(args.data.resolve()),
-        "use": looker.ranking.use,
+        "use": probe.ranking.use,
         "passes": args.passes,
         "word_passes": args.word_passes,
         "batch": args.batch,
@@ -207,13 +206,13 @@ def main(args: argparse.Namespace) -> None:
             continue
         for _, i in pairs:
             if i not in views:
-                views[i] = looker.open(photos[i][0], args.views or args.out / "views")
+                views[i] = probe.open(photos[i][0], args.views or args.out / "views")
         supports = [(views[i], support_map(photos[i][1], c)) for c, i in pairs]
         args.out.mkdir(parents=True, exist_ok=True)
         with replace_whole(file) as path:
             path.write_text(json.dumps({"settings": settings}, indent=1) + "\n")
         tuned = tune(
-            looker,
+            probe,
             supports,
             names,
             args.passes,
@@ -225,7 +224,7 @@ def main(args: argparse.Namespace) -> None:
             Log(args.out / f"loss-{run}.jsonl"),
         )
         shown = {names[c - 1]: photos[i][0].name for c, i in pairs}
-        about = {"use": json.dumps(looker.ranking.use), "photos": json.dumps(shown)}
+        about = {"use": json.dumps(probe.ranking.use), "photos": json.dumps(shown)}
         with replace_whole(done) as path:
             save_file({name: value.contiguous() for name, value in tuned.items()}, path, about)
         state.unlink(missing_ok=True)

@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
         with replace_whole(POCKET / "attention.safetensors") as path:
             save_file(half(load_file(args.attention)), path)
     if args.ranking:
-        from assistant.attention.maps import Ranking
+        from assistant.attention.prompt_attention import Ranking
 
         Ranking.load(args.ranking).save(POCKET / "attention.json")
     if args.reasoner:

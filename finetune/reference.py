@@ -34,7 +34,7 @@ from assistant.few_shot.matcher import Matcher
 from assistant.few_shot.prompt_encoder import PromptEncoder, prompted
 from assistant.few_shot.similarity import NAMELESS, Given, Look, Reference, cover, gather
 from assistant.files import replace_whole
-from assistant.pocket.pipeline import fast_math
+from assistant.pocket.opening import fast_math
 from finetune.log import Log, rate
 from finetune.pocket.outlined import named_regions, other_view
 
@@ -45,7 +45,7 @@ SMALLEST = 400  # px of the picture that a mask must cover to be asked for
 
 
 @dataclass(frozen=True)
-class Kept:
+class FeatureCache:
     """One view of a picture on disk. names: the categories that can be asked for, in the order of the file's masks."""
 
     file: Path
@@ -103,7 +103,7 @@ def kept_names(file: Path) -> tuple[str, ...]:
         return tuple(json.loads(opened.metadata()["names"]))
 
 
-def read(kept: Kept, matcher: Matcher, name: str) -> tuple[Look, Tensor]:
+def read(kept: FeatureCache, matcher: Matcher, name: str) -> tuple[Look, Tensor]:
     """A kept view and its mask of a category, (l, l) share in [0, 1]."""
     with safe_open(kept.file, "pt") as opened:
         get = lambda k: opened.get_tensor(k).float()
@@ -114,12 +114,12 @@ def read(kept: Kept, matcher: Matcher, name: str) -> tuple[Look, Tensor]:
 
 
 def draw_episodes(
-    views: list[Kept], seed: int, count: int, most: int = 3
-) -> list[tuple[str, Kept, list[Kept]]]:
+    views: list[FeatureCache], seed: int, count: int, most: int = 3
+) -> list[tuple[str, FeatureCache, list[FeatureCache]]]:
     """(name, query, references): a category as often as the root of its pictures' number, a query that holds it, and in
     other pictures one reference, or in every fourth episode two to `most`."""
     rng = np.random.default_rng(seed)
-    holding: dict[str, list[Kept]] = {}
+    holding: dict[str, list[FeatureCache]] = {}
     for view in views:
         for name in view.names:
             holding.setdefault(name, []).append(view)
@@ -145,7 +145,7 @@ class Gathered:
 
     file: Path
     name: str
-    query: Kept
+    query: FeatureCache
     shots: int
 
 
@@ -312,9 +312,9 @@ def main(args: argparse.Namespace) -> None:
     for k, (image, named) in enumerate(tqdm(photos, desc="looks", disable=None)):
         files = keep(matcher, key, image, named, args.views, looks)
         if k % ASIDE == 0:
-            aside.append(Kept(files[0], k, kept_names(files[0])))
+            aside.append(FeatureCache(files[0], k, kept_names(files[0])))
         else:
-            views += [Kept(f, k, kept_names(f)) for f in files]
+            views += [FeatureCache(f, k, kept_names(f)) for f in files]
     encoders = matcher.encoders
     for arm, told in ARMS.items():
         torch.manual_seed(args.seed)
@@ -332,7 +332,7 @@ def main(args: argparse.Namespace) -> None:
     print(json.dumps({"aside": check(matcher, aside, views, names, args.seed)}), flush=True)
 
 
-def statistics(views: list[Kept]) -> tuple[Tensor, Tensor]:
+def statistics(views: list[FeatureCache]) -> tuple[Tensor, Tensor]:
     """Mean and deviation (C,) of the patches' channels; the fine map's count half, being many and of little meaning."""
     some = torch.cat([load_file(v.file)["patches"].float().flatten(1)[:, ::7] for v in views[::2]], 1)
     scale = some.std(1) + 1e-3
@@ -409,7 +409,12 @@ def groups(encoder: PromptEncoder, lr: float) -> list[dict]:
 
 @torch.no_grad()
 def check(
-    matcher: Matcher, aside: list[Kept], views: list[Kept], names: set[str], seed: int, count: int = 200
+    matcher: Matcher,
+    aside: list[FeatureCache],
+    views: list[FeatureCache],
+    names: set[str],
+    seed: int,
+    count: int = 200,
 ) -> dict:
     """Mean IoU of each encoder on pictures kept aside, references from the others, one shot."""
     found: dict[str, list[float]] = {arm: [] for arm in matcher.encoders}

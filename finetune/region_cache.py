@@ -37,7 +37,7 @@ class Regions:
     view_names: list[str] = field(default_factory=list)  # V
 
 
-class Kept:
+class RegionCache:
     """Arrays by name in one folder, of at most so many gigabytes: what this run does not need goes first, oldest first."""
 
     def __init__(self, folder: Path, gigabytes: float = 20):
@@ -85,13 +85,13 @@ def picture_key(key: str, image_file: Path) -> str:
     return hashlib.sha256(key.encode() + b"\n" + image_file.read_bytes()).hexdigest()[:32]
 
 
-def proposals_of(eyes, key: str, image_file: Path, kept: Kept) -> Regions:
+def proposals_of(opener, key: str, image_file: Path, kept: RegionCache) -> Regions:
     """A picture's proposals as `eyes` see them, read or computed. eyes.open(image): a view with `proposals`, `features`."""
 
     def make():
         from assistant.images import open_image
 
-        view = eyes.open(open_image(image_file))
+        view = opener.open(open_image(image_file))
         return {
             "features": view.features.cpu().half().numpy(),
             "rles": np.array(json.dumps(list(view.proposals.rles))),
@@ -101,7 +101,7 @@ def proposals_of(eyes, key: str, image_file: Path, kept: Kept) -> Regions:
     return Regions(torch.from_numpy(found["features"].astype(np.float32)), json.loads(str(found["rles"])))
 
 
-def prepare(eyes, key: str, images: Iterable[Path], kept: Kept) -> None:
+def prepare(opener, key: str, images: Iterable[Path], kept: RegionCache) -> None:
     """Compute what is missing. eyes: a function that loads them, called only if something is."""
     from tqdm import tqdm
 
@@ -109,7 +109,7 @@ def prepare(eyes, key: str, images: Iterable[Path], kept: Kept) -> None:
     missing = [image for image, file in names.items() if not file.exists()]
     kept.needed |= set(names.values())
     if missing:
-        loaded = eyes()
+        loaded = opener()
         for image in tqdm(missing, desc="regions", unit="photo", disable=None):
             proposals_of(loaded, key, image, kept)
 

@@ -133,6 +133,7 @@ WITHOUT = (
 def main(args: argparse.Namespace) -> None:
     from assistant.errors import BadInput
     from assistant.files import make_folder
+    from assistant.presets import ModelOptions
     from finetune.check import check_files, shared_pictures
     from finetune.mllm.mixture import parse_source
 
@@ -146,7 +147,7 @@ def main(args: argparse.Namespace) -> None:
         return
     if args.val and (both := shared_pictures(files, args.val)):
         print(f"{both} pictures of --val are in --data too: its figures say little", flush=True)
-    pocket = args.preset == "pocket" and not args.mllm
+    pocket = ModelOptions(preset=args.preset, mllm=args.mllm).is_embedded
     if args.rehearsal and not pocket:
         raise BadInput(
             "only the pocket preset rehearses its first training: give --data your.jsonl older.jsonl=0.5 instead"
@@ -242,7 +243,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def tune_pocket(args: argparse.Namespace) -> None:
-    from finetune.pocket import tune
+    from finetune.pocket.tune import tune
 
     tune(args)
 
@@ -254,19 +255,21 @@ def tune_general(args: argparse.Namespace) -> None:
     from accelerate import Accelerator
 
     from assistant.errors import BadInput
-    from assistant.mllm.local_model import Reasoner
+    from assistant.mllm.local_model import MultimodalLLM
     from assistant.mllm.trained import Dino
+    from assistant.presets import ModelOptions, load_image_opener, opener_key, parts_to_train
     from assistant.weights import resolve_model
     from finetune.mllm import deepspeed as zero
     from finetune.mllm.adapter import keep_settings
-    from finetune.mllm.parts import eyes_of, named_parts
     from finetune.mllm.train import train
 
     if zero.asked_for() and not find_spec("deepspeed"):
         raise BadInput(
             "DeepSpeed is missing; pip install deepspeed, or spread the weights with finetune/configs/fsdp2.yaml"
         )
-    mllm, sam, dino = named_parts(args)
+    mllm, sam, dino = parts_to_train(
+        ModelOptions(preset=args.preset, mllm=args.mllm, sam=args.sam), args.dino
+    )
     args.mllm, args.dino = mllm, dino
     cpu = args.device == "cpu" or not torch.cuda.is_available()
     dtype = getattr(torch, args.dtype) if args.dtype else torch.float32 if cpu else torch.bfloat16
@@ -284,7 +287,7 @@ def tune_general(args: argparse.Namespace) -> None:
         zero.configure(accelerator, dtype, args.four_bit)
     spread = (zero.asked_for() or accelerator.is_fsdp2) and not args.four_bit  # read whole, but not by a GPU
     device = "cpu" if spread else str(accelerator.device)
-    reasoner = Reasoner.load(resolve_model(mllm), device=device, dtype=dtype, four_bit=args.four_bit)
+    llm = MultimodalLLM.load(resolve_model(mllm), device=device, dtype=dtype, four_bit=args.four_bit)
     args.load_dino = lambda: Dino(dino, accelerator.device) if dino else None
-    load_eyes, key = eyes_of(sam, str(accelerator.device))
-    train(args, reasoner, load_eyes, f"{key} dino {dino}", accelerator)
+    device = str(accelerator.device)
+    train(args, llm, lambda: load_image_opener(sam, device)[0], f"{opener_key(sam)} dino {dino}", accelerator)

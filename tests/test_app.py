@@ -154,7 +154,7 @@ def test_api_returns_masks(client, photo):
 def test_api_does_what_the_page_does(client, page, photo):
     from gradio_client import handle_file
 
-    image, opened = handle_file(str(photo)), page[1].parts.opened
+    image, opened = handle_file(str(photo)), page[1].pipeline.opened
     red, green = (near(picture(), PAINT[name]) for name in ("red", "green"))
     call = lambda name, *values, **named: client.predict(image, *values, api_name=f"/{name}", **named)
     found = call("segment", points=[[60, 150]])
@@ -182,7 +182,7 @@ def test_api_does_what_the_page_does(client, page, photo):
     assert (from_rle(call("segment_like", image, to_rle(green), "crate")["rle"]) == green).all()
     heat = Image.open(io.BytesIO(base64.b64decode(call("attend", "ball")["heat"].split(",")[1])))
     assert heat.size == (360, 240) and heat.getextrema() == (pytest.approx(4, abs=4), 255)
-    assert page[1].parts.opened - opened <= 1  # the same picture is not opened again
+    assert page[1].pipeline.opened - opened <= 1  # the same picture is not opened again
     for name, values in (
         ("segment", {"mask": {"size": [1, 1], "counts": "x"}}),
         ("everything", {"granularity": 7}),
@@ -688,9 +688,9 @@ def test_what_goes_wrong_is_said(browser, page, photo, no_photo):
     visitor.page.click("#stop")
     visitor.page.wait_for_selector("#chat >> text=Stopped.")
     visitor.page.wait_for_function("() => !document.querySelector('#chat .busy')")
-    steps = page[1].parts.steps
+    steps = page[1].pipeline.steps
     assert (
-        "turn 3" in visitor.ask("turns") and page[1].parts.steps == steps < 60
+        "turn 3" in visitor.ask("turns") and page[1].pipeline.steps == steps < 60
     )  # it has ended, and has no place in memory
 
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from assistant.attention.image_text_probe import BATCH, NO_ATTENTION, Looker, Planes, WordRows
-from assistant.attention.maps import Look
+from assistant.attention.prompt_attention import PromptAttention
+from assistant.attention.transformers_probe import BATCH, NO_ATTENTION, Planes, TransformersProbe, WordRows
 from assistant.errors import BadInput
 from assistant.grammar import Turn
 
@@ -25,13 +25,13 @@ RECORDING = "maskpick_recorded"  # the name under which transformers knows our a
 _recorder: ContextVar = ContextVar("recorder", default=None)
 
 
-class ChatLooker(Looker):
+class ChatProbe(TransformersProbe):
     """A chat model that sees, as `assistant.mllm.local_model.Reasoner` holds it: "where is the {phrase}?", the answer begun
     with the phrase. Scores are the mean over the phrase's tokens in the question. match: p([SEG]) beside p([ABS]) after
     the answer's phrase (one half for all where these tokens were never trained)."""
 
-    def __init__(self, reasoner):
-        self.reasoner, self.model, self.tokenizer = reasoner, reasoner.model, reasoner.tokenizer
+    def __init__(self, llm):
+        self.llm, self.model, self.tokenizer = llm, llm.model, llm.tokenizer
         self.decoder = self.model.get_decoder()
         blocks = getattr(self.decoder, "layers", None)
         if blocks is None or not hasattr(blocks[0], "self_attn"):
@@ -47,14 +47,14 @@ class ChatLooker(Looker):
     def tokens(self, name: str) -> list[int]:
         return self.tokenizer(f" {name}", add_special_tokens=False).input_ids
 
-    def look(
+    def attention(
         self, view, prompts: list[str], layers: list[int] | None = None, before: list[Turn] = ()
-    ) -> Look:
+    ) -> PromptAttention:
         """before: earlier turns of the conversation, with their own pictures."""
         layers = self.chosen(layers)
-        image, kept = getattr(view, "image", view), (1.0, 1.0)
+        image, kept = view.image, (1.0, 1.0)
         if getattr(
-            self.reasoner.processor.image_processor, "do_center_crop", False
+            self.llm.processor.image_processor, "do_center_crop", False
         ):  # what is cropped is never seen
             image, kept = squared(image)
         scores, match, place = [], [], None
@@ -63,17 +63,17 @@ class ChatLooker(Looker):
                 image, prompts[first : first + BATCH], layers, list(before), kept
             )
             scores.append(found), match.append(fits)
-        return Look(torch.cat(scores), torch.cat(match), layers, place)
+        return PromptAttention(torch.cat(scores), torch.cat(match), layers, place)
 
     def _batch(self, image, prompts, layers, before, kept) -> tuple[Tensor, Tensor, Planes]:
-        reasoner = self.reasoner
+        llm = self.llm
         conversations = [[*before, Turn(f"where is the {p}?", None, [image])] for p in prompts]
-        texts = [reasoner.prompt(turns) + p for turns, p in zip(conversations, prompts)]
+        texts = [llm.prompt(turns) + p for turns, p in zip(conversations, prompts)]
         images = [[Image.fromarray(i) for turn in turns for i in turn.images] for turns in conversations]
         weight = self.model.get_input_embeddings().weight
         try:
-            inputs = reasoner.processor(
-                text=texts, images=images, return_tensors="pt", padding=True, **reasoner._bos(texts[0])
+            inputs = llm.processor(
+                text=texts, images=images, return_tensors="pt", padding=True, **llm._bos(texts[0])
             )
         except ValueError as e:
             raise BadInput(
@@ -89,13 +89,13 @@ class ChatLooker(Looker):
             phrase_tokens(self.tokenizer, row, m, int(p[0].max()) + 1, phrase)
             for row, m, p, phrase in zip(ids, mask, places, prompts)
         ]
-        with reasoner.lock, self._recorded(layers, [p[0] for p in places], at) as rows, self.words.active():
+        with llm.lock, self._recorded(layers, [p[0] for p in places], at) as rows, self.words.active():
             hidden = self.model.model(**inputs).last_hidden_state
         if set(rows) != set(layers):
             raise BadInput(NO_ATTENTION)
         last = torch.stack([m.nonzero()[-1, 0] for m in mask])
         logits = self.model.get_output_embeddings()(hidden[torch.arange(len(ids)), last]).float()
-        fits = (logits[:, reasoner.seg] - logits[:, reasoner.abs]).sigmoid()
+        fits = (logits[:, llm.seg] - logits[:, llm.abs]).sigmoid()
         return torch.stack([rows[k] for k in layers], 1).cpu(), fits.cpu(), places[0][1]
 
     @contextlib.contextmanager

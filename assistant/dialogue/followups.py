@@ -92,9 +92,8 @@ def _others(scene, question: str, target: Target, options: dict) -> Answer | Non
 def answer_about(scene, question: str, about: np.ndarray, options: dict) -> Answer | None:
     """The answer to a question about the part of the picture `about` (H, W) bool; None never: the model's own last."""
     kind, noun = read_about(question) or ("within", "")
-    namer = getattr(scene.assistant.parts, "name", None)
-    if kind == "name" and namer:
-        names = namer(scene.image, scene.view, about)
+    if kind == "name":
+        names = scene.assistant.pipeline.name_region(scene.image, scene.opened, about)
         if names:
             (name, sure), rest = names[0], [f"{n} {p:.0%}" for n, p in names[1:3] if p >= 0.05]
             maybe = f" Or else: {', '.join(rest)}." if rest else ""
@@ -123,8 +122,7 @@ def answer_about(scene, question: str, about: np.ndarray, options: dict) -> Answ
 
 def _named(scene, mask: np.ndarray, proposals: list[int]) -> Target:
     """A proposal under the name that is likeliest, where the preset names parts of a picture."""
-    namer = getattr(scene.assistant.parts, "name", None)
-    names = namer(scene.image, scene.view, mask) if namer else []
+    names = scene.assistant.pipeline.name_region(scene.image, scene.opened, mask)
     name, sure = (
         names[0] if names else ("thing", float(scene.proposals.predicted_iou[proposals[0]].clip(0, 1)))
     )

@@ -38,7 +38,7 @@ class PocketFeatures:
 
     def encode(self, segmenter: Segmenter, image: np.ndarray) -> Embedding:
         """As the preset opens a picture: in bfloat16 where this CPU computes in it."""
-        from assistant.pocket.pipeline import fast_math
+        from assistant.pocket.opening import fast_math
 
         with fast_math():
             embedding = segmenter.encode(image)

@@ -11,46 +11,20 @@ wherever pictures stand in the conversation and whatever number of positions the
 
 import os
 import threading
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from assistant.errors import BadInput
 from assistant.grammar import ABS, SEG, SYSTEM_PROMPT, Turn, chat_messages
+from assistant.pipeline import Reply
 
 # Left as they are by 4-bit loading: what sees is small, and suffers most; widths there are no multiple of a block's 64.
 WHOLE = ["lm_head", r".*\b(visual|vision_tower|vision_model|multi_modal_projector|connector)\b"]
 
 
-@dataclass
-class Reply:
-    """What a reasoner answered. markers, states and margins have one entry per [SEG] or [ABS] that it wrote, in order;
-    one that points by other means has none."""
-
-    text: str  # in the reply grammar
-    tokens: int  # generated, the one that ends the reply included
-    markers: list[bool] = field(default_factory=list)  # True for [SEG]
-    states: Tensor | None = None  # (n, hidden) float32, the hidden state that predicts the token
-    margins: Tensor | None = None  # (n,) float32, log p([SEG]) - log p([ABS]) there
-    written: str = ""  # what the model itself wrote, and reads again in later turns, where that is not `text`
-    reasoning: str = ""  # what it thought before it answered, where it says so
-
-
-@dataclass
-class Found:
-    """What one [SEG] or [ABS] of a reply points at. confidence: in [0, 1], that it is there; proposals: indices of those
-    that make it up; others: of the next best after those, best first; mask: (H, W) bool, what it covers beside them."""
-
-    confidence: float
-    proposals: list[int]
-    others: list[int] = field(default_factory=list)
-    mask: np.ndarray | None = None
-
-
-class Reasoner:
+class MultimodalLLM:
     """A multimodal LLM with its processor; both know [SEG] and [ABS] afterwards. One reply at a time, the rest wait."""
 
     def __init__(self, model, processor):
@@ -94,7 +68,7 @@ class Reasoner:
         device: str = "cpu",
         dtype: torch.dtype | None = None,
         four_bit: bool = False,
-    ) -> "Reasoner":
+    ) -> "MultimodalLLM":
         """name_or_path: a folder in transformers' layout, or a hub id. adapter: a peft folder or hub id on top.
 
         dtype: float32 on a CPU and bfloat16 elsewhere unless given. four_bit: nf4 weights through bitsandbytes; the
@@ -102,7 +76,7 @@ class Reasoner:
         """
         if str(device).startswith("cuda") and not torch.cuda.is_available():
             raise BadInput(f"there is no GPU for device {device}; use --device cpu")
-        _check_folder(name_or_path), _check_folder(adapter)
+        check_folder(name_or_path), check_folder(adapter)
         from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
         if dtype is None:
@@ -129,20 +103,20 @@ class Reasoner:
             ) from None
         except ImportError as e:
             advice = "; pip install 'maskpick[bnb]'" if four_bit and "bitsandbytes" in str(e) else ""
-            raise BadInput(f"{name_or_path} needs a package that is missing: {_first_line(e)}{advice}") from e
+            raise BadInput(f"{name_or_path} needs a package that is missing: {first_line(e)}{advice}") from e
         except Exception as e:  # a broken folder and an unreachable hub raise a dozen kinds
             raise BadInput(
                 f"cannot load {name_or_path} as a multimodal LLM; give a folder that holds one, or a hub id "
-                f"while the hub can be reached ({_first_line(e)})"
+                f"while the hub can be reached ({first_line(e)})"
             ) from e
         if not hasattr(processor, "image_processor") or not processor.chat_template:
             raise BadInput(
                 f"{name_or_path} has no image processor or no chat template; use a chat model that sees"
             )
-        reasoner = cls(model, processor)
+        llm = cls(model, processor)
         if adapter is not None:
-            reasoner.adapt(adapter, merge=not four_bit)
-        return reasoner
+            llm.adapt(adapter, merge=not four_bit)
+        return llm
 
     def adapt(self, adapter, merge: bool) -> None:
         """Put a peft folder or hub id on the model. BadInput: it cannot be read, or was trained on another one."""
@@ -153,7 +127,7 @@ class Reasoner:
         except Exception as e:
             raise BadInput(
                 f"cannot load the adapter {adapter}; give a folder that peft saved for this model "
-                f"({_first_line(e)})"
+                f"({first_line(e)})"
             ) from e
         rows = tuned.active_peft_config.to_dict().get("trainable_token_indices")
         for ids in rows.values() if isinstance(rows, dict) else [rows] if rows else []:
@@ -198,7 +172,7 @@ class Reasoner:
                 text=[text], images=[images] if images else None, return_tensors="pt", **self._bos(text)
             )
         except ValueError as e:
-            raise BadInput(f"this model cannot read the picture or the question: {_first_line(e)}") from e
+            raise BadInput(f"this model cannot read the picture or the question: {first_line(e)}") from e
         weight = next(
             self.model.get_input_embeddings().parameters()
         )  # `.weight` of one that is tuned is computed anew
@@ -368,7 +342,7 @@ def add_markers(model, tokenizer) -> None:
                     values[ids] = values[: min(ids)].float().mean(0).to(values.dtype)
 
 
-def _check_folder(name) -> None:
+def check_folder(name) -> None:
     """BadInput for what is written as a path and is not there; anything else may be a hub id."""
     text = str(name)
     written = (
@@ -378,5 +352,5 @@ def _check_folder(name) -> None:
         raise BadInput(f"there is no folder {text}; give one that holds the weights, or a hub id")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -10,6 +10,7 @@ it; a server that refuses the one or the other is asked without. The key comes f
 import base64
 import io
 import os
+from typing import NoReturn
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from assistant.errors import BadInput
 from assistant.grammar import Turn, chat_messages
 from assistant.mllm.structured_output import ALTERNATIVES, Said, Step
 
-PREFIX = "openai:"
 SECONDS = 300.0  # for one answer
 RETRIES = 2  # of the client, for a server that is busy or away
 TYPED = (
@@ -50,7 +50,7 @@ OPTIONAL = (
 )  # what a server may refuse, in the order of trying without
 
 
-class RemoteModel:
+class OpenAIClient:
     """model: its name on the server. base_url: None for OPENAI_BASE_URL or the client's own. BadInput: no client, no key."""
 
     crops = False  # as far as is known
@@ -78,6 +78,12 @@ class RemoteModel:
             self._errors(lambda: self.client.models.list())
         except self.openai.APIStatusError:  # many servers do not list their models
             pass
+
+    def attention_probe(self) -> NoReturn:
+        """A server exposes no attention. Raises BadInput."""
+        raise BadInput(
+            "a model on a server exposes no attention: use the pocket preset, or --mllm with a folder or a hub id"
+        )
 
     def seen_size(self, image: np.ndarray) -> tuple[int, int]:
         """(w, h) px of a picture (H, W, 3) as the model sees it: as it is sent."""

@@ -19,6 +19,8 @@ import numpy as np
 
 from assistant.errors import BadInput
 from assistant.grammar import Turn
+from assistant.mllm.local_model import MultimodalLLM
+from assistant.pipeline import AttentionProbe
 
 ALTERNATIVES = 20  # tokens whose probability is kept at each step, the most that servers tell
 LONGEST_THOUGHT = 1024  # tokens of a model that thinks before it answers
@@ -91,24 +93,33 @@ def probabilities(said: Said, before: bytes, wanted: Callable[[bytes], bool]) ->
     return [probability(said, match.end(), wanted) for match in re.finditer(before, whole)]
 
 
-class LocalModel:
+class StructuredLLM:
     """A `Reasoner` that answers in JSON."""
 
-    def __init__(self, reasoner):
-        self.reasoner = reasoner
-        self.name = reasoner.model.config.model_type
+    def __init__(self, llm: MultimodalLLM):
+        self.llm = llm
+        self._probe: AttentionProbe | None = None
+        self.name = llm.model.config.model_type
         try:
             from llguidance.hf import from_tokenizer
 
-            self.tokens = from_tokenizer(reasoner.tokenizer, eos_token=reasoner.ends)
+            self.tokens = from_tokenizer(llm.tokenizer, eos_token=llm.ends)
         except Exception as error:  # a tokenizer of a kind that it does not know
             raise BadInput(
                 f"the answers of {self.name} cannot be constrained: {str(error).splitlines()[0][:160]}"
             ) from None
 
+    def attention_probe(self) -> AttentionProbe:
+        """The probe of the model, made once. Raises BadInput where the model exposes no attention."""
+        from assistant.attention.chat_probe import ChatProbe
+
+        if self._probe is None:
+            self._probe = ChatProbe(self.llm)
+        return self._probe
+
     def seen_size(self, image: np.ndarray) -> tuple[int, int]:
         """(w, h) px of a picture (H, W, 3) uint8 as the model sees it, where its processor makes it of a size of its own."""
-        processor = self.reasoner.processor.image_processor
+        processor = self.llm.processor.image_processor
         seen = processor(images=[image], return_tensors="pt")
         if "image_grid_thw" not in seen:
             return image.shape[1], image.shape[0]
@@ -118,7 +129,7 @@ class LocalModel:
     @property
     def crops(self) -> bool:
         """Whether it cuts off what lies outside of a picture's middle square."""
-        return bool(getattr(self.reasoner.processor.image_processor, "do_center_crop", False))
+        return bool(getattr(self.llm.processor.image_processor, "do_center_crop", False))
 
     def ask(
         self,
@@ -131,28 +142,28 @@ class LocalModel:
         seed: int | None = None,
     ) -> Said:
         """The answer to the last turn, in the form of `schema` (JSON Schema) unless max_new_tokens cut it short."""
-        prompt, thought, spent = self.reasoner.prompt(turns, system), "", 0
+        prompt, thought, spent = self.llm.prompt(turns, system), "", 0
         constraint = Constraint(self.tokens, schema)
-        with self.reasoner.lock:
+        with self.llm.lock:
             if prompt.rstrip().endswith("<think>"):  # a model that cannot but think first
-                ids, _ = self.reasoner.generate(
+                ids, _ = self.llm.generate(
                     prompt,
                     turns,
                     LONGEST_THOUGHT,
                     temperature,
                     seed,
                     stop_strings=["</think>"],
-                    tokenizer=self.reasoner.tokenizer,
+                    tokenizer=self.llm.tokenizer,
                 )
-                thought, spent = self.reasoner.spoken(ids).partition("</think>")[0].strip(), len(ids)
+                thought, spent = self.llm.spoken(ids).partition("</think>")[0].strip(), len(ids)
                 prompt = f"{prompt.rstrip()}\n{thought}\n</think>\n\n"
-            ids, _ = self.reasoner.generate(
+            ids, _ = self.llm.generate(
                 prompt, turns, max_new_tokens, temperature, seed, logits_processor=[constraint]
             )
         steps = [
             Step(self.tokens.decode_bytes([i]), likely)
             for i, likely in zip(ids, constraint.likely)
-            if i not in self.reasoner.ends
+            if i not in self.llm.ends
         ]
         text = b"".join(step.piece for step in steps).decode(errors="replace")
         return Said(text, thought, spent + len(ids), steps)

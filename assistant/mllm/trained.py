@@ -10,8 +10,10 @@ DINOv2's where the adapter was trained with it; here its geometry and SAM's judg
 """
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +21,13 @@ from torch import Tensor, nn
 
 from assistant.errors import BadInput
 from assistant.grammar import ABS, SEG, TOKEN, Turn
-from assistant.mllm.local_model import Found, Reasoner, Reply
+from assistant.mllm.local_model import MultimodalLLM
 from assistant.mllm.selector import Selector, choose, runners_up
-from assistant.sam import image_opener as eyes
+from assistant.pipeline import AttentionProbe, ImageOpener, Pipeline, Reply, Selection
+from assistant.sam.image_opener import Progress, SamOpenedImage
+from assistant.sam.proposals import Proposals
 from assistant.sam.region_features import GEOMETRY, geometry, pooled
+from assistant.sam.segmenter import Embedding, Segmenter
 from assistant.weights import adapter_file, read_weights, sha256_of
 
 SHAPE = GEOMETRY + 2  # geometry, predicted IoU, stability: the last columns of a proposal's features
@@ -30,7 +35,7 @@ DINO_SIDE = 896  # px of the longer side, as LLM-Seg
 
 
 @dataclasses.dataclass
-class View(eyes.View):
+class TrainedOpenedImage(SamOpenedImage):
     """A picture, opened, with the features (N, R) float32 of its proposals: embedding, then SHAPE."""
 
     features: Tensor | None = None
@@ -67,20 +72,24 @@ class Dino:
         return tokens[:, -h * w :].transpose(1, 2).unflatten(2, (h, w)).float()  # the class token comes first
 
 
-class TunedEyes:
+class TrainedImageOpener:
     """`plain` (open(image) -> a view with embedding and proposals), with the features that the selector reads."""
 
-    def __init__(self, plain: eyes.Eyes, dino: Dino | None = None):
+    def __init__(self, plain: ImageOpener[SamOpenedImage], dino: Dino | None = None):
         self.plain, self.dino = plain, dino
 
     @property
-    def segmenter(self):
+    def segmenter(self) -> Segmenter:
         return self.plain.segmenter
 
+    def propose(self, image: np.ndarray, progress: Progress | None = None) -> tuple[Embedding, Proposals]:
+        """See `pipeline.ImageOpener`."""
+        return self.plain.propose(image, progress)
+
     @torch.inference_mode()
-    def open(self, image: np.ndarray, progress=None) -> View:
+    def open(self, image: np.ndarray, progress: Progress | None = None) -> TrainedOpenedImage:
         view = self.plain.open(image, progress)
-        return View(view.embedding, view.proposals, image, features=self.features(image, view))
+        return TrainedOpenedImage(view.embedding, view.proposals, image, features=self.features(image, view))
 
     def features(self, image: np.ndarray, view) -> Tensor:
         """(N, C [+ D] + SHAPE) float32 of the view's proposals."""
@@ -104,7 +113,7 @@ class TunedEyes:
         return torch.cat([*(p.cpu() for p in parts), shape.cpu()], 1)
 
 
-class TunedSelector(nn.Module):
+class StandardisedSelector(nn.Module):
     """The selector over regions as `TunedEyes` describes them, (N, R) standardised by what training saw."""
 
     def __init__(
@@ -130,43 +139,84 @@ class TunedSelector(nn.Module):
         )
 
 
-class Tuned:
+class TrainedPipeline(Pipeline[TrainedOpenedImage]):
     """The parts of an `Assistant`."""
 
-    def __init__(self, eyes: TunedEyes | None, reasoner: Reasoner, selector: TunedSelector):
-        self.eyes, self.reasoner, self.selector = eyes, reasoner, selector
+    def __init__(self, opener: TrainedImageOpener, llm: MultimodalLLM, selector: StandardisedSelector):
+        self.opener = opener
+        self.llm, self.selector = llm, selector
 
-    @torch.inference_mode()
-    def ask(self, turns: list[Turn], view: View, threshold: float, **options) -> tuple[Reply, list[Found]]:
-        """The reply to the last turn, and a Found for each of its markers, in order. The selector's confidence, which
-        knows the LLM's own, decides between [SEG] and [ABS]."""
+    @functools.cached_property
+    def _probe(self) -> AttentionProbe:
+        from assistant.attention.chat_probe import ChatProbe
+
+        return ChatProbe(self.llm)
+
+    def attention_probe(self) -> AttentionProbe:
+        """The probe of the language model. Raises BadInput where it exposes no attention."""
+        return self._probe
+
+    def ask(
+        self, turns: list[Turn], opened: TrainedOpenedImage, threshold: float, **options: Any
+    ) -> tuple[Reply, list[Selection]]:
+        """See `pipeline.Pipeline`."""
         turns = list(turns)
         if not any(
             turn.images for turn in turns
-        ):  # earlier turns may have been forgotten, the picture never is
-            turns[0] = dataclasses.replace(turns[0], images=[view.image])
-        reply = self.reasoner.reply(turns, **options)
-        found = self.select(reply.states, reply.margins, view.features)
-        present = [one.confidence >= threshold and bool(one.proposals) for one in found]
-        decided = iter(present)
-        text = TOKEN.sub(lambda _: SEG if next(decided) else ABS, reply.text)
-        return dataclasses.replace(reply, text=text), found
-
-    @torch.inference_mode()
-    def select(self, states: Tensor, margins: Tensor, features: Tensor) -> list[Found]:
-        """states (M, state_dim) and margins (M,) of markers against proposals (N, R)."""
-        if not len(states) or not len(features):
-            return [Found(0.0, []) for _ in states]
-        device = self.selector.mean.device
-        scores = self.selector(states.to(device), features.to(device), margins.to(device))
-        found = []
-        for k in range(len(states)):
-            chosen = choose(scores, k)
-            found.append(Found(float(scores.presence[k].sigmoid()), chosen, runners_up(scores, k, chosen)))
-        return found
+        ):  # earlier turns may have been forgotten, the image never is
+            turns[0] = dataclasses.replace(turns[0], images=[opened.image])
+        return answer(self.llm, self.selector, turns, opened.features, threshold, **options)
 
 
-def read_heads(folder: Path) -> tuple[TunedSelector, dict]:
+@torch.inference_mode()
+def answer(
+    llm: MultimodalLLM,
+    selector: StandardisedSelector,
+    turns: list[Turn],
+    features: Tensor,
+    threshold: float,
+    **options: Any,
+) -> tuple[Reply, list[Selection]]:
+    """Answer the last turn and select among proposals; all that answering needs of the proposals is their features.
+
+    Training answers its validation questions with this, from the features that it has stored.
+
+    Args:
+        llm: The language model.
+        selector: Reads the states of the reply's markers.
+        turns: The conversation, with the image in one of the turns.
+        features: (N, R) float32, as `TrainedImageOpener` gives them.
+        threshold: Confidence from which a target counts as present. The confidence is the selector's, which knows the
+            margin of the language model.
+        options: See `MultimodalLLM.reply`.
+
+    Returns:
+        The reply, with the markers as the selector decides them, and a selection for each.
+    """
+    reply = llm.reply(turns, **options)
+    selections = select(selector, reply.states, reply.margins, features)
+    present = iter([one.confidence >= threshold and bool(one.proposals) for one in selections])
+    text = TOKEN.sub(lambda _: SEG if next(present) else ABS, reply.text)
+    return dataclasses.replace(reply, text=text), selections
+
+
+@torch.inference_mode()
+def select(
+    selector: StandardisedSelector, states: Tensor, margins: Tensor, features: Tensor
+) -> list[Selection]:
+    """states (M, state_dim) and margins (M,) of markers against proposals (N, R)."""
+    if not len(states) or not len(features):
+        return [Selection(0.0, []) for _ in states]
+    device = selector.mean.device
+    scores = selector(states.to(device), features.to(device), margins.to(device))
+    found = []
+    for k in range(len(states)):
+        chosen = choose(scores, k)
+        found.append(Selection(float(scores.presence[k].sigmoid()), chosen, runners_up(scores, k, chosen)))
+    return found
+
+
+def read_heads(folder: Path) -> tuple[StandardisedSelector, dict]:
     """The selector of a folder and what its file says of itself. BadInput: none, or the pocket preset's."""
     file = adapter_file(folder)
     state, about = read_weights(file)
@@ -176,17 +226,17 @@ def read_heads(folder: Path) -> tuple[TunedSelector, dict]:
         raise BadInput(f"cannot read {file}: {error}; fetch it again") from None
     if config is None:
         raise BadInput(f"{file} belongs to the pocket preset; use it with --preset pocket")
-    selector = TunedSelector(**config["selector"])
+    selector = StandardisedSelector(**config["selector"])
     selector.load_state_dict(state)
     return selector.eval(), config
 
 
-def load_tuned(reasoner: Reasoner, eyes, adapter) -> Tuned:
+def load_trained_pipeline(llm: MultimodalLLM, opener, adapter) -> TrainedPipeline:
     """The parts that the folder `adapter` makes of a multimodal LLM and of `eyes`. Merges LoRA into the LLM, unless its
     weights are 4-bit. BadInput: what is missing, or was trained on another LLM or SAM."""
     adapter = Path(adapter)
     selector, config = read_heads(adapter)
-    width = reasoner.model.get_output_embeddings().weight.shape[-1]
+    width = llm.model.get_output_embeddings().weight.shape[-1]
     if width != selector.config["state_dim"]:
         raise BadInput(
             f"the adapter {adapter} was trained on a language model of width {selector.config['state_dim']}, "
@@ -199,6 +249,8 @@ def load_tuned(reasoner: Reasoner, eyes, adapter) -> Tuned:
                 f"the files in {adapter} are of two checkpoints: training was stopped while it saved; give its "
                 "command again"
             )
-        reasoner.adapt(lora.parent, merge=not getattr(reasoner.model, "is_quantized", False))
-    device, dino = reasoner.model.device, config.get("dino")
-    return Tuned(TunedEyes(eyes, Dino(dino, device) if dino else None), reasoner, selector.to(device))
+        llm.adapt(lora.parent, merge=not getattr(llm.model, "is_quantized", False))
+    device, dino = llm.model.device, config.get("dino")
+    return TrainedPipeline(
+        TrainedImageOpener(opener, Dino(dino, device) if dino else None), llm, selector.to(device)
+    )

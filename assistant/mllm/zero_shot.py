@@ -42,10 +42,10 @@ from assistant.mllm.grounding_prompts import (
     numbers_of,
     read_targets,
 )
-from assistant.mllm.local_model import Found, Reply
 from assistant.mllm.set_of_mark import draw_sheet, lay_out, number
 from assistant.mllm.structured_output import probabilities, read_json
-from assistant.sam.image_opener import Eyes, View
+from assistant.pipeline import AttentionProbe, ImageOpener, Pipeline, Reply, Selection
+from assistant.sam.image_opener import SamOpenedImage
 from assistant.sam.mask_resizing import box_iou
 
 SELECTIONS = ("marks", "boxes")
@@ -55,26 +55,33 @@ MATCH = 0.7  # IoU of boxes from which a proposal is what the model's box means
 LOOKS = 8  # masks of one thing that get a second look
 
 
-class ZeroShot:
-    """eyes: see `assistant.sam.image_opener`; model: a `LocalModel` or a `RemoteModel`; second_look: show each chosen mask again."""
+class ZeroShotPipeline(Pipeline[SamOpenedImage]):
+    """eyes: see `assistant.sam.image_opener`; model: a `LocalModel` or a `RemoteModel`; verify: show each chosen mask again."""
 
-    def __init__(self, eyes: Eyes, model, selection: str = "marks", second_look: bool = False):
+    def __init__(
+        self, opener: ImageOpener[SamOpenedImage], model, selection: str = "marks", verify: bool = False
+    ):
         if selection not in SELECTIONS:
             raise BadInput(
                 f"there is no selection {selection!r} without tuning; choose one of: {', '.join(SELECTIONS)}"
             )
-        self.eyes, self.model, self.selection, self.second_look = eyes, model, selection, second_look
+        self.opener = opener
+        self.model, self.selection, self.verify = model, selection, verify
+
+    def attention_probe(self) -> AttentionProbe:
+        """The probe of a local model. Raises BadInput for a model on a server, which exposes no attention."""
+        return self.model.attention_probe()
 
     def ask(
         self,
         turns: list[Turn],
-        view: View,
+        view: SamOpenedImage,
         threshold: float,
         *,
-        second_look: bool | None = None,
+        verify: bool | None = None,
         stream=None,
         **options,
-    ) -> tuple[Reply, list[Found]]:
+    ) -> tuple[Reply, list[Selection]]:
         """The reply to the last turn, with a [SEG] or [ABS] for each thing, and what they point at.
 
         options: max_new_tokens, temperature, seed. stream: called once, with the whole text. BadInput: the model does not
@@ -86,7 +93,7 @@ class ZeroShot:
         ]
         select = self._marks if self.selection == "marks" and len(view.proposals) else self._boxes
         pointed, said, thought = select(turns, view, options)
-        if self.second_look if second_look is None else second_look:
+        if self.verify if verify is None else verify:
             said.tokens += sum(
                 self._look_again(turns[-1].question, phrase, found, view, options)
                 for phrase, found in pointed
@@ -125,8 +132,8 @@ class ZeroShot:
         """A picture as it is sent."""
         return squared(within(image, SIDE)) if self.model.crops else within(image, SIDE)
 
-    def _marks(self, turns, view: View, options: dict):
-        if "sheets" not in view.made:
+    def _marks(self, turns, view: SamOpenedImage, options: dict):
+        if "sheets" not in view.cache:
             sheets = lay_out(view.proposals, A_SHEET, A_SHEET * SHEETS)
             numbers = number(sheets)
             places = {i: n for n, i in numbers.items()}
@@ -134,8 +141,8 @@ class ZeroShot:
                 draw_sheet(view.image, [(places[i], view.proposals.mask(i)) for i in sheet])
                 for sheet in sheets
             ]
-            view.made["sheets"] = numbers, [self._shown(picture) for picture in (view.image, *drawn)]
-        numbers, pictures = view.made["sheets"]
+            view.cache["sheets"] = numbers, [self._shown(picture) for picture in (view.image, *drawn)]
+        numbers, pictures = view.cache["sheets"]
         others = "the second is" if len(pictures) == 2 else f"the other {len(pictures) - 1} are"
         system = MARKED.format(sheets=others, n=len(numbers), example=min(4, len(numbers)))
         pointed, said, thought = self._answer(
@@ -146,19 +153,19 @@ class ZeroShot:
             # Not every server keeps to the schema: "3" is 3, true is not 1, and what is not drawn points at nothing.
             written = [int(m) for m in one.regions if str(m).isdecimal()]
             known = [numbers[m] for m in written if m in numbers]
-            found.append((one.phrase, Found(one.confidence, list(dict.fromkeys(known)))))
+            found.append((one.phrase, Selection(one.confidence, list(dict.fromkeys(known)))))
         return found, said, thought
 
-    def _boxes(self, turns, view: View, options: dict):
+    def _boxes(self, turns, view: SamOpenedImage, options: dict):
         scale = scale_of(self.model.name)
-        if "framed" not in view.made:
+        if "framed" not in view.cache:
             image = (
                 within(view.image, SIDE, PATCH, QWEN_PIXELS) if scale == PIXELS else self._shown(view.image)
             )
             seen = self.model.seen_size(image) if scale == PIXELS else None
             padded = self.model.crops and scale != PIXELS
-            view.made["framed"] = image, frame_of(scale, view.image.shape[:2], seen, padded)
-        image, frame = view.made["framed"]
+            view.cache["framed"] = image, frame_of(scale, view.image.shape[:2], seen, padded)
+        image, frame = view.cache["framed"]
         share = lambda *values: [
             round(v * e, 2) if scale == UNIT else round(v * e) for v, e in zip(values, 2 * frame.extent)
         ]
@@ -166,13 +173,13 @@ class ZeroShot:
         pointed, said, thought = self._answer(turns, [image], system, boxes_schema(frame), "boxes", options)
         found = []
         for one in pointed:
-            target = Found(one.confidence, [])
+            target = Selection(one.confidence, [])
             for region in one.regions:
                 self._segment(region, frame, view, target)
             found.append((one.phrase, target))
         return found, said, thought
 
-    def _segment(self, region, frame: Frame, view: View, target: Found) -> None:
+    def _segment(self, region, frame: Frame, view: SamOpenedImage, target: Selection) -> None:
         """Add what a box means to the target: the proposal that fits it best, or what SAM makes of it."""
         box, point = numbers_of(region, "bbox_2d", 4), numbers_of(region, "point_2d", 2)
         box = frame.box(box) if box else None
@@ -190,7 +197,7 @@ class ZeroShot:
             box is None or box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
         )
         points, labels = ([point], [1]) if inside else (None, None)
-        masks, scores, _ = self.eyes.segmenter.predict(
+        masks, scores, _ = self.opener.segmenter.predict(
             view.embedding, points, labels, box, multimask=box is None
         )
         mask = masks[int(np.argmax(scores))]
@@ -199,7 +206,9 @@ class ZeroShot:
 
     # The second look -------------------------------------------------------------------------------------------
 
-    def _look_again(self, question: str, phrase: str, found: Found, view: View, options: dict) -> int:
+    def _look_again(
+        self, question: str, phrase: str, found: Selection, view: SamOpenedImage, options: dict
+    ) -> int:
         """Keep of a target what the model still means when it sees it alone; returns the tokens that this took."""
         spent, sure = 0, []
 

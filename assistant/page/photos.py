@@ -13,8 +13,8 @@ from assistant.page.words import literal
 from assistant.page.work import Stopped, polite
 
 DOING = {
-    "looking": "looking at it",
-    "outlining": "outlining everything in it",
+    "encoding": "looking at it",
+    "proposing": "outlining everything in it",
     "recognising": "recognising what was outlined",
 }
 

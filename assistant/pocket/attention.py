@@ -8,7 +8,9 @@ mask. All regions are shown, not only sixteen. The phrases do not see each other
 that are asked for, and the pass ends at the deepest of them.
 """
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from assistant.attention.maps import CONTRAST, Look, Ranking
+from assistant.attention.maps import CONTRAST
+from assistant.attention.prompt_attention import PromptAttention, Ranking
 from assistant.errors import BadInput
-from assistant.pocket.llm import FIRST, OPENING, PocketReasoner
+from assistant.pocket.llm import FIRST, OPENING, PocketLLM
 from assistant.sam.mask_resizing import decode_rle
 from assistant.weights import POCKET
 
@@ -40,16 +43,16 @@ class RegionPlaces:
         return F.interpolate(maps, size, mode="bilinear", align_corners=False)[0]
 
 
-class PocketLooker:
+class PocketProbe:
     """ranking: which layers `attend` follows. tuned: {layer: attention module} whose queries and keys are used for
     looking in place of the LLM's own (the replies do not change), rows: {token: (W,) embedding} likewise."""
 
-    def __init__(self, reasoner: PocketReasoner, eyes=None, ranking: Ranking | None = None):
-        self.reasoner, self.eyes, self._ranking = reasoner, eyes, ranking
-        self.layers = reasoner.llm.config.num_hidden_layers
+    def __init__(self, llm: PocketLLM, opener=None, ranking: Ranking | None = None):
+        self.llm, self.opener, self._ranking = llm, opener, ranking
+        self.layers = llm.model.config.num_hidden_layers
         self.tuned: dict[int, torch.nn.Module] = {}
         self.rows: dict[int, Tensor] = {}
-        self.kept: dict | None = None  # a dictionary here keeps what layers read, for the same pictures again
+        self.cache: dict | None = None  # what layers read of an image, while `reusing`
 
     @property
     def ranking(self) -> Ranking:
@@ -61,53 +64,65 @@ class PocketLooker:
     def ranking(self, ranking: Ranking) -> None:
         self._ranking = ranking
 
-    def open(self, image, keep: Path | None = None):
-        """A picture's regions; with a folder `keep`, opened once and read from there afterwards. BadInput: no picture."""
+    def open(self, image, cache_folder: Path | None = None):
+        """A picture's regions; with `cache_folder`, opened once and read from there afterwards. BadInput: no picture."""
         from assistant.pocket.region_cache import kept_regions
         from assistant.weights import pocket_file, sha256_of
 
-        return kept_regions(self.eyes, sha256_of(pocket_file("sam.safetensors")), image, keep)
+        return kept_regions(self.opener, sha256_of(pocket_file("sam.safetensors")), image, cache_folder)
 
     def size(self, view) -> tuple[int, int]:
         return view.size
 
-    def rles(self, view) -> list[dict] | None:
+    def region_rles(self, view) -> list[dict] | None:
         """COCO RLE of the view's regions."""
         return view.rles
 
-    def look(self, view, prompts: list[str], layers: list[int] | None = None) -> Look:
+    def attention(self, view, prompts: list[str], layers: list[int] | None = None) -> PromptAttention:
         """layers: which are looked at (None: all). Scores (P, L, H, N); gradients reach `tuned` and `rows`."""
         layers = list(range(self.layers)) if layers is None else sorted(layers)
         if layers[0] < 0 or layers[-1] >= self.layers:
             raise BadInput(f"there is no layer {layers[-1]}: this model has {self.layers}")
         with torch.no_grad():
-            seen = self.reasoner.encoder(view.features)
+            seen = self.llm.encoder(view.features)
             match = self.match(seen, prompts)
         if not len(view.features):
-            heads = self.reasoner.llm.config.num_attention_heads
-            return Look(torch.zeros(len(prompts), len(layers), heads, 0), match, layers, self.places(view))
-        tokens = [self.reasoner.tokens(f" {p}") for p in prompts]
+            heads = self.llm.model.config.num_attention_heads
+            return PromptAttention(
+                torch.zeros(len(prompts), len(layers), heads, 0), match, layers, self.places(view)
+            )
+        tokens = [self.llm.tokens(f" {p}") for p in prompts]
         key = (id(view), tuple(prompts), tuple(layers))
-        if self.kept is None or self.rows:
+        if self.cache is None or self.rows:
             read = self.read(seen.words, tokens, layers)
         else:
-            if key not in self.kept:
+            if key not in self.cache:
                 with torch.no_grad():
                     # with the view, so that its id is not given to another
-                    self.kept[key] = view, self.read(seen.words, tokens, layers)
-            read = self.kept[key][1]
-        return Look(self.scores(read, tokens, layers), match, layers, self.places(view))
+                    self.cache[key] = view, self.read(seen.words, tokens, layers)
+            read = self.cache[key][1]
+        return PromptAttention(self.scores(read, tokens, layers), match, layers, self.places(view))
+
+    @contextlib.contextmanager
+    def reusing(self) -> Iterator[None]:
+        """While active, what the layers read of the same opened image and prompts is computed once."""
+        outer = self.cache
+        self.cache = {} if outer is None else outer
+        try:
+            yield
+        finally:
+            self.cache = outer
 
     def places(self, view) -> RegionPlaces:
-        if self.kept is not None and id(view) in self.kept:
-            return self.kept[id(view)][1]
+        if self.cache is not None and id(view) in self.cache:
+            return self.cache[id(view)][1]
         h, w = view.size
         step = max(1, round(max(h, w) / SIDE))
         masks = [decode_rle(rle)[::step, ::step] for rle in view.rles]
         none = np.zeros((0, -(-h // step), -(-w // step)), bool)
         places = RegionPlaces(torch.from_numpy(np.stack(masks) if masks else none))
-        if self.kept is not None:
-            self.kept[id(view)] = view, places
+        if self.cache is not None:
+            self.cache[id(view)] = view, places
         return places
 
     def match(self, seen, prompts: list[str]) -> Tensor:
@@ -116,10 +131,8 @@ class PocketLooker:
         stands = torch.tensor([p in CONTRAST for p in prompts])
         if not len(seen.words) or stands.all():
             return torch.ones(len(prompts))
-        names = torch.stack(
-            [self.reasoner.name(p) for p, background in zip(prompts, stands) if not background]
-        )
-        fits = (self.reasoner.encoder.match(seen.words, names)[..., 1] * 4).exp().amax(1)
+        names = torch.stack([self.llm.name(p) for p, background in zip(prompts, stands) if not background])
+        fits = (self.llm.encoder.match(seen.words, names)[..., 1] * 4).exp().amax(1)
         match = torch.full((len(prompts),), float(fits.mean()))
         match[~stands] = fits
         return match
@@ -127,17 +140,17 @@ class PocketLooker:
     def read(self, words: Tensor, tokens: list[list[int]], layers: list[int]):
         """The LLM over regions as words (N, W) and prompts as tokens: what each of `layers` reads of them, normed, (T,
         W); rotary positions; where the regions and the prompts begin. Tuned queries and keys change nothing of it."""
-        reasoner, model = self.reasoner, self.reasoner.llm.model
+        llm, model = self.llm, self.llm.model.model
         count = torch.tensor([len(t) for t in tokens])
         owner = torch.arange(len(tokens)).repeat_interleave(count)
-        opening, lead = reasoner.tokens(OPENING + FIRST), reasoner.tokens(LEAD)
-        length = reasoner.llm.get_input_embeddings().weight[:1000].detach().norm(dim=-1).mean()
+        opening, lead = llm.tokens(OPENING + FIRST), llm.tokens(LEAD)
+        length = llm.model.get_input_embeddings().weight[:1000].detach().norm(dim=-1).mean()
         phrases = [i for t in tokens for i in t]
-        embedded = reasoner.embed(phrases)
+        embedded = llm.embed(phrases)
         if self.rows:
             embedded = torch.stack([self.rows.get(i, e) for i, e in zip(phrases, embedded)])
-        parts = [reasoner.embed(opening), words * length, reasoner.embed(lead), embedded]
-        x = torch.cat([p.to(reasoner.llm.dtype) for p in parts])[None]
+        parts = [llm.embed(opening), words * length, llm.embed(lead), embedded]
+        x = torch.cat([p.to(llm.model.dtype) for p in parts])[None]
         start = x.shape[1] - len(phrases)
         first = count.cumsum(0) - count
         position = torch.cat([torch.arange(start), start + torch.arange(len(phrases)) - first[owner]])[None]
@@ -161,7 +174,7 @@ class PocketLooker:
         count = torch.tensor([len(t) for t in tokens])
         owner, rows = torch.arange(len(tokens)).repeat_interleave(count), []
         for k in layers:
-            attention = self.tuned.get(k, self.reasoner.llm.model.layers[k].self_attn)
+            attention = self.tuned.get(k, self.llm.model.model.layers[k].self_attn)
             each = queries_on_keys(attention, normed[k], rotary, slice(start, None), regions)  # (H, T, N)
             rows.append(
                 each.new_zeros(len(tokens), len(each), each.shape[2]).index_add(
@@ -173,7 +186,7 @@ class PocketLooker:
     def tunable_attention(self, layers: list[int]) -> dict[str, torch.nn.Parameter]:
         """What one-shot tuning trains first: queries and keys of `layers`, copies in float32."""
         for k in layers:
-            own = copy.deepcopy(self.reasoner.llm.model.layers[k].self_attn).float().requires_grad_(False)
+            own = copy.deepcopy(self.llm.model.model.layers[k].self_attn).float().requires_grad_(False)
             own.q_proj.requires_grad_(True), own.k_proj.requires_grad_(True)
             self.tuned[k] = own
         return {
@@ -185,8 +198,8 @@ class PocketLooker:
 
     def tunable_words(self, prompts: list[str]) -> dict[str, torch.nn.Parameter]:
         """What it trains then: embeddings of the prompts' tokens."""
-        tokens = sorted({i for p in prompts for i in self.reasoner.tokens(f" {p}")})
-        rows = self.reasoner.embed(tokens).detach().float()
+        tokens = sorted({i for p in prompts for i in self.llm.tokens(f" {p}")})
+        rows = self.llm.embed(tokens).detach().float()
         self.rows = {i: torch.nn.Parameter(row.clone()) for i, row in zip(tokens, rows)}
         return {f"rows.{i}": p for i, p in self.rows.items()}
 
@@ -197,9 +210,7 @@ class PocketLooker:
             if name.startswith("layers."):
                 _, k, *rest = name.split(".")
                 if int(k) not in self.tuned:
-                    self.tuned[int(k)] = copy.deepcopy(
-                        self.reasoner.llm.model.layers[int(k)].self_attn
-                    ).float()
+                    self.tuned[int(k)] = copy.deepcopy(self.llm.model.model.layers[int(k)].self_attn).float()
                 self.tuned[int(k)].get_parameter(".".join(rest)).data.copy_(value)
 
 
@@ -219,13 +230,13 @@ def queries_on_keys(
     return (q[0].float() @ k[0].float().transpose(1, 2)) * attention.scaling
 
 
-def published_looker(reasoner: PocketReasoner, eyes) -> PocketLooker:
+def published_probe(llm: PocketLLM, opener) -> PocketProbe:
     """With the attention that was tuned and published for this preset; `restore({})` gives the LLM's own."""
     from safetensors.torch import load_file
 
     from assistant.weights import pocket_file
 
-    looker = PocketLooker(reasoner, eyes)
+    probe = PocketProbe(llm, opener)
     if (POCKET / "attention.safetensors").exists():
-        looker.restore(load_file(pocket_file("attention.safetensors")))
-    return looker
+        probe.restore(load_file(pocket_file("attention.safetensors")))
+    return probe

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from assistant.grammar import ABS, SEG, Turn, neutralise
-from assistant.mllm.local_model import Reply
+from assistant.pipeline import Reply
 from assistant.pocket.region_features import GEOMETRY, REGION
 
 WORDS = 16  # regions shown to the LLM
@@ -96,19 +96,19 @@ def spread(unit: Tensor, thing: Tensor, count: int = WORDS) -> Tensor:
     return torch.tensor(chosen)
 
 
-class PocketReasoner:
+class PocketLLM:
     """forms: {phrase in lower case: row of the encoder's names}, all the ways to say each taught name."""
 
-    def __init__(self, llm, tokenizer, encoder: RegionEncoder, forms: dict[str, int] | None = None):
-        self.llm, self.tokenizer, self.encoder, self.forms = llm, tokenizer, encoder, forms or {}
-        self.common = llm.get_input_embeddings().weight[:20000].detach().float().mean(0)
+    def __init__(self, model, tokenizer, encoder: RegionEncoder, forms: dict[str, int] | None = None):
+        self.model, self.tokenizer, self.encoder, self.forms = model, tokenizer, encoder, forms or {}
+        self.common = model.get_input_embeddings().weight[:20000].detach().float().mean(0)
         self.seg, self.abs = tokenizer.convert_tokens_to_ids([SEG, ABS])
         self.end = tokenizer.convert_tokens_to_ids("<|im_end|>")
 
     @classmethod
     def load(
         cls, folder: Path, adapter: Path | None, encoder: RegionEncoder, forms: dict[str, int] | None = None
-    ) -> "PocketReasoner":
+    ) -> "PocketLLM":
         """folder: SmolLM2 as a transformers folder; adapter: a peft folder, None for the untuned model."""
         import warnings
 
@@ -116,9 +116,9 @@ class PocketReasoner:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        llm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         tokenizer = load_tokenizer(folder)
-        llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         if adapter is not None:
             from peft import PeftModel
 
@@ -126,13 +126,13 @@ class PocketReasoner:
                 warnings.simplefilter(
                     "ignore"
                 )  # peft reads an attribute that transformers is about to rename
-                llm = PeftModel.from_pretrained(llm, adapter).merge_and_unload()
+                model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
         if fast_bfloat16():
-            llm = llm.to(torch.bfloat16)
-        return cls(llm.eval(), tokenizer, encoder.eval(), forms)
+            model = model.to(torch.bfloat16)
+        return cls(model.eval(), tokenizer, encoder.eval(), forms)
 
     def embed(self, ids: list[int]) -> Tensor:
-        return self.llm.get_input_embeddings()(torch.tensor(ids))
+        return self.model.get_input_embeddings()(torch.tensor(ids))
 
     def tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
@@ -165,11 +165,11 @@ class PocketReasoner:
             )
             if turn.answer is not None:
                 parts.append(self.embed(self.tokens(f"{turn.answer}<|im_end|>\n")))
-        return torch.cat([p.to(self.llm.dtype) for p in parts])
+        return torch.cat([p.to(self.model.dtype) for p in parts])
 
     def words(self, seen: Seen) -> Tensor:
         """What the LLM is shown of a picture's regions -> (K, 576), of the length of its own embeddings."""
-        length = self.llm.get_input_embeddings().weight[:1000].detach().norm(dim=-1).mean()
+        length = self.model.get_input_embeddings().weight[:1000].detach().norm(dim=-1).mean()
         return seen.words[spread(seen.words, seen.thing)] * length
 
     @torch.inference_mode()
@@ -195,9 +195,9 @@ class PocketReasoner:
         x = self.prompt(turns, self.words(seen))[None]
         cache, ids, states, margins, shown, said = None, [], [], [], "", 0
         for _ in range(max_new_tokens):
-            out = self.llm.model(inputs_embeds=x, past_key_values=cache, use_cache=True)
+            out = self.model.model(inputs_embeds=x, past_key_values=cache, use_cache=True)
             cache, state = out.past_key_values, out.last_hidden_state[0, -1]
-            logits = self.llm.lm_head(state).float()
+            logits = self.model.lm_head(state).float()
             if temperature > 0:
                 token = int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))
             else:
@@ -216,9 +216,9 @@ class PocketReasoner:
             if stream is not None and not text.endswith("\ufffd"):
                 stream(text[len(shown) :])
                 shown = text
-            x = self.embed([token]).to(self.llm.dtype)[None]
+            x = self.embed([token]).to(self.model.dtype)[None]
         markers = [t == self.seg for t in ids if t in (self.seg, self.abs)]
-        width = self.llm.config.hidden_size
+        width = self.model.config.hidden_size
         return Reply(
             self.tokenizer.decode(ids),
             len(ids),

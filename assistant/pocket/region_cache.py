@@ -12,7 +12,7 @@ import torch
 
 from assistant.files import replace_whole
 from assistant.images import open_image
-from assistant.pocket.pipeline import Eyes, RegionView
+from assistant.pocket.opening import ImageRegions, PocketImageOpener
 
 
 def kept_file(key: str, image: Path, folder: Path) -> Path:
@@ -20,20 +20,20 @@ def kept_file(key: str, image: Path, folder: Path) -> Path:
     return folder / (hashlib.sha256(f"{key} {Path(image).resolve()}".encode()).hexdigest()[:24] + ".npz")
 
 
-def kept_regions(eyes: Eyes, key: str, image, folder: Path | None) -> RegionView:
+def kept_regions(opener: PocketImageOpener, key: str, image, folder: Path | None) -> ImageRegions:
     """The regions of a picture (a path, or what `open_image` takes); without `folder` nothing is kept. BadInput: no picture."""
     file = kept_file(key, image, folder) if folder else None
     if file is None or not file.exists():
-        regions = eyes.open(open_image(image)).regions
+        regions = opener.open(open_image(image)).regions
         if file:
             write_regions(file, regions)
         return regions
     with np.load(file) as kept:
         features = torch.from_numpy(kept["features"].astype(np.float32))
-        return RegionView(json.loads(str(kept["rles"])), tuple(int(s) for s in kept["size"]), features)
+        return ImageRegions(json.loads(str(kept["rles"])), tuple(int(s) for s in kept["size"]), features)
 
 
-def write_regions(file: Path, regions: RegionView) -> None:
+def write_regions(file: Path, regions: ImageRegions) -> None:
     with replace_whole(file) as path, path.open("wb") as out:
         np.savez_compressed(
             out, features=regions.features.half().numpy(), rles=json.dumps(regions.rles), size=regions.size

@@ -1,59 +1,70 @@
-"""How a picture is opened for a model that is not the pocket preset's: any SAM, all its masks, the picture itself.
+"""Opens an image with any SAM: its encoding and the masks of everything mode.
 
-eyes = Eyes(Segmenter.official("sam_vit_h_4b8939.pth", device="cuda"))
-view = eyes.open(image)                      # view.embedding, view.proposals, view.image
+opener = SamImageOpener(Segmenter.official("sam_vit_h_4b8939.pth", device="cuda"))
+opened = opener.open(image)                  # opened.embedding, opened.proposals, opened.image
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from assistant.sam.proposals import Proposals, everything
 from assistant.sam.segmenter import Embedding, Segmenter
 
-LIMIT = 100  # proposals
-CLICKS = 32  # a side
+# Called before each step of opening an image with the name of the step ("encoding", "proposing" or
+# "recognising") and the proposals as far as they are known. What it raises ends the work.
+Progress = Callable[[str, Proposals | None], None]
+
+MAX_PROPOSALS = 100  # of an image
+POINTS_PER_SIDE = 32  # of the grid of clicks
 
 
 @dataclass
-class View:
-    """A picture, opened. image: (H, W, 3) uint8; made: what a reader of the view has made of it, to make it once."""
+class SamOpenedImage:
+    """An opened image, for the pipelines of `assistant.mllm`.
+
+    Attributes:
+        embedding: SAM's encoding.
+        proposals: The masks of everything mode, best first.
+        image: (H, W, 3) uint8 RGB.
+        cache: What a pipeline has made of the image, by name, so that later questions need not make it again.
+    """
 
     embedding: Embedding
     proposals: Proposals
     image: np.ndarray
-    made: dict = field(default_factory=dict, repr=False)
+    cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
-class Eyes:
-    """settings: of `assistant.sam.proposals.everything`; by default its fast way, as pictures are opened while people wait."""
+class SamImageOpener:
+    """Opens images with one SAM.
 
-    def __init__(self, segmenter: Segmenter, limit: int = LIMIT, **settings):
-        self.segmenter, self.settings = (
-            segmenter,
-            {"fast": True, "points_per_side": CLICKS, "max_proposals": limit} | settings,
-        )
+    Args:
+        segmenter: Any SAM.
+        max_proposals: Number of proposals at most.
+        settings: Of `assistant.sam.proposals.everything`. By default its fast way, because people wait while an
+            image is opened.
+    """
 
-    def look(self, image: np.ndarray, progress=None) -> tuple[Embedding, Proposals]:
-        step = progress or (lambda doing, proposals: None)
-        step("looking", None)
+    def __init__(self, segmenter: Segmenter, max_proposals: int = MAX_PROPOSALS, **settings: Any):
+        self.segmenter = segmenter
+        self.settings = {
+            "fast": True,
+            "points_per_side": POINTS_PER_SIDE,
+            "max_proposals": max_proposals,
+        } | settings
+
+    def propose(self, image: np.ndarray, progress: Progress | None = None) -> tuple[Embedding, Proposals]:
+        """Encode an image (H, W, 3) uint8 RGB and run everything mode on it; see `pipeline.ImageOpener`."""
+        if progress:
+            progress("encoding", None)
         embedding = self.segmenter.encode(image)
-        step("outlining", None)
+        if progress:
+            progress("proposing", None)
         return embedding, everything(self.segmenter, embedding, image=image, **self.settings)
 
-    def open(self, image: np.ndarray, progress=None) -> View:
-        """image: (H, W, 3) uint8 RGB; progress: as `Assistant.open`."""
-        return View(*self.look(image, progress), image)
-
-
-class PocketEyes(Eyes):
-    """The pocket SAM, whose proposals are made another way."""
-
-    def __init__(self, sam_file):
-        from assistant.pocket.pipeline import load_eyes
-
-        self.pocket = load_eyes(sam_file)
-        super().__init__(self.pocket.segmenter)
-
-    def look(self, image: np.ndarray, progress=None) -> tuple[Embedding, Proposals]:
-        return self.pocket.look(image, progress)
+    def open(self, image: np.ndarray, progress: Progress | None = None) -> SamOpenedImage:
+        """Open an image (H, W, 3) uint8 RGB; see `pipeline.ImageOpener`."""
+        return SamOpenedImage(*self.propose(image, progress), image)

@@ -14,6 +14,7 @@ over photos.
 """
 
 import argparse
+import functools
 import json
 import time
 from pathlib import Path
@@ -23,7 +24,8 @@ import torch
 from torch.nn import functional as F
 
 from assistant.attention.labelled_images import read_labelled
-from assistant.attention.maps import Ranking, class_maps, shares, with_background
+from assistant.attention.maps import class_maps, shares, with_background
+from assistant.attention.prompt_attention import Ranking
 from assistant.errors import BadInput
 from assistant.sam.mask_resizing import decode_rle
 from eval.benchmarks.semantic import np_save_label, read_prediction, table
@@ -97,7 +99,7 @@ def refined(maps: torch.Tensor, image: np.ndarray, masks: torch.Tensor | None, h
 
 
 def answers(
-    looker,
+    probe,
     view,
     image,
     masks,
@@ -111,9 +113,8 @@ def answers(
 ) -> dict:
     """{arm: (H, W) label map} of one photo; free False: only what is tuned. Of the tuned runs number 0 is refined."""
     size, classes, found = image.shape[:2], len(names) + 1, {}
-    looker.kept = {}  # of this photo
-    look = looker.look(view, prompts) if free else None
-    every = [(layer, None) for layer in range(looker.layers)]
+    look = probe.attention(view, prompts) if free else None
+    every = [(layer, None) for layer in range(probe.layers)]
     heads = [(layer, head) for layer, head, _ in ranking.heads[: args.heads]]
     for name, use in (("all layers", every), ("ranked layers", ranking.use), ("ranked heads", heads)):
         if not use or not free:
@@ -126,16 +127,15 @@ def answers(
                 found[f"{name}, {how}"] = enlarged(refined(maps, image, masks, how), size)
     layers = sorted({layer for layer, _ in ranking.use})
     for run, weights in tuned.items():
-        looker.restore(weights)
-        look = looker.look(view, prompts, layers)
+        probe.restore(weights)
+        look = probe.attention(view, prompts, layers)
         maps = drawn(look, ranking.use, owner, classes, size)
         found[f"tuned {run}"] = enlarged(maps, size)
         found[f"tuned {run}{ALONE}"] = enlarged(drawn(look, ranking.use, owner, classes, size, False), size)
         if run == 0 and not args.no_refinement:
             for how in ("crf", "vote"):
                 found[f"tuned {run}, {how}"] = enlarged(refined(maps, image, masks, how), size)
-    looker.restore({})
-    looker.kept = None
+    probe.restore({})
     return found
 
 
@@ -165,20 +165,26 @@ def main(args: argparse.Namespace) -> None:
     """Look at every photo and write result.json, samples.jsonl and report.html."""
     from tqdm import tqdm
 
-    from assistant.attention.image_text_probe import open_looker
+    from assistant.cli import model_options
     from assistant.images import open_image
-    from assistant.presets import name_of
+    from assistant.presets import load_attention_probe, load_image_opener
     from assistant.weights import sha256_of
 
     names, photos = read_labelled(args.root, args.split)
     photos = photos[: args.limit]
-    looker = open_looker(args)
-    ranking = Ranking.load(args.ranking) if args.ranking else looker.ranking
+    options = model_options(args)
+    probe, probe_weights = load_attention_probe(options)
+
+    @functools.cache
+    def load_opener():
+        return load_image_opener(options.sam_or_preset, options.device)[0]
+
+    ranking = Ranking.load(args.ranking) if args.ranking else probe.ranking
     if ranking is None:
         raise BadInput("give --ranking, what python -m assistant rank-layers wrote for this model")
-    looker.ranking = ranking
-    looker.restore({})  # training-free means the model's own attention
-    tuned, weights = read_tuned(args.tuned, ranking), dict(looker.weights)
+    probe.ranking = ranking
+    probe.restore({})  # training-free means the model's own attention
+    tuned, weights = read_tuned(args.tuned, ranking), dict(probe_weights)
     sums = {str(run): sha256_of(args.tuned / f"run-{run}.safetensors") for run in tuned}
     prompts, owner = with_background(names)
     run = Run(
@@ -188,7 +194,7 @@ def main(args: argparse.Namespace) -> None:
             "version": VERSION,
             "root": str(args.root.resolve()),
             "split": args.split,
-            "preset": name_of(args),
+            "preset": model_options(args).describe(),
             "weights": weights,
             "use": ranking.use,
             "heads": args.heads,
@@ -212,13 +218,14 @@ def main(args: argparse.Namespace) -> None:
                     f"the picture is {image.shape[1]}x{image.shape[0]}, its labels "
                     f"{truth.shape[1]}x{truth.shape[0]}"
                 )
-            view = looker.open(photo.path, args.keep or args.out / "views")
-            masks = None if args.no_refinement else masks_on(looker, view, args, truth.shape)
+            view = probe.open(photo.path, args.keep or args.out / "views")
+            masks = None if args.no_refinement else masks_on(probe, view, load_opener, truth.shape)
             began = time.perf_counter()
             with torch.inference_mode():
-                found = answers(
-                    looker, view, image, masks, prompts, owner, names, ranking, missing, args, not before
-                )
+                with probe.reusing():  # of this photo
+                    found = answers(
+                        probe, view, image, masks, prompts, owner, names, ranking, missing, args, not before
+                    )
             line["seconds"] = time.perf_counter() - began
         except BadInput as error:
             if args.strict:
@@ -238,19 +245,15 @@ def main(args: argparse.Namespace) -> None:
     lines = run.gather(photo.path.name for photo in photos)
     if lines is not None:
         weights |= {f"tuned {r}": s for r, s in sums.items()}
-        finish(args, names, photos, lines, sorted(tuned), name_of(args), weights)
+        finish(args, names, photos, lines, sorted(tuned), model_options(args).describe(), weights)
 
 
-def masks_on(looker, view, args, size) -> torch.Tensor:
+def masks_on(probe, view, load_opener, size) -> torch.Tensor:
     """SAM's proposals on the grid, (N, h, w) bool: the view's own, or, for a model that has none, those of the preset's
     SAM."""
-    rles = looker.rles(view)
+    rles = probe.region_rles(view)
     if rles is None:
-        from assistant.presets import PRESETS, load_eyes
-
-        if not hasattr(looker, "eyes"):
-            looker.eyes = load_eyes(args.sam or PRESETS[args.preset].sam, args.device)[0]
-        rles = looker.eyes.open(view).proposals.rles
+        rles = load_opener().propose(view.image)[1].rles
     h, w = grid_of(size)
     rows, columns = np.arange(h) * size[0] // h, np.arange(w) * size[1] // w
     if not rles:

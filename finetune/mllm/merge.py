@@ -23,16 +23,16 @@ def main(args: argparse.Namespace) -> None:
     from safetensors.torch import save_file
 
     from assistant.files import make_folder, replace_whole
-    from assistant.mllm.local_model import Reasoner
+    from assistant.mllm.local_model import MultimodalLLM
     from assistant.mllm.trained import read_heads
     from assistant.weights import resolve_model
 
     selector, about = read_heads(args.adapter)
     make_folder(args.out)
     mllm = resolve_model(args.mllm or about["mllm"])
-    reasoner = Reasoner.load(mllm, adapter=args.adapter / "lora", dtype=getattr(torch, args.dtype))
-    reasoner.model.save_pretrained(args.out)
-    reasoner.processor.save_pretrained(args.out)
+    llm = MultimodalLLM.load(mllm, adapter=args.adapter / "lora", dtype=getattr(torch, args.dtype))
+    llm.model.save_pretrained(args.out)
+    llm.processor.save_pretrained(args.out)
     with replace_whole(args.out / "heads.safetensors") as path:
         save_file(selector.state_dict(), path, {"tuned": json.dumps(about | {"merged": True, "lora": None})})
     print(f"{args.out}: give it as --mllm and as --adapter")

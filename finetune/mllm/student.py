@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from assistant.grammar import Turn
-from assistant.mllm.local_model import Reasoner
+from assistant.mllm.local_model import MultimodalLLM
 from assistant.mllm.selector import Scores, reachable, selection_losses
-from assistant.mllm.trained import TunedSelector
+from assistant.mllm.trained import StandardisedSelector
 from finetune.mllm.mixture import Asked
 from finetune.region_cache import overlaps
 
@@ -38,7 +38,7 @@ class Example:
     iop: list[np.ndarray]  # K of (N,)
 
 
-def example(reasoner: Reasoner, asked: list[Asked], regions_of, open_image) -> Example:
+def example(llm: MultimodalLLM, asked: list[Asked], regions_of, open_image) -> Example:
     """regions_of, open_image: functions of a picture's path."""
     turns, images, owners = [], [], []
     for one in asked:
@@ -51,7 +51,7 @@ def example(reasoner: Reasoner, asked: list[Asked], regions_of, open_image) -> E
             shown = []
             owners.append(None)  # what was said before is read, not learned
         owners[-1] = len(images) - 1
-    inputs, labels, learned = reasoner.conversation(turns, [o is not None for o in owners])
+    inputs, labels, learned = llm.conversation(turns, [o is not None for o in owners])
     learned, owners = zip(*((taught, o) for taught, o in zip(learned, owners) if o is not None))
     regions = [regions_of(image) for image in images]
     out = Example(dict(inputs), labels, [r.features for r in regions], [], [], [], [])
@@ -103,7 +103,7 @@ def joined(tensors: list[Tensor], value) -> Tensor:
 class Student(nn.Module):
     """llm: with LoRA; seg, abs: ids of the markers."""
 
-    def __init__(self, llm: nn.Module, selector: TunedSelector, seg: int, abs: int, hard: int = 0):
+    def __init__(self, llm: nn.Module, selector: StandardisedSelector, seg: int, abs: int, hard: int = 0):
         super().__init__()
         self.llm, self.selector, self.seg, self.abs, self.hard = llm, selector, seg, abs, hard
         # FSDP spreads the weights of each of these by itself; a model may list layers that this one of its kind lacks.
@@ -173,7 +173,7 @@ class Student(nn.Module):
 
 
 def add_lora(
-    reasoner: Reasoner,
+    llm: MultimodalLLM,
     rank: int,
     alpha: float,
     dropout: float,
@@ -185,7 +185,7 @@ def add_lora(
     of [SEG] and [ABS]. adapter: a peft folder to go on from. -> peft's model."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    model = reasoner.model
+    model = llm.model
     if adapter is not None:
         return PeftModel.from_pretrained(model, adapter, is_trainable=True)
     decoder = model.get_decoder()
@@ -215,6 +215,6 @@ def add_lora(
             lora_alpha=alpha,
             lora_dropout=dropout,
             target_modules=pattern,
-            trainable_token_indices=reasoner.marker_rows(),
+            trainable_token_indices=llm.marker_rows(),
         ),
     )

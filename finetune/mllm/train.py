@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.images import open_image
-from assistant.mllm.local_model import Reasoner
+from assistant.mllm.local_model import MultimodalLLM
 from assistant.mllm.selector import reachable
-from assistant.mllm.trained import Tuned, TunedEyes, TunedSelector, View, read_heads
+from assistant.mllm.trained import StandardisedSelector, TrainedImageOpener, answer, read_heads
 from assistant.scene import THRESHOLD
 from finetune.log import Log, rate
 from finetune.mllm import deepspeed as zero
@@ -29,7 +29,7 @@ from finetune.mllm.mixture import Mixture
 from finetune.mllm.student import Student, add_lora, collate, example
 from finetune.mllm.validation import SHOWN, Validation
 from finetune.progress import Progress, pointed_at
-from finetune.region_cache import Kept, prepare, proposals_of
+from finetune.region_cache import RegionCache, prepare, proposals_of
 from finetune.tune import LOSS_NAMES
 
 ANSWER = 96  # tokens of an answer in the report
@@ -50,18 +50,18 @@ class Parts(Dataset):
         return self.read([self.mixture.lesson(k) for k in lessons])
 
 
-def reader(reasoner: Reasoner, regions_of):
+def reader(llm: MultimodalLLM, regions_of):
     """A function from conversations to one batch, that touches no weights."""
-    light = copy.copy(reasoner)
-    table = torch.nn.Embedding(1, 1, dtype=next(reasoner.model.get_input_embeddings().parameters()).dtype)
+    light = copy.copy(llm)
+    table = torch.nn.Embedding(1, 1, dtype=next(llm.model.get_input_embeddings().parameters()).dtype)
     light.model = SimpleNamespace(get_input_embeddings=lambda: table)
-    pad = reasoner.tokenizer.pad_token_id
-    pad = reasoner.ends[0] if pad is None else pad
+    pad = llm.tokenizer.pad_token_id
+    pad = llm.ends[0] if pad is None else pad
     opened = lru_cache(maxsize=8)(open_image)
     return lambda lessons: collate([example(light, asked, regions_of, opened) for asked in lessons], pad)
 
 
-def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
+def train(args, llm: MultimodalLLM, load_opener, key: str, accelerator) -> None:
     """load_eyes: gives what opens pictures (`open`, `segmenter`), called only if a picture's regions are not kept yet;
     key: of the weights and settings behind them."""
     world, rank = accelerator.num_processes, accelerator.process_index
@@ -75,17 +75,17 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
         args.sources, args.max_steps * args.batch, args.turns, args.pictures, args.seed, not args.no_grouping
     )
     validation = Validation.of(args.val, args.val_limit, args.micro) if args.val else None
-    kept = Kept(args.cache or args.out / "regions", args.cache_gb)
+    kept = RegionCache(args.cache or args.out / "regions", args.cache_gb)
     images = sorted({*mixture.images, *(validation.images if validation else ())})
-    prepare(lambda: TunedEyes(load_eyes(), args.load_dino()), key, images[rank::world], kept)
+    prepare(lambda: TrainedImageOpener(load_opener(), args.load_dino()), key, images[rank::world], kept)
     accelerator.wait_for_everyone()
     regions_of = lru_cache(maxsize=512)(lambda image: proposals_of(None, key, image, kept))
-    read = reader(reasoner, regions_of)
+    read = reader(llm, regions_of)
 
-    selector, lora = started(args, reasoner, [regions_of(i) for i in images[:: max(1, len(images) // 200)]])
+    selector, lora = started(args, llm, [regions_of(i) for i in images[:: max(1, len(images) // 200)]])
     if args.gradient_checkpointing:
-        reasoner.model.gradient_checkpointing_enable({"use_reentrant": False})
-    student = Student(lora, selector.to(accelerator.device), reasoner.seg, reasoner.abs, args.hard_negatives)
+        llm.model.gradient_checkpointing_enable({"use_reentrant": False})
+    student = Student(lora, selector.to(accelerator.device), llm.seg, llm.abs, args.hard_negatives)
     trained = student.trained()
     groups = [
         {"params": [p for n, p in trained.items() if n.startswith("selector.") == mine], "lr": lr, "peak": lr}
@@ -97,16 +97,17 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
         zero.spread(accelerator, student)
     student, optimizer = accelerator.prepare(student, optimizer)
     plain = accelerator.unwrap_model(student)
-    reasoner.model = plain.llm
-    parts = Tuned(None, reasoner, plain.selector)
+    llm.model = plain.llm
 
     @torch.no_grad()
     def ask(question: str, image: Path) -> tuple[str, list[dict]]:
         plain.eval()
         regions = regions_of(image)
-        view = View(None, None, opened(image), features=regions.features)
+        turns = [Turn(question, images=[opened(image)])]
         with plain.precision():
-            reply, found = parts.ask([Turn(question)], view, THRESHOLD, max_new_tokens=ANSWER)
+            reply, found = answer(
+                llm, plain.selector, turns, regions.features, THRESHOLD, max_new_tokens=ANSWER
+            )
         return reply.text, pointed_at(reply.text, found, regions.rles)
 
     opened = lru_cache(maxsize=SHOWN)(open_image)
@@ -159,10 +160,10 @@ def train(args, reasoner: Reasoner, load_eyes, key: str, accelerator) -> None:
     accelerator.end_training()
 
 
-def started(args, reasoner: Reasoner, some: list):
+def started(args, llm: MultimodalLLM, some: list):
     """The selector and the LLM with LoRA, new or from `--adapter`. Its regions are standardised by `some` of them."""
     torch.manual_seed(args.seed)
-    width, regions = reasoner.model.get_output_embeddings().weight.shape[-1], some[0].features.shape[1]
+    width, regions = llm.model.get_output_embeddings().weight.shape[-1], some[0].features.shape[1]
     if args.adapter:
         selector, about = read_heads(args.adapter)
         if (selector.config["state_dim"], selector.config["region_dim"]) != (width, regions):
@@ -171,20 +172,18 @@ def started(args, reasoner: Reasoner, some: list):
                 "--sam and --dino"
             )
     else:
-        selector = TunedSelector(width, regions)
+        selector = StandardisedSelector(width, regions)
         features = torch.cat([r.features for r in some])
         if len(features) > 1:
             selector.mean.copy_(features.mean(0))
             selector.scale.copy_(features.std(0) + 1e-3)
-    if getattr(reasoner.model, "is_quantized", False):
+    if getattr(llm.model, "is_quantized", False):
         from peft import prepare_model_for_kbit_training
 
-        prepare_model_for_kbit_training(reasoner.model, use_gradient_checkpointing=False)
-    reasoner.model.requires_grad_(False)
+        prepare_model_for_kbit_training(llm.model, use_gradient_checkpointing=False)
+    llm.model.requires_grad_(False)
     lora = args.adapter / "lora" if args.adapter else None
-    return selector, add_lora(
-        reasoner, args.rank, args.alpha, args.dropout, args.targets, args.tune_vision, lora
-    )
+    return selector, add_lora(llm, args.rank, args.alpha, args.dropout, args.targets, args.tune_vision, lora)
 
 
 def one_step(args, step: int, student, optimizer, loader, weights, accelerator) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from assistant.files import replace_whole
-from assistant.pocket.llm import PocketReasoner, RegionEncoder, Seen
+from assistant.pocket.llm import PocketLLM, RegionEncoder, Seen
 from assistant.record import Record
 from finetune.log import rate
 from finetune.pocket.examples import FOLDS
@@ -94,7 +94,7 @@ def vocabulary(records: list[Record], named: list[str]) -> tuple[list[str], list
 
 
 def learn_to_see(
-    args, reasoner: PocketReasoner, records, regions: dict[Path, Regions], before: RegionEncoder | None = None
+    args, llm: PocketLLM, records, regions: dict[Path, Regions], before: RegionEncoder | None = None
 ) -> dict[Path, Seen]:
     """Phase 1: gives `reasoner` its encoder and forms; returns each picture as an encoder sees it that was not trained on
     it. Prints how often those name an outlined region rightly. before: an encoder to go on from, with the names that
@@ -102,17 +102,17 @@ def learn_to_see(
     categories, names, forms = vocabulary(
         [r for r, _ in records], [n for r in regions.values() for n in r.names]
     )
-    said = reasoner.forms if before is not None else {}
+    said = llm.forms if before is not None else {}
     known = {c: said.get(c.lower(), said.get(n.lower())) for c, n in zip(categories, names)}
     new = [c for c in categories if known[c] is None]
-    kept_names = before.names if before is not None else torch.zeros(0, reasoner.common.shape[0])
+    kept_names = before.names if before is not None else torch.zeros(0, llm.common.shape[0])
     taught = torch.cat(
-        [kept_names, *(reasoner.spelled(n)[None] for c, n in zip(categories, names) if known[c] is None)]
+        [kept_names, *(llm.spelled(n)[None] for c, n in zip(categories, names) if known[c] is None)]
     )
     index = {c: len(kept_names) + new.index(c) if known[c] is None else known[c] for c in categories}
-    reasoner.forms = {f: index[categories[i]] for f, i in forms.items()} | said
+    llm.forms = {f: index[categories[i]] for f, i in forms.items()} | said
     names = list(range(len(taught)))
-    width = reasoner.llm.get_base_model().config.hidden_size
+    width = llm.model.get_base_model().config.hidden_size
     features = torch.cat([r.features for r in regions.values()])
     pairs = [labelled(r, index) for r in regions.values()]
     label, thing = (torch.from_numpy(np.concatenate(x)) for x in zip(*pairs))
@@ -160,7 +160,7 @@ def learn_to_see(
             save_file(
                 {f"{i}.{k}": v for i, e in enumerate(encoders) for k, v in e.state_dict().items()}, path
             )
-    reasoner.encoder = encoders[FOLDS]
+    llm.encoder = encoders[FOLDS]
     seen, right = {}, []
     with torch.no_grad():
         for i, (image, r) in enumerate(regions.items()):

@@ -20,7 +20,7 @@ from assistant.errors import BadInput
 from assistant.pocket.region_features import REGION
 from assistant.record import Record, coco_rle, to_rle
 from finetune.check import must_exist
-from finetune.region_cache import Kept, Regions, picture_key, proposals_of
+from finetune.region_cache import RegionCache, Regions, picture_key, proposals_of
 
 VIEWS = 4  # other views of each picture, where names are learned from nothing
 PART = 0.2  # of a target's area: what is connected and covers as much is a thing of its own (both wheels of a car)
@@ -83,18 +83,18 @@ def outlined(
 
 
 def outlined_features(
-    eyes, image: np.ndarray, embedding, named: list[tuple[str, np.ndarray]]
+    opener, image: np.ndarray, embedding, named: list[tuple[str, np.ndarray]]
 ) -> tuple[Tensor, list[int]]:
     """Features (K, R) of outlined things (name, (H, W) bool) as seen in `image`, and which of them they are: what covers
     less than two cells is left out."""
-    from assistant.pocket.pipeline import fast_math, shrink
+    from assistant.pocket.opening import fast_math, shrink
 
-    low = [eyes.segmenter.low_logits(embedding, mask) for _, mask in named]
+    low = [opener.segmenter.low_logits(embedding, mask) for _, mask in named]
     solid = [k for k, logits in enumerate(low) if (logits > 0).sum() >= 2]
     if not solid:
         return torch.zeros(0, REGION), []
     with fast_math():
-        return eyes.features(
+        return opener.features(
             shrink(image), embedding, torch.from_numpy(np.stack([low[k] for k in solid]))
         ), solid
 
@@ -125,7 +125,7 @@ def outlined_name(key: str, image_file: Path, named: list[tuple[str, dict]], cou
 
 
 def outlined_of(
-    eyes, key: str, image_file: Path, named: list[tuple[str, dict]], kept: Kept, count: int
+    opener, key: str, image_file: Path, named: list[tuple[str, dict]], kept: RegionCache, count: int
 ) -> dict:
     """One picture's outlined things and their `count` other views, read or computed: features, views (V, REGION); rles, names,
     view_names."""
@@ -135,13 +135,13 @@ def outlined_of(
 
         image = open_image(image_file)
         masks = [(name, coco_mask.decode(rle).astype(bool)) for name, rle in named]
-        own, solid = outlined_features(eyes, image, eyes.segmenter.encode(image), masks)
+        own, solid = outlined_features(opener, image, opener.segmenter.encode(image), masks)
         rng = np.random.default_rng(int(hashlib.sha256(image_file.name.encode()).hexdigest()[:8], 16))
         views, view_names = [torch.zeros(0, REGION)], []
         for _ in range(count):
             other, left = other_view(image, masks, rng)
             if left:
-                found, which = outlined_features(eyes, other, eyes.segmenter.encode(other), left)
+                found, which = outlined_features(opener, other, opener.segmenter.encode(other), left)
                 views.append(found)
                 view_names += [left[k][0] for k in which]
         words = {
@@ -175,31 +175,42 @@ class LookedAt(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        load_eyes: Callable,
+        load_opener: Callable,
         key: str,
         images: list[Path],
         named: dict[Path, list],
         folder: Path,
         views: int,
     ):
-        self.load_eyes, self.key, self.images, self.named, self.views = load_eyes, key, images, named, views
-        self.eyes, self.kept = None, Kept(folder, float("inf"))  # whose limit is kept by who asks
+        self.load_opener, self.key, self.images, self.named, self.views = (
+            load_opener,
+            key,
+            images,
+            named,
+            views,
+        )
+        self.opener, self.kept = None, RegionCache(folder, float("inf"))  # whose limit is kept by who asks
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, k: int) -> str:
-        image, self.eyes = self.images[k], self.eyes or self.load_eyes()
+        image, self.opener = self.images[k], self.opener or self.load_opener()
         try:
-            proposals_of(self.eyes, self.key, image, self.kept)
-            outlined_of(self.eyes, self.key, image, self.named.get(image, []), self.kept, self.views)
+            proposals_of(self.opener, self.key, image, self.kept)
+            outlined_of(self.opener, self.key, image, self.named.get(image, []), self.kept, self.views)
         except BadInput as error:
             return str(error)
         return ""
 
 
 def look(
-    load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept, views: int
+    load_opener: Callable,
+    key: str,
+    images: list[Path],
+    named: dict[Path, list],
+    kept: RegionCache,
+    views: int,
 ) -> None:
     """Compute what is missing. On a CPU in as many processes as torch would take threads: two of one thread look at half as
     many pictures again as one of two threads."""
@@ -211,7 +222,7 @@ def look(
     missing = {i: new for i, own in files.items() if (new := [file for file in own if not file.exists()])}
     processes = 0 if torch.cuda.is_available() else min(torch.get_num_threads(), len(missing))
     looked_at = torch.utils.data.DataLoader(
-        LookedAt(load_eyes, key, list(missing), named, kept.folder, views),
+        LookedAt(load_opener, key, list(missing), named, kept.folder, views),
         batch_size=None,
         num_workers=processes if processes > 1 else 0,
         generator=torch.Generator(),
@@ -223,10 +234,15 @@ def look(
 
 
 def all_regions(
-    load_eyes: Callable, key: str, images: list[Path], named: dict[Path, list], kept: Kept, views: int = VIEWS
+    load_opener: Callable,
+    key: str,
+    images: list[Path],
+    named: dict[Path, list],
+    kept: RegionCache,
+    views: int = VIEWS,
 ) -> dict[Path, Regions]:
     """Every picture's outlined things and proposals. load_eyes: called only if something is not kept yet."""
-    look(load_eyes, key, images, named, kept, views)
+    look(load_opener, key, images, named, kept, views)
     regions = {}
     for image in tqdm(images, desc="outlined", unit="photo", disable=None):
         own, found = (

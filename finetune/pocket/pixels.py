@@ -16,7 +16,8 @@ from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.images import open_image
 from assistant.mllm.selector import choose
-from assistant.pocket.pipeline import fast_math, heads_of
+from assistant.pocket.opening import fast_math
+from assistant.pocket.pipeline import heads_of
 from assistant.pocket.proposals import CELL
 from assistant.pocket.sam import IMAGE_SIZE
 from assistant.pocket.semantic import PixelHead, Semantic, evidence
@@ -60,37 +61,37 @@ def on_grid(rles: list[dict]) -> Tensor:
 
 
 @torch.no_grad()
-def lessons_of(args, eyes, semantic: Semantic) -> list[Lesson]:
+def lessons_of(args, opener, semantic: Semantic) -> list[Lesson]:
     folder = args.reasoner
     if not (folder / "encoder.safetensors").exists() or not (folder / "lora").is_dir():
         raise BadInput(
             f"{folder} is not what `finetune records` wrote: it has no encoder.safetensors or no lora"
         )
     records, regions = read_sources(args, args.regions or folder / "regions")
-    reasoner = build(0, folder / "lora")
-    reasoner.llm.eval()
-    seen = learn_to_see(Namespace(out=folder), reasoner, records, regions)
+    llm = build(0, folder / "lora")
+    llm.model.eval()
+    seen = learn_to_see(Namespace(out=folder), llm, records, regions)
     _, selector, _ = heads_of(*read_weights(folder / "heads.safetensors"))
     selector.eval()
-    rows = semantic.rows(reasoner.forms)
+    rows = semantic.rows(llm.forms)
     aside = RecordData(records, regions, seen, args.seed, aside=True)
     numbers = range(2 * 10**7, 2 * 10**7 + args.questions)
-    kept = states_of(reasoner, aside, numbers, args.out / "states.safetensors", plain=True)
+    kept = states_of(llm, aside, numbers, args.out / "states.safetensors", plain=True)
     ends, names, lessons = kept["counts"].cumsum(0).tolist(), {}, []
     for k, end in enumerate(ends):
         example = aside.example(numbers[k], plain=True)
         if not example.rles:
             continue
         part = slice(end - int(kept["counts"][k]), end)
-        scores = select_batch(reasoner, selector, [example], kept["states"][part], kept["margins"][part])[2]
+        scores = select_batch(llm, selector, [example], kept["states"][part], kept["margins"][part])[2]
         masks, image = on_grid(example.rles), example.image
         if image not in names:
             with fast_math():
-                names[image] = semantic.names(eyes.segmenter.encode(open_image(image)))
+                names[image] = semantic.names(opener.segmenter.encode(open_image(image)))
         h, w = example.rles[0]["size"]
         inside = on_grid([coco_mask.encode(np.ones((h, w), np.uint8, order="F"))])[0]
         for m, (phrase, truth) in enumerate(zip(example.phrases, (t for ts in example.truths for t in ts))):
-            row = rows.get(reasoner.row(phrase))
+            row = rows.get(llm.row(phrase))
             if truth and row is not None:
                 told = evidence(scores, m, masks, names[image], row, semantic.head.beside(row))
                 before = union_iou([example.rles[i] for i in choose(scores, m)], truth)
@@ -131,10 +132,10 @@ def fit(args, lessons: list[Lesson]) -> PixelHead:
     return pixels.eval()
 
 
-def train_pixels(args, eyes, head, categories: list[str]) -> None:
+def train_pixels(args, opener, head, categories: list[str]) -> None:
     """Writes OUT/semantic.safetensors, and to OUT/aside.json what masks gain in pictures that neither head has learned."""
     semantic = Semantic(head, PixelHead(), categories)
-    lessons = lessons_of(args, eyes, semantic)
+    lessons = lessons_of(args, opener, semantic)
     images = sorted({one.image for one in lessons})
     folds = min(FOLDS, len(images))
     fold = [images.index(one.image) % folds for one in lessons]

@@ -31,7 +31,7 @@ from finetune.pocket.examples import RecordData
 from finetune.pocket.language import build, train_llm
 from finetune.pocket.outlined import all_regions, named_regions, outlined
 from finetune.pocket.selection import train_selector
-from finetune.region_cache import Kept, Regions
+from finetune.region_cache import RegionCache, Regions
 
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
@@ -73,18 +73,18 @@ def read_sources(
     args: argparse.Namespace, folder: Path
 ) -> tuple[list[tuple[Record, Path]], dict[Path, Regions]]:
     """The records with their pictures, and what is seen in those, kept in `folder`."""
-    from assistant.pocket.pipeline import load_eyes
+    from assistant.pocket.opening import load_pocket_opener
 
     records = [(r, image_path(r, f).resolve()) for f in args.data for r in read_records(f)]
     named = outlined(
         records, {name: things for file in args.named for name, things in named_regions(file).items()}
     )
     return records, all_regions(
-        functools.partial(load_eyes, args.sam),
+        functools.partial(load_pocket_opener, args.sam),
         f"pocket {sha256_of(args.sam)}",
         list(named),
         named,
-        Kept(folder),
+        RegionCache(folder),
     )
 
 
@@ -93,12 +93,12 @@ def main(args: argparse.Namespace) -> None:
     must_exist(*args.data, args.sam)
     make_folder(args.out)
     records, regions = read_sources(args, args.regions or args.out / "regions")
-    reasoner = build(args.rank)
-    seen = learn_to_see(args, reasoner, records, regions)
-    train_llm(args, reasoner, RecordData(records, regions, seen, args.seed))
+    llm = build(args.rank)
+    seen = learn_to_see(args, llm, records, regions)
+    train_llm(args, llm, RecordData(records, regions, seen, args.seed))
     train_selector(
         args,
-        reasoner,
+        llm,
         RecordData(records, regions, seen, args.seed),
         RecordData(records, regions, seen, args.seed, aside=True),
     )

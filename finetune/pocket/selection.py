@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from assistant.files import replace_whole
 from assistant.mllm.selector import Selector, choose, selection_losses
-from assistant.pocket.llm import SHAPE, PocketReasoner, Seen
+from assistant.pocket.llm import SHAPE, PocketLLM, Seen
 from finetune.log import Log, rate
 from finetune.mllm.validation import judged
 from finetune.pocket.examples import Example, RecordData
@@ -22,7 +22,7 @@ NOISE = 0.5, 1.0  # of the states and words, in units of their size: 300 photos 
 
 
 def select_batch(
-    reasoner: PocketReasoner,
+    llm: PocketLLM,
     selector: Selector,
     examples: list[Example],
     states: Tensor,
@@ -39,8 +39,8 @@ def select_batch(
     shapes = torch.stack([pad(e.seen.shape) for e in examples])[owner]
     ignored = torch.stack([torch.arange(count) >= s for s in sizes])[owner]
     with torch.no_grad():
-        phrases = [torch.stack([reasoner.name(p) for p in e.phrases]) for e in examples]
-        named = [reasoner.encoder.match(e.seen.words, p) for e, p in zip(examples, phrases)]
+        phrases = [torch.stack([llm.name(p) for p in e.phrases]) for e in examples]
+        named = [llm.encoder.match(e.seen.words, p) for e, p in zip(examples, phrases)]
         named = torch.cat([F.pad(n, (0, 0, 0, count - n.shape[1])) for n in named])
     wide = lambda a: F.pad(torch.from_numpy(a), (0, count - a.shape[1]))
     iou, iop = (torch.cat([wide(getattr(a, k)) for e in examples for a in e.asked]) for k in ("iou", "iop"))
@@ -60,7 +60,7 @@ def select_batch(
 
 def train_selector(
     args,
-    reasoner: PocketReasoner,
+    llm: PocketLLM,
     data: RecordData,
     aside: RecordData,
     start: Selector | None = None,
@@ -73,7 +73,7 @@ def train_selector(
     """
     first = 10**7  # examples that the LLM was not trained on in this form
     numbers = range(first, first + args.states)
-    kept = states_of(reasoner, data, numbers, args.out / f"states-{args.steps}-{args.states}.safetensors")
+    kept = states_of(llm, data, numbers, args.out / f"states-{args.steps}-{args.states}.safetensors")
     ends = kept["counts"].cumsum(0).tolist()
     torch.manual_seed(args.seed)
     selector = start or Selector(kept["states"].shape[1], kept["states"].shape[1], SHAPE, dropout=0.2)
@@ -98,7 +98,7 @@ def train_selector(
             e.seen = Seen(F.normalize(e.seen.words + NOISE[1] * blur, dim=-1), e.seen.shape)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss, figures, _ = select_batch(
-                reasoner, selector, examples, states, kept["margins"][rows], weights, getattr(args, "hard", 0)
+                llm, selector, examples, states, kept["margins"][rows], weights, getattr(args, "hard", 0)
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -108,7 +108,7 @@ def train_selector(
         log.add(step, figures, every=getattr(args, "log_every", 100))
         done = step + 1 == args.selector_steps
         if look and aside.records and (done or (step + 1) % args.check_every == 0):
-            figures, fit = examine(args, reasoner, selector.eval(), aside)
+            figures, fit = examine(args, llm, selector.eval(), aside)
             look(step + 1, selector, figures)
             if best is None or figures["score"] > best[0]["score"]:
                 best = figures, fit, {k: v.clone() for k, v in selector.state_dict().items()}
@@ -117,34 +117,34 @@ def train_selector(
         selector.load_state_dict(best[2])
     selector.eval()
     if aside.records:
-        figures, fit = best[:2] if best else examine(args, reasoner, selector, aside)
+        figures, fit = best[:2] if best else examine(args, llm, selector, aside)
         scale, shift = selector.calibration.tolist()
         selector.calibration.copy_(torch.stack([scale * fit[0], shift * fit[0] + fit[1]]))
         line = json.dumps({k: round(v, 4) for k, v in figures.items()})
         print(f"kept aside: {line}", flush=True)
         (args.out / "aside.json").write_text(line + "\n")
-    heads = {f"encoder.{k}": v for k, v in reasoner.encoder.state_dict().items()}
+    heads = {f"encoder.{k}": v for k, v in llm.encoder.state_dict().items()}
     heads |= {f"selector.{k}": v for k, v in selector.state_dict().items()}
-    about = {"selector": json.dumps(selector.config), "forms": json.dumps(reasoner.forms)}
+    about = {"selector": json.dumps(selector.config), "forms": json.dumps(llm.forms)}
     with replace_whole(args.out / "heads.safetensors") as path:
         save_file({k: v.half().contiguous() for k, v in heads.items()}, path, about)
 
 
 @torch.no_grad()
 def examine(
-    args, reasoner: PocketReasoner, selector: Selector, aside: RecordData, steps: int | None = None
+    args, llm: PocketLLM, selector: Selector, aside: RecordData, steps: int | None = None
 ) -> tuple[dict, Tensor]:
     """How well the questions of the pictures kept aside are answered, given the right names, with the confidence fitted
     to them; and that fit of presence (scale and shift). steps: that the LLM has taken, all of them by default."""
     numbers = range(2 * 10**7, 2 * 10**7 + getattr(args, "examined", 160))
     file = args.out / f"aside-{args.steps if steps is None else steps}.safetensors"
-    kept = states_of(reasoner, aside, numbers, file, plain=True)
+    kept = states_of(llm, aside, numbers, file, plain=True)
     ends = kept["counts"].cumsum(0).tolist()
     presence, present, overlap, best = [], [], [], []
     for k, end in enumerate(ends):
         example = aside.example(numbers[k], plain=True)
         rows = slice(end - int(kept["counts"][k]), end)
-        scores = select_batch(reasoner, selector, [example], kept["states"][rows], kept["margins"][rows])[2]
+        scores = select_batch(llm, selector, [example], kept["states"][rows], kept["margins"][rows])[2]
         presence.append(scores.presence)
         present += example.present
         for m, truth in enumerate(t for ts in example.truths for t in ts):

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from assistant.errors import BadInput
 from assistant.files import make_folder, replace_whole
 from assistant.images import open_image
-from assistant.pocket.pipeline import fast_math, load_eyes, shrink
+from assistant.pocket.opening import fast_math, load_pocket_opener, shrink
 from assistant.pocket.region_features import normalise, padded
 from assistant.pocket.sam import IMAGE_SIZE
 from assistant.pocket.semantic import SIDE, SemanticHead
@@ -65,11 +65,11 @@ def main(args: argparse.Namespace) -> None:
             raise BadInput(f"--{name.replace('_', '-')} must be at least 1")
     make_folder(args.out)
     pictures, categories, groups = outlined_pictures(args.data, args.named)
-    eyes = load_eyes(args.sam)
-    head = train_head(args, eyes, pictures, categories, groups)
+    opener = load_pocket_opener(args.sam)
+    head = train_head(args, opener, pictures, categories, groups)
     from finetune.pocket.pixels import train_pixels
 
-    train_pixels(args, eyes, head, categories)
+    train_pixels(args, opener, head, categories)
 
 
 def outlined_pictures(
@@ -130,7 +130,7 @@ def labelled_view(
     return padded(small), labels
 
 
-def train_head(args, eyes, pictures, categories: list[str], groups: list[set[str]]) -> SemanticHead:
+def train_head(args, opener, pictures, categories: list[str], groups: list[set[str]]) -> SemanticHead:
     row, file = {name: k for k, name in enumerate(categories)}, args.out / "head.pt"
     images = [image for k, image in enumerate(pictures) if k % KEPT_ASIDE != KEPT_ASIDE - 1]
     torch.manual_seed(args.seed)
@@ -145,7 +145,7 @@ def train_head(args, eyes, pictures, categories: list[str], groups: list[set[str
         .tolist()
     )
     views = Views(pictures, images, order, row, args.seed)
-    maps = lambda pixels: looked_at(eyes, pixels)
+    maps = lambda pixels: looked_at(opener, pixels)
     some = [views[n] for n in range(min(64, len(views)))]
     weight = label_weights([labels for _, labels, _ in some], len(categories))
     optimizer = torch.optim.AdamW(head.parameters(), lr=args.lr, weight_decay=0.05)
@@ -192,9 +192,9 @@ def train_head(args, eyes, pictures, categories: list[str], groups: list[set[str
 
 
 @torch.no_grad()
-def looked_at(eyes, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def looked_at(opener, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(B, 512, 512, 3) uint8 -> what the semantic head reads of them."""
-    encoder = eyes.segmenter.model.image_encoder
+    encoder = opener.segmenter.model.image_encoder
     with fast_math():
         maps = encoder.backbone(
             normalise(pixels.numpy(), "cpu").contiguous(memory_format=torch.channels_last)

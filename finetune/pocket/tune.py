@@ -20,8 +20,9 @@ from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.images import open_image
 from assistant.mllm.selector import Selector
-from assistant.pocket.llm import PocketReasoner
-from assistant.pocket.pipeline import Pocket, heads_of, load_eyes
+from assistant.pocket.llm import PocketLLM
+from assistant.pocket.opening import load_pocket_opener
+from assistant.pocket.pipeline import PocketPipeline, heads_of
 from assistant.pocket.semantic import Semantic
 from assistant.record import image_path, read_records
 from assistant.scene import THRESHOLD
@@ -35,7 +36,7 @@ from finetune.pocket.outlined import all_regions, named_in_records
 from finetune.pocket.rehearsal import PACK, rehearsed
 from finetune.pocket.selection import examine, train_selector
 from finetune.progress import Progress, pointed_at
-from finetune.region_cache import Kept
+from finetune.region_cache import RegionCache
 
 MINUTES = 1.0  # between checkpoints of the LLM
 EXAMINED = 80  # times that questions of pictures kept aside are drawn
@@ -71,11 +72,11 @@ def tune(args: argparse.Namespace) -> None:
     images = [*others, *sorted(aside - set(others))]
     sources += [(r, image, 0) for r, image in held]
     named = named_in_records([(r, image) for r, image in records if image not in seen_before])
-    kept = Kept(args.cache or args.out / "regions", args.cache_gb)
+    kept = RegionCache(args.cache or args.out / "regions", args.cache_gb)
     # No other views: .852 of car parts in new photos were named rightly without them, .819 with four.
     regions = (
         all_regions(
-            functools.partial(load_eyes, sam),
+            functools.partial(load_pocket_opener, sam),
             f"pocket {sha256_of(sam)}",
             [i for i in images if i not in seen_before],
             named,
@@ -85,8 +86,8 @@ def tune(args: argparse.Namespace) -> None:
         | seen_before
     )
     regions = {image: regions[image] for image in images}
-    reasoner = build(args.rank, folder)
-    reasoner.forms = dict(start.forms)
+    llm = build(args.rank, folder)
+    llm.forms = dict(start.forms)
     settings = argparse.Namespace(
         out=args.out,
         seed=args.seed,
@@ -112,16 +113,14 @@ def tune(args: argparse.Namespace) -> None:
         args.out, [argparse.Namespace(record=r, image=i) for r, i in spread(asked, SHOWN)], None
     )
     # The few pictures that are shown are opened as an answer needs them: what is stored for training holds no embedding.
-    eyes = functools.cache(lambda: load_eyes(sam))
-    opened = functools.cache(lambda image: eyes().open(open_image(image)))
+    opener = functools.cache(lambda: load_pocket_opener(sam))
+    opened = functools.cache(lambda image: opener().open(open_image(image)))
     semantic = Semantic.load(pocket_file("semantic.safetensors"))
 
     def look(step: int, selector: Selector, figures: dict) -> None:
-        parts = Pocket(
-            eyes(),
-            PocketReasoner(
-                reasoner.llm.get_base_model(), reasoner.tokenizer, reasoner.encoder, reasoner.forms
-            ),
+        parts = PocketPipeline(
+            opener(),
+            PocketLLM(llm.model.get_base_model(), llm.tokenizer, llm.encoder, llm.forms),
             selector,
             semantic,
         )
@@ -138,8 +137,8 @@ def tune(args: argparse.Namespace) -> None:
         selector.training = training
 
     if not (args.out / "llm.pt").exists():
-        reasoner.encoder = start.encoder
-        reasoner.llm.eval()
+        llm.encoder = start.encoder
+        llm.model.eval()
         with torch.no_grad():
             seen = {image: start.encoder(regions[image].features) for image in aside}
         now = RecordData(
@@ -154,9 +153,9 @@ def tune(args: argparse.Namespace) -> None:
         look(
             0,
             start.selector.eval(),
-            examine(settings, reasoner, start.selector, now, 0)[0] if now.records else {},
+            examine(settings, llm, start.selector, now, 0)[0] if now.records else {},
         )
-    seen = learn_to_see(settings, reasoner, records, regions, start.encoder)
+    seen = learn_to_see(settings, llm, records, regions, start.encoder)
     data = lambda held_out: RecordData(
         records + held,
         regions,
@@ -166,8 +165,8 @@ def tune(args: argparse.Namespace) -> None:
         aside,
         shares(sources, rates, aside if held_out else set(images) - aside),
     )
-    train_llm(settings, reasoner, data(False))
-    train_selector(settings, reasoner, data(False), data(True), start.selector, look)
+    train_llm(settings, llm, data(False))
+    train_selector(settings, llm, data(False), data(True), start.selector, look)
     progress.report(
         f"Tuning the pocket preset: {args.out.name}",
         args.settings,

@@ -9,13 +9,14 @@ import skimage.data
 import torch
 
 from assistant import Assistant
+from assistant.cli import add_model_arguments, model_options, open_assistant
 from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.mllm.coordinates import UNIT, frame_of, scale_of
 from assistant.mllm.grounding_prompts import BOXED, boxes_schema, marks_schema, read_targets
-from assistant.mllm.local_model import Reasoner
-from assistant.mllm.structured_output import LocalModel, Said, read_json
-from assistant.presets import PRESETS, add_model_arguments, load_segmenter, name_of, open_from, pick_device
+from assistant.mllm.local_model import MultimodalLLM
+from assistant.mllm.structured_output import Said, StructuredLLM, read_json
+from assistant.presets import PRESETS, load_segmenter, pick_device
 from assistant.weights import fingerprint
 from tests.helpers.refusals import refusal
 from tests.helpers.tiny_models import (
@@ -44,12 +45,12 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=MODELS)
 def local(folders, request):
-    return LocalModel(Reasoner.load(folders[request.param]))
+    return StructuredLLM(MultimodalLLM.load(folders[request.param]))
 
 
 @pytest.fixture(autouse=True)
 def few_clicks(monkeypatch):
-    monkeypatch.setattr("assistant.sam.image_opener.CLICKS", 3)
+    monkeypatch.setattr("assistant.sam.image_opener.POINTS_PER_SIDE", 3)
 
 
 def in_form(said: Said, schema: dict):
@@ -107,7 +108,7 @@ def test_an_answer_cut_short_is_read_as_far_as_it_goes(local):
 
 
 def test_qwen2_5_sees_multiples_of_28_px(folders):
-    model = LocalModel(Reasoner.load(folders["qwen2_5_vl"]))
+    model = StructuredLLM(MultimodalLLM.load(folders["qwen2_5_vl"]))
     w, h = model.seen_size(CAT)
     assert (w % 28, h % 28) == (0, 0) and w * h <= 112 * 112 and w > h
     frame = frame_of(scale_of(model.name), CAT.shape[:2], (w, h))
@@ -115,13 +116,13 @@ def test_qwen2_5_sees_multiples_of_28_px(folders):
 
 
 def test_a_model_that_thinks_first(folders):
-    reasoner = Reasoner.load(folders["qwen3_vl"])
-    reasoner.processor.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    llm = MultimodalLLM.load(folders["qwen3_vl"])
+    llm.processor.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
     import assistant.mllm.structured_output as structured
 
     structured.LONGEST_THOUGHT, before = 12, structured.LONGEST_THOUGHT
     try:
-        said = LocalModel(reasoner).ask([Turn("which?", images=[CAT])], "Look.", short(marks_schema([1])))
+        said = StructuredLLM(llm).ask([Turn("which?", images=[CAT])], "Look.", short(marks_schema([1])))
     finally:
         structured.LONGEST_THOUGHT = before
     assert said.reasoning and in_form(said, {}) and said.tokens > len(said.steps)
@@ -133,7 +134,7 @@ def test_from_pretrained_folders(folders, selection, monkeypatch):
         assistant = Assistant.from_pretrained(
             mllm=folders[name], sam=folders["sam"], selection=selection, device="cpu"
         )
-        assert assistant.parts.selection == selection and all(
+        assert assistant.pipeline.selection == selection and all(
             len(assistant.weights[k]) == 64 for k in ("mllm", "sam")
         )
         scene = assistant.open(CAT)
@@ -145,7 +146,7 @@ def test_from_pretrained_folders(folders, selection, monkeypatch):
         answer = scene.ask(
             "where is the cat, and is there a dog?", temperature=1.0, seed=2, max_new_tokens=400
         )
-        again = scene.ask("and now?", max_new_tokens=400, second_look=True)
+        again = scene.ask("and now?", max_new_tokens=400, verify=True)
         for target in answer.targets + again.targets:
             assert target.present == (target.mask is not None) and 0 <= target.confidence <= 1
             assert set(target.proposals) <= set(range(len(scene.proposals)))
@@ -154,11 +155,12 @@ def test_from_pretrained_folders(folders, selection, monkeypatch):
 
 def test_the_selection_that_a_model_gets(folders):
     assert (
-        Assistant.from_pretrained(folders["qwen3_vl"], folders["sam"], device="cpu").parts.selection
+        Assistant.from_pretrained(folders["qwen3_vl"], folders["sam"], device="cpu").pipeline.selection
         == "marks"
     )
     assert (
-        Assistant.from_pretrained(folders["llava"], folders["sam"], device="cpu").parts.selection == "boxes"
+        Assistant.from_pretrained(folders["llava"], folders["sam"], device="cpu").pipeline.selection
+        == "boxes"
     )
     assert {name: p.selection for name, p in PRESETS.items()} == {
         "pocket": "trained",
@@ -173,11 +175,11 @@ def test_a_known_answer_becomes_a_known_mask(tmp_path, folders):
     answer = '{"thought": "It purrs.", "targets": [{"phrase": "cat", "marks": [1]}, {"phrase": "dog", "marks": []}]}'
     scene = Assistant.from_pretrained(tiny_parrot(tmp_path, answer), folders["sam"], device="cpu").open(CAT)
     # The parrot's one token is no JSON to the constraint, which splits it; as a server it says it: see test_remote.
-    scene.assistant.parts.model = type(
+    scene.assistant.pipeline.model = type(
         "Parrot", (), {"name": "qwen3_vl", "crops": False, "ask": lambda *a, **k: Said(answer)}
     )()
     cat, dog = scene.ask("what purrs, and is there a dog?").targets
-    number_one = scene.view.made["sheets"][0][1]
+    number_one = scene.opened.cache["sheets"][0][1]
     assert np.array_equal(cat.mask, scene.proposals.mask(number_one)) and not dog.present
 
 
@@ -191,7 +193,7 @@ def parsed(*words):
 
 
 def refused(*words) -> str:
-    return refusal(lambda: open_from(parsed(*words)))
+    return refusal(lambda: open_assistant(model_options(parsed(*words))))
 
 
 def test_options_open_what_they_name(folders):
@@ -199,10 +201,13 @@ def test_options_open_what_they_name(folders):
     args = parsed(
         "--mllm", str(mllm), "--sam", str(sam), "--selection", "boxes", "--second-look", "--device", "cpu"
     )
-    assistant = open_from(args)
-    assert assistant.parts.selection == "boxes" and assistant.parts.second_look
-    assert name_of(args) == f"pocket, mllm {mllm.name}, sam {sam.name}, selection boxes, second look yes"
-    assert name_of(parsed()) == "pocket"
+    assistant = open_assistant(model_options(args))
+    assert assistant.pipeline.selection == "boxes" and assistant.pipeline.verify
+    assert (
+        model_options(args).describe()
+        == f"pocket, mllm {mllm.name}, sam {sam.name}, selection boxes, verification yes"
+    )
+    assert model_options(parsed()).describe() == "pocket"
 
 
 def test_what_does_not_go_together_is_one_line(folders, tmp_path, monkeypatch):
@@ -236,21 +241,21 @@ def test_too_little_memory_says_what_to_change(folders, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    reasoner = Reasoner.load(folders["qwen3_vl"])
-    monkeypatch.setattr(reasoner.model, "generate", full)
+    llm = MultimodalLLM.load(folders["qwen3_vl"])
+    monkeypatch.setattr(llm.model, "generate", full)
     with pytest.raises(BadInput, match="not enough memory for a conversation of .* tokens: .*--four-bit"):
-        LocalModel(reasoner).ask([Turn("which?", images=[CAT])], "Look.", marks_schema([1]))
+        StructuredLLM(llm).ask([Turn("which?", images=[CAT])], "Look.", marks_schema([1]))
     monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", full)
     with pytest.raises(BadInput, match="not enough memory for .*--four-bit, or a smaller --preset"):
-        Reasoner.load(folders["qwen3_vl"])
+        MultimodalLLM.load(folders["qwen3_vl"])
 
 
 def test_four_bit_weights_pick_marks(folders):
     pytest.importorskip("bitsandbytes")
     model = Assistant.from_pretrained(
         folders["qwen3_vl"], folders["sam"], device="cpu", four_bit=True
-    ).parts.model
-    assert any(p.dtype == torch.uint8 for p in model.reasoner.model.parameters())
+    ).pipeline.model
+    assert any(p.dtype == torch.uint8 for p in model.llm.model.parameters())
     assert in_form(model.ask([Turn("which?", images=[CAT])], "Look.", short(marks_schema([1, 2]))), {})
 
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from assistant import Assistant
 from assistant.grammar import clean_phrase, reply_for
-from assistant.mllm.local_model import Found, Reply
+from assistant.pipeline import Pipeline, Reply, Selection
 from assistant.record import to_rle
 from assistant.sam.proposals import Proposals
 from assistant.scene import Scene
@@ -36,13 +36,13 @@ def near(image, colour):
     return np.abs(image.astype(int) - np.asarray(colour, int)).max(-1) < 30
 
 
-class FakeParts:
+class FakePipeline(Pipeline):
     """Answers with the colours that the question names, and "turn N" where it asks for the turns. "crash" breaks it,
     "slow" takes its time."""
 
     def __init__(self, seconds):
         self.seconds, self.opened, self.steps = seconds, 0, 0
-        self.eyes = SimpleNamespace(open=self.open, segmenter=SimpleNamespace(predict=self.predict))
+        self.opener = SimpleNamespace(open=self.open, segmenter=SimpleNamespace(predict=self.predict))
 
     def rest(self, tell, seconds):
         for _ in range(max(1, int(seconds / 0.05))) if seconds else ():
@@ -54,7 +54,7 @@ class FakeParts:
     def open(self, image, progress=None):
         self.opened += 1
         tell = progress or (lambda *news: None)
-        tell("looking", None)
+        tell("encoding", None)
         time.sleep(self.seconds)
         masks = [m for colour in PAINT.values() if (m := near(image, colour)).any()]
         boxes = np.zeros((len(masks), 4), np.float32)
@@ -82,13 +82,13 @@ class FakeParts:
         for word in re.findall("|".join(THINGS), question):
             own = [i for i in pool if word in PAINT and (view.proposals.mask(i) == colours[word]).all()]
             said.append((THINGS[word], bool(own)))
-            found.append(Found(0.92 if own else 0.12, own, [i for i in pool if i not in own]))
+            found.append(Selection(0.92 if own else 0.12, own, [i for i in pool if i not in own]))
         if "turns" in question:
             said.append((f"turn {len(turns)}", False))
-            found.append(Found(0.1, []))
+            found.append(Selection(0.1, []))
         if "<" in question:  # a model that repeats what it was told
             said.append((clean_phrase(question), True))
-            found.append(Found(0.5, pool))
+            found.append(Selection(0.5, pool))
         for phrase, _ in said:
             if stream:
                 stream(phrase + " ")
@@ -119,7 +119,7 @@ class FakeParts:
             None,
         )
 
-    def name(self, image, view, mask):
+    def name_region(self, image, view, mask):
         colour = np.median(image[mask], axis=0)
         word = min(PAINT, key=lambda name: np.abs(np.asarray(PAINT[name]) - colour).sum())
         return [(THINGS[word], 0.8)]
@@ -137,11 +137,11 @@ class FakeScene(Scene):
 
 class FakeAssistant(Assistant):
     def __init__(self, seconds=0.0):
-        super().__init__(FakeParts(seconds), {}, keep=12)
+        super().__init__(FakePipeline(seconds), {}, keep=12)
 
     def open(self, image, progress=None):
         opened = super().open(image, progress)
-        return FakeScene(self, opened.image, opened.view)
+        return FakeScene(self, opened.image, opened.opened)
 
 
 if __name__ == "__main__":

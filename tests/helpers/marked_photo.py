@@ -7,7 +7,7 @@ import skimage.data
 
 from assistant.mllm.structured_output import Said
 from assistant.record import to_rle
-from assistant.sam.image_opener import View
+from assistant.sam.image_opener import SamOpenedImage
 from assistant.sam.proposals import Proposals
 
 PHOTO = skimage.data.coffee()  # 400 x 600
@@ -55,7 +55,7 @@ def proposals_of(masks) -> Proposals:
     )
 
 
-class Eyes:
+class SamImageOpener:
     """Finds THINGS; asked by hand, it fills the box or a disc around the point, and notes what it was asked."""
 
     def __init__(self, masks=None):
@@ -63,7 +63,7 @@ class Eyes:
         self.segmenter = SimpleNamespace(predict=self.predict)
 
     def open(self, image, progress=None):
-        return View(None, proposals_of(self.masks), image)
+        return SamOpenedImage(None, proposals_of(self.masks), image)
 
     def predict(self, embedding, points=None, labels=None, box=None, mask=None, multimask=True):
         self.asked.append((points, box))

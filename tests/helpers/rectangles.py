@@ -22,7 +22,7 @@ def square(k: int) -> np.ndarray:
     return mask
 
 
-class RectangleEyes:
+class RectangleOpener:
     """Proposes the four places; the embedding is the picture itself, small."""
 
     segmenter = SimpleNamespace(threshold=0.0, side=SIDE, low_side=16)

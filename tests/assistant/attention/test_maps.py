@@ -7,17 +7,9 @@ import pytest
 import torch
 from skimage import data
 
-from assistant.attention.maps import (
-    CONTRAST,
-    Look,
-    Ranking,
-    check_phrase,
-    class_maps,
-    info_score,
-    rank,
-    read_names,
-    shares,
-)
+from assistant.attention.maps import CONTRAST, check_phrase, class_maps, shares
+from assistant.attention.prompt_attention import PromptAttention, Ranking
+from assistant.attention.ranking import info_score, rank, read_names
 from assistant.errors import BadInput
 from assistant.pocket.attention import RegionPlaces
 
@@ -25,7 +17,7 @@ from assistant.pocket.attention import RegionPlaces
 def look_at(scores, match=None):
     p, layers, _, n = scores.shape
     match = torch.ones(p) if match is None else match
-    return Look(
+    return PromptAttention(
         scores, match, list(range(layers)), RegionPlaces(torch.eye(n, dtype=torch.bool).view(n, 1, n))
     )
 
@@ -83,7 +75,7 @@ def test_info_score_is_high_for_sure_and_varied_layers():
 class Planted:
     """Pictures in which layer 1, head 2 looks at the thing that a picture shows; the others look at random."""
 
-    def look(self, view, prompts, layers=None):
+    def attention(self, view, prompts, layers=None):
         scores = torch.randn(len(prompts), 3, 4, 6, generator=torch.Generator().manual_seed(view)) * 0.1
         scores[view % 3, 1, 2, view % 6] += 6.0
         return look_at(scores)
@@ -147,30 +139,30 @@ def test_the_pocket_preset_looks_at_the_cat(scene):
 
 
 def test_pocket_prompts_do_not_see_each_other(scene):
-    looker = scene.assistant.parts.looker
-    together = looker.look(scene.view, ["cat", "traffic light", *CONTRAST])
-    alone = looker.look(scene.view, ["traffic light"])
+    probe = scene.assistant.pipeline.attention_probe()
+    together = probe.attention(scene.opened, ["cat", "traffic light", *CONTRAST])
+    alone = probe.attention(scene.opened, ["traffic light"])
     assert together.scores.shape == (30, 30, 9, len(scene.proposals)) and together.layers == list(range(30))
     scale = alone.scores.std()
     assert (together.scores[1] - alone.scores[0]).abs().max() < 0.15 * scale  # bfloat16 in other batches
-    some = looker.look(scene.view, ["traffic light"], [9, 2])
+    some = probe.attention(scene.opened, ["traffic light"], [9, 2])
     assert some.layers == [2, 9] and torch.equal(some.scores[0], alone.scores[0, [2, 9]])
     with pytest.raises(BadInput, match="30"):
-        looker.look(scene.view, ["cat"], [30])
+        probe.attention(scene.opened, ["cat"], [30])
 
 
 def test_tuned_attention_leaves_replies_alone(scene):
-    looker = scene.assistant.parts.looker
-    looker.restore({})
+    probe = scene.assistant.pipeline.attention_probe()
+    probe.restore({})
     before, reply = scene.attend("cat"), scene.ask("where is the cat?", remember=False).text
-    layer = looker.ranking.use[0][0]
+    layer = probe.ranking.use[0][0]
     with torch.enable_grad():
-        trained = looker.tunable_attention([layer]) | looker.tunable_words(["cat", *CONTRAST])
+        trained = probe.tunable_attention([layer]) | probe.tunable_words(["cat", *CONTRAST])
         assert any(n.startswith("rows.") for n in trained) and any(
             n.startswith(f"layers.{layer}.") for n in trained
         )
-        view = scene.view
-        share = lambda: shares(looker.look(view, ["cat", *CONTRAST], [layer]), [(layer, None)])[0].mean()
+        view = scene.opened
+        share = lambda: shares(probe.attention(view, ["cat", *CONTRAST], [layer]), [(layer, None)])[0].mean()
         first = share()
         (-first.log()).backward()
         assert all(p.grad is not None for p in trained.values())
@@ -183,21 +175,23 @@ def test_tuned_attention_leaves_replies_alone(scene):
         not np.allclose(after, before, atol=1e-3)
         and scene.ask("where is the cat?", remember=False).text == reply
     )
-    looker.restore({})
+    probe.restore({})
     assert np.array_equal(scene.attend("cat"), before)
-    looker.restore(tuned)
+    probe.restore(tuned)
     assert np.allclose(scene.attend("cat"), after, atol=1e-3)
-    looker.restore({})
+    probe.restore({})
 
 
 def test_the_command(scene, tmp_path, monkeypatch, capsys):
     from PIL import Image
 
-    import assistant.attention.image_text_probe
+    import assistant.presets
     from assistant.__main__ import main
 
     monkeypatch.setattr(
-        assistant.attention.image_text_probe, "open_looker", lambda args: scene.assistant.parts.looker
+        assistant.presets,
+        "load_attention_probe",
+        lambda options: (scene.assistant.pipeline.attention_probe(), {}),
     )  # loaded already
     Image.fromarray(data.chelsea()).save(tmp_path / "cat.png")
     words = ["x", "attend", str(tmp_path / "cat.png"), "a cat", "--out", str(tmp_path / "out")]

@@ -13,7 +13,7 @@ from assistant.dialogue.followup_parser import PICKS, FollowUp, read, read_about
 from assistant.dialogue.followups import instances
 from assistant.errors import BadInput
 from assistant.grammar import SEG, parse
-from assistant.mllm.local_model import Found, Reply
+from assistant.pipeline import Pipeline, Reply, Selection
 from assistant.record import to_rle
 from assistant.sam.proposals import Proposals, by_granularity
 
@@ -30,11 +30,11 @@ def disc(y, x, r):
 MASKS = [disc(*place) for place in DISCS.values()]
 
 
-class Parts:
+class FakePipeline(Pipeline):
     """Finds every cup, or only the right one where `one`; the spoon; nothing else."""
 
     def __init__(self):
-        self.eyes = SimpleNamespace(open=self.open)
+        self.opener = SimpleNamespace(open=self.open)
         self.one, self.asked, self.opened = False, [], 0
 
     def open(self, image, progress=None):
@@ -50,9 +50,9 @@ class Parts:
             np.zeros((n, 4, 4), np.float32),
             (H, W),
         )
-        for step in ("looking", "outlining"):
+        for step in ("encoding", "proposing"):
             if progress:
-                progress(step, proposals if step == "outlining" else None)
+                progress(step, proposals if step == "proposing" else None)
         return SimpleNamespace(embedding=None, proposals=proposals)
 
     def ask(self, turns, view, threshold, **options):
@@ -61,21 +61,21 @@ class Parts:
         for name, chosen in (("cup", [1] if self.one else CUPS), ("spoon", [3])):
             if name in turns[-1].question:
                 text.append(f"{name} {SEG}")
-                found.append(Found(0.9, chosen, [i for i in (0, 2, 3, 1) if i not in chosen]))
+                found.append(Selection(0.9, chosen, [i for i in (0, 2, 3, 1) if i not in chosen]))
         return Reply(", ".join(text) + ".", 3), found
 
-    def name(self, image, view, mask):
+    def name_region(self, image, view, mask):
         return [("spoon", 0.7), ("fork", 0.2), ("knife", 0.01)]
 
 
 @pytest.fixture
-def parts():
-    return Parts()
+def pipeline():
+    return FakePipeline()
 
 
 @pytest.fixture
-def scene(parts):
-    return Assistant(parts, {}).open(np.zeros((H, W, 3), np.uint8))
+def scene(pipeline):
+    return Assistant(pipeline, {}).open(np.zeros((H, W, 3), np.uint8))
 
 
 def is_mask(answer, *which):
@@ -169,11 +169,13 @@ def test_any_text_is_read(question, names):
     read_about(question)
 
 
-def test_a_conversation_about_masks(scene, parts):
+def test_a_conversation_about_masks(scene, pipeline):
     assert is_mask(scene.ask("the cups and the spoon"), 0, 1, 2, 3)
     assert is_mask(scene.ask("now remove the spoon"), 0, 1, 2)
     left = scene.ask("and the one on the left?")
-    assert is_mask(left, 0) and left.targets[0].proposals == [0] and parts.asked == ["the cups and the spoon"]
+    assert (
+        is_mask(left, 0) and left.targets[0].proposals == [0] and pipeline.asked == ["the cups and the spoon"]
+    )
     assert parse(scene.turns[-1].answer)[0].phrase == "cup"  # the model reads what was answered
     assert is_mask(scene.ask("add the spoon"), 0, 3)
     assert is_mask(scene.ask("not the cup"), 3)
@@ -182,28 +184,28 @@ def test_a_conversation_about_masks(scene, parts):
     assert len(scene.turns) == 7
     scene.reset()
     scene.ask("not that one")  # nothing is shown: for the model
-    assert parts.asked[-1] == "not that one"
+    assert pipeline.asked[-1] == "not that one"
 
 
-def test_others_come_from_the_runners_up(scene, parts):
-    parts.one = True
+def test_others_come_from_the_runners_up(scene, pipeline):
+    pipeline.one = True
     assert is_mask(scene.ask("the cup"), 1)
     assert is_mask(scene.ask("not that one, the smaller"), 0)
     scene.ask("the cup")
     assert is_mask(scene.ask("not that one"), 0) and is_mask(scene.ask("not that one"), 2)
     scene.ask("the cup")
     scene.ask("the other one")  # it finds no other: the question itself is the model's
-    assert parts.asked[-2:] == ["Please segment cup.", "the other one"]
+    assert pipeline.asked[-2:] == ["Please segment cup.", "the other one"]
     scene.ask("the cup")
-    before = len(parts.asked)
+    before = len(pipeline.asked)
     said = scene.ask("the one on the right")  # nothing lies further right: the model is asked, in full
     assert (
-        parts.asked[before:] == ["Please segment cup.", "Where is the cup on the right?"]
+        pipeline.asked[before:] == ["Please segment cup.", "Where is the cup on the right?"]
         and said.question == "the one on the right"
     )
 
 
-def test_only_one_of_several_things(scene, parts):
+def test_only_one_of_several_things(scene, pipeline):
     scene.ask("the cups and the spoon")
     assert is_mask(scene.ask("only the spoon"), 3)
     scene.ask("the cups")
@@ -223,7 +225,7 @@ def test_a_mask_made_by_hand_is_followed_up(scene):
     assert is_mask(scene.ask("the one on the right"), 1)
 
 
-def test_about_a_part(scene, parts):
+def test_about_a_part(scene, pipeline):
     named = scene.ask("what is this?", about=MASKS[3])
     assert named.text == "This looks like: spoon (70%). Or else: fork 20%." and is_mask(named, 3)
     assert is_mask(scene.ask("the cup left of it", about=MASKS[1]), 2) and is_mask(
@@ -239,36 +241,36 @@ def test_about_a_part(scene, parts):
             scene.ask("what is this?", about=about)
 
 
-def test_pictures_are_kept_by_content(parts):
-    assistant = Assistant(parts, {}, keep=2)
+def test_pictures_are_kept_by_content(pipeline):
+    assistant = Assistant(pipeline, {}, keep=2)
     pictures = [np.full((H, W, 3), k, np.uint8) for k in range(3)]
     for k in (0, 0, 1, 0):
         assistant.open(pictures[k].copy())
-    assert parts.opened == 2
+    assert pipeline.opened == 2
     for k in (2, 0, 1):  # 2 takes the place of 1, which was used longest ago
         assistant.open(pictures[k])
-    assert parts.opened == 4 and len(assistant.views) == 2
+    assert pipeline.opened == 4 and len(assistant.opened_images) == 2
     assert assistant.open(pictures[0]).turns == []
 
 
-def test_a_ribbon_is_refused(parts):
+def test_a_ribbon_is_refused(pipeline):
     with pytest.raises(BadInput, match="20000x10, too long and thin"):
-        Assistant(parts, {}).open(np.zeros((10, 20_000, 3), np.uint8))
-    assert parts.opened == 0 and Assistant(parts, {}).open(np.zeros((10, 320, 3), np.uint8))
+        Assistant(pipeline, {}).open(np.zeros((10, 20_000, 3), np.uint8))
+    assert pipeline.opened == 0 and Assistant(pipeline, {}).open(np.zeros((10, 320, 3), np.uint8))
 
 
-def test_opening_can_be_stopped_and_leaves_nothing(parts):
+def test_opening_can_be_stopped_and_leaves_nothing(pipeline):
     class Stop(Exception):
         pass
 
     def progress(doing, proposals):
-        if doing == "outlining":
+        if doing == "proposing":
             raise Stop
 
-    assistant = Assistant(parts, {}, keep=2)
+    assistant = Assistant(pipeline, {}, keep=2)
     with pytest.raises(Stop):
         assistant.open(np.zeros((H, W, 3), np.uint8), progress)
-    assert not assistant.views
+    assert not assistant.opened_images
 
 
 def test_granularity_prefers_parts_or_wholes():

@@ -449,7 +449,7 @@ def test_training_lowers_the_loss_and_resumes_to_the_same_weights(root, tmp_path
     segmenter = Segmenter.official(sam)
     trained = Matcher.load(tmp_path / "whole", segmenter)
     views = [
-        reference.Kept(f, k, reference.kept_names(f))
+        reference.FeatureCache(f, k, reference.kept_names(f))
         for k, f in enumerate(sorted((tmp_path / "looks").glob("*-0.*")))
     ]
     drawn = [e for e in reference.draw_episodes(views, 9, 20) if len(e[2]) == 1][:8]
@@ -474,7 +474,8 @@ def test_episodes_never_show_the_query_and_leave_the_fold_out(root, tmp_path, cl
     from finetune import reference
 
     views = [
-        reference.Kept(tmp_path / f"{k}", k // 2, ("cup",) if k % 4 < 2 else ("car",)) for k in range(20)
+        reference.FeatureCache(tmp_path / f"{k}", k // 2, ("cup",) if k % 4 < 2 else ("car",))
+        for k in range(20)
     ]
     drawn = reference.draw_episodes(views, 0, 160)
     assert {len(r) for _, _, r in drawn} == {1, 2, 3} and {n for n, _, _ in drawn} == {"cup", "car"}

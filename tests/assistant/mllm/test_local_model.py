@@ -9,7 +9,7 @@ import skimage.data
 import torch
 
 from assistant.grammar import ABS, SEG, SYSTEM_PROMPT, Turn
-from assistant.mllm.local_model import Reasoner, _Pieces
+from assistant.mllm.local_model import MultimodalLLM, _Pieces
 from tests.helpers.refusals import refusal
 from tests.helpers.tiny_models import tiny_llava, tiny_qwen3_vl, tiny_smolvlm
 
@@ -46,37 +46,37 @@ def folder(folders, request):
 
 
 @pytest.fixture(scope="module")
-def reasoner(folder):
+def llm(folder):
     """Loaded, with output rows so long for the two tokens that the random model says one of them every few words."""
-    reasoner = Reasoner.load(folder)
+    llm = MultimodalLLM.load(folder)
     with torch.no_grad():
-        rows = reasoner.model.get_output_embeddings().weight
-        rows[reasoner.seg] = torch.randn(rows.shape[1], generator=torch.manual_seed(3))
-        rows[reasoner.abs] = -rows[reasoner.seg]
-    return reasoner
+        rows = llm.model.get_output_embeddings().weight
+        rows[llm.seg] = torch.randn(rows.shape[1], generator=torch.manual_seed(3))
+        rows[llm.abs] = -rows[llm.seg]
+    return llm
 
 
 @contextmanager
-def watch(reasoner):
+def watch(llm):
     """What passes through `generate`: the inputs it gets and the sequences it returns."""
-    generate, seen = reasoner.model.generate, []
+    generate, seen = llm.model.generate, []
 
     def watched(**inputs):
         out = generate(**inputs)
         seen.append((inputs, out.sequences))
         return out
 
-    reasoner.model.generate = watched
+    llm.model.generate = watched
     try:
         yield seen
     finally:
-        del reasoner.model.generate
+        del llm.model.generate
 
 
 @pytest.mark.parametrize("turns", CONVERSATIONS.values(), ids=CONVERSATIONS)
-def test_states_and_margins_are_those_of_one_teacher_forced_pass(reasoner, turns):
-    with watch(reasoner) as seen:
-        reply = reasoner.reply(turns, temperature=0.8, seed=1, max_new_tokens=40)
+def test_states_and_margins_are_those_of_one_teacher_forced_pass(llm, turns):
+    with watch(llm) as seen:
+        reply = llm.reply(turns, temperature=0.8, seed=1, max_new_tokens=40)
     ((inputs, sequence),) = seen
     start, length = inputs["input_ids"].shape[1], sequence.shape[1]
     whole = {
@@ -86,13 +86,13 @@ def test_states_and_margins_are_those_of_one_teacher_forced_pass(reasoner, turns
     }
     whole |= {k: v for k, v in inputs.items() if "pixel" in k or "grid" in k}
     with torch.no_grad():
-        out = reasoner.model(**whole | {"input_ids": sequence}, output_hidden_states=True)
-    places = [k for k in range(start, length) if sequence[0, k] in (reasoner.seg, reasoner.abs)]
+        out = llm.model(**whole | {"input_ids": sequence}, output_hidden_states=True)
+    places = [k for k in range(start, length) if sequence[0, k] in (llm.seg, llm.abs)]
     log_p = out.logits[0].log_softmax(-1)
     assert len(places) >= 2 and reply.tokens == length - start
-    config = reasoner.model.config
+    config = llm.model.config
     assert getattr(config, "image_token_id", None) not in sequence[0, start:]
-    assert reply.markers == [bool(sequence[0, k] == reasoner.seg) for k in places]
+    assert reply.markers == [bool(sequence[0, k] == llm.seg) for k in places]
     assert reply.text.count(SEG) == sum(reply.markers) and reply.text.count(ABS) == len(places) - sum(
         reply.markers
     )
@@ -101,27 +101,25 @@ def test_states_and_margins_are_those_of_one_teacher_forced_pass(reasoner, turns
     )
     torch.testing.assert_close(
         reply.margins,
-        torch.stack([log_p[k - 1, reasoner.seg] - log_p[k - 1, reasoner.abs] for k in places]),
+        torch.stack([log_p[k - 1, llm.seg] - log_p[k - 1, llm.abs] for k in places]),
         atol=2e-4,
         rtol=1e-3,
     )
 
 
 def test_a_reply_without_tokens_has_empty_states(folders):
-    reasoner = Reasoner.load(folders["qwen"])
-    reply = reasoner.reply(CONVERSATIONS["one picture"], max_new_tokens=3)
+    llm = MultimodalLLM.load(folders["qwen"])
+    reply = llm.reply(CONVERSATIONS["one picture"], max_new_tokens=3)
     assert reply.markers == [] and reply.states.shape == (0, 64) and reply.margins.shape == (0,)
     assert reply.states.dtype == reply.margins.dtype == torch.float32
 
 
 @pytest.mark.parametrize("turns", CONVERSATIONS.values(), ids=CONVERSATIONS)
-def test_a_lesson_is_the_prompt_of_reply_and_then_the_answer(reasoner, turns):
-    with watch(reasoner) as seen:
-        reasoner.reply(turns, max_new_tokens=1)
+def test_a_lesson_is_the_prompt_of_reply_and_then_the_answer(llm, turns):
+    with watch(llm) as seen:
+        llm.reply(turns, max_new_tokens=1)
     prompt = seen[0][0]["input_ids"][0]
-    inputs, labels, positions = reasoner.teacher(
-        [*turns[:-1], Turn(turns[-1].question, LESSON, turns[-1].images)]
-    )
+    inputs, labels, positions = llm.teacher([*turns[:-1], Turn(turns[-1].question, LESSON, turns[-1].images)])
     ids, taught = inputs["input_ids"][0], labels[0][labels[0] != -100]
     start = len(ids) - len(taught)
     assert (
@@ -129,38 +127,38 @@ def test_a_lesson_is_the_prompt_of_reply_and_then_the_answer(reasoner, turns):
         and torch.equal(ids[start:], taught)
         and (labels[0, :start] == -100).all()
     )
-    said = reasoner.tokenizer.decode(taught, clean_up_tokenization_spaces=False)
-    assert said.strip() == LESSON + reasoner.tokenizer.eos_token
-    assert ids[positions + 1].tolist() == [reasoner.seg, reasoner.abs]
+    said = llm.tokenizer.decode(taught, clean_up_tokenization_spaces=False)
+    assert said.strip() == LESSON + llm.tokenizer.eos_token
+    assert ids[positions + 1].tolist() == [llm.seg, llm.abs]
     assert all(len(v) == 1 for k, v in inputs.items() if k in ("input_ids", "attention_mask"))
-    text = reasoner.tokenizer.decode(ids)
-    assert text.count(SYSTEM_PROMPT) == 1 and text.count(reasoner.tokenizer.bos_token or SYSTEM_PROMPT) == 1
+    text = llm.tokenizer.decode(ids)
+    assert text.count(SYSTEM_PROMPT) == 1 and text.count(llm.tokenizer.bos_token or SYSTEM_PROMPT) == 1
 
 
 def test_a_lesson_follows_generation_where_the_template_writes_a_past_answer_differently(folders):
-    reasoner = Reasoner.load(folders["qwen"])
-    reasoner.processor.chat_template += "{% if add_generation_prompt %}<think>\n\n</think>\n\n{% endif %}"
-    inputs, labels, positions = reasoner.teacher([Turn("What is it?", LESSON, [TALL])])
-    text = reasoner.tokenizer.decode(inputs["input_ids"][0])
+    llm = MultimodalLLM.load(folders["qwen"])
+    llm.processor.chat_template += "{% if add_generation_prompt %}<think>\n\n</think>\n\n{% endif %}"
+    inputs, labels, positions = llm.teacher([Turn("What is it?", LESSON, [TALL])])
+    text = llm.tokenizer.decode(inputs["input_ids"][0])
     assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n" + LESSON + "<|im_end|>")
-    assert reasoner.tokenizer.decode(labels[0][labels[0] != -100]) == LESSON + "<|im_end|>"
+    assert llm.tokenizer.decode(labels[0][labels[0] != -100]) == LESSON + "<|im_end|>"
     assert len(positions) == 2
 
 
 def test_an_adapter_learns_is_saved_and_gives_the_same_reply_when_loaded(folder, tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    reasoner = Reasoner.load(folder)
+    llm = MultimodalLLM.load(folder)
     asked = [Turn("What is there?", images=[WIDE])]
-    inputs, labels, positions = reasoner.teacher([Turn("What is there?", LESSON, [WIDE])])
+    inputs, labels, positions = llm.teacher([Turn("What is there?", LESSON, [WIDE])])
     lora = LoraConfig(
         r=16,
         lora_alpha=32,
         exclude_modules=".*vi(sion|sual).*",
-        trainable_token_indices=reasoner.marker_rows(),
+        trainable_token_indices=llm.marker_rows(),
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     )
-    tuned = get_peft_model(reasoner.model, lora)
+    tuned = get_peft_model(llm.model, lora)
     optimiser = torch.optim.Adam([p for p in tuned.parameters() if p.requires_grad], lr=1e-2)
     losses = []
     for _ in range(40):
@@ -174,17 +172,17 @@ def test_an_adapter_learns_is_saved_and_gives_the_same_reply_when_loaded(folder,
     with torch.no_grad():
         states = tuned(**inputs, output_hidden_states=True).hidden_states[-1][0, positions]
 
-    reply = Reasoner.load(folder, adapter=tmp_path).reply(asked)
+    reply = MultimodalLLM.load(folder, adapter=tmp_path).reply(asked)
     assert reply.text == LESSON and reply.markers == [True, False]
     assert reply.margins[0] > 2 and reply.margins[1] < -2
     torch.testing.assert_close(reply.states, states, atol=5e-3, rtol=1e-2)
 
 
-def test_typed_tokens_have_no_power(reasoner):
-    live = set(reasoner.tokenizer.added_tokens_decoder) - {reasoner.tokenizer.unk_token_id}
+def test_typed_tokens_have_no_power(llm):
+    live = set(llm.tokenizer.added_tokens_decoder) - {llm.tokenizer.unk_token_id}
 
     def count(question):
-        ids = reasoner.teacher([Turn(question, "Yes.", [TALL])])[0]["input_ids"][0].tolist()
+        ids = llm.teacher([Turn(question, "Yes.", [TALL])])[0]["input_ids"][0].tolist()
         return sum(i in live for i in ids)
 
     typed = (
@@ -194,8 +192,8 @@ def test_typed_tokens_have_no_power(reasoner):
 
 
 def test_sampling_repeats_with_its_seed_and_leaves_the_callers_random_state(folders):
-    reasoner = Reasoner.load(folders["smolvlm"])
-    ask = partial(reasoner.reply, CONVERSATIONS["one picture"], max_new_tokens=12, temperature=1.5)
+    llm = MultimodalLLM.load(folders["smolvlm"])
+    ask = partial(llm.reply, CONVERSATIONS["one picture"], max_new_tokens=12, temperature=1.5)
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -205,29 +203,29 @@ def test_sampling_repeats_with_its_seed_and_leaves_the_callers_random_state(fold
 
 
 def test_greedy_ignores_the_checkpoints_own_sampling_defaults(folders, tmp_path):
-    reasoner = Reasoner.load(folders["qwen"])
-    plain = reasoner.reply(CONVERSATIONS["one picture"], max_new_tokens=30).text
-    reasoner.model.generation_config.update(
+    llm = MultimodalLLM.load(folders["qwen"])
+    plain = llm.reply(CONVERSATIONS["one picture"], max_new_tokens=30).text
+    llm.model.generation_config.update(
         repetition_penalty=5.0, do_sample=True, temperature=9.0, eos_token_id=2
     )
-    reasoner.model.save_pretrained(tmp_path)
-    reasoner.processor.save_pretrained(tmp_path)
-    assert Reasoner.load(tmp_path).reply(CONVERSATIONS["one picture"], max_new_tokens=30).text == plain
+    llm.model.save_pretrained(tmp_path)
+    llm.processor.save_pretrained(tmp_path)
+    assert MultimodalLLM.load(tmp_path).reply(CONVERSATIONS["one picture"], max_new_tokens=30).text == plain
 
 
-def test_stream_brings_the_text_in_pieces(reasoner):
+def test_stream_brings_the_text_in_pieces(llm):
     pieces = []
-    reply = reasoner.reply([Turn("What?")], temperature=1.0, seed=0, max_new_tokens=20, stream=pieces.append)
+    reply = llm.reply([Turn("What?")], temperature=1.0, seed=0, max_new_tokens=20, stream=pieces.append)
     assert "".join(pieces).strip() == reply.text and 5 < len(pieces) <= 20 and all(pieces)
 
 
 def test_stream_never_shows_half_a_character(folders):
-    reasoner = Reasoner.load(folders["qwen"])
+    llm = MultimodalLLM.load(folders["qwen"])
     text, pieces = "the ümbrella ☂ [SEG] and 𝄞", []
-    streamer = _Pieces(reasoner.spoken, pieces.append)
+    streamer = _Pieces(llm.spoken, pieces.append)
     streamer.put(torch.tensor([[1, 2]]))  # the prompt
-    ids = reasoner.tokenizer(text).input_ids
-    for i in [*ids, *reasoner.ends]:
+    ids = llm.tokenizer(text).input_ids
+    for i in [*ids, *llm.ends]:
         streamer.put(torch.tensor([i]))
     streamer.end()
     assert "".join(pieces) == text and "\ufffd" not in "".join(pieces) and len(ids) > len(pieces) > 10
@@ -235,67 +233,69 @@ def test_stream_never_shows_half_a_character(folders):
 
 def test_token_rows_are_new_once_then_kept(folders, tmp_path):
     for name, rows in (("qwen", 324), ("llava", 512)):  # LLaVA's spare rows are used
-        reasoner = Reasoner.load(folders[name])
-        weight = reasoner.model.get_input_embeddings().weight
+        llm = MultimodalLLM.load(folders[name])
+        weight = llm.model.get_input_embeddings().weight
         assert len(weight) == rows
-        torch.testing.assert_close(weight[reasoner.abs], weight[: reasoner.seg].mean(0))
+        torch.testing.assert_close(weight[llm.abs], weight[: llm.seg].mean(0))
         with torch.no_grad():
-            reasoner.model.get_output_embeddings().weight[reasoner.seg] = 3.0
-        reasoner.model.save_pretrained(tmp_path / name)
-        reasoner.processor.save_pretrained(tmp_path / name)
-        again = Reasoner.load(tmp_path / name)
-        assert (again.seg, again.abs) == (reasoner.seg, reasoner.abs)
+            llm.model.get_output_embeddings().weight[llm.seg] = 3.0
+        llm.model.save_pretrained(tmp_path / name)
+        llm.processor.save_pretrained(tmp_path / name)
+        again = MultimodalLLM.load(tmp_path / name)
+        assert (again.seg, again.abs) == (llm.seg, llm.abs)
         for one in ("get_input_embeddings", "get_output_embeddings"):
-            assert torch.equal(getattr(again.model, one)().weight, getattr(reasoner.model, one)().weight)
+            assert torch.equal(getattr(again.model, one)().weight, getattr(llm.model, one)().weight)
 
 
 def test_what_cannot_be_loaded_is_one_clear_line(folders, tmp_path):
-    assert "no folder" in refusal(lambda: Reasoner.load(tmp_path / "absent"))
-    assert "no folder" in refusal(lambda: Reasoner.load("./absent"))
-    assert "no folder" in refusal(lambda: Reasoner.load(folders["qwen"], adapter=tmp_path / "absent"))
-    assert "hub" in refusal(lambda: Reasoner.load("nobody/no-such-model"))
-    assert "cannot load" in refusal(lambda: Reasoner.load(tmp_path))
-    assert "adapter" in refusal(lambda: Reasoner.load(folders["qwen"], adapter=tmp_path))
+    assert "no folder" in refusal(lambda: MultimodalLLM.load(tmp_path / "absent"))
+    assert "no folder" in refusal(lambda: MultimodalLLM.load("./absent"))
+    assert "no folder" in refusal(lambda: MultimodalLLM.load(folders["qwen"], adapter=tmp_path / "absent"))
+    assert "hub" in refusal(lambda: MultimodalLLM.load("nobody/no-such-model"))
+    assert "cannot load" in refusal(lambda: MultimodalLLM.load(tmp_path))
+    assert "adapter" in refusal(lambda: MultimodalLLM.load(folders["qwen"], adapter=tmp_path))
     short = tmp_path / "short"
     short.mkdir()
     for file in folders["llava"].iterdir():
         data = file.read_bytes()
         (short / file.name).write_bytes(data[: len(data) // 2] if file.suffix == ".safetensors" else data)
-    assert "cannot load" in refusal(lambda: Reasoner.load(short))
+    assert "cannot load" in refusal(lambda: MultimodalLLM.load(short))
     if not torch.cuda.is_available():
-        assert "GPU" in refusal(lambda: Reasoner.load(folders["qwen"], device="cuda"))
+        assert "GPU" in refusal(lambda: MultimodalLLM.load(folders["qwen"], device="cuda"))
 
 
 def test_an_adapter_of_another_model_is_refused(folders, tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    other = Reasoner.load(folders["smolvlm"])
+    other = MultimodalLLM.load(folders["smolvlm"])
     rows = {"embed_tokens": [5, 6]}
     get_peft_model(
         other.model, LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=rows)
     ).save_pretrained(tmp_path)
-    assert "trained on another model" in refusal(lambda: Reasoner.load(folders["smolvlm"], adapter=tmp_path))
-    assert "adapter" in refusal(lambda: Reasoner.load(folders["qwen"], adapter=tmp_path))
+    assert "trained on another model" in refusal(
+        lambda: MultimodalLLM.load(folders["smolvlm"], adapter=tmp_path)
+    )
+    assert "adapter" in refusal(lambda: MultimodalLLM.load(folders["qwen"], adapter=tmp_path))
 
 
 def test_a_conversation_too_long_for_the_model_is_refused(folders):
-    reasoner = Reasoner.load(folders["llava"])
-    assert "8,192" in refusal(lambda: reasoner.reply([Turn("umbrella " * 4000)]))
+    llm = MultimodalLLM.load(folders["llava"])
+    assert "8,192" in refusal(lambda: llm.reply([Turn("umbrella " * 4000)]))
 
 
 def test_turns_that_do_not_fit_the_call_are_a_mistake_of_the_program(folders):
-    reasoner = Reasoner.load(folders["llava"])
+    llm = MultimodalLLM.load(folders["llava"])
     with pytest.raises(ValueError, match="question to answer"):
-        reasoner.reply([Turn("a", "b")])
+        llm.reply([Turn("a", "b")])
     with pytest.raises(ValueError, match="answer to learn"):
-        reasoner.teacher([Turn("a")])
+        llm.teacher([Turn("a")])
 
 
 def test_four_bit_weights_speak(folders):
     pytest.importorskip("bitsandbytes")
-    reasoner = Reasoner.load(folders["qwen"], four_bit=True)
-    assert any(p.dtype == torch.uint8 for p in reasoner.model.parameters())
-    assert reasoner.reply(CONVERSATIONS["one picture"], max_new_tokens=4).tokens > 0
+    llm = MultimodalLLM.load(folders["qwen"], four_bit=True)
+    assert any(p.dtype == torch.uint8 for p in llm.model.parameters())
+    assert llm.reply(CONVERSATIONS["one picture"], max_new_tokens=4).tokens > 0
 
 
 def test_four_bit_without_its_package_says_what_to_install(folders, monkeypatch):
@@ -305,4 +305,4 @@ def test_four_bit_without_its_package_says_what_to_install(folders, monkeypatch)
         raise ImportError("Using `bitsandbytes` 4-bit quantization requires bitsandbytes")
 
     monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", missing)
-    assert "maskpick[bnb]" in refusal(lambda: Reasoner.load(Path(folders["qwen"]), four_bit=True))
+    assert "maskpick[bnb]" in refusal(lambda: MultimodalLLM.load(Path(folders["qwen"]), four_bit=True))

@@ -25,9 +25,9 @@ from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.mllm import openai_client as remote
 from assistant.mllm.grounding_prompts import KEEP, marks_schema
-from assistant.mllm.openai_client import RemoteModel, unbounded
-from assistant.mllm.zero_shot import ZeroShot
-from tests.helpers.marked_photo import NAMES, PHOTO, THINGS, Eyes
+from assistant.mllm.openai_client import OpenAIClient, unbounded
+from assistant.mllm.zero_shot import ZeroShotPipeline
+from tests.helpers.marked_photo import NAMES, PHOTO, THINGS, SamImageOpener
 from tests.helpers.refusals import refusal
 from tests.helpers.tiny_models import tiny_parrot, tiny_sam
 
@@ -111,14 +111,16 @@ def server(monkeypatch):
 
 
 def scene_on(server, selection="marks", model="m"):
-    return Assistant(ZeroShot(Eyes(), RemoteModel(model, server.url), selection), {}).open(PHOTO)
+    return Assistant(ZeroShotPipeline(SamImageOpener(), OpenAIClient(model, server.url), selection), {}).open(
+        PHOTO
+    )
 
 
 def test_from_the_question_to_the_mask(server):
     scene = scene_on(server)
     answer = scene.ask("what holds the coffee, and is there a bench?")
     cup, bench = answer.targets
-    number = scene.view.made["sheets"][0]
+    number = scene.opened.cache["sheets"][0]
     assert np.array_equal(cup.mask, THINGS[NAMES[number[2]]]) and cup.phrase == "cup" and not bench.present
     assert cup.confidence == pytest.approx(0.8) and bench.confidence == pytest.approx(0.2)
     assert answer.reasoning == "Coffee is drunk from a cup." and answer.tokens == 7
@@ -165,7 +167,7 @@ def test_what_a_server_does_not_take_is_left_out_and_remembered(server):
     assert len(server.asked) == 5
     with pytest.raises(BadInput, match="refuses the request: the picture is too large"):
         server.bad = [(400, {"error": {"message": "the picture is too large"}})] * 9
-        RemoteModel("m", server.url).ask([Turn("x", images=[PHOTO])], "Look.", KEEP)
+        OpenAIClient("m", server.url).ask([Turn("x", images=[PHOTO])], "Look.", KEEP)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +190,7 @@ def test_the_thought_is_kept_apart(server, says, more):
     assert "Yes" not in scene.turns[0].answer
 
 
-def test_boxes_and_a_second_look(server):
+def test_boxes_and_verification(server):
     server.says = [
         '{"thought": "", "targets": [{"phrase": "cup", '
         '"boxes": [{"bbox_2d": [290, 62, 683, 688], "point_2d": [480, 300]}]}]}',
@@ -196,12 +198,12 @@ def test_boxes_and_a_second_look(server):
         '[{"bbox_2d": [290, 62, 683, 688], "label": "cup"}]',
     ]
     scene = scene_on(server, "boxes")
-    assert not scene.ask("cup?", second_look=True).targets[0].present
+    assert not scene.ask("cup?", verify=True).targets[0].present
     assert np.array_equal(scene.ask("cup?").targets[0].mask, THINGS["cup"])
 
 
 def test_a_server_that_fails_is_one_line(server, monkeypatch):
-    ask = lambda: RemoteModel("gpt-9", server.url).ask([Turn("x")], "Look.", KEEP)
+    ask = lambda: OpenAIClient("gpt-9", server.url).ask([Turn("x")], "Look.", KEEP)
     for bad, said in [
         ((401, {"error": {"message": "wrong key"}}), "refuses the key: set OPENAI_API_KEY (wrong key)"),
         ((403, {"error": {"message": "no entry"}}), "refuses the key"),
@@ -215,9 +217,9 @@ def test_a_server_that_fails_is_one_line(server, monkeypatch):
         server.bad = [bad]
         assert said in refusal(ask)
     server.bad = [(401, {"error": {"message": "wrong key"}})]
-    assert "refuses the key" in refusal(lambda: RemoteModel("m", server.url).check())
+    assert "refuses the key" in refusal(lambda: OpenAIClient("m", server.url).check())
     server.bad = [(404, {"detail": "no list"})]
-    RemoteModel("m", server.url).check()
+    OpenAIClient("m", server.url).check()
     server.says = "The cup."
     assert "does not answer in the form asked for but 'The cup.'" in refusal(
         lambda: scene_on(server).ask("cup?")
@@ -228,7 +230,7 @@ def test_a_server_that_fails_is_one_line(server, monkeypatch):
         assert "no server answers at" in refusal(
             lambda: Assistant.from_pretrained("openai:m", "pocket", base_url=nowhere)
         )
-    assert "http://[" in refusal(lambda: RemoteModel("m", "http://[").check())
+    assert "http://[" in refusal(lambda: OpenAIClient("m", "http://[").check())
 
 
 def test_tokens_that_a_user_types_have_no_power(server):
@@ -275,7 +277,7 @@ def served(tmp_path_factory):
 
 
 def test_transformers_serve_on_loopback(served, tmp_path, monkeypatch):
-    monkeypatch.setattr("assistant.sam.image_opener.CLICKS", 3)
+    monkeypatch.setattr("assistant.sam.image_opener.POINTS_PER_SIDE", 3)
     url, name = served
     sam = tiny_sam(tmp_path)
     answer = (
@@ -285,23 +287,23 @@ def test_transformers_serve_on_loopback(served, tmp_path, monkeypatch):
     assert answer == SAID
     scene = Assistant.from_pretrained(f"openai:{name}", sam, base_url=url, device="cpu").open(PHOTO)
     if len(scene.proposals) < 2:  # a random SAM may find one thing only; the number 2 must exist
-        scene.view.proposals = Eyes().open(PHOTO).proposals
+        scene.opened.proposals = SamImageOpener().open(PHOTO).proposals
     first = scene.ask("what holds the coffee, and is there a bench?")
-    number = scene.view.made["sheets"][0][2]
+    number = scene.opened.cache["sheets"][0][2]
     assert (
         np.array_equal(first.targets[0].mask, scene.proposals.mask(number)) and not first.targets[1].present
     )
     assert first.text == "I see the cup, but no bench." and first.reasoning and first.tokens == 2
     assert scene.ask("and now?").targets[0].present and len(scene.turns) == 2
     assert "refuses the request" in refusal(
-        lambda: RemoteModel("another", url).ask([Turn("x")], "Look.", KEEP)
+        lambda: OpenAIClient("another", url).ask([Turn("x")], "Look.", KEEP)
     )
 
 
 def test_the_command_with_a_server(served, tmp_path, monkeypatch, capsys):
     from assistant.__main__ import main
 
-    monkeypatch.setattr("assistant.sam.image_opener.CLICKS", 3)
+    monkeypatch.setattr("assistant.sam.image_opener.POINTS_PER_SIDE", 3)
     Image.fromarray(PHOTO).save(tmp_path / "photo.png")
     url, name = served
     monkeypatch.setattr(

@@ -11,10 +11,18 @@ from safetensors.torch import save_file
 
 from assistant.errors import BadInput
 from assistant.grammar import Turn
-from assistant.mllm.local_model import Reply
 from assistant.mllm.selector import Scores, Selector, selection_losses
-from assistant.mllm.trained import SHAPE, Dino, Tuned, TunedEyes, TunedSelector, View, read_heads
-from assistant.sam.image_opener import Eyes
+from assistant.mllm.trained import (
+    SHAPE,
+    Dino,
+    StandardisedSelector,
+    TrainedImageOpener,
+    TrainedOpenedImage,
+    TrainedPipeline,
+    read_heads,
+)
+from assistant.pipeline import Reply
+from assistant.sam.image_opener import SamImageOpener
 from assistant.sam.segmenter import Segmenter
 from tests.assistant.sam.test_segmenter import tiny_sam
 from tests.helpers import rectangles
@@ -40,11 +48,11 @@ def dino(tmp_path_factory):
 
 def test_features_are_averages_under_the_mask_where_the_picture_is(dino):
     segmenter = Segmenter.from_sam(tiny_sam())
-    seeing = Eyes(
-        segmenter, limit=5, points_per_side=4, pred_iou_thresh=-9.0, stability_score_thresh=0.0, fast=False
+    seeing = SamImageOpener(
+        segmenter, max_proposals=5, points_per_side=4, pred_iou_thresh=-9.0, stability_score_thresh=0.0, fast=False
     )
-    eyes = TunedEyes(seeing, dino)
-    view = eyes.open(COFFEE)
+    opener = TrainedImageOpener(seeing, dino)
+    view = opener.open(COFFEE)
     assert len(view.proposals) and view.features.shape == (len(view.proposals), 32 + 24 + SHAPE)
     assert view.features.isfinite().all()
     assert np.allclose(
@@ -54,8 +62,8 @@ def test_features_are_averages_under_the_mask_where_the_picture_is(dino):
     whole.proposals.low = np.full_like(whole.proposals.low, 9)  # everything, padding included
     h, w = (-(-s // 16) for s in view.embedding.input_size)
     mean = view.embedding.features[0, :, :h, :w].mean((1, 2))
-    assert torch.allclose(eyes.features(COFFEE, whole)[0, :32], mean, atol=1e-4)
-    assert torch.allclose(eyes.features(COFFEE, whole)[0, 32:56], dino(COFFEE)[0].mean((1, 2)), atol=1e-4)
+    assert torch.allclose(opener.features(COFFEE, whole)[0, :32], mean, atol=1e-4)
+    assert torch.allclose(opener.features(COFFEE, whole)[0, 32:56], dino(COFFEE)[0].mean((1, 2)), atol=1e-4)
 
 
 def test_dino_sees_the_whole_picture_in_its_shape(dino):
@@ -74,15 +82,15 @@ class Says:
 
 
 def test_the_selector_decides_what_is_there_and_the_picture_is_always_shown():
-    view = rectangles.RectangleEyes().open(np.zeros((64, 64, 3), np.uint8))
-    shown = View(
+    view = rectangles.RectangleOpener().open(np.zeros((64, 64, 3), np.uint8))
+    shown = TrainedOpenedImage(
         view.embedding, view.proposals, np.zeros((64, 64, 3), np.uint8), features=torch.randn(4, 3 + SHAPE)
     )
-    reasoner = Says("The cup [SEG] and the dog [SEG].", 2)
-    parts = Tuned(None, reasoner, TunedSelector(8, 3 + SHAPE).eval())
+    llm = Says("The cup [SEG] and the dog [SEG].", 2)
+    parts = TrainedPipeline(None, llm, StandardisedSelector(8, 3 + SHAPE).eval())
     reply, found = parts.ask([Turn("a?", "b."), Turn("which?")], shown, 2.0)
     assert reply.text == "The cup [ABS] and the dog [ABS]." and len(found) == 2
-    assert [len(t.images) for t in reasoner.turns] == [1, 0]
+    assert [len(t.images) for t in llm.turns] == [1, 0]
     reply, found = parts.ask([Turn("which?")], shown, 0.0)
     assert reply.text == "The cup [SEG] and the dog [SEG]." and all(f.proposals for f in found)
     shown.features = torch.zeros(0, 3 + SHAPE)
@@ -103,7 +111,7 @@ def test_what_is_no_adapter_of_ours_is_one_clear_line(tmp_path):
     save_file(Selector(8, 8, 3).state_dict(), tmp_path / "heads.safetensors", {"forms": "{}"})
     with pytest.raises(BadInput, match="pocket"):
         read_heads(tmp_path)
-    selector = TunedSelector(8, 3 + SHAPE)
+    selector = StandardisedSelector(8, 3 + SHAPE)
     save_file(
         selector.state_dict(),
         tmp_path / "heads.safetensors",

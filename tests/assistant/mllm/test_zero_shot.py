@@ -21,15 +21,17 @@ from assistant.mllm.coordinates import (
 )
 from assistant.mllm.grounding_prompts import KEEP, marks_schema, read_targets
 from assistant.mllm.structured_output import Said, Step, probabilities, read_json
-from assistant.mllm.zero_shot import ZeroShot
+from assistant.mllm.zero_shot import ZeroShotPipeline
 from assistant.scene import Assistant
 from tests.assistant.mllm.test_set_of_mark import find_label
-from tests.helpers.marked_photo import NAMES, PHOTO, THINGS, Eyes, H, Scripted, W, ellipse
+from tests.helpers.marked_photo import NAMES, PHOTO, THINGS, H, SamImageOpener, Scripted, W, ellipse
 
 
-def scene_of(script, selection="marks", second_look=False, eyes=None, **about):
+def scene_of(script, selection="marks", verify=False, opener=None, **about):
     model = Scripted(script, **about)
-    return Assistant(ZeroShot(eyes or Eyes(), model, selection, second_look), {}).open(PHOTO), model
+    return Assistant(ZeroShotPipeline(opener or SamImageOpener(), model, selection, verify), {}).open(
+        PHOTO
+    ), model
 
 
 def reply(*targets, key="marks", thought="A cup holds coffee."):
@@ -90,7 +92,8 @@ class Reader:
 def test_numbers_read_off_the_sheets_become_their_masks(monkeypatch):
     monkeypatch.setattr("assistant.mllm.zero_shot.A_SHEET", 3)
     scene, model = scene_of(
-        Reader(), eyes=Eyes([THINGS["shine"], THINGS["table"], ellipse(60, 330, 50, 40), THINGS["coffee"]])
+        Reader(),
+        opener=SamImageOpener([THINGS["shine"], THINGS["table"], ellipse(60, 330, 50, 40), THINGS["coffee"]]),
     )
     answer = scene.ask("coffee and bicycle and table")
     assert [(t.phrase, t.present) for t in answer.targets] == [
@@ -115,7 +118,7 @@ def test_numbers_read_off_the_sheets_become_their_masks(monkeypatch):
 def test_a_thing_of_several_regions_is_their_union_and_a_repeated_name_one_thing():
     scene, _ = scene_of([reply(("crockery", [1, 2]), ("Crockery", [2, 3]), ("spoon", []))])
     answer = scene.ask("what breaks?")
-    numbers = scene.view.made["sheets"][0]
+    numbers = scene.opened.cache["sheets"][0]
     assert len(answer.targets) == 2 and set(answer.targets[0].proposals) == {
         numbers[1],
         numbers[2],
@@ -182,7 +185,7 @@ def test_class_lists_keep_their_order_and_words():
 
 def test_no_proposals_are_no_reason_to_say_that_nothing_is_there():
     boxes = [{"bbox_2d": [200, 100, 600, 700], "point_2d": [400, 400]}]
-    scene, model = scene_of([reply(("cup", boxes), key="boxes")], eyes=Eyes([]))
+    scene, model = scene_of([reply(("cup", boxes), key="boxes")], opener=SamImageOpener([]))
     assert scene.ask("cup?").targets[0].present and "boxes" in model.asked[0][1]
 
 
@@ -246,7 +249,7 @@ def test_a_box_means_the_proposal_that_it_fits(name, seen, crops, scale):
     )
     answer = scene.ask("what holds the coffee, and is there a bench?")
     assert is_thing(answer.targets[0].mask, "cup") and answer.targets[0].proposals == [NAMES.index("cup")]
-    assert not answer.targets[1].present and scene.assistant.parts.eyes.asked == []
+    assert not answer.targets[1].present and scene.assistant.pipeline.opener.asked == []
     picture = model.asked[0][0][0].images[0]
     assert picture.shape[0] == picture.shape[1] if crops else picture.shape[0] < picture.shape[1]
 
@@ -261,7 +264,7 @@ def test_sam_is_asked_where_no_proposal_fits():
     wanted = np.zeros((H, W), bool)
     wanted[8:88, 6:66] = wanted[360:396, 540:594] = True
     assert np.array_equal(target.mask, wanted) and target.present and target.proposals == []
-    (points, box), (no_points, _) = scene.assistant.parts.eyes.asked
+    (points, box), (no_points, _) = scene.assistant.pipeline.opener.asked
     assert (
         points == [pytest.approx((30, 40))] and box == pytest.approx([6, 8, 66, 88]) and no_points is None
     )  # it lay outside
@@ -361,7 +364,7 @@ def test_a_reply_without_the_form_is_asked_for_once_more():
 # -- the second look
 
 
-def test_a_second_look_drops_what_the_model_no_longer_means():
+def test_verification_drops_what_the_model_no_longer_means():
     outlined = []
 
     def script(turns, system, schema):
@@ -379,22 +382,22 @@ def test_a_second_look_drops_what_the_model_no_longer_means():
         ]
         return Said(piece, "", 3, steps)
 
-    scene, model = scene_of(script, second_look=True)
+    scene, model = scene_of(script, verify=True)
     answer = scene.ask("what holds the coffee?")
-    numbers = scene.view.made["sheets"][0]
+    numbers = scene.opened.cache["sheets"][0]
     assert answer.targets[0].proposals == [numbers[2]] and answer.targets[0].confidence == pytest.approx(0.7)
     assert (
         "what holds the coffee?" in model.asked[1][0][0].question and "cup" in model.asked[1][0][0].question
     )
     assert answer.tokens > 9 and len(model.asked) == 4
     assert not scene.ask("what holds the coffee?").targets[0].present  # all three dropped
-    assert len(scene.ask("what holds the coffee?", second_look=False).targets[0].proposals) == 3
+    assert len(scene.ask("what holds the coffee?", verify=False).targets[0].proposals) == 3
 
 
-def test_a_second_look_at_what_sam_made():
+def test_verification_at_what_sam_made():
     boxes = reply(("corner", [{"bbox_2d": [10, 20, 110, 220], "point_2d": [50, 100]}]), key="boxes")
     keep, drop = '{"keep": true}', '{"keep": false}'
-    scene, _ = scene_of([boxes, drop, boxes, keep, boxes, "what?"], "boxes", second_look=True)
+    scene, _ = scene_of([boxes, drop, boxes, keep, boxes, "what?"], "boxes", verify=True)
     assert [scene.ask("the corner").targets[0].present for _ in range(3)] == [False, True, True]
 
 

@@ -151,7 +151,7 @@ def test_opening_is_told_in_steps(assistant):
     assistant.open(
         data.chelsea(), progress=lambda doing, proposals: steps.append((doing, proposals is not None))
     )
-    assert steps == [("looking", False), ("outlining", False), ("recognising", True)]
+    assert steps == [("encoding", False), ("proposing", False), ("recognising", True)]
 
 
 def test_what_is_like_a_reference_is_found(assistant, scene, tmp_path):

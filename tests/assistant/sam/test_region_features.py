@@ -10,10 +10,10 @@ from PIL import Image
 from assistant.errors import BadInput
 from assistant.record import to_rle
 from finetune.pocket.outlined import VIEWS, all_regions, outlined_name
-from finetune.region_cache import Kept
+from finetune.region_cache import RegionCache
 
 
-class Eyes:
+class SamImageOpener:
     """Sees a picture's mean colours, and remembers which process looked."""
 
     class Segmenter:
@@ -57,10 +57,10 @@ def threads():
 def test_several_processes_see_what_one_sees(pictures, tmp_path, threads):
     files, named = pictures
     threads(1)
-    alone = all_regions(Eyes, "eyes", files, named, Kept(tmp_path / "alone"))
+    alone = all_regions(SamImageOpener, "eyes", files, named, RegionCache(tmp_path / "alone"))
     threads(2)
-    kept, random = Kept(tmp_path / "together"), torch.get_rng_state()
-    together = all_regions(Eyes, "eyes", files, named, kept)
+    kept, random = RegionCache(tmp_path / "together"), torch.get_rng_state()
+    together = all_regions(SamImageOpener, "eyes", files, named, kept)
     assert torch.equal(
         torch.get_rng_state(), random
     )  # a run that finds them kept draws the same numbers afterwards
@@ -84,10 +84,10 @@ def test_several_processes_see_what_one_sees(pictures, tmp_path, threads):
     def never():
         pytest.fail("what is kept was computed again")
 
-    assert all_regions(never, "eyes", files, named, Kept(kept.folder)).keys() == together.keys()
+    assert all_regions(never, "eyes", files, named, RegionCache(kept.folder)).keys() == together.keys()
     kept.file(outlined_name("eyes", files[2], named[files[2]], VIEWS)).unlink()
     assert torch.equal(
-        all_regions(Eyes, "eyes", files, named, kept)[files[2]].views, together[files[2]].views
+        all_regions(SamImageOpener, "eyes", files, named, kept)[files[2]].views, together[files[2]].views
     )
 
 
@@ -97,7 +97,7 @@ def test_a_picture_that_cannot_be_read_is_one_line(pictures, tmp_path, threads):
     for count in (1, 2):
         threads(count)
         with pytest.raises(BadInput, match="3.png") as trouble:
-            all_regions(Eyes, "eyes", files, named, Kept(tmp_path / str(count)))
+            all_regions(SamImageOpener, "eyes", files, named, RegionCache(tmp_path / str(count)))
         assert "\n" not in str(trouble.value)
 
 
@@ -106,4 +106,4 @@ def test_what_does_not_fit_is_one_line(pictures, tmp_path, threads):
     for count in (1, 2):
         threads(count)
         with pytest.raises(BadInput, match="--cache-gb"):
-            all_regions(Eyes, "eyes", files, named, Kept(tmp_path / str(count), 1e-6))
+            all_regions(SamImageOpener, "eyes", files, named, RegionCache(tmp_path / str(count), 1e-6))

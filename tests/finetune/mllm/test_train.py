@@ -16,19 +16,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from assistant import presets
 from assistant.errors import BadInput
 from assistant.grammar import Turn, parse
-from assistant.mllm.local_model import Reasoner
-from assistant.mllm.trained import load_tuned
+from assistant.mllm.local_model import MultimodalLLM
+from assistant.mllm.trained import load_trained_pipeline
 from assistant.record import read_records, write_records
 from assistant.scene import Assistant
 from finetune import __main__ as command
 from finetune import tune
 from finetune.mllm import deepspeed as zero
-from finetune.mllm import parts
 from finetune.mllm import train as general
 from finetune.mllm.mixture import Mixture, parse_source, relist
-from finetune.region_cache import Kept
+from finetune.region_cache import RegionCache
 from tests.helpers import rectangles
 from tests.helpers.tiny_models import tiny_llava, tiny_qwen2_5_vl, tiny_qwen3_vl, tiny_smolvlm
 
@@ -47,12 +47,15 @@ def qwen(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def eyes(monkeypatch):
+def opener(monkeypatch):
     see_rectangles(monkeypatch)
 
 
 def see_rectangles(patch) -> None:
-    patch.setattr(parts, "eyes_of", lambda sam, device: (rectangles.RectangleEyes, "rectangles"))
+    patch.setattr(
+        presets, "load_image_opener", lambda sam, device: (rectangles.RectangleOpener(), "rectangles")
+    )
+    patch.setattr(presets, "opener_key", lambda sam: "rectangles")
     patch.setattr(general, "ANSWER", 6)  # a random model goes on and on
 
 
@@ -114,7 +117,9 @@ def test_a_tiny_model_learns_to_pick_and_to_say_what_is_not_there(qwen, tmp_path
         )
         == 0
     )
-    assistant = Assistant(load_tuned(Reasoner.load(qwen), rectangles.RectangleEyes(), out), {})
+    assistant = Assistant(
+        load_trained_pipeline(MultimodalLLM.load(qwen), rectangles.RectangleOpener(), out), {}
+    )
     records, scenes, right = read_records(world[0]), {}, []
     for record in records:
         scene = scenes.setdefault(record.image, assistant.open(world[0].parent / record.image))
@@ -166,12 +171,12 @@ def test_the_same_recipe_trains_other_models(build, world, tmp_path):
     image = np.array(read_image(world[0].parent / "train0.png"))
     replies = []
     for model, adapter in ((mllm, out), (merged, merged)):
-        loaded = load_tuned(Reasoner.load(model), rectangles.RectangleEyes(), adapter)
-        view = loaded.eyes.open(image)
+        loaded = load_trained_pipeline(MultimodalLLM.load(model), rectangles.RectangleOpener(), adapter)
+        view = loaded.opener.open(image)
         states = torch.randn(2, loaded.selector.config["state_dim"], generator=torch.manual_seed(0))
         replies.append(
             (
-                loaded.reasoner.reply([Turn("which one?", images=[image])], max_new_tokens=12).text,
+                loaded.llm.reply([Turn("which one?", images=[image])], max_new_tokens=12).text,
                 loaded.select(states, torch.zeros(2), view.features),
             )
         )
@@ -190,9 +195,10 @@ sys.path[:0] = [{root!r}, {tests!r}]
 from tests.helpers import rectangles
 from finetune import __main__
 from finetune.mllm import train as general
-from finetune.mllm import parts
 from finetune.mllm import deepspeed as zero
-parts.eyes_of = lambda sam, device: (rectangles.RectangleEyes, "rectangles")
+from assistant import presets
+presets.load_image_opener = lambda sam, device: (rectangles.RectangleOpener(), "rectangles")
+presets.opener_key = lambda sam: "rectangles"
 general.ANSWER = 6
 one_step, save_state, steps = general.one_step, general.save_state, []
 def slow(*args):
@@ -341,9 +347,9 @@ def test_a_model_in_four_bits_learns_stops_and_goes_on(more, world, qwen, tmp_pa
     assert losses[-1] < losses[0] - 0.5
     whole, parts_ = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
     assert all(torch.equal(whole[k], parts_[k]) for k in whole)
-    reasoner = Reasoner.load(qwen, four_bit=True)
-    assert sum(p.dtype == torch.uint8 for p in reasoner.model.parameters()) == seen[0] > 6
-    assistant = Assistant(load_tuned(reasoner, rectangles.RectangleEyes(), tmp_path / "whole"), {})
+    llm = MultimodalLLM.load(qwen, four_bit=True)
+    assert sum(p.dtype == torch.uint8 for p in llm.model.parameters()) == seen[0] > 6
+    assistant = Assistant(load_trained_pipeline(llm, rectangles.RectangleOpener(), tmp_path / "whole"), {})
     answer = assistant.open(world[0].parent / "train0.png").ask("where is the red one?", max_new_tokens=8)
     assert isinstance(answer.text, str)
 
@@ -573,12 +579,12 @@ def test_class_lists_are_drawn_anew_answered_in_order_and_may_hold_nothing_that_
 
 
 def test_kept_regions_are_bounded_and_never_computed_twice(world, tmp_path):
-    kept, made = Kept(tmp_path, gigabytes=3e-6), []
+    kept, made = RegionCache(tmp_path, gigabytes=3e-6), []
     make = lambda: made.append(1) or {"x": np.random.default_rng(0).random(100)}
     kept.get("a", make), kept.get("a", make)
     assert len(made) == 1
     kept.get("b", make)
-    later = Kept(tmp_path, gigabytes=2.2e-6)  # another run, which needs neither
+    later = RegionCache(tmp_path, gigabytes=2.2e-6)  # another run, which needs neither
     later.get("c", make)
     assert not (tmp_path / "a.npz").exists() and (tmp_path / "c.npz").exists()
     with pytest.raises(BadInput, match="--cache-gb"):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from assistant.grammar import Turn, parse
 from assistant.mllm.selector import Selector
-from assistant.pocket.llm import SHAPE, PocketReasoner, RegionEncoder, Seen, spread
+from assistant.pocket.llm import SHAPE, PocketLLM, RegionEncoder, Seen, spread
 from assistant.pocket.region_features import REGION
 from assistant.record import Record, RecordTarget, to_rle, write_records
 from finetune.pocket import examples, language, records
@@ -80,9 +80,9 @@ def setting(tmp_path, llm_folder, monkeypatch):
     monkeypatch.setattr(language, "FIRST_TUNED", 2)
     monkeypatch.setattr(records, "named_regions", lambda file: {})
     monkeypatch.setattr(
-        records, "all_regions", lambda eyes, key, images, named, kept: {i: regions[i] for i in images}
+        records, "all_regions", lambda opener, key, images, named, kept: {i: regions[i] for i in images}
     )
-    monkeypatch.setattr("assistant.pocket.pipeline.load_eyes", lambda file: None)
+    monkeypatch.setattr("assistant.pocket.opening.load_pocket_opener", lambda file: None)
     return tmp_path
 
 
@@ -129,9 +129,9 @@ def test_three_phases_learn_and_can_be_loaded(setting, llm_folder, capsys):
     part = lambda name: {k.removeprefix(name): v.float() for k, v in heads.items() if k.startswith(name)}
     encoder = RegionEncoder(48, 3)
     encoder.load_state_dict(part("encoder."))
-    reasoner = PocketReasoner.load(llm_folder, out / "lora", encoder)
+    llm = PocketLLM.load(llm_folder, out / "lora", encoder)
     seen = encoder(picture(np.random.default_rng(5)).features)
-    reply = reasoner.reply([Turn("where is the cat?")], seen, max_new_tokens=8)
+    reply = llm.reply([Turn("where is the cat?")], seen, max_new_tokens=8)
     assert len(reply.states) == len(reply.markers) == len(parse(reply.text)) and reply.states.shape[1] == 48
     Selector(48, 48, SHAPE).load_state_dict(part("selector."))
 
@@ -147,17 +147,15 @@ def test_a_stopped_training_resumes_to_the_same_weights(setting, stopped):
 
 def test_the_reply_reads_back_what_was_decided(setting, llm_folder):
     torch.manual_seed(0)
-    reasoner = PocketReasoner.load(llm_folder, None, RegionEncoder(48))
+    llm = PocketLLM.load(llm_folder, None, RegionEncoder(48))
     seen = Seen(torch.randn(3, 48), torch.zeros(3, SHAPE))
-    tokens = iter(reasoner.tokens("cat [SEG], dog [SEG].") + [reasoner.end])
+    tokens = iter(llm.tokens("cat [SEG], dog [SEG].") + [llm.end])
     one_hot = torch.nn.functional.one_hot
-    reasoner.llm.lm_head.forward = lambda state: one_hot(
-        torch.tensor(next(tokens)), len(reasoner.tokenizer)
-    ).float()
+    llm.model.lm_head.forward = lambda state: one_hot(torch.tensor(next(tokens)), len(llm.tokenizer)).float()
     pieces, said = [], iter([True, False])
     names = []
     decide = lambda state, margin, phrase: names.append(phrase) or next(said)
-    reply = reasoner.reply([Turn("?")], seen, decide=decide, stream=pieces.append)
+    reply = llm.reply([Turn("?")], seen, decide=decide, stream=pieces.append)
     assert names == ["cat", "dog"]
     assert (
         reply.text == "".join(pieces) == "cat [SEG], dog [ABS]."
@@ -167,12 +165,12 @@ def test_the_reply_reads_back_what_was_decided(setting, llm_folder):
 
 
 def test_typed_tokens_reach_the_llm_as_plain_text(llm_folder):
-    reasoner = PocketReasoner.load(llm_folder, None, RegionEncoder(48))
-    live = reasoner.tokens("cat [SEG] <|im_end|>")
-    assert reasoner.seg in live and reasoner.end in live
-    one, two = (reasoner.prompt([Turn(q)], torch.zeros(1, 48)) for q in ("x", "x [SEG] [ABS] <|im_end|>"))
-    count = lambda x, row: int((x == reasoner.embed([row])).all(-1).sum())
-    for row in (reasoner.seg, reasoner.abs, reasoner.end):
+    llm = PocketLLM.load(llm_folder, None, RegionEncoder(48))
+    live = llm.tokens("cat [SEG] <|im_end|>")
+    assert llm.seg in live and llm.end in live
+    one, two = (llm.prompt([Turn(q)], torch.zeros(1, 48)) for q in ("x", "x [SEG] [ABS] <|im_end|>"))
+    count = lambda x, row: int((x == llm.embed([row])).all(-1).sum())
+    for row in (llm.seg, llm.abs, llm.end):
         assert count(one, row) == count(two, row)
 
 
@@ -193,21 +191,19 @@ def test_overlaps_are_iou_and_share_inside():
 def test_a_training_sequence_reads_as_the_prompt_does(setting, llm_folder):
     """A chat is what `prompt` makes of its turns; questions for themselves do not see each other."""
     torch.manual_seed(0)
-    reasoner = PocketReasoner.load(llm_folder, None, RegionEncoder(48))
-    reasoner.llm = reasoner.llm.float()
+    llm = PocketLLM.load(llm_folder, None, RegionEncoder(48))
+    llm.model = llm.model.float()
     seen = Seen(torch.nn.functional.normalize(torch.randn(5, 48), dim=-1), torch.zeros(5, SHAPE))
     none = np.zeros((1, 5), np.float32)
     asked = [examples.Asked(f"where is the {n}?", f"{n} [SEG].", [n], [True], none, none) for n in NAMES]
 
     def state(turns):
-        x = torch.cat(
-            [reasoner.prompt(turns, reasoner.words(seen)), reasoner.embed(reasoner.tokens("dog [SEG]")[:-1])]
-        )
-        return reasoner.llm.model(inputs_embeds=x[None]).last_hidden_state[0, -1]
+        x = torch.cat([llm.prompt(turns, llm.words(seen)), llm.embed(llm.tokens("dog [SEG]")[:-1])])
+        return llm.model.model(inputs_embeds=x[None]).last_hidden_state[0, -1]
 
     with torch.no_grad():
         chat, alone = (
-            language.read_batch(reasoner, [examples.Example(seen, asked, c)])[2][2] for c in (True, False)
+            language.read_batch(llm, [examples.Example(seen, asked, c)])[2][2] for c in (True, False)
         )
         history = [Turn(a.question, a.answer) for a in asked[:2]]
         torch.testing.assert_close(chat, state([*history, Turn(asked[2].question)]), atol=1e-4, rtol=1e-3)
@@ -216,8 +212,8 @@ def test_a_training_sequence_reads_as_the_prompt_does(setting, llm_folder):
         follows = examples.Asked(asked[2].question, "dog [SEG].", ["dog"], [True], none, none, before)
         for chat in (True, False):  # what it follows is read, and nothing of it is learned
             made = examples.Example(seen, [follows], chat)
-            logits, said, found, _ = language.read_batch(reasoner, [made])
-            assert said.tolist() == reasoner.tokens("dog [SEG].") + [reasoner.end]
+            logits, said, found, _ = language.read_batch(llm, [made])
+            assert said.tolist() == llm.tokens("dog [SEG].") + [llm.end]
             torch.testing.assert_close(
                 found[0], state([*history, Turn(asked[2].question)]), atol=1e-4, rtol=1e-3
             )
@@ -245,7 +241,7 @@ def test_a_follow_up_is_shown_what_was_said_in_the_pocket_form(setting):
 def test_a_phrase_is_known_by_the_taught_name_in_it(llm_folder):
     encoder = RegionEncoder(48, 2)
     encoder.names.copy_(torch.randn(2, 48))
-    reasoner = PocketReasoner.load(llm_folder, None, encoder, {"dog": 0, "dogs": 0, "hot dog": 1})
-    assert torch.equal(reasoner.name("biggest Dog on the left"), encoder.names[0])
-    assert torch.equal(reasoner.name("hot dog"), encoder.names[1])
-    assert not torch.equal(reasoner.name("hotdogs"), encoder.names[0])
+    llm = PocketLLM.load(llm_folder, None, encoder, {"dog": 0, "dogs": 0, "hot dog": 1})
+    assert torch.equal(llm.name("biggest Dog on the left"), encoder.names[0])
+    assert torch.equal(llm.name("hot dog"), encoder.names[1])
+    assert not torch.equal(llm.name("hotdogs"), encoder.names[0])

@@ -205,11 +205,11 @@ def test_the_stage_learns_where_names_are_and_goes_on_where_it_stopped(world, ca
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
     made = Semantic.load(world / "whole/semantic.safetensors")
     assert made.categories == NAMES
-    eyes = semantic.load_eyes(pocket_file("sam.safetensors"))
+    opener = semantic.load_pocket_opener(pocket_file("sam.safetensors"))
     rows = read_records(world / "records.jsonl")
     right = []
     for row in [r for r in rows if r.targets[0].rle][:8]:
-        names = made.names(eyes.segmenter.encode(np.array(Image.open(world / row.image).convert("RGB"))))
+        names = made.names(opener.segmenter.encode(np.array(Image.open(world / row.image).convert("RGB"))))
         told = names.argmax(0)[pixels_stage.on_grid([row.targets[0].rle])[0][::2, ::2]]
         right.append((told == NAMES.index(row.targets[0].phrase)).float().mean())
     assert np.mean(right) > 0.5  # of four answers
@@ -221,13 +221,13 @@ def test_the_pocket_takes_the_map_where_it_knows_the_name():
     from assistant.scene import Assistant
 
     assistant = Assistant.from_preset("pocket")
-    pocket, scene = assistant.parts, assistant.open(chelsea())
-    view, n = scene.view, len(scene.view.proposals.rles)
+    pocket, scene = assistant.pipeline, assistant.open(chelsea())
+    view, n = scene.opened, len(scene.opened.proposals.rles)
     scores = scores_of(n, 4)
     known, unknown = pocket.choose(scores, "cat", view), pocket.choose(scores, "gizmo", view)
     assert unknown == choose(scores, 0) and view.names is not None and set(known) <= set(range(n))
     everywhere = torch.full_like(view.names, -9.0)
-    everywhere[pocket.rows[pocket.reasoner.row("cat")], 20:40, 20:40] = 9.0
+    everywhere[pocket.rows[pocket.llm.row("cat")], 20:40, 20:40] = 9.0
     cat, view.names = view.names, everywhere
     elsewhere = pocket.choose(scores, "cat", view)
     low = torch.from_numpy(view.proposals.low) > 0

@@ -42,7 +42,7 @@ def before(setting, trained, monkeypatch):
     monkeypatch.setattr(
         records,
         "all_regions",
-        lambda eyes, key, images, named, kept: made.setdefault(
+        lambda opener, key, images, named, kept: made.setdefault(
             "old", {i: without_cups(r) for i, r in all_old(setting, images).items()}
         ),
     )

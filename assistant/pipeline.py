@@ -1,0 +1,198 @@
+"""What every preset offers, written down once: how an image is opened, asked about and probed.
+
+    pipeline, weights = load_preset("pocket")                       # see `assistant.presets`
+    opened = pipeline.opener.open(image)                            # once per image
+    reply, selections = pipeline.ask([Turn("what keeps the rain off?")], opened, threshold=0.5)
+
+Three pipelines implement these protocols: `assistant.pocket.pipeline` (the embedded default),
+`assistant.mllm.trained` (any multimodal LLM with a selector that `python -m finetune` trained) and
+`assistant.mllm.zero_shot` (any multimodal LLM as it is). `assistant.scene` knows nothing else about them.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from assistant.attention.prompt_attention import PromptAttention, Ranking
+from assistant.errors import BadInput
+from assistant.grammar import Turn
+from assistant.sam.image_opener import Progress
+from assistant.sam.proposals import Proposals
+from assistant.sam.segmenter import Embedding, Segmenter
+
+
+@dataclass
+class Reply:
+    """The answer of a language model to one question.
+
+    Attributes:
+        text: The answer in the reply grammar (`assistant.grammar`).
+        tokens: Number of generated tokens, including the one that ends the reply.
+        markers: One bool per [SEG] or [ABS] that the model wrote, in order; True for [SEG]. Empty for models
+            that point by other means.
+        states: (M, width) float32, the hidden state that predicts each marker; None for models without.
+        margins: (M,) float32, log p([SEG]) - log p([ABS]) at each marker; None for models without.
+        written: What the model itself wrote, and reads again in later turns, where that differs from `text`.
+        reasoning: What the model thought before it answered, where it says so.
+    """
+
+    text: str
+    tokens: int
+    markers: list[bool] = field(default_factory=list)
+    states: Tensor | None = None
+    margins: Tensor | None = None
+    written: str = ""
+    reasoning: str = ""
+
+
+@dataclass
+class Selection:
+    """What one [SEG] or [ABS] of a reply points at.
+
+    Attributes:
+        confidence: In [0, 1], that the target is in the image.
+        proposals: Indices of the proposals whose union is the target's mask.
+        others: Indices of the next best proposals, best first.
+        mask: (H, W) bool, what the target covers beside its proposals; None where it covers nothing else.
+    """
+
+    confidence: float
+    proposals: list[int]
+    others: list[int] = field(default_factory=list)
+    mask: np.ndarray | None = None
+
+
+class OpenedImage(Protocol):
+    """What is computed once per image. Each pipeline adds what it needs to answer."""
+
+    @property
+    def embedding(self) -> Embedding:
+        """SAM's encoding of the image, for prompts by hand."""
+
+    @property
+    def proposals(self) -> Proposals:
+        """The masks that a target may be made of."""
+
+
+# The opened image that a pipeline's own opener makes.
+Opened = TypeVar("Opened", bound=OpenedImage)
+OpenedOut = TypeVar("OpenedOut", bound=OpenedImage, covariant=True)
+
+
+class ImageOpener(Protocol[OpenedOut]):
+    """Runs everything that is computed once per image."""
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The SAM behind the proposals and behind prompts by hand."""
+
+    def propose(self, image: np.ndarray, progress: Progress | None = None) -> tuple[Embedding, Proposals]:
+        """Encode an image and run everything mode on it.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            progress: See `assistant.sam.image_opener.Progress`.
+
+        Returns:
+            SAM's encoding and the proposals, best first.
+        """
+
+    def open(self, image: np.ndarray, progress: Progress | None = None) -> OpenedOut:
+        """Compute all that answering questions about an image needs; arguments as `propose`."""
+
+
+class AttentionProbe(Protocol):
+    """Reads where a model attends for a phrase ("The Power of One", arXiv 2503.10779).
+
+    Attributes:
+        layers: Number of layers of the model.
+        ranking: Which layers or heads `assistant.attention.maps.attend` averages; None for all layers.
+    """
+
+    layers: int
+    ranking: Ranking | None
+
+    def open(self, image: Any, cache_folder: Path | None = None) -> Any:
+        """Open an image (path, PIL image or (H, W, 3) uint8) as `attention` takes it.
+
+        A probe that reads the regions of an image stores them in `cache_folder` and reads them from there the
+        next time. Raises BadInput where there is no image.
+        """
+
+    def size(self, opened: Any) -> tuple[int, int]:
+        """(height, width) in pixels of an opened image."""
+
+    def region_rles(self, opened: Any) -> list[dict] | None:
+        """COCO RLE of the regions that the model attends to; None for a model that attends to a grid."""
+
+    def attention(self, opened: Any, prompts: list[str], layers: list[int] | None = None) -> PromptAttention:
+        """Attention of each prompt in `layers` (None: all) before the softmax; gradients reach what is tunable."""
+
+    def reusing(self) -> AbstractContextManager[None]:
+        """While active, what the model reads of the same opened image and prompts is computed once."""
+
+    def tunable_attention(self, layers: list[int]) -> dict[str, nn.Parameter]:
+        """The parameters of the attention of `layers`, by name, for one-shot tuning."""
+
+    def tunable_words(self, prompts: list[str]) -> dict[str, nn.Parameter]:
+        """The input embeddings of the prompts' tokens, by name, for one-shot tuning."""
+
+    def restore(self, tuned: dict[str, Tensor]) -> None:
+        """Use tuned parameters, named as the two methods above name them; {} gives back the model's own."""
+
+
+class Pipeline(Protocol[Opened]):
+    """The models behind an `assistant.Assistant`: reads questions and selects masks.
+
+    The optional abilities have defaults here, which a pipeline inherits by naming this class as its base.
+
+    Attributes:
+        opener: Opens the images that `ask` takes.
+    """
+
+    opener: ImageOpener[Opened]
+
+    def ask(
+        self, turns: list[Turn], opened: Opened, threshold: float, **options: Any
+    ) -> tuple[Reply, list[Selection]]:
+        """Answer the last turn of a conversation about one image.
+
+        Args:
+            turns: Earlier turns with their answers, then the one to answer.
+            opened: The image, opened by this pipeline's `opener`.
+            threshold: Confidence in [0, 1] from which a target counts as present ([SEG]).
+            options: `max_new_tokens`, `temperature` (0: greedy), `seed`, and `stream`, which is called with each
+                new piece of the reply's text.
+
+        Returns:
+            The reply, and a selection for each of its markers, in their order.
+
+        Raises:
+            BadInput: The conversation is too long, or the model does not answer as it should.
+        """
+
+    def name_region(self, image: np.ndarray, opened: Opened, mask: np.ndarray) -> list[tuple[str, float]]:
+        """Name a part of the image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            opened: The same image, opened.
+            mask: (H, W) bool, the part.
+
+        Returns:
+            (name, probability among the names that the pipeline knows), most likely first; [] by default, for
+            pipelines that have no fixed set of names.
+        """
+        return []
+
+    def attention_probe(self) -> AttentionProbe:
+        """The probe of this pipeline's language model. Raises BadInput where the model exposes no attention."""
+        raise BadInput(
+            "a model on a server exposes no attention: use the pocket preset, or --mllm with a folder or a hub id"
+        )
