@@ -1,4 +1,11 @@
-"""Ask a picture, or list everything in it, from the command line."""
+"""Ask an image, list everything in it, or see where the model attends, from the command line.
+
+python -m assistant ask photo.jpg "what keeps the rain off?" --out answer
+python -m assistant everything photo.jpg --out masks
+python -m assistant like photo.jpg --reference mug.jpg --mask mug-mask.png --out like
+python -m assistant attend photo.jpg "a mug" --out attention
+python -m assistant rank-layers --images photos --out ranking.json
+"""
 
 import argparse
 import json
@@ -8,8 +15,16 @@ from pathlib import Path
 from assistant.cli import add_model_arguments, model_options, open_assistant
 from assistant.errors import exit_code
 
+MAX_SAVED_REGIONS = 60  # of `everything`, by default: more overlays than that can hardly be told apart
+RANKED_LAYERS = (
+    4  # that `attend` follows by default; chosen on training images, see docs/examples-and-attention.md
+)
+MAX_PRINTED_RANKS = 8  # layers and heads that rank-layers prints
+SHEET_JPEG_QUALITY = 85  # of 100
+
 
 def ask(args: argparse.Namespace) -> None:
+    """Answer one question about an image."""
     scene = open_assistant(model_options(args)).open(args.image)
     answer = scene.ask(args.question)
     if args.out:
@@ -28,30 +43,26 @@ def ask(args: argparse.Namespace) -> None:
 
 
 def everything(args: argparse.Namespace) -> None:
+    """Save the masks of everything mode; the language model is not loaded."""
     from assistant.answer import Answer, Target
-
-    image, found = open_proposals(args)
-    order = sorted(range(len(found)), key=lambda i: -found.areas[i])[: args.most]
-    targets = [
-        Target(f"region {i}", True, float(found.predicted_iou[i].clip(0, 1)), found.mask(i), [i])
-        for i in order
-    ]
-    Answer(f"{len(order)} regions", targets, found.size, image).save(args.out)
-    print(f"{len(order)} masks in {args.out}")
-
-
-def open_proposals(args: argparse.Namespace):
-    """(image, its proposals), without the language model, which takes no part in this."""
     from assistant.images import open_image
     from assistant.presets import load_image_opener
 
     options = model_options(args)
     opener, _ = load_image_opener(options.sam_or_preset, options.device)
     image = open_image(args.image)
-    return image, opener.propose(image)[1]
+    _, proposals = opener.propose(image)
+    largest_first = sorted(range(len(proposals)), key=lambda i: -proposals.areas[i])[: args.most]
+    targets = [
+        Target(f"region {i}", True, float(proposals.predicted_iou[i].clip(0, 1)), proposals.mask(i), [i])
+        for i in largest_first
+    ]
+    Answer(f"{len(targets)} regions", targets, proposals.size, image).save(args.out)
+    print(f"{len(targets)} masks in {args.out}")
 
 
 def like(args: argparse.Namespace) -> None:
+    """Segment what is like one or several references, in one or several images."""
     from assistant.answer import Answer, Target
     from assistant.export.drawing import side_by_side
     from assistant.few_shot.matcher import Matcher, check_mask, open_mask, pocket_matcher, references
@@ -62,44 +73,48 @@ def like(args: argparse.Namespace) -> None:
     options = model_options(args)
     segmenter, _ = load_segmenter(options.sam_or_preset, options.device)
     matcher = Matcher.load(args.weights, segmenter) if args.weights else pocket_matcher(segmenter)
-    images, masks = [open_image(file) for file in args.reference], [open_mask(file) for file in args.mask]
-    like, name = references(matcher, images, masks), args.label or "like this"
-    shown = [
-        (f"reference: {name}", image, check_mask(mask, image.shape[:2])) for image, mask in zip(images, masks)
+    images = [open_image(file) for file in args.reference]
+    masks = [open_mask(file) for file in args.mask]
+    examples = references(matcher, images, masks)
+    name = args.label or "like this"
+    panels = [
+        (f"reference: {name}", image, check_mask(mask, image.shape[:2]))
+        for image, mask in zip(images, masks, strict=True)
     ]
-    for k, file in enumerate(args.image, 1):
-        image, out = open_image(file), args.out / f"{k}-{file.stem}" if len(args.image) > 1 else args.out
-        mask, score = matcher.segment(matcher.open(image), like, args.label)
+    for number, file in enumerate(args.image, 1):
+        image = open_image(file)
+        out = args.out / f"{number}-{file.stem}" if len(args.image) > 1 else args.out
+        mask, score = matcher.segment(matcher.open(image), examples, args.label)
         target = Target(name, bool(mask.any()), score, mask if mask.any() else None, [])
         Answer(f"{name}: {int(mask.sum()):,} px", [target], mask.shape, image).save(out)
         print(f"{file.name}: {name}: {int(mask.sum()):,} px (score {score:.2f}) in {out}")
-        shown.append((f"found, score {score:.2f}", image, mask))
+        panels.append((f"found, score {score:.2f}", image, mask))
     if args.sheet:
+        image_format = "PNG" if args.sheet.suffix.lower() == ".png" else "JPEG"
         with replace_whole(args.sheet) as path:
-            side_by_side(shown).save(
-                path, "PNG" if args.sheet.suffix.lower() == ".png" else "JPEG", quality=85
-            )
+            side_by_side(panels).save(path, image_format, quality=SHEET_JPEG_QUALITY)
 
 
 def attend(args: argparse.Namespace) -> None:
+    """Save a heat map of where the model attends for a phrase."""
     import numpy as np
     from PIL import Image
 
-    from assistant.attention.maps import attend, check_phrase
+    from assistant.attention import maps
     from assistant.attention.prompt_attention import Ranking
     from assistant.export.drawing import draw_heat
     from assistant.files import replace_whole
     from assistant.images import open_image
     from assistant.presets import load_attention_probe
 
-    check_phrase(args.phrase)
+    maps.check_phrase(args.phrase)
     probe, _ = load_attention_probe(model_options(args))
     image = open_image(args.image)
     if args.ranking:
         probe.ranking = Ranking.load(args.ranking)
-    heat = attend(probe, probe.open(image), args.phrase)
-    grey = Image.fromarray(np.rint(heat * 65535).astype(np.uint16))
-    for name, picture in (("heat", grey), ("overlay", draw_heat(image, heat))):
+    heat = maps.attend(probe, probe.open(image), args.phrase)
+    sixteen_bit = Image.fromarray(np.rint(heat * 65535).astype(np.uint16))
+    for name, picture in (("heat", sixteen_bit), ("overlay", draw_heat(image, heat))):
         with replace_whole(args.out / f"{name}.png") as path:
             picture.save(path, "PNG")
     y, x = np.unravel_index(int(heat.argmax()), heat.shape)
@@ -109,6 +124,7 @@ def attend(args: argparse.Namespace) -> None:
 
 
 def rank_layers(args: argparse.Namespace) -> None:
+    """Rank the layers and heads of a model by InfoScore over unlabelled images."""
     from tqdm import tqdm
 
     from assistant.attention.ranking import rank, read_names
@@ -122,82 +138,114 @@ def rank_layers(args: argparse.Namespace) -> None:
     files = pictures_in(args.images)[:: args.every]
     probe, _ = load_attention_probe(model_options(args))
     probe.restore({})  # the model's own attention is ranked, not what was tuned for a ranking
-    views = (probe.open(file, args.keep) for file in tqdm(files, desc="pictures", disable=None))
-    ranking = rank(probe, views, names, args.layers, args.heads, args.deepest)
+    opened = (probe.open(file, args.keep) for file in tqdm(files, desc="images", disable=None))
+    ranking = rank(probe, opened, names, args.layers, args.heads, args.deepest)
     ranking.about = {"model": args.mllm or args.preset, "pictures": args.images.name, "names": len(names)}
     ranking.save(args.out)
-    print(f"{ranking.photos} pictures, {ranking.prompts} prompts; best first:")
-    print("  layers " + ", ".join(f"{layer} ({score:.1f})" for layer, score in ranking.layers[:8]))
-    print("  heads " + ", ".join(f"{layer}.{head} ({score:.1f})" for layer, head, score in ranking.heads[:8]))
+    layers = ", ".join(f"{layer} ({score:.1f})" for layer, score in ranking.layers[:MAX_PRINTED_RANKS])
+    heads = ", ".join(
+        f"{layer}.{head} ({score:.1f})" for layer, head, score in ranking.heads[:MAX_PRINTED_RANKS]
+    )
     used = ", ".join(str(layer) if head is None else f"{layer}.{head}" for layer, head in ranking.use)
+    print(
+        f"{ranking.photos} images, {ranking.prompts} prompts; best first:\n  layers {layers}\n  heads {heads}"
+    )
     print(f"attend uses {used}; written to {args.out}")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m assistant", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("ask", help="find what a question means")
-    one.add_argument("image", type=Path)
-    one.add_argument("question")
-    one.add_argument("--out", type=Path, help="folder for masks, overlay, COCO and LabelMe files")
-    one.add_argument("--json", action="store_true", help="print the answer as JSON, masks as RLE")
-    one.set_defaults(run=ask)
-    every = commands.add_parser("everything", help="all the masks of a picture")
-    every.add_argument("image", type=Path)
-    every.add_argument("--out", type=Path, required=True)
-    every.add_argument("--most", type=int, default=60, help="masks at most, largest first")
-    every.set_defaults(run=everything)
-    similar = commands.add_parser("like", help="what is like a reference: a picture with a mask")
-    similar.add_argument("image", type=Path, nargs="+", help="one or several pictures")
-    similar.add_argument("--reference", type=Path, nargs="+", required=True, help="one or several pictures")
-    similar.add_argument(
+def add_ask(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("ask", help="find what a question means")
+    parser.add_argument("image", type=Path)
+    parser.add_argument("question")
+    parser.add_argument("--out", type=Path, help="folder for masks, overlay, COCO and LabelMe files")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON, masks as RLE")
+    add_model_arguments(parser)
+    parser.set_defaults(run=ask)
+
+
+def add_everything(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("everything", help="all the masks of an image")
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--most", type=int, default=MAX_SAVED_REGIONS, help="number of masks at most, largest first"
+    )
+    add_model_arguments(parser)
+    parser.set_defaults(run=everything)
+
+
+def add_like(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("like", help="what is like a reference: an image with a mask")
+    parser.add_argument("image", type=Path, nargs="+", help="one or several images")
+    parser.add_argument("--reference", type=Path, nargs="+", required=True, help="one or several images")
+    parser.add_argument(
         "--mask", type=Path, nargs="+", required=True, help="a mask for each: black outside, white inside"
     )
-    similar.add_argument("--label", help="what it is called (default: go by the looks alone)")
-    similar.add_argument(
+    parser.add_argument("--label", help="what it is called (default: go by the looks alone)")
+    parser.add_argument(
         "--out",
         type=Path,
         required=True,
-        help="folder for the mask, overlay, COCO and LabelMe "
-        "files; of several pictures, a folder in it for each",
+        help="folder for the mask, overlay, COCO and LabelMe files; for several images, a folder in it for each",
     )
-    similar.add_argument(
-        "--sheet", type=Path, help="also draw references and pictures side by side: .jpg or .png"
+    parser.add_argument(
+        "--sheet", type=Path, help="also draw references and images side by side: .jpg or .png"
     )
-    similar.add_argument(
+    parser.add_argument(
         "--weights", type=Path, help="what finetune reference wrote (default: the preset's own)"
     )
-    similar.set_defaults(run=like)
-    look = commands.add_parser("attend", help="a heat map of where the model looks for a phrase")
-    look.add_argument("image", type=Path)
-    look.add_argument("phrase")
-    look.add_argument("--out", type=Path, required=True, help="folder for heat.png and overlay.png")
-    look.add_argument("--ranking", type=Path, help="what rank-layers wrote (default: the preset's own)")
-    look.set_defaults(run=attend)
-    layers = commands.add_parser(
-        "rank-layers", help="which layers look where they read: InfoScore over unlabelled pictures"
+    add_model_arguments(parser)
+    parser.set_defaults(run=like)
+
+
+def add_attend(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("attend", help="a heat map of where the model attends for a phrase")
+    parser.add_argument("image", type=Path)
+    parser.add_argument("phrase")
+    parser.add_argument("--out", type=Path, required=True, help="folder for heat.png and overlay.png")
+    parser.add_argument("--ranking", type=Path, help="what rank-layers wrote (default: the preset's own)")
+    add_model_arguments(parser)
+    parser.set_defaults(run=attend)
+
+
+def add_rank_layers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "rank-layers", help="rank layers by how well they attend to what they read: InfoScore, no labels"
     )
-    layers.add_argument(
-        "--images", type=Path, required=True, help="folder of pictures; none that will be evaluated"
+    parser.add_argument(
+        "--images", type=Path, required=True, help="folder of images; none that will be evaluated"
     )
-    layers.add_argument(
+    parser.add_argument(
         "--names",
         type=Path,
         help="what may be in them: a text file, one name a line, or a json with COCO's categories",
     )
-    layers.add_argument("--every", type=int, default=1, help="use every so-manieth picture")
-    layers.add_argument("--layers", type=int, default=4, help="attend shall use the best so many layers")
-    layers.add_argument("--heads", type=int, default=0, help="or the best so many heads")
-    layers.add_argument(
-        "--deepest", type=int, help="of those up to this layer, where looking then ends and costs no more"
+    parser.add_argument("--every", type=int, default=1, help="use every N-th image (default: all)")
+    parser.add_argument(
+        "--layers", type=int, default=RANKED_LAYERS, help="attend shall use the best N layers"
     )
-    layers.add_argument(
-        "--keep", type=Path, help="folder for opened pictures (pocket): a second ranking need not open them"
+    parser.add_argument("--heads", type=int, default=0, help="or the best N heads")
+    parser.add_argument(
+        "--deepest", type=int, help="use none deeper than this layer, where the forward pass then ends"
     )
-    layers.add_argument("--out", type=Path, required=True, help="the ranking, json")
-    layers.set_defaults(run=rank_layers)
-    for command in (one, every, similar, look, layers):
-        add_model_arguments(command)
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="folder that stores the regions of opened images (pocket), for a second ranking",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the ranking, json")
+    add_model_arguments(parser)
+    parser.set_defaults(run=rank_layers)
+
+
+def main() -> int:
+    """Run the command that the command line names; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m assistant", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for add in (add_ask, add_everything, add_like, add_attend, add_rank_layers):
+        add(commands)
     args = parser.parse_args()
     return exit_code(lambda: args.run(args))
 
