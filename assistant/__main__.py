@@ -118,9 +118,8 @@ def attend(args: argparse.Namespace) -> None:
         with replace_whole(args.out / f"{name}.png") as path:
             picture.save(path, "PNG")
     y, x = np.unravel_index(int(heat.argmax()), heat.shape)
-    print(
-        f"{args.phrase}: at most {heat.max():.2f} at x {x}, y {y}; heat.png (16 bit), overlay.png in {args.out}"
-    )
+    print(f"{args.phrase}: at most {heat.max():.2f} at x {x}, y {y}")
+    print(f"heat.png (16 bit) and overlay.png in {args.out}")
 
 
 def rank_layers(args: argparse.Namespace) -> None:
@@ -186,7 +185,7 @@ def add_like(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--out",
         type=Path,
         required=True,
-        help="folder for the mask, overlay, COCO and LabelMe files; for several images, a folder in it for each",
+        help="folder for the mask, overlay, COCO and LabelMe files; for several images, one folder each",
     )
     parser.add_argument(
         "--sheet", type=Path, help="also draw references and images side by side: .jpg or .png"

@@ -42,7 +42,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--selection",
         choices=SELECTIONS,
-        help="how masks are selected: by numbers drawn on the image, by boxes, or by what finetune has trained",
+        help="how masks are selected: by numbers drawn on the image, by boxes, or by what finetune trained",
     )
     parser.add_argument(
         "--verify",

@@ -132,7 +132,10 @@ class AttentionProbe(Protocol):
         """COCO RLE of the regions that the model attends to; None for a model that attends to a grid."""
 
     def attention(self, opened: Any, prompts: list[str], layers: list[int] | None = None) -> PromptAttention:
-        """Attention of each prompt in `layers` (None: all) before the softmax; gradients reach what is tunable."""
+        """Attention of each prompt before the softmax, in `layers` (None: all).
+
+        Gradients reach the parameters that `tunable_attention` and `tunable_words` name.
+        """
 
     def reusing(self) -> AbstractContextManager[None]:
         """While active, what the model reads of the same opened image and prompts is computed once."""
@@ -167,8 +170,8 @@ class Pipeline(Protocol[Opened]):
             turns: Earlier turns with their answers, then the one to answer.
             opened: The image, opened by this pipeline's `opener`.
             threshold: Confidence in [0, 1] from which a target counts as present ([SEG]).
-            options: `max_new_tokens`, `temperature` (0: greedy), `seed`, and `stream`, which is called with each
-                new piece of the reply's text.
+            options: `max_new_tokens`, `temperature` (0: greedy), `seed`, and `stream`, which is called with
+                each new piece of the reply's text.
 
         Returns:
             The reply, and a selection for each of its markers, in their order.
@@ -192,7 +195,7 @@ class Pipeline(Protocol[Opened]):
         return []
 
     def attention_probe(self) -> AttentionProbe:
-        """The probe of this pipeline's language model. Raises BadInput where the model exposes no attention."""
+        """The probe of this pipeline's language model. Raises BadInput where it exposes no attention."""
         raise BadInput(
-            "a model on a server exposes no attention: use the pocket preset, or --mllm with a folder or a hub id"
+            "this model exposes no attention: use the pocket preset, or --mllm with a folder or a hub id"
         )

@@ -1,9 +1,9 @@
 """Presets: which multimodal LLM reads the question, which SAM outlines, and how masks are selected.
 
     pipeline, weights = load_preset("base", device="cuda")
-    pipeline, weights = load_pipeline(mllm="openai:qwen3-vl", base_url="http://127.0.0.1:8000/v1", sam="pocket")
+    pipeline, weights = load_pipeline(mllm="openai:qwen3-vl", base_url="http://localhost:8000/v1", sam="pocket")
 
-Each part may be a hub id or a local folder; a SAM may also be an official .pth file, or the pocket preset's own.
+Each part may be a hub id or a local folder; a SAM may also be an official .pth file, or the pocket preset's.
 This is the one place that knows the presets by name: everything else asks a `Preset` or a `Pipeline`.
 """
 
@@ -39,7 +39,7 @@ class Preset:
         mllm: See `load_pipeline`.
         sam: See `load_segmenter`.
         selection: How masks are selected without an adapter.
-        features: Hub id of the DINOv2 that a trained selector reads beside SAM's features; None for SAM's alone.
+        features: Hub id of the DINOv2 that a trained selector reads beside SAM's features; None for none.
     """
 
     mllm: str
@@ -58,7 +58,8 @@ PRESETS = {
     "small": Preset("Qwen/Qwen3-VL-2B-Instruct", "facebook/sam-vit-base"),
     "base": Preset("Qwen/Qwen3-VL-4B-Instruct", "facebook/sam-vit-large"),
     "large": Preset("Qwen/Qwen3-VL-8B-Instruct", "facebook/sam-vit-huge"),
-    # The parts of LLM-Seg. LLaVA-1.5 was taught boxes but hardly reads numbers drawn on images (arXiv 2404.16375).
+    # The parts of LLM-Seg. LLaVA-1.5 was taught boxes, but hardly reads numbers drawn on images
+    # (arXiv 2404.16375).
     "llava": Preset("llava-hf/llava-1.5-7b-hf", "facebook/sam-vit-huge", "boxes", "facebook/dinov2-large"),
 }
 
@@ -206,7 +207,7 @@ def load_pipeline(
         )
     if selection == "trained" and adapter is None:
         raise BadInput(
-            "--selection trained needs --adapter, a folder that finetune wrote; without one choose marks or boxes"
+            "--selection trained needs --adapter, a folder that finetune wrote; else choose marks or boxes"
         )
     if adapter and selection in (None, "trained"):
         return _load_trained(mllm, sam, Path(adapter), device, four_bit)
@@ -296,8 +297,8 @@ def pick_device(device: str | None) -> str:
     """The device that was asked for.
 
     Args:
-        device: "cpu", "cuda", "cuda:1"; None for the GPU if there is one. Of several processes on one machine each
-            takes its own GPU.
+        device: "cpu", "cuda", "cuda:1"; None for the GPU if there is one. Of several processes on one machine
+            each takes its own GPU.
 
     Returns:
         A name that torch takes.
@@ -356,8 +357,8 @@ def load_segmenter(sam: str | Path, device: str | None = None) -> tuple[Segmente
     """A SAM for prompts by hand, and the sha256 of its weights.
 
     Args:
-        sam: A hub id or folder of transformers' SAM or SAM 2, an official .pth file, a .safetensors file of weights
-            that were trained for the pocket SAM, or "pocket".
+        sam: A hub id or folder of transformers' SAM or SAM 2, an official .pth file, a .safetensors file of
+            weights that were trained for the pocket SAM, or "pocket".
         device: See `pick_device`.
 
     Raises:
@@ -405,8 +406,8 @@ def load_everything_mode(
 def load_attention_probe(options: ModelOptions) -> tuple[AttentionProbe, dict[str, str]]:
     """The attention probe of the language model that the options name, and {part: sha256}.
 
-    Beside the models of `load_pipeline` it takes image-text matchers such as BLIP. Raises BadInput where the model
-    cannot be had or exposes no attention.
+    Beside the models of `load_pipeline` it takes image-text matchers such as BLIP. Raises BadInput where the
+    model cannot be had or exposes no attention.
     """
     from assistant.weights import fingerprint, resolve_model
 
