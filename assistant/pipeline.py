@@ -196,6 +196,4 @@ class Pipeline(Protocol[Opened]):
 
     def attention_probe(self) -> AttentionProbe:
         """The probe of this pipeline's language model. Raises BadInput where it exposes no attention."""
-        raise BadInput(
-            "this model exposes no attention: use the pocket preset, or --mllm with a folder or a hub id"
-        )
+        raise BadInput("this model exposes no attention: use the pocket preset, or another --mllm")

@@ -1,7 +1,7 @@
 """Presets: which multimodal LLM reads the question, which SAM outlines, and how masks are selected.
 
     pipeline, weights = load_preset("base", device="cuda")
-    pipeline, weights = load_pipeline(mllm="openai:qwen3-vl", base_url="http://localhost:8000/v1", sam="pocket")
+    pipeline, weights = load_pipeline("openai:qwen3-vl", sam="pocket", base_url="http://localhost:8000/v1")
 
 Each part may be a hub id or a local folder; a SAM may also be an official .pth file, or the pocket preset's.
 This is the one place that knows the presets by name: everything else asks a `Preset` or a `Pipeline`.
