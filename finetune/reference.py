@@ -78,7 +78,7 @@ def keep(
         if file.exists():
             continue
         look = matcher.open(np.ascontiguousarray(picture))
-        side = matcher.segmenter.low_side
+        side = matcher.segmenter.low_res_side
         left = [(name, mask) for name, mask in left if mask.sum() >= SMALLEST]
         drawn = [cover(matcher.segmenter, mask.shape, mask, (side, side)) for _, mask in left]
         stored = torch.stack(drawn).mul(255).round().byte() if drawn else torch.zeros(0, side, side).byte()

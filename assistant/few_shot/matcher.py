@@ -139,7 +139,7 @@ class Matcher:
         """Prototype matching alone, nothing trained: as `answer`."""
         likely = (given.maps[:, 3] + given.maps[:, 5]) / 2 - MATCHED
         low = F.interpolate(
-            likely[None], (self.segmenter.low_side,) * 2, mode="bilinear", align_corners=False
+            likely[None], (self.segmenter.low_res_side,) * 2, mode="bilinear", align_corners=False
         )[0]
         return self._finish(query, low * 10)
 

@@ -125,7 +125,7 @@ def prompted(
     """SAM's answers: prompts (B, T, P), coarse (B, h, w) or None -> low-resolution logits (B, l, l), IoU (B,)."""
     if coarse is not None:
         coarse = F.interpolate(
-            coarse[:, None], (segmenter.low_side,) * 2, mode="bilinear", align_corners=False
+            coarse[:, None], (segmenter.low_res_side,) * 2, mode="bilinear", align_corners=False
         )[:, 0]
     found = [
         segmenter.prompted(q.embedding, prompts[k : k + 1], None if coarse is None else coarse[k : k + 1])

@@ -96,8 +96,10 @@ class TrainedImageOpener:
         proposals, embedding, segmenter = view.proposals, view.embedding, self.segmenter
         maps = embedding.features.float()
         device = maps.device
-        low = torch.as_tensor(np.asarray(proposals.low), device=device)
-        masks = (low > segmenter.threshold).float().reshape(-1, segmenter.low_side, segmenter.low_side)
+        low = torch.as_tensor(np.asarray(proposals.low_res_logits), device=device)
+        masks = (
+            (low > segmenter.threshold).float().reshape(-1, segmenter.low_res_side, segmenter.low_res_side)
+        )
         # Only the part of the square that the picture fills.
         inside = lambda x: x[
             ...,

@@ -129,7 +129,7 @@ class PocketImageOpener:
         if progress:
             progress("recognising", proposals)
         with fast_math():
-            features = self.features(shrink(image), embedding, torch.from_numpy(proposals.low))
+            features = self.features(shrink(image), embedding, torch.from_numpy(proposals.low_res_logits))
         return PocketOpenedImage(embedding, proposals, features)
 
     def features(self, small: np.ndarray, embedding: Embedding, low: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from assistant.errors import BadInput
 from assistant.grammar import Turn, parse, reply_for
-from assistant.mllm.selector import Scores, Selector, choose, runners_up
+from assistant.mllm.selector import Scores, Selector, next_best_proposals, select_proposals
 from assistant.pipeline import Pipeline, Reply, Selection
 from assistant.pocket.attention import PocketProbe, published_probe
 from assistant.pocket.llm import PocketLLM, RegionEncoder
@@ -75,7 +75,7 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
             )
             chosen = self.choose(scores, phrase, view)
             found.append(
-                Selection(float(scores.presence[0].sigmoid()), chosen, runners_up(scores, 0, chosen))
+                Selection(float(scores.presence[0].sigmoid()), chosen, next_best_proposals(scores, 0, chosen))
             )
             return found[-1].confidence >= threshold
 
@@ -104,11 +104,11 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         phrase's."""
         row = self.rows.get(self.llm.row(phrase))
         if row is None:
-            return choose(scores, 0)
+            return select_proposals(scores, 0)
         if view.names is None:
             with fast_math():
                 view.names = self.semantic.names(view.embedding)
-        masks = torch.from_numpy(view.proposals.low) > 0
+        masks = torch.from_numpy(view.proposals.low_res_logits) > 0
         return self.semantic.choose(scores, 0, masks, view.names, row, view.embedding.input_size)
 
     @torch.inference_mode()
@@ -120,7 +120,7 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         encoder = self.llm.encoder
         if not len(encoder.names):
             return []
-        low = torch.from_numpy(self.opener.segmenter.low_logits(view.embedding, mask))[None]
+        low = torch.from_numpy(self.opener.segmenter.low_res_logits(view.embedding, mask))[None]
         if not (low > 0).any():  # smaller than a cell
             low[0].flatten()[low.argmax()] = 1.0
         with fast_math():

@@ -45,7 +45,7 @@ class Proposals:
 
     rles: COCO RLE dicts with str counts. boxes: (N, 4) float32 xyxy px, SAM's convention: the first and last
     columns and rows of the mask, both included. predicted_iou, stability: (N,) float32. areas: (N,) int64 px.
-    points: (N, 2) float32 xy px, the click behind each. low: (N, l, l) float32 logits over the model's square.
+    points: (N, 2) float32 xy px, the click behind each. low_res_logits: (N, l, l) float32 logits over the model's square.
     """
 
     rles: list[dict]
@@ -54,7 +54,7 @@ class Proposals:
     stability: np.ndarray
     areas: np.ndarray
     points: np.ndarray
-    low: np.ndarray
+    low_res_logits: np.ndarray
     size: tuple[int, int]
 
     def __len__(self) -> int:
@@ -75,7 +75,14 @@ class Proposals:
     def select(self, indices) -> "Proposals":
         """The proposals at `indices` (ints in that order, or a bool mask)."""
         indices = np.arange(len(self))[indices]
-        arrays = (self.boxes, self.predicted_iou, self.stability, self.areas, self.points, self.low)
+        arrays = (
+            self.boxes,
+            self.predicted_iou,
+            self.stability,
+            self.areas,
+            self.points,
+            self.low_res_logits,
+        )
         return Proposals([self.rles[i] for i in indices], *(a[indices] for a in arrays), self.size)
 
 
@@ -227,7 +234,7 @@ def propose(
     inside = resizer.cells  # (h, w) cells of the low-resolution square that show the picture
     levels = coarse_to_fine(n) if fast else [np.arange(n * n)]
     explained, seen = np.zeros(inside, bool), None
-    batch = min(batch, segmenter.chunk)
+    batch = min(batch, segmenter.prompts_per_batch)
     candidates, visited = [], 0
     for level in levels:
         left = list(level)
@@ -379,11 +386,11 @@ def clean(region: Region, smallest: int) -> Region:
 
 
 def gather(regions: list[Region], segmenter, embedding) -> Proposals:
-    n, side = len(regions), segmenter.low_side
+    n, side = len(regions), segmenter.low_res_side
     low = np.full((n, side, side), FAR, np.float32)
     for i, region in enumerate(regions):
         if region.changed or region.crop != (0, 0, *embedding.size[::-1]):
-            low[i] = segmenter.low_logits(embedding, decode_rle(region.rle))
+            low[i] = segmenter.low_res_logits(embedding, decode_rle(region.rle))
         else:
             (y, x), patch = region.candidate.corner, region.candidate.logits
             low[i, y : y + patch.shape[0], x : x + patch.shape[1]] = patch

@@ -38,17 +38,19 @@ class Embedding:
 
 
 class Segmenter:
-    """side: px of the model's square. low_side: side of the low-resolution logits. threshold: of mask logits.
-    stretched: the picture is stretched over the square, not padded. chunk: prompts decoded together.
+    """side: px of the model's square. low_res_side: side of the low-resolution logits. threshold: of mask logits.
+    stretched: the picture is stretched over the square, not padded. prompts_per_batch: prompts decoded together.
     dtype (of the constructors): of the decoder's image side; float32 equals the original, bfloat16 is faster."""
 
     threshold = 0.0
     stretched = False
 
-    def __init__(self, model, side: int, low_side: int, device="cpu"):
+    def __init__(self, model, side: int, low_res_side: int, device="cpu"):
         self.model = model.to(device).eval()
-        self.device, self.side, self.low_side = torch.device(device), side, low_side
-        self.chunk = 8 if self.device.type == "cpu" else 64  # on CPU more prompts only fall out of the cache
+        self.device, self.side, self.low_res_side = torch.device(device), side, low_res_side
+        self.prompts_per_batch = (
+            8 if self.device.type == "cpu" else 64
+        )  # on CPU more prompts only fall out of the cache
 
     @staticmethod
     def from_sam(sam, device="cpu", dtype=torch.float32) -> "Segmenter":
@@ -162,11 +164,11 @@ class Segmenter:
         self, embedding: Embedding, points=None, labels=None, boxes=None, masks=None, multimask=True
     ):
         """As `decode`, drawn: -> low-resolution logits (P, M, l, l) float, predicted IoU (P, M); M = 3, or 1 unless
-        `multimask`. Prompts are decoded `chunk` at a time; at SAM's size each result takes .25 MB."""
+        `multimask`. Prompts are decoded `prompts_per_batch` at a time; at SAM's size each result takes .25 MB."""
         count = len(next(x for x in (points, boxes, masks) if x is not None))
-        cut = lambda x, i: None if x is None else x[i : i + self.chunk]
+        cut = lambda x, i: None if x is None else x[i : i + self.prompts_per_batch]
         out = []
-        for i in range(0, count, self.chunk):
+        for i in range(0, count, self.prompts_per_batch):
             decoded = self.decode(embedding, *(cut(x, i) for x in (points, labels, boxes, masks)))
             out.append(self._answers(embedding, decoded, multimask))
         return tuple(torch.cat(x) for x in zip(*out))
@@ -234,19 +236,19 @@ class Segmenter:
             if mask.ndim == 3 and len(mask) == 1:
                 mask = mask[0]
             if mask.dtype == bool and mask.shape == (height, width):
-                mask = self.low_logits(embedding, mask)
-            elif mask.dtype == bool or mask.shape != (self.low_side, self.low_side):
+                mask = self.low_res_logits(embedding, mask)
+            elif mask.dtype == bool or mask.shape != (self.low_res_side, self.low_res_side):
                 raise BadInput(
-                    f"a mask must be {height} x {width} bool, or {self.low_side} x {self.low_side} logits"
+                    f"a mask must be {height} x {width} bool, or {self.low_res_side} x {self.low_res_side} logits"
                 )
         return points, labels, box, mask
 
-    def low_logits(self, embedding: Embedding, mask: np.ndarray) -> np.ndarray:
+    def low_res_logits(self, embedding: Embedding, mask: np.ndarray) -> np.ndarray:
         """A mask (H, W) bool as the low-resolution logits (l, l) float32 that a mask prompt wants: the covered share
         of each cell, as a logit bounded at +-6.9 (share .001 and .999)."""
-        inside = [max(1, round(s * self.low_side / self.side)) for s in embedding.input_size]
+        inside = [max(1, round(s * self.low_res_side / self.side)) for s in embedding.input_size]
         share = F.adaptive_avg_pool2d(torch.as_tensor(mask, dtype=torch.float32)[None, None], inside)[0, 0]
-        square = torch.full((self.low_side, self.low_side), -6.907)
+        square = torch.full((self.low_res_side, self.low_res_side), -6.907)
         square[: inside[0], : inside[1]] = share.clamp(0.001, 0.999).logit()
         return square.numpy()
 
@@ -265,7 +267,7 @@ class Segmenter:
     def resizing(self, embedding: Embedding) -> tuple[Tensor, Tensor]:
         """What `upsample` does as two matrices: logits (H, W) = rows (H, l) @ low (l, l) @ columns (W, l).T."""
         resize = lambda x, n: F.interpolate(x[:, None], n, mode="linear", align_corners=False)[:, 0]
-        eye = torch.eye(self.low_side, device=self.device)
+        eye = torch.eye(self.low_res_side, device=self.device)
         square = lambda used: eye if self.stretched else resize(eye, self.side)[:, :used]
         return tuple(
             resize(square(used), full).T.contiguous()

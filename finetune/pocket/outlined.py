@@ -20,7 +20,7 @@ from assistant.errors import BadInput
 from assistant.pocket.region_features import REGION
 from assistant.record import Record, coco_rle, to_rle
 from finetune.check import must_exist
-from finetune.region_cache import RegionCache, Regions, picture_key, proposals_of
+from finetune.region_cache import RegionCache, ImageRegions, cache_key, cached_regions
 
 VIEWS = 4  # other views of each picture, where names are learned from nothing
 PART = 0.2  # of a target's area: what is connected and covers as much is a thing of its own (both wheels of a car)
@@ -89,7 +89,7 @@ def outlined_features(
     less than two cells is left out."""
     from assistant.pocket.opening import fast_math, shrink
 
-    low = [opener.segmenter.low_logits(embedding, mask) for _, mask in named]
+    low = [opener.segmenter.low_res_logits(embedding, mask) for _, mask in named]
     solid = [k for k, logits in enumerate(low) if (logits > 0).sum() >= 2]
     if not solid:
         return torch.zeros(0, REGION), []
@@ -119,7 +119,7 @@ def other_view(
 
 def outlined_name(key: str, image_file: Path, named: list[tuple[str, dict]], count: int) -> str:
     """Under which name what is outlined in a picture, with `count` other views, is kept."""
-    return "outlined-" + picture_key(
+    return "outlined-" + cache_key(
         hashlib.sha256(f"{key} {count} {json.dumps(named)}".encode()).hexdigest(), image_file
     )
 
@@ -163,7 +163,7 @@ def outlined_of(
             "names": [],
             "view_names": [],
         }
-    found = kept.get(outlined_name(key, image_file, named, count), make)
+    found = kept.load_or_compute(outlined_name(key, image_file, named, count), make)
     return {
         k: torch.from_numpy(v.astype(np.float32)) if k in ("features", "views") else json.loads(str(v))
         for k, v in found.items()
@@ -197,7 +197,7 @@ class LookedAt(torch.utils.data.Dataset):
     def __getitem__(self, k: int) -> str:
         image, self.opener = self.images[k], self.opener or self.load_opener()
         try:
-            proposals_of(self.opener, self.key, image, self.kept)
+            cached_regions(self.opener, self.key, image, self.kept)
             outlined_of(self.opener, self.key, image, self.named.get(image, []), self.kept, self.views)
         except BadInput as error:
             return str(error)
@@ -214,10 +214,10 @@ def look(
 ) -> None:
     """Compute what is missing. On a CPU in as many processes as torch would take threads: two of one thread look at half as
     many pictures again as one of two threads."""
-    files = {i: [kept.file(picture_key(key, i))] for i in images}
+    files = {i: [kept.file_of(cache_key(key, i))] for i in images}
     for image, things in named.items():
         if things and image in files:
-            files[image].append(kept.file(outlined_name(key, image, things, views)))
+            files[image].append(kept.file_of(outlined_name(key, image, things, views)))
     kept.needed |= {file for own in files.values() for file in own}
     missing = {i: new for i, own in files.items() if (new := [file for file in own if not file.exists()])}
     processes = 0 if torch.cuda.is_available() else min(torch.get_num_threads(), len(missing))
@@ -230,7 +230,7 @@ def look(
     for new, trouble in zip(missing.values(), tqdm(looked_at, desc="regions", unit="photo", disable=None)):
         if trouble:
             raise BadInput(trouble)
-        kept.grew(*new)
+        kept.add_files(*new)
 
 
 def all_regions(
@@ -240,16 +240,16 @@ def all_regions(
     named: dict[Path, list],
     kept: RegionCache,
     views: int = VIEWS,
-) -> dict[Path, Regions]:
+) -> dict[Path, ImageRegions]:
     """Every picture's outlined things and proposals. load_eyes: called only if something is not kept yet."""
     look(load_opener, key, images, named, kept, views)
     regions = {}
     for image in tqdm(images, desc="outlined", unit="photo", disable=None):
         own, found = (
             outlined_of(None, key, image, named.get(image, []), kept, views),
-            proposals_of(None, key, image, kept),
+            cached_regions(None, key, image, kept),
         )
-        regions[image] = Regions(
+        regions[image] = ImageRegions(
             torch.cat([own["features"], found.features]),
             own["rles"] + found.rles,
             own["names"],

@@ -25,7 +25,7 @@ def square(k: int) -> np.ndarray:
 class RectangleOpener:
     """Proposes the four places; the embedding is the picture itself, small."""
 
-    segmenter = SimpleNamespace(threshold=0.0, side=SIDE, low_side=16)
+    segmenter = SimpleNamespace(threshold=0.0, side=SIDE, low_res_side=16)
 
     def __init__(self):
         self.opened = 0

@@ -49,7 +49,12 @@ def dino(tmp_path_factory):
 def test_features_are_averages_under_the_mask_where_the_picture_is(dino):
     segmenter = Segmenter.from_sam(tiny_sam())
     seeing = SamImageOpener(
-        segmenter, max_proposals=5, points_per_side=4, pred_iou_thresh=-9.0, stability_score_thresh=0.0, fast=False
+        segmenter,
+        max_proposals=5,
+        points_per_side=4,
+        pred_iou_thresh=-9.0,
+        stability_score_thresh=0.0,
+        fast=False,
     )
     opener = TrainedImageOpener(seeing, dino)
     view = opener.open(COFFEE)
@@ -59,7 +64,9 @@ def test_features_are_averages_under_the_mask_where_the_picture_is(dino):
         view.features[:, -2:], np.stack([view.proposals.predicted_iou, view.proposals.stability], 1)
     )
     whole = SimpleNamespace(embedding=view.embedding, proposals=view.proposals.select([0]))
-    whole.proposals.low = np.full_like(whole.proposals.low, 9)  # everything, padding included
+    whole.proposals.low_res_logits = np.full_like(
+        whole.proposals.low_res_logits, 9
+    )  # everything, padding included
     h, w = (-(-s // 16) for s in view.embedding.input_size)
     mean = view.embedding.features[0, :, :h, :w].mean((1, 2))
     assert torch.allclose(opener.features(COFFEE, whole)[0, :32], mean, atol=1e-4)

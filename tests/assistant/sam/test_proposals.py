@@ -91,9 +91,9 @@ def test_fast_leaves_out_what_two_clicks_agreed_on():
 def test_what_is_returned_fits_together(opened):
     segmenter, embedding, chosen = opened
     found = everything(segmenter, embedding, **chosen)
-    assert found.masks.shape == (len(found), 134, 200) and found.low.shape == (len(found), 64, 64)
+    assert found.masks.shape == (len(found), 134, 200) and found.low_res_logits.shape == (len(found), 64, 64)
     assert (np.diff(found.predicted_iou) <= 0).all()
-    for mask, box, area, low in zip(found.masks, found.boxes, found.areas, found.low):
+    for mask, box, area, low in zip(found.masks, found.boxes, found.areas, found.low_res_logits):
         ys, xs = np.nonzero(mask)
         assert mask.sum() == area and [xs.min(), ys.min(), xs.max(), ys.max()] == box.tolist()
         again = segmenter.upsample(embedding, torch.from_numpy(low)[None])[0]

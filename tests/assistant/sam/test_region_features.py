@@ -20,7 +20,7 @@ class SamImageOpener:
         def encode(self, image):
             return None
 
-        def low_logits(self, embedding, mask):
+        def low_res_logits(self, embedding, mask):
             return np.where(mask[:128, :128], 5.0, -5.0)
 
     segmenter = Segmenter()
@@ -69,12 +69,12 @@ def test_several_processes_see_what_one_sees(pictures, tmp_path, threads):
     assert {int(r.features[-1, 0]) for r in alone.values()} == {os.getpid() % 1000}
     for image in files:
         one, other = alone[image], together[image]
-        assert one.rles == other.rles and one.names == other.names and one.view_names == other.view_names
-        assert torch.equal(one.features[:-1], other.features[:-1]) and torch.equal(one.views, other.views)
+        assert one.rles == other.rles and one.names == other.names and one.augmented_names == other.augmented_names
+        assert torch.equal(one.features[:-1], other.features[:-1]) and torch.equal(one.augmented, other.augmented)
     assert (
         len(together[files[0]].names) == 0
         and together[files[1]].names == ["patch"]
-        and len(together[files[1]].views)
+        and len(together[files[1]].augmented)
     )
     assert sorted(f.name for f in kept.folder.iterdir()) == sorted(
         f.name for f in (tmp_path / "alone").iterdir()
@@ -85,9 +85,9 @@ def test_several_processes_see_what_one_sees(pictures, tmp_path, threads):
         pytest.fail("what is kept was computed again")
 
     assert all_regions(never, "eyes", files, named, RegionCache(kept.folder)).keys() == together.keys()
-    kept.file(outlined_name("eyes", files[2], named[files[2]], VIEWS)).unlink()
+    kept.file_of(outlined_name("eyes", files[2], named[files[2]], VIEWS)).unlink()
     assert torch.equal(
-        all_regions(SamImageOpener, "eyes", files, named, kept)[files[2]].views, together[files[2]].views
+        all_regions(SamImageOpener, "eyes", files, named, kept)[files[2]].augmented, together[files[2]].augmented
     )
 
 

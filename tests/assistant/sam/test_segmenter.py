@@ -250,7 +250,7 @@ def test_a_mask_in_pixels_becomes_logits_that_give_it_back(cat):
     embedding = segmenter.encode(cat)
     mask = np.zeros(cat.shape[:2], bool)
     mask[60:180, 30:160] = True
-    low = segmenter.low_logits(embedding, mask)
+    low = segmenter.low_res_logits(embedding, mask)
     back = segmenter.upsample(embedding, torch.as_tensor(low)[None])[0]
     assert (back & mask).sum() / (back | mask).sum() > 0.95
     assert len(segmenter.predict(embedding, mask=mask)[0]) == 3

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from assistant.errors import BadInput
-from assistant.mllm.selector import Scores, choose
+from assistant.mllm.selector import Scores, select_proposals
 from assistant.pocket.semantic import FEATURES, SIDE, PixelHead, Semantic, SemanticHead, best_union, evidence
 from assistant.record import read_records, to_rle
 from assistant.weights import pocket_file
@@ -225,12 +225,12 @@ def test_the_pocket_takes_the_map_where_it_knows_the_name():
     view, n = scene.opened, len(scene.opened.proposals.rles)
     scores = scores_of(n, 4)
     known, unknown = pocket.choose(scores, "cat", view), pocket.choose(scores, "gizmo", view)
-    assert unknown == choose(scores, 0) and view.names is not None and set(known) <= set(range(n))
+    assert unknown == select_proposals(scores, 0) and view.names is not None and set(known) <= set(range(n))
     everywhere = torch.full_like(view.names, -9.0)
     everywhere[pocket.rows[pocket.llm.row("cat")], 20:40, 20:40] = 9.0
     cat, view.names = view.names, everywhere
     elsewhere = pocket.choose(scores, "cat", view)
-    low = torch.from_numpy(view.proposals.low) > 0
+    low = torch.from_numpy(view.proposals.low_res_logits) > 0
     inside = lambda chosen: low[chosen].any(0)[40:80, 40:80].float().mean()
     assert inside(elsewhere) > 0.5
     view.names = cat
