@@ -26,7 +26,12 @@ import numpy as np
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.grammar import Turn, parse
-from assistant.images import MAX_PIXELS, picture_size
+from assistant.images import picture_size
+from assistant.sam.mask_ops import decode_rle, encode_rle, rle_of_segmentation
+
+to_rle = encode_rle
+from_rle = decode_rle
+coco_rle = rle_of_segmentation
 
 
 @dataclass
@@ -55,90 +60,11 @@ class Record:
         return [Turn(turn["question"], turn["answer"]) for turn in self.source.get("history") or ()]
 
 
-def to_rle(mask: np.ndarray) -> dict:
-    """(H, W) mask, nonzero = inside -> {"size": [h, w], "counts": str}."""
-    from pycocotools import mask as coco_mask
-
-    rle = coco_mask.encode(np.asfortranarray(np.asarray(mask) != 0, dtype=np.uint8))
-    return {"size": [int(side) for side in mask.shape], "counts": rle["counts"].decode()}
-
-
-def coco_rle(segmentation: list | dict, height: int, width: int) -> dict:
-    """COCO's segmentation, polygons [[x, y, ...], ...] in px or an RLE of either form -> {"size": [h, w], "counts": str}.
-
-    Polygons of fewer than three corners are left out.
-    """
-    from pycocotools import mask as coco_mask
-
-    if isinstance(segmentation, dict):
-        rle = segmentation
-        if isinstance(rle["counts"], list):
-            rle = coco_mask.frPyObjects(rle, height, width)
-    else:
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-        if not polygons:
-            return to_rle(np.zeros((height, width), bool))
-        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    counts = rle["counts"]
-    return {"size": list(rle["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
-
-
-def from_rle(rle: dict) -> np.ndarray:
-    """RLE -> (H, W) bool. counts: COCO's string, or its list of run lengths.
-
-    Decoded here because pycocotools leaves what the runs do not cover uninitialised. Raises BadInput where the runs
-    are not those of a mask of this size, or it has more than 64 million pixels. The string is base 32, least digit
-    first, bit 5 = more digits follow, the last digit's bit 4 = sign; from the fourth run on it holds differences to
-    the run two before.
-    """
-    try:
-        height, width = (int(side) for side in rle["size"])
-        counts = rle["counts"]
-        runs = np.array(counts, dtype=np.int64) if isinstance(counts, list) else _runs(counts)
-    except (TypeError, KeyError, ValueError, OverflowError, UnicodeEncodeError):
-        raise BadInput("a mask must be an RLE {'size': [h, w], 'counts': str}") from None
-    area = height * width
-    if area > MAX_PIXELS:
-        raise BadInput(f"the mask is {width}x{height}, more than the limit of {MAX_PIXELS:,} pixels")
-    # each run by itself first: a sum of runs that long may overflow back into the area
-    if (
-        min(height, width) < 0
-        or runs.ndim != 1
-        or ((runs < 0) | (runs > area)).any()
-        or int(runs.sum()) != area
-    ):
-        raise BadInput(f"the RLE's runs do not fill its size of {width}x{height}")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
-
-
-def _runs(counts: str | bytes) -> np.ndarray:
-    code = (
-        np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, np.uint8).astype(
-            np.int64
-        )
-        - 48
-    )
-    if len(code) == 0:
-        return np.zeros(0, np.int64)
-    ends = np.flatnonzero(code & 0x20 == 0)
-    if code.min() < 0 or code.max() > 63 or len(ends) == 0 or ends[-1] != len(code) - 1:
-        raise ValueError
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    digits = np.arange(len(code)) - np.repeat(starts, ends - starts + 1)
-    if digits.max() > 11:
-        raise ValueError
-    values = np.add.reduceat((code & 0x1F) << (5 * digits), starts)
-    values -= np.where(code[ends] & 0x10, 1 << (5 * (ends - starts + 1)), 0)
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
-
-
 def record_masks(record: Record) -> list[np.ndarray | None]:
     """(height, width) bool per target, None for an absent one. Raises BadInput where a mask has another size."""
     masks = []
     for target in record.targets:
-        mask = None if target.rle is None else from_rle(target.rle)
+        mask = None if target.rle is None else decode_rle(target.rle)
         if mask is not None and mask.shape != (record.height, record.width):
             raise BadInput(
                 f"the mask of {target.phrase!r} is {mask.shape[1]}x{mask.shape[0]}, the record says "
