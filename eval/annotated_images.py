@@ -1,88 +1,123 @@
-"""Photos with outlined objects from a COCO-format folder: `instances.json` and `images/`.
+"""Images with outlined instances from a COCO-format folder: `instances.json` and `images/`.
 
-for photo in read_photos("../shared/data/coco/dev"):
-    image = open_sized(photo.path, photo.height, photo.width)
-    photo.objects[0].category, photo.objects[0].mask()
+for annotated in read_annotated_images("coco/val"):
+    image = open_sized(annotated.path, annotated.height, annotated.width)
+    annotated.instances[0].category, annotated.instances[0].mask()
 """
+
+from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from assistant.errors import BadInput
-from assistant.record import coco_rle
+from assistant.sam.mask_ops import decode_rle, rle_of_segmentation
 
-SIZES = ("small", "medium", "large")  # COCO's: areas below 32x32, below 96x96, the rest
+SIZES = ("small", "medium", "large")  # COCO's: areas below 32x32 px, below 96x96 px, and the rest
 
 
 @dataclass(frozen=True)
-class Outline:
-    """One annotated object."""
+class Instance:
+    """One annotated object.
+
+    Attributes:
+        id: Its number in the file.
+        category: The name of its category.
+        crowd: Whether it outlines several objects at once (COCO's iscrowd).
+        rle: Its mask, a COCO RLE with counts as a str.
+    """
 
     id: int
     category: str
     crowd: bool
-    rle: dict
+    rle: dict[str, Any]
 
     def mask(self) -> np.ndarray:
-        """(H, W) bool."""
-        from pycocotools import mask as coco_mask
-
-        return coco_mask.decode(self.rle).astype(bool)
+        """The mask, (H, W) bool."""
+        return decode_rle(self.rle)
 
 
 @dataclass(frozen=True)
-class Photo:
+class AnnotatedImage:
+    """One image of the folder, not opened: its file, its size in pixels, and its instances."""
+
     path: Path
     height: int
     width: int
-    objects: list[Outline]
+    instances: list[Instance]
 
 
 def size_name(area: float) -> str:
-    """COCO's size class of an area in px."""
+    """COCO's size class of an area in pixels, one of `SIZES`."""
     return SIZES[(area >= 32**2) + (area >= 96**2)]
 
 
 def open_sized(path: Path, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) uint8; BadInput where the picture is missing, unreadable or of another size than its masks."""
+    """Open an image that has annotations.
+
+    Args:
+        path: The image file.
+        height: The height in pixels that the annotation gives.
+        width: The width in pixels that the annotation gives.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+
+    Raises:
+        BadInput: The image is missing, cannot be read, or has another size than its annotation says.
+    """
     from assistant.images import open_image
 
     image = open_image(path)
-    if image.shape[:2] != (height, width):
-        raise BadInput(
-            f"the picture is {image.shape[1]}x{image.shape[0]}, its annotation says {width}x{height}"
-        )
+    check_size((image.shape[0], image.shape[1]), (height, width))
     return image
 
 
-def read_photos(root: str | Path, limit: int | None = None) -> list[Photo]:
-    """The folder's photos in the file's order, `limit` of them at most; segmentations become RLEs.
+def check_size(size: tuple[int, int], annotated_size: tuple[int, int]) -> None:
+    """Raise BadInput where an image's (height, width) is not that of its annotation."""
+    if size != annotated_size:
+        raise BadInput(
+            f"the image is {size[1]}x{size[0]}, its annotation says {annotated_size[1]}x{annotated_size[0]}"
+        )
 
-    Raises BadInput where the json is missing, unreadable or not COCO's; the pictures are not opened.
+
+def read_annotated_images(root: str | Path, limit: int | None = None) -> list[AnnotatedImage]:
+    """Read the annotations of a COCO-format folder; the images are not opened.
+
+    Args:
+        root: Folder with instances.json and images/.
+        limit: Read the first `limit` images only; None for all.
+
+    Returns:
+        The images in the file's order. Every segmentation becomes an RLE; instances without one are left out.
+
+    Raises:
+        BadInput: The json is missing, cannot be read, or is not COCO's.
     """
     root = Path(root)
     file = root / "instances.json"
     if not file.exists():
         raise BadInput(f"{file} is missing: --root must be a COCO-format folder (instances.json, images/)")
     try:
-        data = json.loads(file.read_text())
-        names = {c["id"]: c["name"] for c in data["categories"]}
-        images = {i["id"]: i for i in data["images"][:limit]}
-        objects: dict[int, list[Outline]] = {i: [] for i in images}
-        for a in data["annotations"]:
-            if a["image_id"] not in images or not a["segmentation"]:
+        table = json.loads(file.read_text())
+        names = {row["id"]: row["name"] for row in table["categories"]}
+        images = {row["id"]: row for row in table["images"][:limit]}
+        instances: dict[int, list[Instance]] = {number: [] for number in images}
+        for row in table["annotations"]:
+            if row["image_id"] not in images or not row["segmentation"]:
                 continue
-            image = images[a["image_id"]]
-            rle = coco_rle(a["segmentation"], image["height"], image["width"])
-            objects[a["image_id"]].append(
-                Outline(a["id"], names[a["category_id"]], bool(a.get("iscrowd")), rle)
+            image = images[row["image_id"]]
+            rle = rle_of_segmentation(row["segmentation"], image["height"], image["width"])
+            instances[row["image_id"]].append(
+                Instance(row["id"], names[row["category_id"]], bool(row.get("iscrowd")), rle)
             )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} is not a COCO instances file: {type(error).__name__} {error}") from None
     return [
-        Photo(root / "images" / i["file_name"], i["height"], i["width"], objects[k])
-        for k, i in images.items()
+        AnnotatedImage(root / "images" / row["file_name"], row["height"], row["width"], instances[number])
+        for number, row in images.items()
     ]

@@ -16,7 +16,7 @@ import numpy as np
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from eval.metrics import bootstrap_interval, iou
-from eval.question_run import groups_of, under
+from eval.questions.summary import groups_of, under_protocol
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def difference(a: list[dict], b: list[dict], protocol: str, seed: int) -> dict[s
 
     def values(line: dict) -> dict[str, float | None]:
         there = bool(line["targets"])
-        score = iou(*under(line, protocol)["pair"], protocol)
+        score = iou(*under_protocol(line, protocol)["pair"], protocol)
         return {
             "gIoU": score,
             "gIoU_present": score if there else None,

@@ -1,8 +1,10 @@
-"""Pictures with label maps in their public layouts: a folder of ours, ADE20K, COCO-Stuff, Cityscapes.
+"""Images with label maps in their public layouts: ADE20K, COCO-Stuff, Cityscapes, or a plain folder.
 
 data = find_layout(root, "val")
 data.names; data.pairs[0]; data.read(data.pairs[0][1])     # (H, W) int64 class numbers, -1: unlabelled
 """
+
+from __future__ import annotations
 
 import json
 import re
@@ -12,8 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from assistant.errors import BadInput
+from assistant.files import replace_whole
 
-UNLABELLED = {"void", "unlabelled", "unlabeled", "ignore", "null"}
+UNLABELLED_NAMES = {"void", "unlabelled", "unlabeled", "ignore", "null"}
+NO_LABEL = 65535  # what `save_label_map` writes for -1
 # Label numbers of Cityscapes' 19 evaluated classes.
 CITYSCAPES = {
     7: "road",
@@ -36,24 +40,20 @@ CITYSCAPES = {
     32: "motorcycle",
     33: "bicycle",
 }
-COCO_UNUSED = {
-    12,
-    26,
-    29,
-    30,
-    45,
-    66,
-    68,
-    69,
-    71,
-    83,
-    91,
-}  # lines of COCO-Stuff's labels.txt that no pixel has
+# Lines of COCO-Stuff's labels.txt that no pixel has.
+COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}
 
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """names: of the K classes; numbers: a stored pixel value -> its class, 0 to K - 1; pairs: (picture, label map)."""
+    """A data set of label maps.
+
+    Attributes:
+        layout: The name of its layout.
+        names: The names of its K classes.
+        numbers: {stored pixel value: class, 0 to K - 1}; other values are unlabelled.
+        pairs: (image file, label map file) of every image.
+    """
 
     layout: str
     names: list[str]
@@ -61,77 +61,135 @@ class LabelMaps:
     pairs: list[tuple[Path, Path]]
 
     def read(self, file: Path) -> np.ndarray:
-        """(H, W) int64, the class of each pixel, -1 where it has none."""
-        from PIL import Image
-
-        try:
-            with Image.open(file) as opened:
-                stored = np.asarray(opened)  # numbers as stored: a palette is only for looking
-        except OSError as error:
-            raise BadInput(f"{file} is not a label map: {error}") from None
-        if stored.ndim != 2:
-            raise BadInput(f"{file} is not a label map: it has {stored.ndim} dimensions")
+        """The class of each pixel of a label map, (H, W) int64, -1 where it has none. BadInput: it cannot be
+        read."""
+        stored = _stored_numbers(file)
         values, index = np.unique(stored, return_inverse=True)
         return np.array([self.numbers.get(int(v), -1) for v in values])[index].reshape(stored.shape)
 
 
+def read_label_map(folder: Path, stem: str, classes: int) -> np.ndarray:
+    """Read a label map that `save_label_map` or another model wrote.
+
+    Args:
+        folder: The folder of label maps.
+        stem: The name of the file, without .png.
+        classes: Number of classes; any other stored number means no class.
+
+    Returns:
+        (H, W) int16, class numbers from 0, -1 for no class.
+
+    Raises:
+        BadInput: The file is missing or is not a label map.
+    """
+    file = folder / f"{stem}.png"
+    if not file.exists():
+        raise BadInput(f"no prediction {file}")
+    return LabelMaps("predictions", [], {k: k for k in range(classes)}, []).read(file).astype(np.int16)
+
+
+def save_label_map(out: Path, stem: str, label_map: np.ndarray) -> None:
+    """Write a label map (H, W) int16 to out/label_maps/STEM.png, 65535 where a pixel has no class (-1)."""
+    from PIL import Image
+
+    with replace_whole(out / "label_maps" / f"{stem}.png") as path:
+        Image.fromarray(label_map.astype(np.uint16)).save(path, "PNG")
+
+
+def _stored_numbers(file: Path) -> np.ndarray:
+    """The numbers of a PNG, (H, W), as they are stored: a palette is for display only."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as opened:
+            stored = np.asarray(opened)
+    except OSError as error:
+        raise BadInput(f"{file} is not a label map: {error}") from None
+    if stored.ndim != 2:
+        raise BadInput(f"{file} is not a label map: it has {stored.ndim} dimensions")
+    return stored
+
+
 def find_layout(root: Path, split: str) -> LabelMaps:
-    """The layout that `root` has; BadInput where it has none, or no label map."""
-    if (root / "gtFine").is_dir():
-        labels = sorted((root / "gtFine" / split).glob("*/*_gtFine_labelIds.png"))
-        pictures = [
-            root / "leftImg8bit" / split / f.parent.name / f.name.replace("gtFine_labelIds", "leftImg8bit")
-            for f in labels
-        ]
-        found = LabelMaps(
-            "Cityscapes",
-            list(CITYSCAPES.values()),
-            {v: k for k, v in enumerate(CITYSCAPES)},
-            list(zip(pictures, labels)),
-        )
-    elif (root / "objectInfo150.txt").is_file():
-        part = {"val": "validation", "train": "training"}.get(split, split)
-        rows = (root / "objectInfo150.txt").read_text().splitlines()[1:]
-        names = [row.split("\t")[-1].split(",")[0].strip() for row in rows if row.strip()]
-        labels = sorted((root / "annotations" / part).glob("*.png"))
-        found = LabelMaps(
-            "ADE20K",
-            names,
-            {k + 1: k for k in range(len(names))},
-            [(root / "images" / part / f"{f.stem}.jpg", f) for f in labels],
-        )
-    elif stuff := next(
+    """Find which layout a folder has.
+
+    Args:
+        root: The folder of the data set.
+        split: Part of the data set, such as "val".
+
+    Returns:
+        Its classes and files.
+
+    Raises:
+        BadInput: The folder has no known layout, or no label map for the split.
+    """
+    stuff = next(
         (root / n for n in ("stuffthingmaps_trainval2017", "stuffthingmaps") if (root / n).is_dir()), None
-    ):
-        table = next((f for f in (root / "labels.txt", stuff / "labels.txt") if f.is_file()), None)
-        if table is None:
-            raise BadInput(f"no labels.txt in {root}: COCO-Stuff's list of names")
-        rows = [re.match(r"\s*(\d+)\s*:\s*(.+?)\s*$", line) for line in table.read_text().splitlines()]
-        named = {int(r[1]): re.sub(r"-(other|merged|stuff)\b", "", r[2]).replace("-", " ") for r in rows if r}
-        named = {k: v for k, v in named.items() if k and k not in COCO_UNUSED}
-        part = split if split.endswith("2017") else f"{split}2017"
-        pictures = root / "images" / part if (root / "images" / part).is_dir() else root / part
-        found = LabelMaps(
-            "COCO-Stuff",
-            list(named.values()),
-            {number - 1: k for k, number in enumerate(named)},
-            [(pictures / f"{f.stem}.jpg", f) for f in sorted((stuff / part).glob("*.png"))],
-        )
+    )
+    if (root / "gtFine").is_dir():
+        data = _cityscapes(root, split)
+    elif (root / "objectInfo150.txt").is_file():
+        data = _ade20k(root, split)
+    elif stuff is not None:
+        data = _coco_stuff(root, stuff, split)
     else:
-        found = own_folder(root, split)
-    if not found.pairs:
-        raise BadInput(f"no label map of {found.layout} in {root} for the split {split}")
-    return found
+        data = _plain_folder(root, split)
+    if not data.pairs:
+        raise BadInput(f"no label map of {data.layout} in {root} for the split {split}")
+    return data
 
 
-def own_folder(root: Path, split: str) -> LabelMaps:
-    """images/NAME.* and labels/NAME.png in `root` or `root`/SPLIT; names.json, a list by number or {number: name},
-    beside them or one folder up. What is called void or unlabelled does not count."""
+def _cityscapes(root: Path, split: str) -> LabelMaps:
+    """gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png and leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png."""
+    labels = sorted((root / "gtFine" / split).glob("*/*_gtFine_labelIds.png"))
+    images = [
+        root / "leftImg8bit" / split / file.parent.name / file.name.replace("gtFine_labelIds", "leftImg8bit")
+        for file in labels
+    ]
+    numbers = {number: k for k, number in enumerate(CITYSCAPES)}
+    return LabelMaps("Cityscapes", list(CITYSCAPES.values()), numbers, list(zip(images, labels, strict=True)))
+
+
+def _ade20k(root: Path, split: str) -> LabelMaps:
+    """objectInfo150.txt, images/PART/NAME.jpg and annotations/PART/NAME.png, numbers from 1; 0 is
+    unlabelled."""
+    part = {"val": "validation", "train": "training"}.get(split, split)
+    rows = (root / "objectInfo150.txt").read_text().splitlines()[1:]
+    names = [row.split("\t")[-1].split(",")[0].strip() for row in rows if row.strip()]
+    labels = sorted((root / "annotations" / part).glob("*.png"))
+    pairs = [(root / "images" / part / f"{file.stem}.jpg", file) for file in labels]
+    return LabelMaps("ADE20K", names, {k + 1: k for k in range(len(names))}, pairs)
+
+
+def _coco_stuff(root: Path, stuff: Path, split: str) -> LabelMaps:
+    """labels.txt, the folder `stuff` of label maps, and SPLIT2017/NAME.jpg; a stored number is that of
+    labels.txt - 1."""
+    table = next((file for file in (root / "labels.txt", stuff / "labels.txt") if file.is_file()), None)
+    if table is None:
+        raise BadInput(f"no labels.txt in {root}: COCO-Stuff's list of names")
+    rows = [re.match(r"\s*(\d+)\s*:\s*(.+?)\s*$", line) for line in table.read_text().splitlines()]
+    named = {int(r[1]): re.sub(r"-(other|merged|stuff)\b", "", r[2]).replace("-", " ") for r in rows if r}
+    named = {number: name for number, name in named.items() if number and number not in COCO_UNUSED}
+    part = split if split.endswith("2017") else f"{split}2017"
+    images = root / "images" / part if (root / "images" / part).is_dir() else root / part
+    return LabelMaps(
+        "COCO-Stuff",
+        list(named.values()),
+        {number - 1: k for k, number in enumerate(named)},
+        [(images / f"{file.stem}.jpg", file) for file in sorted((stuff / part).glob("*.png"))],
+    )
+
+
+def _plain_folder(root: Path, split: str) -> LabelMaps:
+    """images/NAME.* and labels/NAME.png in ROOT or ROOT/SPLIT, and names.json beside them or one folder up.
+
+    names.json is a list by number or {number: name}; what is called void or unlabelled does not count.
+    """
     folder = root / split if (root / split / "labels").is_dir() else root
     file = next((f for f in (folder / "names.json", folder.parent / "names.json") if f.is_file()), None)
     if file is None or not (folder / "labels").is_dir():
         raise BadInput(
-            f"{root} has no layout that is known: gtFine, objectInfo150.txt, stuffthingmaps_trainval2017, "
+            f"{root} has no known layout: gtFine, objectInfo150.txt, stuffthingmaps_trainval2017, "
             "or images, labels and names.json"
         )
     try:
@@ -139,10 +197,11 @@ def own_folder(root: Path, split: str) -> LabelMaps:
         named = {int(k): str(v) for k, v in (enumerate(names) if isinstance(names, list) else names.items())}
     except (ValueError, AttributeError) as error:
         raise BadInput(f"{file} must be a list of names, or an object by number ({error})") from None
-    named = {k: v for k, v in named.items() if v.lower() not in UNLABELLED}
-    pictures = {f.stem: f for f in sorted((folder / "images").glob("*"), reverse=True)}
+    named = {number: name for number, name in named.items() if name.lower() not in UNLABELLED_NAMES}
+    # In reverse order, so that of two images with one stem the first in the alphabet is taken.
+    images = {image.stem: image for image in sorted((folder / "images").glob("*"), reverse=True)}
     pairs = [
-        (pictures.get(f.stem, folder / "images" / f"{f.stem}.jpg"), f)
-        for f in sorted((folder / "labels").glob("*.png"))
+        (images.get(label.stem, folder / "images" / f"{label.stem}.jpg"), label)
+        for label in sorted((folder / "labels").glob("*.png"))
     ]
-    return LabelMaps("label maps", list(named.values()), {v: k for k, v in enumerate(named)}, pairs)
+    return LabelMaps("label maps", list(named.values()), {number: k for k, number in enumerate(named)}, pairs)

@@ -2,69 +2,95 @@
 
     python -m eval reasonseg --root ReasonSeg --split val --predictions lisa-7b --out runs/eval/lisa-7b
 
-The folder holds, for every question, KEY.png (nonzero = foreground; all zero = "it is not there"), or one
-`predictions.json` {"KEY": RLE | [RLE, ...] | null}; null = "it is not there". KEY is the benchmark's name
-of the question: what `samples.jsonl` calls `key`.
+The folder holds, for every question, KEY.png (nonzero = foreground; all zero = "it is not in the image"), or
+one `predictions.json` {"KEY": RLE | [RLE, ...] | null}; null = "it is not in the image". KEY is the
+benchmark's name of the question: what `samples.jsonl` calls `key`.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from assistant.answer import Answer, Target
 from assistant.errors import BadInput
-from assistant.record import from_rle
+from assistant.sam.mask_ops import decode_rle
 
 
 class Predictions:
-    """Answers as `Scene.ask` gives them, without words. weights: the checksum of the whole folder's content."""
+    """Masks of questions in a folder, as answers without words.
+
+    Attributes:
+        folder: The folder.
+        weights: {"predictions": sha256 of the folder's whole content}.
+    """
 
     def __init__(self, folder: Path):
-        self.folder, self.table, file = folder, None, folder / "predictions.json"
-        files = [file] if file.exists() else sorted(folder.glob("*.png"))
+        """Raises BadInput where the folder holds no predictions, or they cannot be read."""
+        self.folder = folder
+        json_file = folder / "predictions.json"
+        files = [json_file] if json_file.exists() else sorted(folder.glob("*.png"))
         if not files:
             raise BadInput(f"--predictions {folder} has neither predictions.json nor KEY.png files")
         digest = hashlib.sha256()
-        for each in files:
-            digest.update(each.name.encode() + each.read_bytes())
+        for file in files:
+            digest.update(file.name.encode() + file.read_bytes())
         self.weights = {"predictions": digest.hexdigest()}
-        if file.exists():
-            try:
-                self.table = json.loads(file.read_text())
-            except ValueError as error:
-                raise BadInput(f"{file} is not JSON ({error})") from None
-            if not isinstance(self.table, dict):
-                raise BadInput(f"{file} must be an object {{KEY: RLE, list of RLE or null}}")
+        self._table = _read_table(json_file) if json_file.exists() else None
 
     def answer(self, key: int | str, size: tuple[int, int]) -> Answer:
-        """BadInput where there is no prediction of that name, or it has another size than the picture."""
-        masks = [m for m in self._masks(str(key)) if m.any()]
+        """The prediction of one question, a present target per mask that is not empty.
+
+        Args:
+            key: The benchmark's name of the question.
+            size: (height, width) in pixels of the image.
+
+        Raises:
+            BadInput: There is no prediction of that name, or it has another size than the image.
+        """
+        masks = [mask for mask in self._masks(str(key)) if mask.any()]
         for mask in masks:
             if mask.shape != size:
                 raise BadInput(
-                    f"the prediction is {mask.shape[1]}x{mask.shape[0]}, the picture {size[1]}x{size[0]}"
+                    f"the prediction is {mask.shape[1]}x{mask.shape[0]}, the image {size[1]}x{size[0]}"
                 )
-        targets = [Target("it", True, 1.0, mask, []) for mask in masks] or [
-            Target("it", False, 0.0, None, [])
-        ]
-        return Answer("", targets, size, None)
+        targets = [Target("it", True, 1.0, mask, []) for mask in masks]
+        return Answer("", targets or [Target("it", False, 0.0, None, [])], size, None)
 
     def _masks(self, key: str) -> list[np.ndarray]:
-        from PIL import Image
+        """The masks of a question, (H, W) bool each."""
+        if self._table is None:
+            return [_read_png(self.folder / f"{key}.png")]
+        if key not in self._table:
+            raise BadInput(f"no prediction called {key} in {self.folder / 'predictions.json'}")
+        rles = self._table[key] or []
+        return [decode_rle(rle) for rle in (rles if isinstance(rles, list) else [rles])]
 
-        if self.table is not None:
-            if key not in self.table:
-                raise BadInput(f"no prediction called {key} in {self.folder / 'predictions.json'}")
-            found = self.table[key]
-            return [from_rle(rle) for rle in (found if isinstance(found, list) else [found] if found else [])]
-        file = self.folder / f"{key}.png"
-        if not file.exists():
-            raise BadInput(f"no prediction {file}")
-        try:
-            with Image.open(file) as opened:
-                mask = np.asarray(opened)  # palette numbers as stored
-        except OSError as error:
-            raise BadInput(f"{file} cannot be read: {error}") from None
-        return [mask.reshape(*mask.shape[:2], -1)[..., :3].any(2)]
+
+def _read_table(file: Path) -> dict[str, Any]:
+    """The content of a predictions.json."""
+    try:
+        table = json.loads(file.read_text())
+    except ValueError as error:
+        raise BadInput(f"{file} is not JSON ({error})") from None
+    if not isinstance(table, dict):
+        raise BadInput(f"{file} must be an object {{KEY: RLE, list of RLE or null}}")
+    return table
+
+
+def _read_png(file: Path) -> np.ndarray:
+    """The foreground of a PNG, (H, W) bool."""
+    from PIL import Image
+
+    if not file.exists():
+        raise BadInput(f"no prediction {file}")
+    try:
+        with Image.open(file) as opened:
+            stored = np.asarray(opened)  # the numbers of a palette image, not its colours
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error}") from None
+    return stored.reshape(*stored.shape[:2], -1)[..., :3].any(2)

@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> dict:
     from assistant.mllm.local_model import MultimodalLLM
     from assistant.weights import resolve_model
     from finetune.mllm.train import started
-    from finetune.region_cache import Regions
+    from finetune.region_cache import ImageRegions
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, args.dtype) if args.dtype else torch.float32 if device == "cpu" else torch.bfloat16
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> dict:
     )
     rng = torch.Generator().manual_seed(args.seed)
     square = {"size": [512, 512], "counts": "PP2P8"}
-    regions = Regions(torch.randn(REGIONS, WIDTH, generator=rng), [square] * REGIONS)
+    regions = ImageRegions(torch.randn(REGIONS, WIDTH, generator=rng), [square] * REGIONS)
     batch = batch_of(llm, regions, args.batch)
     args.adapter, args.targets, args.alpha, args.dropout, args.tune_vision = (
         None,

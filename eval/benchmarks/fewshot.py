@@ -25,10 +25,13 @@ from pathlib import Path
 import numpy as np
 
 from assistant.errors import BadInput
+from eval import models
+from eval.annotated_images import read_annotated_images
 from eval.metrics import counts
-from eval.photos import read_photos
-from eval.report import Picture, write_report
-from eval.result import Result, Run, print_table, write_result
+from eval.report import Sample, write_report
+from eval.result import Result, bad_inputs, print_table, write_result
+from eval.run import Run
+from eval.settings import EvalSettings, eval_settings
 
 VERSION = 1
 FOLDS = 4
@@ -71,20 +74,20 @@ class Pictures:
 
 def coco_folder(root: Path) -> Pictures:
     """A folder with instances.json and images/; categories in the order of their ids. Crowds do not count."""
-    photos = read_photos(root)
+    photos = read_annotated_images(root)
     listed = json.loads((root / "instances.json").read_text())["categories"]
     names = [c["name"] for c in sorted(listed, key=lambda c: c["id"])]
 
     def read(picture: int, category: int):
         masks = [np.zeros((photos[picture].height, photos[picture].width), bool) for _ in range(2)]
-        for outline in photos[picture].objects:
+        for outline in photos[picture].instances:
             if outline.category == names[category]:
                 masks[outline.crowd] |= outline.mask()
         return masks[0], masks[1] & ~masks[0] if masks[1].any() else None
 
     holding: dict[int, list[int]] = {}
     for k, photo in enumerate(photos):
-        for name in {o.category for o in photo.objects}:
+        for name in {o.category for o in photo.instances}:
             if read(k, names.index(name))[0].sum() >= SMALLEST:
                 holding.setdefault(names.index(name), []).append(k)
     return Pictures(names, [p.path for p in photos], holding, read)
@@ -209,7 +212,7 @@ def play(matcher, looks: Looks, queries: Pictures, sources: Pictures, episode: E
     """One episode, every arm -> its line."""
     from assistant.few_shot.matcher import check_mask
     from assistant.few_shot.similarity import Reference, cover
-    from assistant.record import to_rle
+    from assistant.sam.mask_ops import encode_rle
 
     name = queries.names[episode.category]
     query = looks(queries.paths[episode.query])
@@ -245,7 +248,7 @@ def play(matcher, looks: Looks, queries: Pictures, sources: Pictures, episode: E
             "background": counts(~mask, ~truth, ignore),
             "score": score,
             "seconds": look + time.perf_counter() - began,
-            "rle": to_rle(mask),
+            "rle": encode_rle(mask),
         }
     return line
 
@@ -273,67 +276,98 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(args: argparse.Namespace) -> None:
-    """Play every episode and write result.json, samples.jsonl and report.html."""
-    from tqdm import tqdm
+@dataclass(frozen=True)
+class FewShotOptions:
+    """What the benchmark asks beside `EvalSettings`.
 
+    Attributes:
+        layout: A name of `LAYOUTS`.
+        references: Folder of the same layout that references are drawn from; None for `EvalSettings.root`.
+        folds: The folds to score.
+        shots: References per episode.
+        episodes: Episodes per fold.
+        weights: What `finetune reference` wrote, "{fold}" standing for the fold; None for the preset's own.
+    """
+
+    layout: str
+    references: Path | None
+    folds: tuple[int, ...]
+    shots: int
+    episodes: int
+    weights: str | None
+
+
+def main(args: argparse.Namespace) -> None:
+    """Read the options and run the benchmark."""
+    options = FewShotOptions(
+        layout=args.layout,
+        references=args.references,
+        folds=tuple(sorted(set(args.fold))),
+        shots=args.shots,
+        episodes=args.episodes,
+        weights=args.weights,
+    )
+    run(eval_settings(args), options)
+
+
+def run(settings: EvalSettings, options: FewShotOptions) -> None:
+    """Play every episode and write result.json, samples.jsonl and report.html."""
     from assistant.few_shot.matcher import Matcher, pocket_matcher
     from assistant.weights import pocket_file, sha256_of
 
-    if args.shots < 1 or args.episodes < 1:
+    if options.shots < 1 or options.episodes < 1:
         raise BadInput("--shots and --episodes must be at least 1")
-    queries = LAYOUTS[args.layout](args.root)
-    sources = LAYOUTS[args.layout](args.references) if args.references else queries
+    queries = LAYOUTS[options.layout](settings.root)
+    sources = LAYOUTS[options.layout](options.references) if options.references else queries
     if sources.names != queries.names:
-        raise BadInput(f"{args.references} and {args.root} have other categories")
-    segmenter, weights = args.open_segmenter(args)
-    folds, files = sorted(set(args.fold)), {}
+        raise BadInput(f"{options.references} and {settings.root} have other categories")
+    segmenter, weights = models.open_segmenter(settings)
+    folds, files = list(options.folds), {}
     for fold in folds:
         file = (
-            Path(args.weights.replace("{fold}", str(fold)))
-            if args.weights
+            Path(options.weights.replace("{fold}", str(fold)))
+            if options.weights
             else pocket_file("reference.safetensors")
         )
         files[fold] = file / "reference.safetensors" if file.is_dir() else file
     matchers = {
-        f: Matcher.load(files[f], segmenter) if args.weights else pocket_matcher(segmenter) for f in folds
+        f: Matcher.load(files[f], segmenter) if options.weights else pocket_matcher(segmenter) for f in folds
     }
     weights |= {
         f"reference of fold {f}" if len(folds) > 1 else "reference": sha256_of(files[f]) for f in folds
     }
     drawn = [
-        draw_episodes(args.layout, queries, sources, f, args.shots, args.episodes, args.seed) for f in folds
+        draw_episodes(options.layout, queries, sources, f, options.shots, options.episodes, settings.seed)
+        for f in folds
     ]
-    episodes = [e for of_fold in drawn for e in of_fold][: args.limit]
-    run = Run(
-        args.out,
+    episodes = [e for of_fold in drawn for e in of_fold][: settings.limit]
+    samples = Run(
+        settings.out,
         {
             "benchmark": "fewshot",
             "version": VERSION,
-            "layout": args.layout,
-            "root": str(args.root.resolve()),
-            "references": str((args.references or args.root).resolve()),
+            "layout": options.layout,
+            "root": str(settings.root.resolve()),
+            "references": str((options.references or settings.root).resolve()),
             "fold": folds,
-            "shots": args.shots,
-            "episodes": args.episodes,
-            "seed": args.seed,
+            "shots": options.shots,
+            "episodes": options.episodes,
+            "seed": settings.seed,
             "weights": weights,
-            "preset": args.preset,
+            "preset": settings.models.describe(),
         },
+        settings.strict,
     )
     looks = Looks(matchers[folds[0]])  # the frozen features are the same in all folds
-    for episode in tqdm(run.mine(episodes), desc="episodes", disable=None):
-        if episode.key in run.done:
-            continue
-        try:
-            run.add(episode.key, play(matchers[episode.fold], looks, queries, sources, episode))
-        except BadInput as error:
-            if args.strict:
-                raise
-            run.add(episode.key, {"name": str(queries.paths[episode.query]), "error": str(error)})
-    lines = run.gather(e.key for e in episodes)
+    lines = samples.each(
+        episodes,
+        lambda episode: episode.key,
+        lambda episode: play(matchers[episode.fold], looks, queries, sources, episode),
+        noun="episodes",
+        describe=lambda episode: {"name": str(queries.paths[episode.query])},
+    )
     if lines is not None:
-        finish(args, lines, episodes, queries, sources, weights)
+        finish(settings, options, lines, episodes, queries, sources, weights)
 
 
 class Table:
@@ -382,12 +416,14 @@ def interval(values: np.ndarray) -> list[float]:
     return [float(v) for v in np.quantile(values, [0.025, 0.975])]
 
 
-def finish(args, lines, episodes, queries, sources, weights) -> None:
+def finish(
+    settings: EvalSettings, options: FewShotOptions, lines, episodes, queries, sources, weights
+) -> None:
     good = [x for x in lines if "error" not in x]
     if not good:
         raise BadInput(f"no episode can be played: {lines[0]['error']}")
     folds = sorted({x["fold"] for x in good})
-    once, drawn = scores(good, args.seed)
+    once, drawn = scores(good, settings.seed)
     figures, ci95, by = {}, {}, {}
     for arm in ARMS:
         for k, name in enumerate(("mIoU", "FB-IoU")):
@@ -409,33 +445,33 @@ def finish(args, lines, episodes, queries, sources, weights) -> None:
             inter, union = np.sum([x["arms"][arm]["pair"] for x in mine], 0)
             by[f"category: {name}"][f"{arm} mIoU"] = float(inter / max(1, union))
     figures |= {
-        "layout": args.layout,
-        "shots": args.shots,
+        "layout": options.layout,
+        "shots": options.shots,
         "queries": len({x["query"] for x in good}),
-        "episodes with fewer references": sum(len(x["references"]) < args.shots for x in good),
+        "episodes with fewer references": sum(len(x["references"]) < options.shots for x in good),
     }
     result = Result(
         benchmark="fewshot",
         version=VERSION,
-        protocol=f"{args.layout}, {args.shots}-shot",
+        protocol=f"{options.layout}, {options.shots}-shot",
         n=len(good),
-        preset=args.preset,
+        preset=settings.models.describe(),
         weights=weights,
         figures=figures,
         ci95=ci95,
         by=by,
         seconds_per_image=float(np.median([x["open_seconds"] for x in good])),
         seconds_per_query=float(np.median([x["arms"]["text"]["seconds"] for x in good])),
-        bad=[{"name": x["name"], "error": x["error"]} for x in lines if "error" in x],
+        bad=bad_inputs(lines, "name"),
     )
-    write_result(args.out, result)
-    write_report(args.out, result, pictures=pictures_of(lines, episodes, queries, sources))
+    write_result(settings.out, result)
+    write_report(settings.out, result, pictures=pictures_of(lines, episodes, queries, sources))
     figures |= {
         "seconds to open a reference": result.seconds_per_image,
         "seconds to find what is like it": result.seconds_per_query,
     }
     print_table(
-        f"fewshot, version {VERSION}, {args.layout}, {args.shots}-shot, folds {folds}, {len(good)} episodes, "
+        f"fewshot, version {VERSION}, {options.layout}, {options.shots}-shot, folds {folds}, {len(good)} episodes, "
         f"{len(result.bad)} bad",
         {
             k: f"{v:.4f}  [{ci95[k][0]:+.4f}, {ci95[k][1]:+.4f}]" if k in ci95 else v
@@ -449,7 +485,7 @@ def finish(args, lines, episodes, queries, sources, weights) -> None:
 def pictures_of(lines, episodes, queries, sources):
     """Episodes where the name helped, where it hurt, and some others: reference, truth, every arm."""
     from assistant.images import open_image
-    from assistant.record import from_rle
+    from assistant.sam.mask_ops import decode_rle
 
     good = [(e, x) for e, x in zip(episodes, lines) if "error" not in x]
     ratio = lambda x, arm: x["arms"][arm]["pair"][0] / max(1, x["arms"][arm]["pair"][1])
@@ -470,6 +506,6 @@ def pictures_of(lines, episodes, queries, sources):
             ]
             panels += [("truth", image, [queries.read(e.query, e.category)[0]])]
             panels += [
-                (f"{arm} {ratio(x, arm):.2f}", image, [from_rle(x["arms"][arm]["rle"])]) for arm in ARMS
+                (f"{arm} {ratio(x, arm):.2f}", image, [decode_rle(x["arms"][arm]["rle"])]) for arm in ARMS
             ]
-            yield Picture(group, f"{x['category']}   {x['query']}", [], panels)
+            yield Sample(group, f"{x['category']}   {x['query']}", [], panels)

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from assistant.errors import BadInput
+from eval import models
+from eval.annotated_images import SIZES, AnnotatedImage, open_sized, read_annotated_images, size_name
 from eval.metrics import bootstrap_interval, counts, iou
-from eval.photos import SIZES, open_sized, read_photos, size_name
 from eval.report import Curve, write_report
-from eval.result import Result, Run, print_table, write_result
+from eval.result import Result, bad_inputs, print_table, write_result
+from eval.run import Run
+from eval.settings import EvalSettings, eval_settings
 
 VERSION = 1
 CLICKS = 5
@@ -127,7 +129,7 @@ def summary(objects: list[dict]) -> dict:
     return figures
 
 
-def bf16(on: bool):
+def autocast_to_bfloat16(on: bool):
     """Autocast to bfloat16 on the CPU where `on`."""
     import torch
 
@@ -141,50 +143,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Score every object under --root and write result.json, samples.jsonl and report.html."""
-    from tqdm import tqdm
+    """Read the options and run the benchmark."""
+    run(eval_settings(args), bf16=args.bf16)
 
-    photos = read_photos(args.root, args.limit)
-    segmenter, weights = args.open_segmenter(args)
-    run = Run(
-        args.out,
+
+def run(settings: EvalSettings, bf16: bool = False) -> None:
+    """Score every instance of the images and write result.json, samples.jsonl and report.html."""
+    images = read_annotated_images(settings.root, settings.limit)
+    segmenter, weights = models.open_segmenter(settings)
+    samples = Run(
+        settings.out,
         {
             "benchmark": "interactive",
             "version": VERSION,
-            "root": str(Path(args.root).resolve()),
-            "preset": args.preset,
+            "root": str(settings.root.resolve()),
+            "preset": settings.models.describe(),
             "weights": weights,
-            "bf16": args.bf16,
+            "bf16": bf16,
         },
+        settings.strict,
     )
-    for photo in tqdm(run.mine(photos), desc="photos"):
-        key = photo.path.name
-        if key in run.done:
-            continue
-        try:
-            image = open_sized(photo.path, photo.height, photo.width)
-        except BadInput as error:
-            if args.strict:
-                raise
-            run.add(key, {"error": str(error)})
-            continue
-        with bf16(args.bf16):
-            began = time.perf_counter()
-            embedding = segmenter.encode(image)
-            seconds = time.perf_counter() - began
-            lines = []
-            for outline in photo.objects:
-                target = outline.mask()
-                if not outline.crowd and target.any():
-                    line = score_object(segmenter, embedding, target)
-                    lines.append({"id": outline.id, "category": outline.category} | line)
-        run.add(key, {"seconds": seconds, "objects": lines})
-    lines = run.gather(p.path.name for p in photos)
+
+    def score(annotated: AnnotatedImage) -> dict:
+        return score_image(segmenter, annotated, bf16)
+
+    lines = samples.each(images, lambda annotated: annotated.path.name, score)
     if lines is not None:
-        finish(args, lines, weights)
+        finish(settings, lines, weights)
 
 
-def finish(args: argparse.Namespace, lines: list[dict], weights: dict[str, str]) -> None:
+def score_image(segmenter, annotated: AnnotatedImage, bf16: bool) -> dict:
+    """The line of one image: the seconds that SAM's encoder took, and the scores of every instance but crowds."""
+    image = open_sized(annotated.path, annotated.height, annotated.width)
+    with autocast_to_bfloat16(bf16):
+        began = time.perf_counter()
+        embedding = segmenter.encode(image)
+        seconds = time.perf_counter() - began
+        lines = []
+        for instance in annotated.instances:
+            target = instance.mask()
+            if not instance.crowd and target.any():
+                line = score_object(segmenter, embedding, target)
+                lines.append({"id": instance.id, "category": instance.category} | line)
+    return {"seconds": seconds, "objects": lines}
+
+
+def finish(settings: EvalSettings, lines: list[dict], weights: dict[str, str]) -> None:
     good = [line for line in lines if "objects" in line]
     objects = [o for line in good for o in line["objects"]]
     seen = [o for o in objects if o["area"] > 32**2]
@@ -194,15 +198,15 @@ def finish(args: argparse.Namespace, lines: list[dict], weights: dict[str, str])
         benchmark="interactive",
         version=VERSION,
         n=len(objects),
-        preset=args.preset,
+        preset=settings.models.describe(),
         weights=weights,
         figures=figures,
-        ci95={f"{k}_above_32x32": bootstrap_interval([o[k] for o in seen], args.seed) for k in names},
+        ci95={f"{k}_above_32x32": bootstrap_interval([o[k] for o in seen], settings.seed) for k in names},
         by={size: summary([o for o in objects if size_name(o["area"]) == size]) for size in SIZES},
         seconds_per_image=float(np.median([line["seconds"] for line in good])) if good else None,
-        bad=[{"name": line["key"], "error": line["error"]} for line in lines if "error" in line],
+        bad=bad_inputs(lines),
     )
-    write_result(args.out, result)
+    write_result(settings.out, result)
     curve = Curve(
         "Click by click",
         "clicks",
@@ -213,7 +217,7 @@ def finish(args: argparse.Namespace, lines: list[dict], weights: dict[str, str])
             if f["n"]
         },
     )
-    write_report(args.out, result, [curve])
+    write_report(settings.out, result, [curve])
     title = (
         f"interactive, version {VERSION}, {len(objects)} objects on {len(good)} photos, {len(result.bad)} bad"
     )

@@ -13,10 +13,13 @@ the picture. Reads VOC's layout, COCO's, or a COCO-format folder. Differences ar
 over photos.
 """
 
+from __future__ import annotations
+
 import argparse
 import functools
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +30,13 @@ from assistant.attention.labelled_images import read_labelled
 from assistant.attention.maps import class_maps, shares, with_background
 from assistant.attention.prompt_attention import Ranking
 from assistant.errors import BadInput
-from assistant.sam.mask_resizing import decode_rle
-from eval.benchmarks.semantic import np_save_label, read_prediction, table
-from eval.metrics import class_counts, class_ious
-from eval.report import Picture, write_report
-from eval.result import Result, Run, print_table, write_result
+from assistant.sam.mask_ops import decode_rle
+from eval.label_maps import read_label_map, save_label_map
+from eval.metrics import class_counts, class_ious, packed_counts, summed_counts
+from eval.report import Sample, write_report
+from eval.result import Result, bad_inputs, print_table, write_result
+from eval.run import Run
+from eval.settings import EvalSettings, eval_settings
 
 VERSION = 3  # 3: tuned maps are read as the others are, and without the match too
 GRID = 160  # cells of the longer side that maps are drawn on before they are enlarged to the picture
@@ -108,21 +113,21 @@ def answers(
     names: list[str],
     ranking: Ranking,
     tuned: dict,
-    args,
+    options: OneShotOptions,
     free: bool = True,
 ) -> dict:
     """{arm: (H, W) label map} of one photo; free False: only what is tuned. Of the tuned runs number 0 is refined."""
     size, classes, found = image.shape[:2], len(names) + 1, {}
     look = probe.attention(view, prompts) if free else None
     every = [(layer, None) for layer in range(probe.layers)]
-    heads = [(layer, head) for layer, head, _ in ranking.heads[: args.heads]]
+    heads = [(layer, head) for layer, head, _ in ranking.heads[: options.heads]]
     for name, use in (("all layers", every), ("ranked layers", ranking.use), ("ranked heads", heads)):
         if not use or not free:
             continue
         maps = drawn(look, use, owner, classes, size)
         found[name] = enlarged(maps, size)
         found[name + ALONE] = enlarged(drawn(look, use, owner, classes, size, False), size)
-        if name == "ranked layers" and not args.no_refinement:
+        if name == "ranked layers" and options.refinement:
             for how in ("crf", "vote"):
                 found[f"{name}, {how}"] = enlarged(refined(maps, image, masks, how), size)
     layers = sorted({layer for layer, _ in ranking.use})
@@ -132,7 +137,7 @@ def answers(
         maps = drawn(look, ranking.use, owner, classes, size)
         found[f"tuned {run}"] = enlarged(maps, size)
         found[f"tuned {run}{ALONE}"] = enlarged(drawn(look, ranking.use, owner, classes, size, False), size)
-        if run == 0 and not args.no_refinement:
+        if run == 0 and options.refinement:
             for how in ("crf", "vote"):
                 found[f"tuned {run}, {how}"] = enlarged(refined(maps, image, masks, how), size)
     probe.restore({})
@@ -161,91 +166,124 @@ def read_tuned(folder: Path | None, ranking: Ranking) -> dict[int, dict]:
     return found
 
 
-def main(args: argparse.Namespace) -> None:
-    """Look at every photo and write result.json, samples.jsonl and report.html."""
-    from tqdm import tqdm
+@dataclass(frozen=True)
+class OneShotOptions:
+    """What the benchmark asks beside `EvalSettings`.
 
-    from assistant.cli import model_options
+    Attributes:
+        split: Part of the data set.
+        ranking: File that `rank-layers` wrote; None for the model's own ranking.
+        heads: How many heads the arm of heads averages.
+        tuned: Folder that `finetune attention` wrote; None for the arms without tuning only.
+        refinement: Whether to score ConvCRF and the proposals' votes.
+        cache_folder: Folder of opened images; None for `EvalSettings.out`/views.
+    """
+
+    split: str
+    ranking: Path | None
+    heads: int
+    tuned: Path | None
+    refinement: bool
+    cache_folder: Path | None
+
+
+def main(args: argparse.Namespace) -> None:
+    """Read the options and run the benchmark."""
+    options = OneShotOptions(
+        split=args.split,
+        ranking=args.ranking,
+        heads=args.heads,
+        tuned=args.tuned,
+        refinement=not args.no_refinement,
+        cache_folder=args.keep,
+    )
+    run(eval_settings(args), options)
+
+
+def run(settings: EvalSettings, options: OneShotOptions) -> None:
+    """Score every image and write result.json, samples.jsonl and report.html."""
     from assistant.images import open_image
     from assistant.presets import load_attention_probe, load_image_opener
     from assistant.weights import sha256_of
 
-    names, photos = read_labelled(args.root, args.split)
-    photos = photos[: args.limit]
-    options = model_options(args)
-    probe, probe_weights = load_attention_probe(options)
+    names, photos = read_labelled(settings.root, options.split)
+    photos = photos[: settings.limit]
+    probe, probe_weights = load_attention_probe(settings.models)
 
     @functools.cache
     def load_opener():
-        return load_image_opener(options.sam_or_preset, options.device)[0]
+        return load_image_opener(settings.models.sam_or_preset, settings.models.device)[0]
 
-    ranking = Ranking.load(args.ranking) if args.ranking else probe.ranking
+    ranking = Ranking.load(options.ranking) if options.ranking else probe.ranking
     if ranking is None:
         raise BadInput("give --ranking, what python -m assistant rank-layers wrote for this model")
     probe.ranking = ranking
     probe.restore({})  # training-free means the model's own attention
-    tuned, weights = read_tuned(args.tuned, ranking), dict(probe_weights)
-    sums = {str(run): sha256_of(args.tuned / f"run-{run}.safetensors") for run in tuned}
+    tuned, weights = read_tuned(options.tuned, ranking), dict(probe_weights)
+    sums = {str(r): sha256_of(options.tuned / f"run-{r}.safetensors") for r in tuned}
     prompts, owner = with_background(names)
-    run = Run(
-        args.out,
+    preset = settings.models.describe()
+    samples = Run(
+        settings.out,
         {
             "benchmark": "oneshot",
             "version": VERSION,
-            "root": str(args.root.resolve()),
-            "split": args.split,
-            "preset": model_options(args).describe(),
+            "root": str(settings.root.resolve()),
+            "split": options.split,
+            "preset": preset,
             "weights": weights,
             "use": ranking.use,
-            "heads": args.heads,
-            "refinement": not args.no_refinement,
-            "seed": args.seed,
+            "heads": options.heads,
+            "refinement": options.refinement,
+            "seed": settings.seed,
         },
+        settings.strict,
     )
-    for photo in tqdm(run.mine(photos), desc="pictures", disable=None):
-        before = run.done.get(photo.path.name, {})
-        known = before.get("tuned", {})
-        missing = {
-            r: w for r, w in tuned.items() if known.get(str(r)) != sums[str(r)]
-        }  # runs may be added to a result
-        if before and ("error" in before or not missing):
-            continue
-        line = {"image": str(photo.path)}
-        try:
-            truth, image = photo.read(), open_image(photo.path)
-            if truth.shape != image.shape[:2]:
-                raise BadInput(
-                    f"the picture is {image.shape[1]}x{image.shape[0]}, its labels "
-                    f"{truth.shape[1]}x{truth.shape[0]}"
+    saved = {"ranked layers", *(f"tuned {r}" for r in tuned if r == min(tuned))}
+
+    def missing(line: dict) -> dict[int, dict]:
+        """The tuned runs that a line does not have yet: they may be added to a result."""
+        known = line.get("tuned", {})
+        return {r: w for r, w in tuned.items() if known.get(str(r)) != sums[str(r)]}
+
+    def score(photo) -> dict:
+        before = samples.done.get(photo.path.name, {})
+        new = missing(before)
+        truth, image = photo.read(), open_image(photo.path)
+        if truth.shape != image.shape[:2]:
+            raise BadInput(
+                f"the picture is {image.shape[1]}x{image.shape[0]}, its labels {truth.shape[1]}x{truth.shape[0]}"
+            )
+        view = probe.open(photo.path, options.cache_folder or settings.out / "views")
+        masks = masks_on(probe, view, load_opener, truth.shape) if options.refinement else None
+        began = time.perf_counter()
+        with torch.inference_mode():
+            with probe.reusing():  # of this photo
+                found = answers(
+                    probe, view, image, masks, prompts, owner, names, ranking, new, options, not before
                 )
-            view = probe.open(photo.path, args.keep or args.out / "views")
-            masks = None if args.no_refinement else masks_on(probe, view, load_opener, truth.shape)
-            began = time.perf_counter()
-            with torch.inference_mode():
-                with probe.reusing():  # of this photo
-                    found = answers(
-                        probe, view, image, masks, prompts, owner, names, ranking, missing, args, not before
-                    )
-            line["seconds"] = time.perf_counter() - began
-        except BadInput as error:
-            if args.strict:
-                raise BadInput(f"{photo.path.name}: {error}") from None
-            run.add(photo.path.name, line | {"error": str(error)})
-            continue
-        line["arms"], line["tuned"] = (
-            dict(before.get("arms", {})),
-            known | {str(r): sums[str(r)] for r in missing},
-        )
+        line = {
+            "image": str(photo.path),
+            "seconds": time.perf_counter() - began,
+            "arms": dict(before.get("arms", {})),
+            "tuned": before.get("tuned", {}) | {str(r): sums[str(r)] for r in new},
+        }
         for arm, label in found.items():
-            counts = class_counts(label, truth, len(names) + 1)
-            line["arms"][arm] = {str(k): counts[:, k].tolist() for k in np.flatnonzero(counts.any(0))}
-        run.add(photo.path.name, line)
-        for arm in found.keys() & {"ranked layers", *(f"tuned {r}" for r in tuned if r == min(tuned))}:
-            np_save_label(args.out / arm, photo.path.stem, found[arm])
-    lines = run.gather(photo.path.name for photo in photos)
+            line["arms"][arm] = packed_counts(class_counts(label, truth, len(names) + 1))
+            if arm in saved:
+                save_label_map(settings.out / arm, photo.path.stem, label)
+        return line
+
+    lines = samples.each(
+        photos,
+        lambda photo: photo.path.name,
+        score,
+        describe=lambda photo: {"image": str(photo.path)},
+        is_finished=lambda line: "error" in line or not missing(line),
+    )
     if lines is not None:
         weights |= {f"tuned {r}": s for r, s in sums.items()}
-        finish(args, names, photos, lines, sorted(tuned), model_options(args).describe(), weights)
+        finish(settings, names, photos, lines, sorted(tuned), preset, weights)
 
 
 def masks_on(probe, view, load_opener, size) -> torch.Tensor:
@@ -267,19 +305,19 @@ def miou(counts: np.ndarray) -> float:
 
 
 def finish(
-    args, names: list[str], photos: list, lines: list[dict], runs: list[int], preset: str, weights: dict
+    settings: EvalSettings, names: list[str], photos: list, lines: list[dict], runs: list[int], preset: str, weights: dict
 ) -> None:
     good = [line for line in lines if "error" not in line]
     if not good:
-        raise BadInput(f"no photo of {args.root} can be used: {lines[0]['key']}: {lines[0]['error']}")
+        raise BadInput(f"no photo of {settings.root} can be used: {lines[0]['key']}: {lines[0]['error']}")
     classes, arms = len(names) + 1, list(good[0]["arms"])
-    each = {arm: np.stack([table([{"counts": line["arms"][arm]}], classes) for line in good]) for arm in arms}
+    each = {arm: np.stack([summed_counts([line["arms"][arm]], classes) for line in good]) for arm in arms}
     groups = {arm: [arm] for arm in arms if not arm.startswith("tuned")}
     if runs:  # the mean over runs stands for tuning
         groups |= {f"tuned{alone}": [f"tuned {r}{alone}" for r in runs] for alone in ("", ALONE)}
         groups |= {arm: [arm] for arm in arms if arm.split(",")[0] == "tuned 0" and not arm.endswith(ALONE)}
     value = lambda group, pick: float(np.mean([miou(each[arm][pick].sum(0)) for arm in groups[group]]))
-    every, rng = np.arange(len(good)), np.random.default_rng(args.seed)
+    every, rng = np.arange(len(good)), np.random.default_rng(settings.seed)
     # The same photos in every arm: differences are paired.
     draws = [rng.integers(len(good), size=len(good)) for _ in range(500)]
     resampled = {group: np.array([value(group, pick) for pick in draws]) for group in groups}
@@ -328,11 +366,11 @@ def finish(
             for k, name in enumerate(["background", *names])
         },
         seconds_per_image=float(np.median([line["seconds"] for line in good])),
-        bad=[{"name": line["key"], "error": line["error"]} for line in lines if "error" in line],
+        bad=bad_inputs(lines),
     )
-    write_result(args.out, result)
+    write_result(settings.out, result)
     write_report(
-        args.out, result, [], pictures_of(good, names, args.out, {p.path.name: p for p in photos}, runs)
+        settings.out, result, [], pictures_of(good, names, settings.out, {p.path.name: p for p in photos}, runs)
     )
     print_table(
         f"oneshot, version {VERSION}, {result.n} photos, {figures['classes']} classes with background: mIoU",
@@ -351,14 +389,14 @@ def pictures_of(lines: list[dict], names: list[str], out: Path, photos: dict, ru
     from assistant.images import open_image
 
     arms = ["ranked layers", *([f"tuned {runs[0]}"] if runs else [])]
-    score = {line["key"]: miou(table([{"counts": line["arms"][arms[-1]]}], len(names) + 1)) for line in lines}
+    score = {line["key"]: miou(summed_counts([line["arms"][arms[-1]]], len(names) + 1)) for line in lines}
     ranked = sorted(lines, key=lambda line: (score[line["key"]], line["key"]))
     shown = min(SHOWN, (len(ranked) + 1) // 2)
     for group, picked in (("Worst", ranked[:shown]), ("Best", ranked[::-1][:shown])):
         for line in picked:
             photo = photos[line["key"]]
             maps = {
-                arm: read_prediction(out / arm / "label_maps", photo.path.stem, len(names) + 1)
+                arm: read_label_map(out / arm / "label_maps", photo.path.stem, len(names) + 1)
                 for arm in arms
             }
             maps = {"truth": photo.read()} | maps
@@ -369,4 +407,4 @@ def pictures_of(lines: list[dict], names: list[str], out: Path, photos: dict, ru
                 panels.append(
                     (f"{name}: {there or 'nothing'}", open_image(photo.path), [label == k for k in numbers])
                 )
-            yield Picture(group, f"mIoU {score[line['key']]:.2f}   {line['key']}", [], panels)
+            yield Sample(group, f"mIoU {score[line['key']]:.2f}   {line['key']}", [], panels)

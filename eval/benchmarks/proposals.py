@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from assistant.errors import BadInput
+from eval import models
+from eval.annotated_images import SIZES, AnnotatedImage, open_sized, read_annotated_images, size_name
 from eval.metrics import bootstrap_interval, c_iou
 from eval.oracle import Atoms, oracle
-from eval.photos import SIZES, Photo, open_sized, read_photos, size_name
 from eval.report import Curve, write_report
-from eval.result import Result, Run, print_table, write_result
+from eval.result import Result, bad_inputs, print_table, write_result
+from eval.run import Run
+from eval.settings import EvalSettings, eval_settings
 
 VERSION = 1
 FIRST = (10, 30, 60, None)  # K; None: all
@@ -28,15 +30,15 @@ def first_name(k: int | None) -> str:
     return "all" if k is None else str(k)
 
 
-def score_photo(photo: Photo, rles: list[dict]) -> dict:
+def score_photo(photo: AnnotatedImage, rles: list[dict]) -> dict:
     """One photo's line: the oracle of each category's union, and the best single proposal of each large object."""
     from pycocotools import mask as coco_mask
 
     categories: dict[str, list[dict]] = {}
-    for outline in photo.objects:
+    for outline in photo.instances:
         categories.setdefault(outline.category, []).append(outline.rle)
     unions = [coco_mask.merge(group) for group in categories.values()]
-    large = [o.rle for o in photo.objects if not o.crowd and coco_mask.area(o.rle) >= LARGE]
+    large = [o.rle for o in photo.instances if not o.crowd and coco_mask.area(o.rle) >= LARGE]
     atoms = Atoms.of(rles, unions + large)
     targets = []
     for k, (name, union) in enumerate(zip(categories, unions)):
@@ -67,42 +69,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Score every photo under --root and write result.json, samples.jsonl and report.html."""
-    from tqdm import tqdm
+    """Read the options and run the benchmark."""
+    run(eval_settings(args), args.setting)
 
-    photos = [p for p in read_photos(args.root, args.limit) if p.objects]
-    propose, weights = args.open_proposals(args)
-    run = Run(
-        args.out,
+
+def run(settings: EvalSettings, everything_settings: list[str]) -> None:
+    """Score every image and write result.json, samples.jsonl and report.html.
+
+    Args:
+        settings: What every benchmark has.
+        everything_settings: Settings of everything mode as NAME=VALUE; [] for the preset's own everything mode.
+    """
+    images = [image for image in read_annotated_images(settings.root, settings.limit) if image.instances]
+    propose, weights = models.open_everything_mode(
+        settings, models.parse_everything_settings(everything_settings)
+    )
+    samples = Run(
+        settings.out,
         {
             "benchmark": "proposals",
             "version": VERSION,
-            "root": str(Path(args.root).resolve()),
-            "preset": args.preset,
+            "root": str(settings.root.resolve()),
+            "preset": settings.models.describe(),
             "weights": weights,
-            "settings": sorted(args.setting),
+            "settings": sorted(everything_settings),
         },
+        settings.strict,
     )
-    for photo in tqdm(run.mine(photos), desc="photos"):
-        key = photo.path.name
-        if key in run.done:
-            continue
-        try:
-            image = open_sized(photo.path, photo.height, photo.width)
-        except BadInput as error:
-            if args.strict:
-                raise
-            run.add(key, {"error": str(error)})
-            continue
+
+    def score(annotated: AnnotatedImage) -> dict:
+        image = open_sized(annotated.path, annotated.height, annotated.width)
         began = time.perf_counter()
         rles = propose(image).rles
-        run.add(key, {"seconds": time.perf_counter() - began} | score_photo(photo, rles))
-    lines = run.gather(p.path.name for p in photos)
+        return {"seconds": time.perf_counter() - began} | score_photo(annotated, rles)
+
+    lines = samples.each(images, lambda annotated: annotated.path.name, score)
     if lines is not None:
-        finish(args, lines, weights)
+        finish(settings, lines, weights)
 
 
-def finish(args: argparse.Namespace, lines: list[dict], weights: dict[str, str]) -> None:
+def finish(settings: EvalSettings, lines: list[dict], weights: dict[str, str]) -> None:
     good = [line for line in lines if "error" not in line]
     targets = [t for line in good for t in line["targets"]]
     large = [pair for line in good for pair in line["large"]]
@@ -126,17 +132,17 @@ def finish(args: argparse.Namespace, lines: list[dict], weights: dict[str, str])
         benchmark="proposals",
         version=VERSION,
         n=len(targets),
-        preset=args.preset,
+        preset=settings.models.describe(),
         weights=weights,
         figures=figures,
         oracle_gIoU=figures.get("oracle_gIoU@60"),
         cIoU=c_iou([t["pair"] for t in targets]),
-        ci95={"oracle_gIoU": bootstrap_interval([t["oracle"]["60"] for t in targets], args.seed)},
+        ci95={"oracle_gIoU": bootstrap_interval([t["oracle"]["60"] for t in targets], settings.seed)},
         by={size: means([t for t in targets if size_name(t["area"]) == size]) for size in SIZES},
         seconds_per_image=float(np.median([line["seconds"] for line in good])) if good else None,
-        bad=[{"name": line["key"], "error": line["error"]} for line in lines if "error" in line],
+        bad=bad_inputs(lines),
     )
-    write_result(args.out, result)
+    write_result(settings.out, result)
     curves = [
         Curve(
             "Oracle gIoU over the number of proposals",
@@ -149,7 +155,7 @@ def finish(args: argparse.Namespace, lines: list[dict], weights: dict[str, str])
             },
         )
     ]
-    write_report(args.out, result, curves)
+    write_report(settings.out, result, curves)
     print_table(
         f"proposals, version {VERSION}, {len(targets)} targets on {len(good)} photos, {len(result.bad)} bad",
         figures | {"seconds_per_image": result.seconds_per_image},

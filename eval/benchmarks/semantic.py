@@ -1,256 +1,360 @@
-"""Semantic segmentation by conversation (LaSagnA): a class list goes in, every class comes back present or absent.
+"""Semantic segmentation by conversation (LaSagnA): a class list goes in, every class comes back present or
+absent.
 
-    python -m eval semantic --root ../shared/data/camvid/dev --out runs/eval/semantic
+    python -m eval semantic --root camvid/dev --out runs/eval/semantic
 
 ADE20K, COCO-Stuff, Cityscapes, or any folder of label PNGs with a names file (`eval.label_maps`). A list
-longer than `--per-question` is split into several questions. The masks of the classes that are said to be
-there become one label map; where they overlap, the surer answer lies on top. mIoU is over classes, from
-pixel counts of the whole set: unlabelled pixels do not count, pixels that no answer covers are errors.
+longer than `--per-question` is split into several questions. The masks of the classes that are called present
+become one label map; where they overlap, the answer with the higher confidence counts. mIoU is over classes,
+from the pixel counts of the whole set: unlabelled pixels do not count, pixels that no answer covers are
+errors.
 """
+
+from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from assistant.dialogue.class_list import ask_classes
+from assistant.dialogue.class_list import CLASSES_PER_QUESTION, ask_classes
 from assistant.errors import BadInput
 from assistant.images import open_image
-from eval.label_maps import LabelMaps, find_layout
-from eval.metrics import class_counts, class_ious, n_acc, presence_curve, t_acc
+from assistant.sam.mask_ops import Rle
+from eval import models
+from eval.annotated_images import open_sized
+from eval.label_maps import LabelMaps, find_layout, read_label_map, save_label_map
+from eval.metrics import class_counts, class_ious, n_acc, packed_counts, presence_curve, summed_counts, t_acc
 from eval.oracle import Atoms, oracle
-from eval.photos import open_sized
-from eval.report import Curve, Picture, write_report
-from eval.result import Result, Run, print_table, write_result
+from eval.report import Panel, Sample, presence_curves, write_report
+from eval.result import Result, bad_inputs, print_table, write_result
+from eval.run import Run
+from eval.settings import EvalSettings, eval_settings
+
+if TYPE_CHECKING:  # torch is loaded when a model is
+    from assistant.scene import Assistant
 
 VERSION = 1
-SHOWN = 4  # pictures a group in the report
+MAX_SAMPLES_PER_GROUP = 4
+BOOTSTRAP_RESAMPLES = 1000
+PRESENCE_TITLE = "Presence: decided by the confidence of a class"
+
+Line = dict[str, Any]
 
 
-def read_prediction(folder: Path, stem: str, classes: int) -> np.ndarray:
-    """A label map of class numbers from 0, as another model wrote it; any other number is no answer."""
-    file = folder / f"{stem}.png"
-    if not file.exists():
-        raise BadInput(f"no prediction {file}")
-    return LabelMaps("predictions", [], {k: k for k in range(classes)}, []).read(file).astype(np.int16)
+@dataclass(frozen=True)
+class SemanticOptions:
+    """What the benchmark asks beside `EvalSettings`.
 
+    Attributes:
+        split: Part of the data set.
+        per_question: Number of classes in one question.
+        predictions: Folder of another model's label maps to score; None for the models of the settings.
+    """
 
-def class_oracle(rles: list[dict], truth: np.ndarray, there: list[int]) -> dict[str, list[int]]:
-    """Per class that is there: (intersection, union) of the best choice of proposals for it, labelled pixels only."""
-    if not there:
-        return {}
-    atoms = Atoms.of(rles, [truth == k for k in there] + [truth < 0])
-    counted = Atoms(atoms.proposals, atoms.targets[:-1], atoms.size * ~atoms.targets[-1])
-    best = [oracle(counted, n) for n in range(len(there))]
-    return {str(k): [o.intersection, o.union] for k, o in zip(there, best)}
+    split: str = "val"
+    per_question: int = CLASSES_PER_QUESTION
+    predictions: Path | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the benchmark's own options."""
     parser.add_argument("--split", default="val", help="part of the data set (default: val)")
-    parser.add_argument("--per-question", type=int, default=6, help="classes asked for at once (default: 6)")
+    parser.add_argument(
+        "--per-question",
+        type=int,
+        default=CLASSES_PER_QUESTION,
+        help=f"classes asked for at once (default: {CLASSES_PER_QUESTION})",
+    )
     parser.add_argument(
         "--predictions", type=Path, help="score the label maps of this folder, NAME.png, instead of a model"
     )
 
 
 def main(args: argparse.Namespace) -> None:
-    """Answer every picture's class list and write result.json, samples.jsonl and report.html."""
-    import torch
-    from tqdm import tqdm
+    """Read the options and run the benchmark."""
+    options = SemanticOptions(args.split, args.per_question, args.predictions)
+    run(eval_settings(args), options)
 
-    if args.per_question < 1:
+
+def run(settings: EvalSettings, options: SemanticOptions) -> None:
+    """Answer the class list of every image and write result.json, samples.jsonl, label maps and
+    report.html."""
+    if options.per_question < 1:
         raise BadInput("--per-question must be at least 1")
-    data = find_layout(args.root, args.split)
-    pairs = list(enumerate(data.pairs))[: args.limit]
-    if args.predictions:
-        if not args.predictions.is_dir():
-            raise BadInput(f"no folder --predictions {args.predictions}")
-        assistant, preset, weights = None, f"predictions in {args.predictions.name}", {}
-    else:
-        assistant = args.open_assistant(args)
-        preset, weights = args.preset, dict(assistant.weights)
-    run = Run(
-        args.out,
+    data = find_layout(settings.root, options.split)
+    images = [_Image(number, *pair) for number, pair in enumerate(data.pairs)][: settings.limit]
+    benchmark = _Benchmark(settings, options, data)
+    samples = Run(
+        settings.out,
         {
             "benchmark": "semantic",
             "version": VERSION,
-            "root": str(args.root.resolve()),
-            "split": args.split,
-            "preset": preset,
-            "weights": weights,
-            "seed": args.seed,
-            "per_question": args.per_question,
+            "root": str(settings.root.resolve()),
+            "split": options.split,
+            "preset": benchmark.preset,
+            "weights": benchmark.weights,
+            "seed": settings.seed,
+            "per_question": options.per_question,
         },
+        settings.strict,
     )
-    for number, (picture, file) in tqdm(run.mine(pairs), desc="pictures", disable=None):
-        if file.name in run.done:
-            continue
-        line = {"image": str(picture)}
-        try:
-            truth = data.read(file)
-            if assistant is None:
-                label = read_prediction(args.predictions, file.stem, len(data.names))
-                there = np.unique(label[label >= 0])
-                said = {data.names[k]: [True, 1.0] for k in there}
-            else:
-                began = time.perf_counter()
-                scene = assistant.open(open_sized(picture, *truth.shape))
-                line["open_seconds"] = time.perf_counter() - began
-                torch.manual_seed(args.seed + number)
-                found = ask_classes(scene, data.names, args.per_question)
-                label, said = found.pop("label"), found["said"]
-                there = [int(k) for k in np.unique(truth) if k >= 0]
-                line |= found | {"oracle": class_oracle(scene.proposals.rles, truth, there)}
-            counts = class_counts(label, truth, len(data.names))
-        except BadInput as error:
-            if args.strict:
-                raise BadInput(f"{file.name}: {error}") from None
-            run.add(file.name, line | {"error": str(error)})
-            continue
-        used = np.flatnonzero(counts.any(0))
-        run.add(
-            file.name,
-            line
-            | {
-                "counts": {str(k): counts[:, k].tolist() for k in used},
-                "said": said,
-                "uncovered": int((label[truth >= 0] < 0).sum()),
-                "labelled": int((truth >= 0).sum()),
-            },
-        )
-        np_save_label(args.out, file.stem, label)
-    lines = run.gather(file.name for _, (_, file) in pairs)
-    if lines is not None:
-        finish(args, data, lines, preset, weights)
+    lines = samples.each(
+        images,
+        key=lambda image: image.labels.name,
+        work=benchmark.score,
+        describe=lambda image: {"image": str(image.path)},
+    )
+    if lines is None:
+        return
+    result = summary(lines, data, settings, has_confidence=options.predictions is None)
+    result.preset = benchmark.preset
+    result.weights = benchmark.weights
+    write_result(settings.out, result)
+    good = [line for line in lines if "error" not in line]
+    write_report(
+        settings.out,
+        result,
+        presence_curves(result, PRESENCE_TITLE),
+        report_samples(good, data, settings.out / "label_maps"),
+    )
+    print_table(
+        f"semantic, version {VERSION}, {data.layout}, {result.n} images, {len(result.bad)} bad",
+        result.figures
+        | {"N_acc": result.N_acc, "T_acc": result.T_acc, "seconds_per_query": result.seconds_per_query},
+    )
+    print_table("IoU by class", {name: scores["IoU"] for name, scores in result.by.items()})
 
 
-def np_save_label(out: Path, stem: str, label: np.ndarray) -> None:
-    """The answered label map as a PNG, 65535 where nothing was answered: what `--predictions` reads."""
-    from PIL import Image
+@dataclass(frozen=True)
+class _Image:
+    """One image of the set, by its number; `labels`: its true label map."""
 
-    from assistant.files import replace_whole
-
-    with replace_whole(out / "label_maps" / f"{stem}.png") as path:
-        Image.fromarray(label.astype(np.uint16)).save(path, "PNG")
-
-
-def table(lines: list[dict], classes: int, field: str = "counts") -> np.ndarray:
-    """(3, classes) summed counts, or (2, classes) of the oracle."""
-    total = np.zeros((3 if field == "counts" else 2, classes), np.int64)
-    for line in lines:
-        for k, values in line.get(field, {}).items():
-            total[:, int(k)] += values
-    return total
+    number: int
+    path: Path
+    labels: Path
 
 
-def mean_iou(lines: list[dict], classes: int) -> float | None:
-    values = class_ious(table(lines, classes))
-    return float(np.nanmean(values)) if not np.isnan(values).all() else None
+class _Benchmark:
+    """Scores one image after the other; `preset` and `weights`: of who answers."""
+
+    def __init__(self, settings: EvalSettings, options: SemanticOptions, data: LabelMaps):
+        self._settings = settings
+        self._options = options
+        self._data = data
+        self._assistant: Assistant | None = None
+        self.weights: dict[str, str] = {}
+        if options.predictions is not None:
+            if not options.predictions.is_dir():
+                raise BadInput(f"no folder --predictions {options.predictions}")
+            self.preset = f"predictions in {options.predictions.name}"
+        else:
+            self._assistant = models.open_assistant(settings)
+            self.preset = settings.models.describe()
+            self.weights = dict(self._assistant.weights)
+
+    def score(self, image: _Image) -> Line:
+        """The line of one image; its label map is saved as `--predictions` reads it."""
+        truth = self._data.read(image.labels)
+        label_map, line = self._answer(image, truth)
+        counts = class_counts(label_map, truth, len(self._data.names))
+        save_label_map(self._settings.out, image.labels.stem, label_map)
+        return line | {
+            "counts": packed_counts(counts),
+            "uncovered": int((label_map[truth >= 0] < 0).sum()),
+            "labelled": int((truth >= 0).sum()),
+        }
+
+    def _answer(self, image: _Image, truth: np.ndarray) -> tuple[np.ndarray, Line]:
+        """The answered label map (H, W) int16, and the fields of the line that depend on who answers."""
+        import torch
+
+        names = self._data.names
+        if self._assistant is None:
+            assert self._options.predictions is not None
+            label_map = read_label_map(self._options.predictions, image.labels.stem, len(names))
+            said = {names[k]: [True, 1.0] for k in np.unique(label_map[label_map >= 0])}
+            return label_map, {"image": str(image.path), "said": said}
+        began = time.perf_counter()
+        scene = self._assistant.open(open_sized(image.path, *truth.shape))
+        open_seconds = time.perf_counter() - began
+        torch.manual_seed(self._settings.seed + image.number)
+        class_map = ask_classes(scene, names, self._options.per_question)
+        present = [int(k) for k in np.unique(truth) if k >= 0]
+        return class_map.label, {
+            "image": str(image.path),
+            "open_seconds": open_seconds,
+            "said": {name: list(answer) for name, answer in class_map.answers.items()},
+            "strange": class_map.unknown_phrases,
+            "seconds": class_map.seconds,
+            "tokens": class_map.tokens,
+            "oracle": class_oracle(scene.proposals.rles, truth, present),
+        }
 
 
-def interval_of(lines: list[dict], classes: int, seed: int, resamples: int = 1000) -> list[float]:
-    """95 % percentile bootstrap of mIoU over pictures (Efron 1979)."""
-    each = np.stack([table([line], classes) for line in lines])
+def class_oracle(rles: list[Rle], truth: np.ndarray, present: list[int]) -> dict[str, list[int]]:
+    """The best choice of proposals for each class, over labelled pixels only.
+
+    Args:
+        rles: The proposals.
+        truth: (H, W) int, class numbers; negative: unlabelled.
+        present: The classes that are in the image.
+
+    Returns:
+        {class number: [intersection, union]} in pixels.
+    """
+    if not present:
+        return {}
+    atoms = Atoms.of(rles, [truth == k for k in present] + [truth < 0])
+    counted = Atoms(atoms.proposals, atoms.targets[:-1], atoms.size * ~atoms.targets[-1])
+    best = [oracle(counted, n) for n in range(len(present))]
+    return {str(k): [choice.intersection, choice.union] for k, choice in zip(present, best, strict=True)}
+
+
+def total_counts(lines: Iterable[Line], classes: int) -> np.ndarray:
+    """The `class_counts` of all lines together, (3, classes)."""
+    return summed_counts((line["counts"] for line in lines), classes)
+
+
+def mean_iou(counts: np.ndarray) -> float | None:
+    """mIoU of summed `class_counts` (3, classes), over the classes that occur; None where none does."""
+    values = class_ious(counts)
+    return None if np.isnan(values).all() else float(np.nanmean(values))
+
+
+def mean_iou_interval(lines: list[Line], classes: int, seed: int) -> list[float]:
+    """The 95 % percentile bootstrap interval of mIoU over images (Efron 1979)."""
+    counts = np.stack([total_counts([line], classes) for line in lines])
     rng = np.random.default_rng(seed)
     draws = [
-        np.nanmean(class_ious(each[rng.integers(len(each), size=len(each))].sum(0))) for _ in range(resamples)
+        np.nanmean(class_ious(counts[rng.integers(len(counts), size=len(counts))].sum(0)))
+        for _ in range(BOOTSTRAP_RESAMPLES)
     ]
     return [float(v) for v in np.quantile(draws, [0.025, 0.975])]
 
 
-def finish(args: argparse.Namespace, data: LabelMaps, lines: list[dict], preset: str, weights: dict) -> None:
+def summary(lines: list[Line], data: LabelMaps, settings: EvalSettings, has_confidence: bool) -> Result:
+    """The result of a whole run, without its models.
+
+    Args:
+        lines: The lines of all images, those with an error too.
+        data: The data set.
+        settings: The settings of the run.
+        has_confidence: Whether the answers have a confidence, as a model's have.
+
+    Raises:
+        BadInput: No image can be used.
+    """
     good = [line for line in lines if "error" not in line]
     if not good:
-        raise BadInput(f"no picture of {args.root} can be used: {lines[0]['key']}: {lines[0]['error']}")
-    classes = len(data.names)
-    total = table(good, classes)
-    values = class_ious(total)
-    said, there, sure = [], [], []
-    for line in good:
-        for k, name in enumerate(data.names):
-            present, confidence = line["said"].get(name, [False, 0.0])
-            said.append(present)
-            sure.append(confidence)
-            there.append(line["counts"].get(str(k), [0, 0, 0])[2] > 0)
-    asked = sum(total[2]) or 1
-    bound = table(good, classes, "oracle")
-    bounds = bound[0][bound[1] > 0] / bound[1][bound[1] > 0]
-    figures = {
-        "mIoU": mean_iou(good, classes),
-        "classes": int((~np.isnan(values)).sum()),
-        "pixel_accuracy": float(total[0].sum() / asked),
-        "mean_class_accuracy": float(np.mean(total[0][total[2] > 0] / total[2][total[2] > 0])),
-        "uncovered": sum(line["uncovered"] for line in good) / asked,
-        "oracle_mIoU": float(bounds.mean()) if len(bounds) else None,
-        "classes_not_answered": None
-        if args.predictions
-        else float(np.mean([classes - len(line["said"]) for line in good])),
-        "phrases_that_are_no_class": sum(len(line.get("strange", [])) for line in good),
-    }
-    flat = lambda key: [v for line in good for v in line.get(key, []) if v is not None]
+        raise BadInput(f"no image of {settings.root} can be used: {lines[0]['key']}: {lines[0]['error']}")
+    answered_present, confidence, present = _presence(good, data.names)
+    seconds = [value for line in good for value in line.get("seconds", [])]
+    tokens = [value for line in good for value in line.get("tokens", []) if value is not None]
     opened = [line["open_seconds"] for line in good if "open_seconds" in line]
-    result = Result(
+    return Result(
         benchmark="semantic",
         version=VERSION,
         n=len(good),
-        N_acc=n_acc(said, there),
-        T_acc=t_acc(said, there),
-        preset=preset,
-        weights=weights,
-        figures=figures | {"layout": data.layout},
-        ci95={"mIoU": interval_of(good, classes, args.seed)},
-        by={
-            name: {
-                "IoU": None if np.isnan(values[k]) else float(values[k]),
-                "oracle_IoU": float(bound[0, k] / bound[1, k]) if bound[1, k] else None,
-                "pixels": int(total[2, k]),
-                "right": int(total[0, k]),
-                "predicted": int(total[1, k]),
-            }
-            for k, name in enumerate(data.names)
-        },
-        seconds_per_query=float(np.median(flat("seconds"))) if flat("seconds") else None,
+        N_acc=n_acc(answered_present, present),
+        T_acc=t_acc(answered_present, present),
+        figures=_figures(good, data, has_confidence),
+        ci95={"mIoU": mean_iou_interval(good, len(data.names), settings.seed)},
+        by=_by_class(good, data.names),
+        seconds_per_query=float(np.median(seconds)) if seconds else None,
         seconds_per_image=float(np.median(opened)) if opened else None,
-        tokens_per_query=float(np.mean(flat("tokens"))) if flat("tokens") else None,
-        curve=[] if args.predictions else presence_curve(sure, there),
-        bad=[{"name": line["key"], "error": line["error"]} for line in lines if "error" in line],
+        tokens_per_query=float(np.mean(tokens)) if tokens else None,
+        curve=presence_curve(confidence, present) if has_confidence else [],
+        bad=bad_inputs(lines),
     )
-    write_result(args.out, result)
-    curve = Curve(
-        "Presence: what a class's confidence decides",
-        "threshold",
-        "share",
-        {name: [(p["threshold"], p[name]) for p in result.curve] for name in ("N_acc", "T_acc")},
-    )
-    write_report(args.out, result, [curve] if result.curve else [], pictures_of(good, data, args.out))
-    print_table(
-        f"semantic, version {VERSION}, {data.layout}, {result.n} pictures, {len(result.bad)} bad",
-        result.figures
-        | {"N_acc": result.N_acc, "T_acc": result.T_acc, "seconds_per_query": result.seconds_per_query},
-    )
-    print_table("IoU by class", {name: row["IoU"] for name, row in result.by.items()})
 
 
-def pictures_of(lines: list[dict], data: LabelMaps, out: Path):
-    """The worst and the best pictures: truth and answer, each class in its own colour."""
-    files = {file.name: (picture, file) for picture, file in data.pairs}
-    ranked = sorted(lines, key=lambda line: (mean_iou([line], len(data.names)) or 0.0, line["key"]))
-    shown = min(SHOWN, (len(ranked) + 1) // 2)
+def _presence(good: list[Line], names: list[str]) -> tuple[list[bool], list[float], list[bool]]:
+    """For every class of every image: whether it was answered present, with which confidence, and whether it
+    is."""
+    answered_present: list[bool] = []
+    confidence: list[float] = []
+    present: list[bool] = []
+    for line in good:
+        for k, name in enumerate(names):
+            answer = line["said"].get(name, [False, 0.0])
+            answered_present.append(answer[0])
+            confidence.append(answer[1])
+            present.append(line["counts"].get(str(k), [0, 0, 0])[2] > 0)
+    return answered_present, confidence, present
+
+
+def _figures(good: list[Line], data: LabelMaps, has_confidence: bool) -> dict[str, Any]:
+    """The scores that are not fields of `Result`."""
+    classes = len(data.names)
+    counts = total_counts(good, classes)
+    right, _, true = counts
+    labelled = true.sum() or 1
+    oracle_right, oracle_union = _oracle_counts(good, classes)
+    bounds = oracle_right[oracle_union > 0] / oracle_union[oracle_union > 0]
+    unanswered = [classes - len(line["said"]) for line in good]
+    return {
+        "mIoU": mean_iou(counts),
+        "classes": int((~np.isnan(class_ious(counts))).sum()),
+        "pixel_accuracy": float(right.sum() / labelled),
+        "mean_class_accuracy": float(np.mean(right[true > 0] / true[true > 0])),
+        "uncovered": float(sum(line["uncovered"] for line in good) / labelled),
+        "oracle_mIoU": float(bounds.mean()) if len(bounds) else None,
+        "classes_not_answered": float(np.mean(unanswered)) if has_confidence else None,
+        "phrases_that_are_no_class": sum(len(line.get("strange", [])) for line in good),
+        "layout": data.layout,
+    }
+
+
+def _oracle_counts(good: list[Line], classes: int) -> np.ndarray:
+    """(2, classes): summed intersections and unions of the best choice of proposals."""
+    return summed_counts((line.get("oracle", {}) for line in good), classes, rows=2)
+
+
+def _by_class(good: list[Line], names: list[str]) -> dict[str, dict[str, float | None]]:
+    counts = total_counts(good, len(names))
+    values = class_ious(counts)
+    oracle_right, oracle_union = _oracle_counts(good, len(names))
+    return {
+        name: {
+            "IoU": None if np.isnan(values[k]) else float(values[k]),
+            "oracle_IoU": float(oracle_right[k] / oracle_union[k]) if oracle_union[k] else None,
+            "pixels": int(counts[2, k]),
+            "right": int(counts[0, k]),
+            "predicted": int(counts[1, k]),
+        }
+        for k, name in enumerate(names)
+    }
+
+
+def report_samples(good: list[Line], data: LabelMaps, label_maps: Path) -> Iterator[Sample]:
+    """The worst and the best images: truth and answer, each class in its own colour."""
+    files = {labels.name: (image, labels) for image, labels in data.pairs}
+    scores = {line["key"]: mean_iou(total_counts([line], len(data.names))) or 0.0 for line in good}
+    ranked = sorted(good, key=lambda line: (scores[line["key"]], line["key"]))
+    shown = min(MAX_SAMPLES_PER_GROUP, (len(ranked) + 1) // 2)
     for group, picked in (("Worst", ranked[:shown]), ("Best", ranked[::-1][:shown])):
         for line in picked:
-            picture, file = files[line["key"]]
-            image, truth = open_image(picture), data.read(file)
-            label = read_prediction(out / "label_maps", file.stem, len(data.names))
-            panels = []
-            numbers = sorted({int(k) for k in line["counts"]})
-            for name, found in (("truth", truth), ("answer", label)):
-                there = [data.names[k] for k in numbers if (found == k).any()]
-                panels.append(
-                    (f"{name}: {', '.join(there) or 'nothing'}", image, [found == k for k in numbers])
-                )
+            path, labels = files[line["key"]]
+            answer = read_label_map(label_maps, labels.stem, len(data.names))
+            image = open_image(path)
+            numbers = sorted(int(k) for k in line["counts"])
+            panels = [
+                _panel("truth", image, data.read(labels), numbers, data.names),
+                _panel("answer", image, answer, numbers, data.names),
+            ]
             missing = [name for name in data.names if name not in line["said"]]
             words = [f"not answered: {', '.join(missing)}"] if missing and "seconds" in line else []
-            yield Picture(
-                group, f"mIoU {mean_iou([line], len(data.names)) or 0:.2f}   {file.name}", words, panels
-            )
+            yield Sample(group, f"mIoU {scores[line['key']]:.2f}   {labels.name}", words, panels)
+
+
+def _panel(
+    title: str, image: np.ndarray, label_map: np.ndarray, numbers: list[int], names: list[str]
+) -> Panel:
+    """The classes `numbers` of a label map on its image, with the names of those that it has."""
+    present = [names[k] for k in numbers if (label_map == k).any()]
+    return f"{title}: {', '.join(present) or 'nothing'}", image, [label_map == k for k in numbers]

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from assistant.dialogue.class_list import class_of
+from assistant.sam.mask_ops import tight_box
 from eval import __main__ as command
-from eval import metrics
+from eval import metrics, models
 from eval.label_maps import find_layout
 from tests.helpers.colour_finder import BOXES, COLOURS, FakeAssistant, H, W, rectangle, rle
 
@@ -30,7 +31,7 @@ def picture(path, colours=("red", "blue")):
 
 
 def run(monkeypatch, out, *words, assistant=None):
-    monkeypatch.setattr(command, "open_assistant", lambda args: assistant or FakeAssistant())
+    monkeypatch.setattr(models, "open_assistant", lambda settings: assistant or FakeAssistant())
     code = command.main([*map(str, words), "--out", str(out)])
     file = out / "result.json"
     return code, json.loads(file.read_text()) if file.exists() else None
@@ -290,8 +291,8 @@ def test_box_iou(a, b, expected):
 
 def test_the_tight_box_of_a_mask():
     assert (
-        metrics.box_of(rectangle(3, 4, 10, 12)) == [3, 4, 10, 12]
-        and metrics.box_of(np.zeros((H, W), bool)) is None
+        tight_box(rectangle(3, 4, 10, 12)) == [3, 4, 10, 12]
+        and tight_box(np.zeros((H, W), bool)) is None
     )
 
 
@@ -582,9 +583,9 @@ LAUNCHED = """
 import os
 import sys
 from pathlib import Path
-from eval import __main__ as command
+from eval import __main__ as command, models
 from tests.helpers.colour_finder import FakeAssistant
-command.open_assistant = lambda args: FakeAssistant()
+models.open_assistant = lambda settings: FakeAssistant()
 Path(__file__).with_name(f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}").touch()
 sys.exit(command.main(sys.argv[1:]))
 """
@@ -630,7 +631,7 @@ def test_two_launched_processes_count_every_sample_once(monkeypatch, tmp_path):
 
 
 def test_a_run_goes_on_with_another_number_of_processes(monkeypatch, tmp_path):
-    from eval.result import Run
+    from eval.run import Run
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, keys in ((0, "a"), (1, "bc")):

@@ -15,9 +15,11 @@ from pycocotools import mask as coco_mask
 
 from assistant.errors import BadInput
 from eval import __main__ as command
+from eval import models
 from eval.benchmarks import interactive, proposals, records
-from eval.report import Curve, Picture, svg, write_report
-from eval.result import Result, Run, write_result
+from eval.report import Curve, Sample, svg, write_report
+from eval.result import Result, write_result
+from eval.run import Run
 from tests.helpers.colour_finder import BOXES, COLOURS, FakeAssistant, H, Pool, W, rectangle, rle
 from tests.helpers.tiny_models import tiny_qwen3_vl
 
@@ -64,7 +66,7 @@ def write_rows(folder, rows):
 
 
 def run_records(monkeypatch, folder, assistant, *options, out="out"):
-    monkeypatch.setattr(command, "open_assistant", lambda args: assistant)
+    monkeypatch.setattr(models, "open_assistant", lambda settings: assistant)
     code = command.main(["records", "--root", str(folder), "--out", str(folder / out), *options])
     file = folder / out / "result.json"
     return code, json.loads(file.read_text()) if file.exists() else None
@@ -198,7 +200,7 @@ def test_the_report_is_self_contained(monkeypatch, folder):
     assert len(pictures) >= 8
     for picture in pictures:
         assert max(Image.open(io.BytesIO(base64.b64decode(picture))).size) == 320
-    for group in ("Worst", "Typical", "Best", "There, but called absent", "Absent, but outlined"):
+    for group in ("Worst", "Typical", "Best", "Present, but called absent", "Absent, but outlined"):
         assert group in page
     assert "<polyline" in page and "proposals [0]" in page
 
@@ -211,7 +213,7 @@ def test_pictures_show_masks_of_one_pixel(tmp_path):
         tmp_path,
         Result("records", 1, 1),
         [Curve("c", "x", "y", {"a": [(0, None), (1, 0.5)]})],
-        [Picture("g", "t", ["w"], [("p", image, [mask])])],
+        [Sample("g", "t", ["w"], [("p", image, [mask])])],
     )
     shown = Image.open(io.BytesIO(base64.b64decode(re.search("base64,([^']+)'", path.read_text())[1])))
     assert np.asarray(shown)[100:115, 155:170].min() < 200
@@ -286,7 +288,7 @@ class FakeSegmenter:
 
 def test_interactive(monkeypatch, folder):
     write_coco(folder)
-    monkeypatch.setattr(command, "open_segmenter", lambda args: (FakeSegmenter(), {"sam": "1"}))
+    monkeypatch.setattr(models, "open_segmenter", lambda settings: (FakeSegmenter(), {"sam": "1"}))
     words = ["interactive", "--root", str(folder), "--out", str(folder / "out")]
     assert command.main(words) == 0
     result = json.loads((folder / "out/result.json").read_text())
@@ -332,7 +334,7 @@ def test_proposals(monkeypatch, folder):
     pool = Pool(
         rles=[rle(rectangle(0, 0, 60, 40)), rle(rectangle(4, 4, 24, 24)), rle(rectangle(30, 10, 50, 30))]
     )
-    monkeypatch.setattr(command, "open_proposals", lambda args: (lambda image: pool, {"sam": "1"}))
+    monkeypatch.setattr(models, "open_everything_mode", lambda settings, everything_settings: (lambda image: pool, {"sam": "1"}))
     monkeypatch.setattr(proposals, "FIRST", (1, 60, None))
     assert command.main(["proposals", "--root", str(folder), "--out", str(folder / "out")]) == 0
     result = json.loads((folder / "out/result.json").read_text())
@@ -352,7 +354,7 @@ def test_large_objects_are_counted_one_by_one():
     small = np.zeros_like(big)
     small[150:160, 150:160] = True
     masks = ((big, False), (big[::-1], False), (small, False), (~small, True))
-    photo = SimpleNamespace(objects=[SimpleNamespace(category="a", crowd=c, rle=encode(m)) for m, c in masks])
+    photo = SimpleNamespace(instances=[SimpleNamespace(category="a", crowd=c, rle=encode(m)) for m, c in masks])
     line = proposals.score_photo(photo, [encode(big)])
     assert [pair[0] for pair in line["large"]] == [1, pytest.approx(40 * 120 / (2 * 14400 - 40 * 120))]
 
@@ -397,7 +399,7 @@ def test_settings_of_everything_mode(folder, setting, said, capsys):
     write_coco(folder)
     words = ["proposals", "--root", str(folder), "--out", str(folder / "out"), "--setting", setting]
     assert command.main(words) == 2 and said in capsys.readouterr().err
-    assert command.everything_settings(["pred_iou_thresh=.5", "fast=true", "points_per_side=8"]) == {
+    assert models.parse_everything_settings(["pred_iou_thresh=.5", "fast=true", "points_per_side=8"]) == {
         "pred_iou_thresh": 0.5,
         "fast": True,
         "points_per_side": 8,

@@ -85,7 +85,7 @@ def test_the_two_protocols_on_an_ignored_strip():
 )
 def test_sizes_that_differ_are_refused(shapes):
     masks = [None if s is None else np.ones(s, bool) for s in shapes]
-    for count in (metrics.counts, metrics.normal_counts):
+    for count in (metrics.counts, metrics.normalised_counts):
         with pytest.raises(BadInput, match="one size"):
             count(*masks)
 
@@ -114,7 +114,7 @@ def test_nc_counts_are_those_of_the_resized_square(h, w, seed):
     prediction, target = np.random.default_rng(seed).random((2, h, w)) < 0.5
     rows = [k * h // 1024 for k in range(1024)]
     columns = [k * w // 1024 for k in range(1024)]
-    assert metrics.normal_counts(prediction, target) == (
+    assert metrics.normalised_counts(prediction, target) == (
         int((prediction & target)[rows][:, columns].sum()),
         int((prediction | target)[rows][:, columns].sum()),
     )
@@ -123,7 +123,7 @@ def test_nc_counts_are_those_of_the_resized_square(h, w, seed):
 def test_nc_iou_gives_pictures_equal_weight():
     small, large = np.zeros((2, 2), bool), np.ones((100, 100), bool)
     small[0, 0] = True
-    pairs = [metrics.normal_counts(small, np.ones((2, 2), bool)), metrics.normal_counts(large, large)]
+    pairs = [metrics.normalised_counts(small, np.ones((2, 2), bool)), metrics.normalised_counts(large, large)]
     assert metrics.c_iou(pairs) == (1 / 4 + 1) / 2
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from assistant.errors import BadInput
 from assistant.few_shot.similarity import Look, Reference
 from eval import __main__ as command
+from eval import models
 from eval.benchmarks import fewshot
 from eval.benchmarks.fewshot import Table, coco20i, coco_folder, draw_episodes, fold_of, pascal, scores
 
@@ -202,7 +203,7 @@ def knows(monkeypatch, tmp_path):
     monkeypatch.setattr(
         "assistant.few_shot.matcher.Matcher.load", classmethod(lambda cls, file, segmenter: Knows())
     )
-    monkeypatch.setattr(command, "open_segmenter", lambda args: (None, {"sam": "0"}))
+    monkeypatch.setattr(models, "open_segmenter", lambda settings: (None, {"sam": "0"}))
     (tmp_path / "reference.safetensors").write_bytes(b"weights")
     return tmp_path / "reference.safetensors"
 
