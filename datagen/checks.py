@@ -1,31 +1,43 @@
-"""What a generated question must hold, whoever wrote it: one reason per drop, or None.
+"""Step 4, check: what a question by a language model must hold.
 
-why = trouble(question, "implicit", targets, photo, bank)      # e.g. "names its target (cup)"
-seen = Seen(); seen.again(question)                            # True: nearly asked before
+    reason = reason_to_drop(question, image, bank)           # e.g. "names its target (cup)"
+    asked = AskedQuestions()
+    asked.is_repeat("Where is the cup?")                     # True: nearly the same was asked before
+
+A change of what is dropped needs a new `datagen.versions.LLM_WRITER_VERSION`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from datagen.composer.phrasebank import Entry, pluralise
-from datagen.sources.photos import Instance, Photo
+from datagen.composer.english import pluralise
+from datagen.composer.phrasebank import Entry
+from datagen.sources.annotated_images import AnnotatedImage, Instance
 
-WORDS = 3, 60
-ALIKE = 0.8  # Jaccard index of two questions' words from which they are the same question
-NAMELESS = ("implicit",)  # kinds whose question must not name what is meant
+MIN_WORDS, MAX_WORDS = 3, 60  # of a question: shorter ones are fragments, longer ones stories
+MAX_EARLIER_TURNS = 3
+MIN_REPEAT_OVERLAP = 0.8  # Jaccard index of two questions' words from which they are the same question
+MIN_ENGLISH_SHARE = 0.5  # of the words: names and slips are in no dictionary
 KINDS = ("implicit", "named", "multi", "position", "part", "absent", "followup")
-SOME = ("position", "part", "followup")  # kinds that may mean some of a name's instances
-TURNS = 3  # before a question, at most
-STOP = frozenset(
-    "a an the is are of in on at to it this that which what where can could you i me please there here any see show find mark "
-    "point tell out do does".split()
+NAMELESS_KINDS = ("implicit",)  # whose question must not name what is meant
+SUBSET_KINDS = ("position", "part", "followup")  # that may mean some of a name's instances
+# Words that do not tell one question from another.
+STOP_WORDS = frozenset(
+    "a an the is are of in on at to it this that which what where can could you i me please there here any "
+    "see show find mark point tell out do does".split()
 )
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A target as a writer gives it: how the reply calls it, its category and which of its instances; none = absent."""
+class WrittenTarget:
+    """A target as a writer gives it.
+
+    Attributes:
+        phrase: What the reply calls it.
+        category: Its category.
+        ids: Annotation ids of the instances that are meant; () when it is absent.
+    """
 
     phrase: str
     category: str
@@ -33,32 +45,48 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """A turn before a question that follows it."""
+class WrittenTurn:
+    """A question with its targets, as a writer gives them."""
 
-    question: str
-    targets: list[Wanted]
+    text: str
+    targets: Sequence[WrittenTarget]
 
 
-def names(category: str, bank: dict[str, Entry], synonyms: Sequence[str] = ()) -> list[str]:
-    """All words that would give a category away: of its entry in the bank, else its name, the data set's synonyms and,
-    of names of several words, the last ("table" of "dining table"); with their plurals."""
+@dataclass(frozen=True)
+class WrittenQuestion(WrittenTurn):
+    """A question of some kind.
+
+    Attributes:
+        kind: One of `KINDS`.
+        earlier: The turns before it, oldest first.
+        numbers: What it means, as numbers in the list that the writer saw.
+    """
+
+    kind: str
+    earlier: Sequence[WrittenTurn] = ()
+    numbers: Sequence[int] = ()
+
+
+def telltale_words(category: str, bank: Mapping[str, Entry], synonyms: Sequence[str] = ()) -> Sequence[str]:
+    """All words that would give a category away, with their plurals.
+
+    They are those of its entry in the bank. Without an entry they are its name, the data set's synonyms and,
+    of names of several words, the last one ("table" of "dining table").
+    """
     if category in bank:
         return bank[category].forbidden()
     words = {word for name in (category, *synonyms) for word in (name.lower(), name.lower().split()[-1])}
     return sorted({form for word in words for form in (word, pluralise(word))})
 
 
-def named_in(
-    question: str, category: str, bank: dict[str, Entry], synonyms: Sequence[str] = ()
-) -> str | None:
-    """The word of the question that names the category, in any form ("mice", "skiing"), or None."""
-    given = names(category, bank, synonyms)
-    pattern = r"(?<![a-z])(%s)(?![a-z])" % "|".join(re.escape(word) for word in given)
-    if found := re.search(pattern, question.lower()):
-        return found[0]
-    asked = f" {' '.join(lemmas(question))} "
-    return next((word for word in given if f" {' '.join(lemmas(word))} " in asked), None)
+def named_in(text: str, category: str, bank: Mapping[str, Entry], synonyms: Sequence[str] = ()) -> str | None:
+    """Return the word of a question that names the category, in any form ("mice", "skiing"), or None."""
+    words = telltale_words(category, bank, synonyms)
+    alternatives = "|".join(re.escape(word) for word in words)
+    if match := re.search(rf"(?<![a-z])({alternatives})(?![a-z])", text.lower()):
+        return match[0]
+    lemmatised = f" {' '.join(lemmas(text))} "
+    return next((word for word in words if f" {' '.join(lemmas(word))} " in lemmatised), None)
 
 
 def lemmas(text: str) -> list[str]:
@@ -69,95 +97,132 @@ def lemmas(text: str) -> list[str]:
 
 
 def is_english(text: str) -> bool:
-    """Whether half of the words are of that language; names and slips are not."""
+    """Whether at least half of the words are English."""
     from simplemma import in_target_language
 
-    return in_target_language(text, lang="en") >= 0.5
+    return in_target_language(text, lang="en") >= MIN_ENGLISH_SHARE
 
 
-def trouble(
-    question: str,
-    kind: str,
-    targets: Sequence[Wanted],
-    photo: Photo,
-    bank: dict[str, Entry],
-    before: Sequence[Earlier] = (),
-    looked: bool = True,
+def reason_to_drop(
+    question: WrittenQuestion,
+    image: AnnotatedImage,
+    bank: Mapping[str, Entry],
+    absence_is_verified: bool = True,
 ) -> str | None:
-    """Why a question cannot be used, in words that can be counted; None where it can. before: the turns it follows;
-    looked: what is said to be absent will be looked for in the picture."""
-    count = len(question.split())
-    if not WORDS[0] <= count <= WORDS[1]:
-        return "too short" if count < WORDS[0] else "too long"
-    if not is_english(question):
+    """Return why a question cannot be used, or None where it can.
+
+    Args:
+        question: The question.
+        image: What it is about.
+        bank: Phrase bank, for the words that would name a target.
+        absence_is_verified: Whether a multimodal model will look for what is said to be absent. Without one,
+            only categories that the data set has looked for can be absent.
+    """
+    reason = _text_fault(question) or _form_fault(question)
+    if reason:
+        return reason
+    earlier_targets = [target for turn in question.earlier for target in turn.targets]
+    for target in [*question.targets, *earlier_targets]:
+        if reason := _target_fault(target, image, absence_is_verified):
+            return reason
+    return _kind_fault(question, image) or _naming_fault(question, image, bank)
+
+
+def _text_fault(question: WrittenQuestion) -> str | None:
+    """What is wrong with the words of a question."""
+    word_count = len(question.text.split())
+    if word_count < MIN_WORDS:
+        return "too short"
+    if word_count > MAX_WORDS:
+        return "too long"
+    if not is_english(question.text):
         return "not in English"
-    if any(re.search(r"\[(SEG|ABS)\]|<\|", text) for text in (question, *(turn.question for turn in before))):
-        return "holds a token"
-    if kind not in KINDS:
-        return "of no known kind"
-    if not targets:
-        return "without a target"
+    texts = (question.text, *(turn.text for turn in question.earlier))
+    if any(re.search(r"\[(SEG|ABS)\]|<\|", text) for text in texts):
+        return "contains a reserved token"
+    return None
+
+
+def _form_fault(question: WrittenQuestion) -> str | None:
+    """What is wrong with the kind, the presence of targets and the earlier turns."""
+    if question.kind not in KINDS:
+        return "of an unknown kind"
+    if not question.targets:
+        return "has no target"
+    is_followup = question.kind == "followup"
+    turns_are_whole = all(turn.targets and turn.text for turn in question.earlier)
     if (
-        bool(before) != (kind == "followup")
-        or len(before) > TURNS
-        or not all(turn.targets and turn.question for turn in before)
+        bool(question.earlier) != is_followup
+        or len(question.earlier) > MAX_EARLIER_TURNS
+        or not turns_are_whole
     ):
-        return "follows nothing" if kind == "followup" else "of another kind than it says"
-    for target in [*targets, *(target for turn in before for target in turn.targets)]:
-        if why := _untrue(target, photo, looked):
-            return why
-    there = [target for target in targets if target.ids]
-    if len({target.category for target in targets}) < len(targets) and kind not in SOME:
-        return "asks for one thing twice"
-    if kind == "absent" and there:
-        return "said to be absent, and has a target"
-    if kind not in ("absent", "followup") and not there:
-        return "nothing of it is there"
-    if kind == "part" and not all(target.category in photo.parts for target in there):
-        return "not about a part"
-    if kind in ("implicit", "named") and len(targets) > 1 or kind == "multi" and len(targets) < 2:
-        return "of another kind than it says"
-    if kind == "position" and not all(0 < len(t.ids) < len(photo.of(t.category)) for t in targets):
+        return "has no earlier turn to follow" if is_followup else "does not fit its kind"
+    return None
+
+
+def _target_fault(target: WrittenTarget, image: AnnotatedImage, absence_is_verified: bool) -> str | None:
+    """What is wrong with a target in itself."""
+    instances: dict[int, Instance] = {instance.id: instance for instance in image.instances}
+    if any(id not in instances or instances[id].key != target.category for id in target.ids):
+        return "refers to instances that do not exist"
+    if target.ids:
+        return None
+    if image.of(target.category) or target.category in image.partial:
+        return "calls something absent that is present"
+    # What people have looked for is all of the data set's categories, or those that the image lists (LVIS).
+    if not absence_is_verified and target.category not in (image.absent or image.categories):
+        return "calls something absent that nobody has looked for"
+    return None
+
+
+def _kind_fault(question: WrittenQuestion, image: AnnotatedImage) -> str | None:
+    """What keeps a question from being of its kind."""
+    kind, targets = question.kind, question.targets
+    present = [target for target in targets if target.ids]
+    takes_subsets = kind in SUBSET_KINDS
+    if len({target.category for target in targets}) < len(targets) and not takes_subsets:
+        return "asks for one category twice"
+    if kind == "absent" and present:
+        return "is about something absent, but has a mask"
+    if kind not in ("absent", "followup") and not present:
+        return "has no target that is present"
+    if kind == "part" and not all(target.category in image.parts for target in present):
+        return "is not about a part"
+    if (kind in ("implicit", "named") and len(targets) > 1) or (kind == "multi" and len(targets) < 2):
+        return "does not fit its kind"
+    if kind == "position" and not all(0 < len(t.ids) < len(image.of(t.category)) for t in targets):
         return "does not choose among several"
-    if kind not in SOME and any(set(t.ids) != {i.id for i in photo.of(t.category)} for t in there):
-        return "leaves out some of what it asks for"
-    if kind not in SOME and any(target.category in photo.partial for target in there):
-        return "not all of it is outlined"
-    if kind in NAMELESS:
-        for target in targets:
-            if word := named_in(question, target.category, bank, photo.synonyms.get(target.category, ())):
+    if not takes_subsets:
+        if any(set(t.ids) != {instance.id for instance in image.of(t.category)} for t in present):
+            return "leaves out some of what it asks for"
+        if any(target.category in image.partial for target in present):
+            return "asks for what is not outlined throughout"
+    return None
+
+
+def _naming_fault(question: WrittenQuestion, image: AnnotatedImage, bank: Mapping[str, Entry]) -> str | None:
+    """Whether a question names a target that it should only describe."""
+    if question.kind in NAMELESS_KINDS:
+        for target in question.targets:
+            synonyms = image.synonyms.get(target.category, ())
+            if word := named_in(question.text, target.category, bank, synonyms):
                 return f"names its target ({word})"
     return None
 
 
-def _untrue(target: Wanted, photo: Photo, looked: bool) -> str | None:
-    """What is wrong with a target in itself."""
-    known: dict[int, Instance] = {instance.id: instance for instance in photo.instances}
-    if any(number not in known or known[number].key != target.category for number in target.ids):
-        return "points at things that are not there"
-    if target.ids:
-        return None
-    if photo.of(target.category) or target.category in photo.partial:
-        return "calls absent what is there"
-    # Absent is what people have looked for: all of the data set's names, or those that the photo lists (LVIS).
-    if not looked and target.category not in (photo.absent or photo.categories):
-        return "calls absent what nobody has looked for"
-    return None
-
-
 @dataclass
-class Seen:
-    """Questions asked so far about one photo."""
+class AskedQuestions:
+    """The questions asked so far about one image."""
 
-    bags: list[frozenset[str]] = field(default_factory=list)
+    word_sets: list[frozenset[str]] = field(default_factory=list)
 
-    def again(self, question: str, before: Sequence[Earlier] = ()) -> bool:
-        """Whether nearly the same was asked; if not, it counts as asked from now on."""
-        question = " ".join([question, *(turn.question for turn in before)])
-        bag = frozenset(w for w in re.findall(r"[^\W_]+", question.lower()) if w not in STOP) or frozenset(
-            [question]
-        )
-        if any(len(bag & other) >= ALIKE * len(bag | other) for other in self.bags):
-            return True
-        self.bags.append(bag)
+    def is_repeat(self, text: str, earlier: Sequence[WrittenTurn] = ()) -> bool:
+        """Whether nearly the same was asked already; if not, it counts as asked from now on."""
+        text = " ".join([text, *(turn.text for turn in earlier)])
+        words = frozenset(word for word in re.findall(r"[^\W_]+", text.lower()) if word not in STOP_WORDS)
+        words = words or frozenset([text])
+        for other in self.word_sets:
+            if len(words & other) >= MIN_REPEAT_OVERLAP * len(words | other):
+                return True
+        self.word_sets.append(words)
         return False

@@ -1,4 +1,4 @@
-"""A generated set as a `datasets` folder with its card: pictures inside, masks as RLE, ready for `load_dataset` or a hub.
+"""A generated set as a folder for the `datasets` package, with the images inside and masks as RLE.
 
 python -m datagen ... --val 0.1 --parquet --out questions
 datasets.load_dataset("questions/dataset")
@@ -7,16 +7,18 @@ datasets.load_dataset("questions/dataset")
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from assistant.errors import BadInput
 from assistant.record import Record, image_path, stream_records
 
-ROWS, BYTES = (
-    2000,
-    64_000_000,
-)  # a parquet file holds at most: memory stays flat, whatever the size of the set
+# A parquet file holds at most so much, and no more is in memory, whatever the size of the set.
+MAX_SHARD_ROWS = 2000
+MAX_SHARD_BYTES = 64_000_000  # of images
+
 CARD = """---
 license: other
 task_categories: [image-segmentation, visual-question-answering]
@@ -27,8 +29,8 @@ configs:
 ---
 # {name}
 
-Questions in everyday words about photos; the answers are masks, or that the thing is not there. Written by maskpick's
-`datagen`.
+Questions in everyday words about photos; the answers are masks, or that what is asked for is not there.
+Written by maskpick's `datagen`.
 
 | split | questions | photos | targets present | absent |
 |---|---|---|---|---|
@@ -38,14 +40,64 @@ Questions in everyday words about photos; the answers are masks, or that the thi
 |---|---|
 {kinds}
 
-Columns: `image`; `question`; `answer` with one `[SEG]` or `[ABS]` per target; `targets`: for each the phrase and its
-COCO RLE (`size` [h, w], `counts`; empty counts = absent); `source`: JSON with
-kind, writer, annotation ids and `history`, the turns before a question that follows others.
+Columns: `image`; `question`; `answer` with one `[SEG]` or `[ABS]` per target; `targets`: for each the phrase
+and its COCO RLE (`size` [h, w], `counts`; empty counts = absent); `source`: JSON with kind, writer,
+annotation ids and `history`, the turns before a question that follows others.
 The photos keep their own licences.
 """
 
 
-def features():
+@dataclass
+class SplitCounts:
+    """What a split holds."""
+
+    questions: int = 0
+    targets: Counter[str] = field(default_factory=Counter)  # "present", "absent"
+    kinds: Counter[str] = field(default_factory=Counter)
+    images: set[int] = field(default_factory=set)  # hashes of their paths
+
+    def counted(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Pass records on, and count them."""
+        for record in records:
+            self.questions += 1
+            self.targets.update("absent" if target.rle is None else "present" for target in record.targets)
+            self.kinds[str(record.source.get("kind", "-"))] += 1
+            self.images.add(hash(record.image))
+            yield record
+
+
+def write_dataset(folder: Path, splits: Mapping[str, Path], name: str) -> None:
+    """Write SPLIT-NNNNN.parquet and README.md; the folder takes its place when all is done.
+
+    Args:
+        folder: Where they are written; what is in it is deleted.
+        splits: {split: records file}.
+        name: Title of the card.
+
+    Raises:
+        BadInput: `datasets` is not installed, or an image cannot be read.
+    """
+    try:
+        from datasets import Dataset
+    except ImportError:
+        raise BadInput("--parquet needs the datasets package: pip install 'maskpick[data]'") from None
+
+    unfinished = folder.with_name(f".{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    counts = {split: SplitCounts() for split in splits}
+    for split, file in splits.items():
+        records = counts[split].counted(stream_records(file))
+        for number, rows in enumerate(_shards(_rows(records, file))):
+            shard = Dataset.from_list(rows, features=_features())
+            shard.to_parquet(unfinished / f"{split}-{number:05}.parquet")
+    (unfinished / "README.md").write_text(_card(name, counts), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+def _features() -> Any:
+    """The columns, as `datasets` wants them."""
     from datasets import Features, Image, List, Value
 
     rle = {"size": List(Value("int32")), "counts": Value("string")}
@@ -61,8 +113,8 @@ def features():
     )
 
 
-def rows_of(records: Iterable[Record], records_file: Path) -> Iterator[dict]:
-    """Rows with the pictures' bytes as they are on disk."""
+def _rows(records: Iterable[Record], records_file: Path) -> Iterator[dict[str, Any]]:
+    """Rows with the bytes of the image files."""
     for record in records:
         path = image_path(record, records_file)
         try:
@@ -70,67 +122,42 @@ def rows_of(records: Iterable[Record], records_file: Path) -> Iterator[dict]:
         except OSError as error:
             raise BadInput(f"cannot read {path}: {error.strerror}") from None
         absent = {"size": [record.height, record.width], "counts": ""}
-        targets = [{"phrase": t.phrase, "rle": t.rle or absent} for t in record.targets]
         yield {
             "image": {"bytes": content, "path": path.name},
             "file_name": path.name,
             "question": record.question,
             "answer": record.answer,
-            "targets": targets,
+            "targets": [{"phrase": t.phrase, "rle": t.rle or absent} for t in record.targets],
             "source": json.dumps(record.source, ensure_ascii=False),
         }
 
 
-def write_dataset(folder: Path, splits: dict[str, Path], name: str) -> None:
-    """Write `folder`/SPLIT-NNNNN.parquet and README.md of {split: records file}, a shard at a time; the folder takes its
-    place when all is done. Raises BadInput where `datasets` is not installed."""
-    try:
-        from datasets import Dataset
-    except ImportError:
-        raise BadInput("--parquet needs the datasets package: pip install 'maskpick[data]'") from None
-
-    unfinished = folder.with_name(f".{folder.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    lines, table, kinds = [], [], Counter()
-    for split, file in splits.items():
-        counts, photos = Counter(), set()
-
-        def counted():
-            for record in stream_records(file):
-                counts["questions"] += 1
-                counts.update("absent" if target.rle is None else "present" for target in record.targets)
-                kinds[str(record.source.get("kind", "-"))] += 1
-                photos.add(hash(record.image))
-                yield record
-
-        for number, rows in enumerate(shards(rows_of(counted(), file))):
-            Dataset.from_list(rows, features=features()).to_parquet(
-                unfinished / f"{split}-{number:05}.parquet"
-            )
-        lines.append(f"  - split: {split}\n    path: {split}-*.parquet")
-        table.append(
-            f"| {split} | {counts['questions']} | {len(photos)} | {counts['present']} | {counts['absent']} |"
-        )
-    card = CARD.format(
-        name=name,
-        files="\n".join(lines),
-        table="\n".join(table),
-        kinds="\n".join(f"| {kind} | {count} |" for kind, count in kinds.most_common()),
-    )
-    (unfinished / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
-
-
-def shards(rows: Iterable[dict]) -> Iterator[list[dict]]:
+def _shards(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """Rows in lists that fit into memory."""
-    shard, size = [], 0
+    shard: list[dict[str, Any]] = []
+    size = 0
     for row in rows:
         shard.append(row)
         size += len(row["image"]["bytes"])
-        if len(shard) == ROWS or size >= BYTES:
+        if len(shard) == MAX_SHARD_ROWS or size >= MAX_SHARD_BYTES:
             yield shard
             shard, size = [], 0
     if shard:
         yield shard
+
+
+def _card(name: str, counts: Mapping[str, SplitCounts]) -> str:
+    """The text of README.md."""
+    kinds: Counter[str] = Counter()
+    for split in counts.values():
+        kinds.update(split.kinds)
+    table = [
+        f"| {split} | {c.questions} | {len(c.images)} | {c.targets['present']} | {c.targets['absent']} |"
+        for split, c in counts.items()
+    ]
+    return CARD.format(
+        name=name,
+        files="\n".join(f"  - split: {split}\n    path: {split}-*.parquet" for split in counts),
+        table="\n".join(table),
+        kinds="\n".join(f"| {kind} | {count} |" for kind, count in kinds.most_common()),
+    )

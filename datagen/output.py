@@ -1,18 +1,18 @@
-"""Step 5, write: records, LLM-Seg40K's json, splits, statistics and a `datasets` folder, row by row as they come.
+"""Step 5, write: records, LLM-Seg40K's json, splits and statistics, row by row as they come.
 
-    with output(folder, val=0.1, from_dataset="coco") as out:
-        out.add(made)
+    with output(folder, val_share=0.1, from_dataset="coco") as out:
+        out.add(result)
     out.statistics.figures()
 
-Every file is written beside its place and takes it when all is done: a run that was killed leaves what was there before.
-Nothing is held back but counts, whatever the size of the set.
+Every file is written beside its place and takes it when all is done: a run that was killed leaves what was
+there before. Nothing is held back but counts, whatever the size of the set.
 """
 
 import contextlib
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -20,82 +20,133 @@ from assistant.errors import BadInput
 from assistant.export.converters import to_llmseg40k
 from assistant.files import replace_whole
 from assistant.record import Record, to_dict
-from datagen.engines.worker import Made
+from datagen.image_result import ImageResult
 from datagen.rejected import read_rejected, row_id
 from datagen.statistics import Statistics
+
+RECORDS_FILE, LLMSEG40K_FILE = "records.jsonl", "llmseg40k.json"
+TRAIN_FILE, VAL_FILE = "train.jsonl", "val.jsonl"
+MAX_REASONS_SHOWN = 8  # of why nothing was made, in one line: the most frequent say enough
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file that takes its place when the block ends without an error."""
+    """Open a text file that takes its place when the block ends without an error."""
     with replace_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         yield file
 
 
 @contextlib.contextmanager
-def output(folder: Path, val: float = 0.0, from_dataset: str = "coco") -> Iterator["Output"]:
-    """val: share of the photos whose questions go to val.jsonl, the others to train.jsonl; 0: neither is written.
-    from_dataset: what LLM-Seg40K's json calls the source of the photos. Raises BadInput where there is nothing to write."""
-    names = ["records.jsonl", "llmseg40k.json"] + (["train.jsonl", "val.jsonl"] if val else [])
-    for leftover in [old for name in names for old in folder.glob(f".{name}.*")]:  # of a run that was killed
-        leftover.unlink()
-    with contextlib.ExitStack() as files:
-        opened = {name: files.enter_context(whole_file(folder / name)) for name in names}
-        out = Output(folder, val, from_dataset, opened)
+def output(folder: Path, val_share: float = 0.0, from_dataset: str = "coco") -> Iterator["Output"]:
+    """Open the files of a generated set, which take their places when the block ends without an error.
+
+    Args:
+        folder: Where they are written.
+        val_share: Share of the images whose questions go to val.jsonl, the others' to train.jsonl; 0: neither
+            is written.
+        from_dataset: What LLM-Seg40K's json calls the source of the images.
+
+    Raises:
+        BadInput: At the end, when no question was written.
+    """
+    names = [RECORDS_FILE, LLMSEG40K_FILE] + ([TRAIN_FILE, VAL_FILE] if val_share else [])
+    for name in names:
+        for leftover in list(folder.glob(f".{name}.*")):  # of a run that was killed
+            leftover.unlink()
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(whole_file(folder / name)) for name in names}
+        out = Output(folder, val_share, from_dataset, files)
         yield out
-        if not out.statistics.questions:
-            drops = ", ".join(f"{count} x {reason}" for reason, count in out.statistics.drops.most_common(8))
-            raise BadInput(
-                "no question could be made of these photos" + (f"; given up: {drops}" if drops else "")
-            )
-        out.files["llmseg40k.json"].write("}" if out.begun else "{}")
-        for name, content in (
-            ("statistics.json", json.dumps(out.statistics.figures(), indent=1, ensure_ascii=False)),
-            ("statistics.html", out.statistics.page(folder.resolve().name)),
-        ):
-            files.enter_context(whole_file(folder / name)).write(content)
+        out.finish()
+        statistics = {
+            "statistics.json": json.dumps(out.statistics.figures(), indent=1, ensure_ascii=False),
+            "statistics.html": out.statistics.page(folder.resolve().name),
+        }
+        for name, content in statistics.items():
+            stack.enter_context(whole_file(folder / name)).write(content)
 
 
 class Output:
-    """What `output` gives to write to."""
+    """What `output` gives to write to.
 
-    def __init__(self, folder: Path, val: float, from_dataset: str, files: dict[str, TextIO]):
-        self.folder, self.val, self.from_dataset, self.files = folder, val, from_dataset, files
-        self.statistics, self.rejected, self.begun = Statistics(), read_rejected(folder), False
+    Args:
+        folder, val_share, from_dataset: As `output` takes them.
+        files: {name: the opened file}.
 
-    def add(self, made: Made) -> None:
-        """All questions about one photo."""
-        if made.sort:
-            self.statistics.photo(made.sort)
-        self.statistics.drops.update(made.drops)
-        good, image = [], ""
-        for record in made.records:
-            # Relative, so that the photos and the questions may be moved together.
-            image = (
-                image or Path(os.path.relpath(Path(record.image).resolve(), self.folder.resolve())).as_posix()
-            )
-            record.image = image
+    Attributes:
+        statistics: Of what was written so far.
+    """
+
+    def __init__(self, folder: Path, val_share: float, from_dataset: str, files: Mapping[str, TextIO]):
+        self.folder = folder
+        self.val_share = val_share
+        self.from_dataset = from_dataset
+        self.files = files
+        self.statistics = Statistics()
+        self._rejected = read_rejected(folder)
+        self._has_llmseg40k_rows = False
+
+    def add(self, result: ImageResult) -> None:
+        """Write all questions about one image, but for those that were thrown out by hand."""
+        if result.difficulty:
+            self.statistics.add_image(result.difficulty)
+        self.statistics.drops.update(result.drops)
+        records = []
+        for record in self._with_relative_paths(result.records):
             record.source.setdefault("history", [])  # the same keys in all lines, for `datasets`
-            if row_id(record) in self.rejected:
+            if row_id(record) in self._rejected:
                 self.statistics.drops["thrown out by hand"] += 1
             else:
-                good.append(record)
-        for record in good:
-            line = json.dumps(to_dict(record), ensure_ascii=False) + "\n"
-            self.files["records.jsonl"].write(line)
-            if self.val:
-                self.files["val.jsonl" if in_val(record, self.val) else "train.jsonl"].write(line)
-            self.statistics.record(record)
-        # A question that follows others means nothing alone, and LLM-Seg40K knows only such.
-        for file, row in to_llmseg40k(record for record in good if not record.history).items():
+                records.append(record)
+        for record in records:
+            self._write_record(record)
+        self._write_llmseg40k(records)
+
+    def _with_relative_paths(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Records of one image; their paths are made relative, so that photos and questions may be moved
+        together."""
+        if records:
+            image = os.path.relpath(Path(records[0].image).resolve(), self.folder.resolve())
+            for record in records:
+                record.image = Path(image).as_posix()
+        return records
+
+    def _write_record(self, record: Record) -> None:
+        line = json.dumps(to_dict(record), ensure_ascii=False) + "\n"
+        self.files[RECORDS_FILE].write(line)
+        if self.val_share:
+            self.files[VAL_FILE if in_val(record, self.val_share) else TRAIN_FILE].write(line)
+        self.statistics.add_record(record)
+
+    def _write_llmseg40k(self, records: Sequence[Record]) -> None:
+        """Write the questions that stand alone: one that follows others means nothing without them."""
+        standalone = (record for record in records if not record.history)
+        for file, row in to_llmseg40k(standalone).items():
             row["from_dataset"] = self.from_dataset
-            self.files["llmseg40k.json"].write(
-                f"{', ' if self.begun else '{'}{json.dumps(file)}: {json.dumps(row)}"
+            separator = ", " if self._has_llmseg40k_rows else "{"
+            self.files[LLMSEG40K_FILE].write(f"{separator}{json.dumps(file)}: {json.dumps(row)}")
+            self._has_llmseg40k_rows = True
+
+    def finish(self) -> None:
+        """End the files that need it.
+
+        Raises:
+            BadInput: No question was written.
+        """
+        if not self.statistics.questions:
+            reasons = ", ".join(
+                f"{count} x {reason}"
+                for reason, count in self.statistics.drops.most_common(MAX_REASONS_SHOWN)
             )
-            self.begun = True
+            raise BadInput(
+                "no question could be made of these photos" + (f"; dropped: {reasons}" if reasons else "")
+            )
+        self.files[LLMSEG40K_FILE].write("}" if self._has_llmseg40k_rows else "{}")
 
 
 def in_val(record: Record, share: float) -> bool:
-    """Whether a record's photo is one of the validation photos: by its name alone, so that no photo is on both sides,
-    and more photos move none."""
+    """Whether a record's image is one of the validation images.
+
+    It is decided by its name alone, so that no image is on both sides, and further images move none.
+    """
     return zlib.crc32(Path(record.image).name.encode()) / 2**32 < share

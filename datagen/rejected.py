@@ -1,27 +1,43 @@
-"""Rows that a person has thrown out: `DIR/rejected.jsonl`, one a line. They stay out when DIR is written again."""
+"""Rows that a person has thrown out: `DIR/rejected.jsonl`. They stay out when DIR is written again.
+
+reject("questions", record)                  # throw it out
+row_id(record) in read_rejected("questions")
+"""
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.record import Record
 
-FILE = "rejected.jsonl"
+REJECTED_FILE = "rejected.jsonl"
 
 
 def row_id(record: Record) -> str:
-    """Names a row by what it says, wherever it stands in the file: its picture's name, question and targets."""
-    said = [Path(record.image).name, record.question, [[t.phrase, t.rle] for t in record.targets]]
+    """Names a row by what it says, wherever it stands in the file: its image's name, question and targets."""
+    content: list[Any] = [
+        Path(record.image).name,
+        record.question,
+        [[target.phrase, target.rle] for target in record.targets],
+    ]
     if record.history:
-        said.append(record.source["history"])
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+        content.append(record.source["history"])
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def read_rejected(folder: str | Path) -> dict[str, dict]:
-    """{row id: {"id", "image", "question"}}; BadInput where the file is not what `reject` writes."""
-    file = Path(folder) / FILE
+def read_rejected(folder: str | Path) -> dict[str, dict[str, str]]:
+    """Read what was thrown out of a folder.
+
+    Returns:
+        {row id: {"id", "image", "question"}}.
+
+    Raises:
+        BadInput: The file is not what `reject` writes.
+    """
+    file = Path(folder) / REJECTED_FILE
     if not file.exists():
         return {}
     try:
@@ -31,15 +47,22 @@ def read_rejected(folder: str | Path) -> dict[str, dict]:
         raise BadInput(f"{file} must hold one object with an id a line ({error})") from None
 
 
-def reject(folder: str | Path, record: Record, out: bool = True) -> None:
-    """Throw a row out, or take it back."""
+def reject(folder: str | Path, record: Record) -> None:
+    """Throw a row out of a folder."""
     rows = read_rejected(folder)
     name = row_id(record)
-    if out:
-        rows[name] = {"id": name, "image": Path(record.image).name, "question": record.question}
-    else:
-        rows.pop(name, None)
-    with replace_whole(Path(folder) / FILE) as path:
-        path.write_text(
-            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()), encoding="utf-8"
-        )
+    rows[name] = {"id": name, "image": Path(record.image).name, "question": record.question}
+    _write(folder, rows)
+
+
+def take_back(folder: str | Path, record: Record) -> None:
+    """Take back a row that was thrown out."""
+    rows = read_rejected(folder)
+    rows.pop(row_id(record), None)
+    _write(folder, rows)
+
+
+def _write(folder: str | Path, rows: dict[str, dict[str, str]]) -> None:
+    with replace_whole(Path(folder) / REJECTED_FILE) as path:
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()]
+        path.write_text("".join(lines), encoding="utf-8")

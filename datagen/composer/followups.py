@@ -1,19 +1,19 @@
-"""Questions that follow others: "and the one on the left?", "what about something to sit on?", "only the bigger one".
+"""Questions that follow others: "and the one on the left?", "only the bigger one".
 
-    record = followup(given)                 # a Record of kind "followup", or why there is none
-    record.source["history"]                 # [{"question": "Where are the cups?", "answer": "I see the cups [SEG]."}]
+    record = followup(state)        # a record of kind "followup", or why there is none
+    record.source["history"]        # [{"question": "Where are the cups?", "answer": "I see the cups [SEG]."}]
 
-What was said before is made of the same photo, with the answer it should have had.
+The earlier turns are about the same image, with the answers that they should have had.
 """
 
 from collections.abc import Callable
 
 from assistant.record import Record
-from datagen.composer import wording
-from datagen.composer.places import beside, comparable, places
-from datagen.sources.given import Given, Thing, count, mention
+from datagen.composer import followup_wording, wording
+from datagen.composer.positions import PositionOption, position_options
+from datagen.composer.state import AskedTarget, ComposerState
 
-OPPOSITE = {
+OPPOSITES = {
     "left": "right",
     "right": "left",
     "top": "bottom",
@@ -24,166 +24,175 @@ OPPOSITE = {
     "furthest": "nearest",
     "middle": "left",
 }
-LONGER = 0.25  # share of the questions about something else that come third, not second
+BY_PHRASE_SHARE = 0.5  # of the targets of a first turn
+ABSENT_SHARE = 0.35  # of the follow-ups about another category, those in which it is absent
+THIRD_TURN_SHARE = 0.25  # of the follow-ups about another category, those that come third, not second
+ABSENT_FIRST_SHARE = 0.2  # of the first turns before another category, those about something absent
+ANOTHER_BY_PHRASE_SHARE = 0.65  # of the follow-ups about another category
+
+OPTION_PREFIX = "then "  # positions in follow-ups are counted apart from those in first questions
+Turn = dict[str, str]  # {"question", "answer"}, as source["history"] holds it
+Follower = Callable[[ComposerState], Record | None]
 
 
-def followup(given: Given) -> Record | str:
-    """A follow-up of one of the shapes below, those that this photo allows by their weights."""
-    shapes: dict[Callable[[Given], Record | None], float] = {
-        _which: 3,
-        _others: 1.5,
-        _opposite: 1.5,
-        _else: 4,
-        _among: 2,
-        _same: 1,
-    }
-    while shapes:
-        (shape,) = given.rng.choices(list(shapes), list(shapes.values()))
-        if record := shape(given):
+def followup(state: ComposerState) -> Record | str:
+    """Compose a follow-up in one of several ways, drawn by their weights among those that this image allows.
+
+    Returns:
+        A record of kind "followup", or why there is none.
+    """
+    weights = dict(FOLLOWERS)
+    while weights:
+        (follower,) = state.rng.choices(list(weights), list(weights.values()))
+        if record := follower(state):
             return record
-        del shapes[shape]
+        del weights[follower]
     return "nothing could be asked next"
 
 
-def _turn(record: Record) -> dict:
+def _turn(record: Record) -> Turn:
     return {"question": record.question, "answer": record.answer}
 
 
-def _about(given: Given, thing: Thing) -> dict:
-    """An earlier turn about all there is of a thing."""
-    entry, instances, phrase = thing
-    question = (
-        wording.implicit_question(phrase, given.split, given.rng)
-        if phrase
-        else wording.named_question(entry, max(1, count(instances)), given.split, given.rng)
-    )
-    return _turn(given.record("named", question, [(mention(thing), thing)]))
+def _first_turn(state: ComposerState, target: AskedTarget) -> Turn:
+    """An earlier turn about all instances of a category."""
+    if target.phrase:
+        question = wording.implicit_question(target.phrase, state.split, state.rng)
+    else:
+        count = max(1, target.object_count)
+        question = wording.named_question(target.entry, count, state.split, state.rng)
+    return _turn(state.record("named", question, [(target.mention(), target)]))
 
 
-def _places(given: Given) -> dict[str, tuple]:
-    """{name: (place, key, instance, anchor's entry or None)} of everything that can be singled out."""
-    found = {}
-    for key in given.present:
-        if given.bank[key].number == "count" and comparable(given.photo.of(key)):
-            for place, instance in places(given.photo, given.photo.of(key)).items():
-                found[f"then {place} {key}"] = (place, key, instance, None)
-            for place, instance, anchor in beside(given.photo, given.photo.of(key)):
-                found[f"then {place} {key} {anchor.key}"] = (place, key, instance, given.bank[anchor.key])
-    return found
-
-
-def _which(given: Given) -> Record | None:
+def _one_of_them(state: ComposerState) -> Record | None:
     """All of them, then one: "where are the cups?", "only the biggest one"."""
-    options = _places(given)
+    options = position_options(state, OPTION_PREFIX)
     if not options:
         return None
-    place, key, instance, anchor = options[given.category(sorted(options))]
-    thing = given.thing(key, by_phrase=given.rng.random() < 0.5)
-    question = wording.followup_one("then_which", place, len(thing[1]), given.split, given.rng, anchor)
-    words = wording.position_phrase(place, thing[0].name, anchor)
-    return given.record("followup", question, [(words, (thing[0], [instance], None))], [_about(given, thing)])
+    option = options[state.least_asked_of(sorted(options))]
+    everyone = state.target(option.key, by_phrase=state.rng.random() < BY_PHRASE_SHARE)
+    question = followup_wording.followup_about_position(
+        "then_which", option.position, len(everyone.instances), state.split, state.rng, option.anchor
+    )
+    return state.record("followup", question, [_singled_out(state, option)], [_first_turn(state, everyone)])
 
 
-def _singled_out(given: Given, place: str, key: str, instance, anchor) -> dict:
+def _singled_out(state: ComposerState, option: PositionOption) -> tuple[str, AskedTarget]:
+    """One of several as a target, with what the reply calls it."""
+    entry = state.bank[option.key]
+    words = wording.position_phrase(option.position, entry.name, option.anchor)
+    return words, AskedTarget(entry, [option.instance])
+
+
+def _position_turn(state: ComposerState, option: PositionOption) -> Turn:
     """An earlier turn about one of several."""
-    entry = given.bank[key]
+    count = len(state.image.of(option.key))
     question = wording.position_question(
-        entry, place, len(given.photo.of(key)), None, given.split, given.rng, anchor
+        state.bank[option.key], option.position, count, None, state.split, state.rng, option.anchor
     )
-    words = wording.position_phrase(place, entry.name, anchor)
-    return _turn(given.record("position", question, [(words, (entry, [instance], None))]))
+    return _turn(state.record("position", question, [_singled_out(state, option)]))
 
 
-def _others(given: Given) -> Record | None:
+def _the_others(state: ComposerState) -> Record | None:
     """One of them, then the rest: "the left cup", "and the others?"."""
-    options = _places(given)
+    options = position_options(state, OPTION_PREFIX)
     if not options:
         return None
-    place, key, instance, anchor = options[given.category(sorted(options))]
-    entry, rest = given.bank[key], [each for each in given.photo.of(key) if each is not instance]
-    question = wording.followup_others(len(rest), given.split, given.rng)
-    return given.record(
-        "followup",
-        question,
-        [(f"other {entry.mention(len(rest))}", (entry, rest, None))],
-        [_singled_out(given, place, key, instance, anchor)],
-    )
+    option = options[state.least_asked_of(sorted(options))]
+    entry = state.bank[option.key]
+    rest = [each for each in state.image.of(option.key) if each is not option.instance]
+    question = followup_wording.followup_about_others(len(rest), state.split, state.rng)
+    words = f"other {entry.mention(len(rest))}"
+    earlier = [_position_turn(state, option)]
+    return state.record("followup", question, [(words, AskedTarget(entry, rest))], earlier)
 
 
-def _opposite(given: Given) -> Record | None:
+def _the_opposite(state: ComposerState) -> Record | None:
     """One of them, then its opposite: "the left cup", "and the one on the right?"."""
-    options = _places(given)
-    pairs = {}
-    for name, (place, key, instance, anchor) in options.items():
-        if (other := options.get(name.replace(place, OPPOSITE.get(place, "-"), 1))) and other[
-            2
-        ] is not instance:
-            pairs[name] = other
-    if not pairs:
+    options = position_options(state, OPTION_PREFIX)
+    opposites: dict[str, PositionOption] = {}
+    for name, option in options.items():
+        opposite = options.get(name.replace(option.position, OPPOSITES.get(option.position, "-"), 1))
+        if opposite and opposite.instance is not option.instance:
+            opposites[name] = opposite
+    if not opposites:
         return None
-    name = given.category(sorted(pairs))
-    place, key, instance, anchor = pairs[name]
-    entry = given.bank[key]
-    question = wording.followup_one(
-        "then_next", place, len(given.photo.of(key)), given.split, given.rng, anchor
+    name = state.least_asked_of(sorted(opposites))
+    opposite = opposites[name]
+    count = len(state.image.of(opposite.key))
+    question = followup_wording.followup_about_position(
+        "then_next", opposite.position, count, state.split, state.rng, opposite.anchor
     )
-    words = wording.position_phrase(place, entry.name, anchor)
-    return given.record(
-        "followup", question, [(words, (entry, [instance], None))], [_singled_out(given, *options[name])]
-    )
+    earlier = [_position_turn(state, options[name])]
+    return state.record("followup", question, [_singled_out(state, opposite)], earlier)
 
 
-def _else(given: Given) -> Record | None:
-    """Something else, there or not: "where is the dog?", "and something to sit on?"."""
-    rng = given.rng
-    first = given.category(given.present)
-    key = (
-        given.missing()
-        if rng.random() < 0.35
-        else given.category([key for key in given.present if key != first])
-    )
+def _another_category(state: ComposerState) -> Record | None:
+    """Another category, there or not: "where is the dog?", "and something to sit on?"."""
+    rng = state.rng
+    first = state.least_asked_of(state.askable)
+    if rng.random() < ABSENT_SHARE:
+        key = state.absent_category()
+    else:
+        key = state.least_asked([key for key in state.askable if key != first])
     if key is None:
         return None
-    if (
-        rng.random() < LONGER
-        and (before := given.rng.choice([_which, _among])(given))
-        and key not in before.source["categories"]
-    ):
-        earlier = [*before.source["history"], _turn(before)]
-    else:
-        gone = given.missing() if rng.random() < 0.2 else None
-        about = gone if gone and gone != key else first
-        earlier = [_about(given, given.thing(about, by_phrase=rng.random() < 0.5))]
-    thing = given.thing(key, by_phrase=rng.random() < 0.65)
-    question = wording.followup_else(thing[0], thing[2], max(1, count(thing[1])), given.split, rng)
-    return given.record("followup", question, [(mention(thing), thing)], earlier)
+    earlier = _turns_before_another(state, key, first)
+    target = state.target(key, by_phrase=rng.random() < ANOTHER_BY_PHRASE_SHARE)
+    count = max(1, target.object_count)
+    question = followup_wording.followup_about_another(target.entry, target.phrase, count, state.split, rng)
+    return state.record("followup", question, [(target.mention(), target)], earlier)
 
 
-def _among(given: Given) -> Record | None:
-    """Several things, then some of them: "the cup and the fork", "leave out the fork"."""
-    rng = given.rng
-    if len(given.present) < 2:
+def _turns_before_another(state: ComposerState, key: str, first: str) -> list[Turn]:
+    """One or two turns before a question about the category `key`; first: the category of the first turn."""
+    rng = state.rng
+    if rng.random() < THIRD_TURN_SHARE:
+        before = rng.choice([_one_of_them, _some_of_them])(state)
+        if before and key not in before.source["categories"]:
+            return [*before.source["history"], _turn(before)]
+    absent = state.absent_category() if rng.random() < ABSENT_FIRST_SHARE else None
+    about = absent if absent and absent != key else first
+    return [_first_turn(state, state.target(about, by_phrase=rng.random() < BY_PHRASE_SHARE))]
+
+
+def _some_of_them(state: ComposerState) -> Record | None:
+    """Several categories, then some of them: "the cup and the fork", "leave out the fork"."""
+    rng = state.rng
+    if len(state.askable) < 2:
         return None
-    keys = [given.category(given.present)]
-    others = [key for key in given.present if key not in keys]
-    keys += rng.sample(others, min(len(given.present) - 1, rng.choice((1, 1, 2))))
+    keys = [state.least_asked_of(state.askable)]
+    others = [key for key in state.askable if key not in keys]
+    keys += rng.sample(others, min(len(state.askable) - 1, rng.choice((1, 1, 2))))
     rng.shuffle(keys)
-    things = [given.thing(key, by_phrase=False) for key in keys]
-    asked = [(entry, count(instances), phrase) for entry, instances, phrase in things]
-    first = given.record(
-        "multi",
-        wording.multi_question(asked, given.split, rng),
-        [(mention(thing), thing) for thing in things],
+    targets = [state.target(key, by_phrase=False) for key in keys]
+    parts = [(target.entry, target.object_count, target.phrase) for target in targets]
+    first_question = wording.multi_question(parts, state.split, rng)
+    first = state.record("multi", first_question, [(target.mention(), target) for target in targets])
+    named = rng.choice(targets)
+    question, leaves_out = followup_wording.followup_about_some(
+        named.entry, named.object_count, state.split, rng
     )
-    named = rng.choice(things)
-    question, without = wording.followup_among(named[0], count(named[1]), given.split, rng)
-    meant = [thing for thing in things if (thing is named) != without]
-    return given.record("followup", question, [(mention(thing), thing) for thing in meant], [_turn(first)])
+    meant = [target for target in targets if (target is named) != leaves_out]
+    mentions = [(target.mention(), target) for target in meant]
+    return state.record("followup", question, mentions, [_turn(first)])
 
 
-def _same(given: Given) -> Record | None:
+def _the_same(state: ComposerState) -> Record | None:
     """The same again by a pronoun: "where is the dog?", "cut it out"."""
-    thing = given.thing(given.category(given.present), by_phrase=given.rng.random() < 0.5)
-    many = count(thing[1]) > 1 or thing[0].number in ("plural", "set")
-    question = wording.followup_same(many, thing[0].who, given.split, given.rng)
-    return given.record("followup", question, [(mention(thing), thing)], [_about(given, thing)])
+    key = state.least_asked_of(state.askable)
+    target = state.target(key, by_phrase=state.rng.random() < BY_PHRASE_SHARE)
+    is_plural = target.object_count > 1 or target.entry.number in ("plural", "set")
+    question = followup_wording.followup_about_same(is_plural, target.entry.is_person, state.split, state.rng)
+    return state.record("followup", question, [(target.mention(), target)], [_first_turn(state, target)])
+
+
+# Each way to follow, and how often it is tried relative to the others.
+FOLLOWERS: dict[Follower, float] = {
+    _one_of_them: 3,
+    _the_others: 1.5,
+    _the_opposite: 1.5,
+    _another_category: 4,
+    _some_of_them: 2,
+    _the_same: 1,
+}

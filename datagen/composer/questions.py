@@ -1,27 +1,30 @@
-"""Questions about photos with masks, composed from the phrase bank.
+"""Step 3, ask, without a model: questions about images with masks, composed from the phrase bank.
 
-    photos = read_coco("instances.json", "images", load("coco"), drops := Counter())
-    for record in compose(photos[0], load("coco"), split="train", per_image=24, seed=0, drops=drops): ...
+    bank, drops = load_bank("coco"), Counter()
+    image, *_ = read_images("instances.json", "images", bank, drops)
+    for record in compose(image, bank, split="train", per_image=24, seed=0, drops=drops): ...
 
-Kinds (`source["kind"]`): implicit, named, multi, position, part, class, absent, followup. A mask is the union of all
-instances of what is meant, crowds included; for position it is one instance, and only where no two people would
-disagree which. Absent are only things that the data set outlines wherever they are.
-The same photo, split, count and seed give the same records. Whatever is tried and given up is counted in `drops`.
+Kinds (`source["kind"]`): implicit, named, multi, position, part, class, absent, followup. A mask is the union
+of all instances of what is meant, crowds included; for a position it is one instance, and only where no two
+people would disagree which. Only categories that the data set outlines wherever they are can be absent. The
+same image, split, count and seed give the same records. What is tried and given up is counted by reason. A
+change of what is composed needs a new `datagen.versions.COMPOSER_VERSION`.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from assistant.record import Record
 from datagen.composer import wording
 from datagen.composer.followups import followup
 from datagen.composer.phrasebank import Entry, Group, Phrase
-from datagen.composer.places import beside, places
-from datagen.sources.given import Given, count, mention
-from datagen.sources.photos import Photo
+from datagen.composer.positions import position_options
+from datagen.composer.state import AskedTarget, ComposerState, count_objects
+from datagen.sources.annotated_images import AnnotatedImage
 
-KINDS = {
+# How often each kind is tried, relative to the others.
+KIND_WEIGHTS = {
     "implicit": 7,
     "named": 4,
     "multi": 4,
@@ -30,205 +33,247 @@ KINDS = {
     "class": 2,
     "absent": 5,
     "followup": 5,
-}  # weights
-GROUPED = 0.3  # share of implicit questions that several categories may answer
-PREMISE = 0.35  # share of absent questions that take the thing for granted: "the red umbrella beside the dog"
-SEEN = 0.001  # share of the picture's area below which a thing is not asked about: 14 x 14 px of 512 x 384
-AGAIN = 2  # times that the same one of several is asked for, in other words
-TRIES = 12  # per question wanted, before the photo is left with fewer
+}
+GROUP_SHARE = (
+    0.3  # of the implicit questions, those that several categories may answer; of the absent ones, half of it
+)
+PREMISE_SHARE = (
+    0.35  # of the absent questions, those that take it for granted: "the red umbrella beside the dog"
+)
+EXISTS_SHARE_OF_ABSENT = (
+    0.4  # as often as of other questions, so that the wording alone does not tell an absent one
+)
+PART_BY_PHRASE_SHARE = 0.8
+ABSENT_BY_PHRASE_SHARE = 0.6
+POSITION_BY_PHRASE_SHARE = 0.25
+MULTI_WITH_ABSENT_SHARE = 0.35
+MAX_WORDS_IN_LIST = 9  # of a phrase in a question about several targets
+MIN_TARGET_SHARE = (
+    0.001  # of the image's area, below which a target is not asked about: 14 x 14 px of 512 x 384
+)
+MAX_SAME_POSITION = 2  # times that the same one of several is asked for, in other words
+TRIES_PER_QUESTION = 12  # before the image is left with fewer questions
 
-
-def _of_group(given: Given, present: bool) -> Record | str:
-    found = given.group(present)
-    if found is None:
-        return "no question about a group of things is clear here"
-    group, question = found
-    keys = [key for key in group.categories if key in given.whole] if present else group.categories[:1]
-    things = [(given.bank[key], given.photo.of(key), question) for key in keys]
-    kind = "absent" if not present else "implicit" if len(keys) == 1 else "multi"
-    return given.record(
-        kind, wording.dress(question.text, given.rng), [(mention(thing), thing) for thing in things]
-    )
-
-
-def _implicit(given: Given) -> Record | str:
-    if given.groups and given.rng.random() < GROUPED:
-        return _of_group(given, present=True)
-    thing = given.thing(given.category(given.present), by_phrase=True)
-    if thing[2] is None:
-        return "every phrase fits something else in the photo too"
-    question = wording.implicit_question(thing[2], given.split, given.rng)
-    return given.record("implicit", question, [(mention(thing), thing)])
-
-
-def _named(given: Given) -> Record | str:
-    thing = given.thing(given.category(given.present), by_phrase=False)
-    question = wording.named_question(thing[0], count(thing[1]), given.split, given.rng)
-    return given.record("named", question, [(mention(thing), thing)])
-
-
-def _part(given: Given) -> Record | str:
-    parts = [key for key in given.present if given.bank[key].part_of]
-    if not parts:
-        return "the data has no parts"
-    thing = given.thing(given.category(parts), by_phrase=given.rng.random() < 0.8)
-    question = wording.part_question(thing[0], thing[2], count(thing[1]), given.split, given.rng)
-    return given.record("part", question, [(mention(thing), thing)])
-
-
-def _absent(given: Given) -> Record | str:
-    if given.groups and given.rng.random() < GROUPED / 2:
-        return _of_group(given, present=False)
-    key = given.missing()
-    if key is None:
-        return "nothing is missing from the photo"
-    if not given.bank[key].part_of and given.rng.random() < PREMISE:
-        anchors = [
-            other
-            for other in given.present
-            if count(given.photo.of(other)) == 1
-            and not given.bank[other].part_of
-            and given.bank[other].number != "mass"
-        ]  # nothing stands "behind the sky"
-        if anchors:
-            return _false_premise(given, key, given.rng.choice(anchors))
-    thing = given.thing(key, by_phrase=given.rng.random() < 0.6)
-    # As many "is there" as other questions: their wording alone must not tell that a thing is absent.
-    if thing[2]:
-        question = wording.implicit_question(thing[2], given.split, given.rng, exists=0.4)
-    else:
-        many = 1 if thing[0].number == "one" else given.rng.choice((1, 1, 2))
-        question = wording.named_question(thing[0], many, given.split, given.rng, exists=0.4)
-    return given.record("absent", question, [(mention(thing), thing)])
-
-
-def _false_premise(given: Given, key: str, anchor: str) -> Record:
-    thing = given.thing(key, by_phrase=False)
-    question = wording.premise_question(thing[0], given.bank[anchor], given.split, given.rng)
-    return given.record("absent", question, [(mention(thing), thing)])
-
-
-def _multi(given: Given) -> Record | str:
-    rng = given.rng
-    lacking = rng.random() < 0.35
-    wanted = min(rng.choice((2, 2, 3)) - lacking, len(given.present))
-    if wanted + lacking < 2:
-        return "too few categories for a question about several"
-    keys = [given.category(given.present)]
-    keys += rng.sample([key for key in given.present if key not in keys], wanted - 1)
-    if lacking and (gone := given.missing()):
-        keys.append(gone)
-    if len(keys) < 2:
-        return "nothing is missing from the photo"
-    rng.shuffle(keys)
-
-    def clear(phrase: Phrase) -> bool:  # readable in a list, and not as true of another thing asked about
-        short = not re.search(r",| and ", phrase.text) and len(phrase.text.split()) <= 9
-        return short and not set(phrase.also) & set(keys)
-
-    style = rng.random()  # all by phrase, all by name, or mixed
-    things = [given.thing(key, style < 0.4 or (style > 0.65 and rng.random() < 0.5), clear) for key in keys]
-    asked = [(entry, max(1, count(instances)), phrase) for entry, instances, phrase in things]
-    return given.record(
-        "multi",
-        wording.multi_question(asked, given.split, rng),
-        [(mention(thing), thing) for thing in things],
-    )
-
-
-def _position(given: Given) -> Record | str:
-    options = {}
-    for key in given.present:
-        if given.bank[key].number == "count":
-            instances = given.photo.of(key)
-            for place, instance in places(given.photo, instances).items():
-                options[f"{place} {key}"] = (place, key, instance, None)
-            for place, instance, anchor in beside(given.photo, instances):
-                options[f"{place} {key} {anchor.key}"] = (place, key, instance, given.bank[anchor.key])
-    options = {name: option for name, option in options.items() if given.used[name] < AGAIN}
-    if not options:
-        return "no single instance stands out by its place or size"
-    place, key, instance, anchor = options[given.category(sorted(options))]
-    entry, everyone, _ = given.thing(key, by_phrase=False)
-    phrase = None
-    if given.rng.random() < 0.25:
-        phrase = given.phrase(key, lambda phrase: wording.position_takes(phrase, given.split))
-    question = wording.position_question(entry, place, len(everyone), phrase, given.split, given.rng, anchor)
-    words = wording.position_phrase(place, entry.name, anchor)
-    return given.record("position", question, [(words, (entry, [instance], phrase))])
-
-
-def _class(given: Given) -> Record | str:
-    rng = given.rng
-    there = rng.sample(given.present, min(len(given.present), rng.randint(1, 4)))
-    gone: list[str] = []
-    for _ in range(rng.randint(1, 3)):
-        if (key := given.missing()) and key not in gone:
-            gone.append(key)
-    keys = there + gone
-    rng.shuffle(keys)
-    things = [given.thing(key, by_phrase=False) for key in keys]
-    names = [entry.plural if entry.number == "plural" else entry.name for entry, _, _ in things]
-    return given.record(
-        "class",
-        wording.class_question(names, given.split, rng),
-        [(thing[0].mention(), thing) for thing in things],
-    )
+Composed = Record | str  # a record, or why there is none
 
 
 def compose(
-    photo: Photo,
-    bank: dict[str, Entry],
+    image: AnnotatedImage,
+    bank: Mapping[str, Entry],
     split: str,
     per_image: int,
     seed: int,
-    drops: Counter,
+    drops: Counter[str],
     groups: Sequence[Group] = (),
 ) -> Iterator[Record]:
-    """Up to `per_image` different questions about a photo; `image` is the photo's path as it was read.
-    groups: questions that several of the bank's categories answer."""
-    makers = {
-        "implicit": _implicit,
-        "named": _named,
-        "multi": _multi,
-        "position": _position,
-        "part": _part,
-        "class": _class,
-        "absent": _absent,
-        "followup": followup,
-    }
-    given = Given(photo, bank, groups, split, seed)
-    weights = {
-        kind: weight
-        for kind, weight in KINDS.items()
-        if kind != "part" or any(bank[key].part_of for key in given.present)
-    }
-    asked: set[str] = set()
-    if not given.present:
-        drops["photo: nothing is outlined wherever it is"] += 1
+    """Compose different questions about an image.
+
+    Args:
+        image: The image, with masks.
+        bank: Phrase bank with an entry for each of its categories.
+        split: "train" or "held".
+        per_image: Number of questions, at most.
+        seed: Another seed gives other questions.
+        drops: Counts what is tried and given up, by reason.
+        groups: Questions that several of the bank's categories answer.
+
+    Yields:
+        Records; their `image` is the path of the image's file.
+    """
+    state = ComposerState(image, bank, groups, split, seed)
+    if not state.askable:
+        drops["photo: nothing in it is outlined throughout"] += 1
         return
-    for _ in range(per_image * TRIES):
+    has_parts = any(bank[key].part_of for key in state.askable)
+    weights = {kind: weight for kind, weight in KIND_WEIGHTS.items() if kind != "part" or has_parts}
+    asked: set[str] = set()
+    for _ in range(per_image * TRIES_PER_QUESTION):
         if len(asked) == per_image:
             return
-        kind = given.rng.choices(list(weights), list(weights.values()))[0]
-        record = makers[kind](given)
+        kind = state.rng.choices(list(weights), list(weights.values()))[0]
+        record = COMPOSERS[kind](state)
         if isinstance(record, str):
             drops[f"{kind}: {record}"] += 1
-            continue
-        words = " / ".join(
-            text.lower().strip(" .?")
-            for text in [*(turn["question"] for turn in record.source["history"]), record.question]
-        )
-        if any(
-            target.rle and not share for target, share in zip(record.targets, record.source["area_share"])
-        ):
-            drops[f"{kind}: the mask is empty"] += 1
-        elif any(
-            target.rle and share < SEEN for target, share in zip(record.targets, record.source["area_share"])
-        ):
-            drops[f"{kind}: too small to be seen"] += 1
-        elif words in asked:
+        elif reason := _mask_fault(record):
+            drops[f"{kind}: {reason}"] += 1
+        elif (words := _words_of(record)) in asked:
             drops[f"{kind}: the question was asked already"] += 1
         else:
             asked.add(words)
             yield record
+
+
+def _mask_fault(record: Record) -> str | None:
+    """Why a target of a record cannot be pointed at, or None."""
+    pairs = zip(record.targets, record.source["area_share"], strict=True)
+    shares = [share for target, share in pairs if target.rle]
+    if not all(shares):
+        return "the mask is empty"
+    if any(share < MIN_TARGET_SHARE for share in shares):
+        return "too small to be seen"
+    return None
+
+
+def _words_of(record: Record) -> str:
+    """What a question says, with the turns before it, whichever way it is typed."""
+    texts = [*(turn["question"] for turn in record.source["history"]), record.question]
+    return " / ".join(text.lower().strip(" .?") for text in texts)
+
+
+def _by_mention(targets: Sequence[AskedTarget]) -> list[tuple[str, AskedTarget]]:
+    """Targets with what a reply calls them."""
+    return [(target.mention(), target) for target in targets]
+
+
+def _group(state: ComposerState, present: bool) -> Composed:
+    """A question that several categories answer: "what could I sit on?"."""
+    found = state.group_question(present)
+    if found is None:
+        return "no question about a group of categories is clear here"
+    group, question = found
+    keys = [key for key in group.categories if key in state.outlined] if present else group.categories[:1]
+    targets = [AskedTarget(state.bank[key], state.image.of(key), question) for key in keys]
+    if present:
+        kind = "implicit" if len(keys) == 1 else "multi"
+    else:
+        kind = "absent"
+    return state.record(kind, wording.as_typed(question.text, state.rng), _by_mention(targets))
+
+
+def _implicit(state: ComposerState) -> Composed:
+    if state.groups and state.rng.random() < GROUP_SHARE:
+        return _group(state, present=True)
+    target = state.target(state.least_asked_of(state.askable), by_phrase=True)
+    if target.phrase is None:
+        return "every phrase describes something else in the photo too"
+    question = wording.implicit_question(target.phrase, state.split, state.rng)
+    return state.record("implicit", question, _by_mention([target]))
+
+
+def _named(state: ComposerState) -> Composed:
+    target = state.target(state.least_asked_of(state.askable), by_phrase=False)
+    question = wording.named_question(target.entry, target.object_count, state.split, state.rng)
+    return state.record("named", question, _by_mention([target]))
+
+
+def _part(state: ComposerState) -> Composed:
+    parts = [key for key in state.askable if state.bank[key].part_of]
+    if not parts:
+        return "the data has no parts"
+    key = state.least_asked_of(parts)
+    target = state.target(key, by_phrase=state.rng.random() < PART_BY_PHRASE_SHARE)
+    question = wording.part_question(target.entry, target.phrase, target.object_count, state.split, state.rng)
+    return state.record("part", question, _by_mention([target]))
+
+
+def _absent(state: ComposerState) -> Composed:
+    rng = state.rng
+    if state.groups and rng.random() < GROUP_SHARE / 2:
+        return _group(state, present=False)
+    key = state.absent_category()
+    if key is None:
+        return "nothing is known to be absent from the photo"
+    if not state.bank[key].part_of and rng.random() < PREMISE_SHARE:
+        anchors = [other for other in state.askable if _is_anchor(state, other)]
+        if anchors:
+            return _false_premise(state, key, rng.choice(anchors))
+    target = state.target(key, by_phrase=rng.random() < ABSENT_BY_PHRASE_SHARE)
+    if target.phrase:
+        question = wording.implicit_question(target.phrase, state.split, rng, EXISTS_SHARE_OF_ABSENT)
+    else:
+        count = 1 if target.entry.number == "one" else rng.choice((1, 1, 2))
+        question = wording.named_question(target.entry, count, state.split, rng, EXISTS_SHARE_OF_ABSENT)
+    return state.record("absent", question, _by_mention([target]))
+
+
+def _is_anchor(state: ComposerState, key: str) -> bool:
+    """Whether something can stand beside the only instance of a category: nothing stands "behind the sky"."""
+    entry = state.bank[key]
+    is_single = count_objects(state.image.of(key)) == 1
+    return is_single and not entry.part_of and entry.number != "mass"
+
+
+def _false_premise(state: ComposerState, key: str, anchor: str) -> Record:
+    """A question that takes an absent category for granted, beside an anchor that is there."""
+    target = state.target(key, by_phrase=False)
+    question = wording.premise_question(target.entry, state.bank[anchor], state.split, state.rng)
+    return state.record("absent", question, _by_mention([target]))
+
+
+def _multi(state: ComposerState) -> Composed:
+    rng = state.rng
+    with_absent = rng.random() < MULTI_WITH_ABSENT_SHARE
+    present_count = min(rng.choice((2, 2, 3)) - with_absent, len(state.askable))
+    if present_count + with_absent < 2:
+        return "too few categories for a question about several"
+    keys = [state.least_asked_of(state.askable)]
+    keys += rng.sample([key for key in state.askable if key not in keys], present_count - 1)
+    if with_absent and (absent := state.absent_category()):
+        keys.append(absent)
+    if len(keys) < 2:
+        return "nothing is known to be absent from the photo"
+    rng.shuffle(keys)
+
+    def is_clear_in_list(phrase: Phrase) -> bool:
+        """Readable in a list, and true of no other target of the question."""
+        is_short = len(phrase.text.split()) <= MAX_WORDS_IN_LIST and not re.search(r",| and ", phrase.text)
+        return is_short and not set(phrase.also_true_of) & set(keys)
+
+    style = rng.random()  # all by phrase, all by name, or mixed
+    targets = []
+    for key in keys:
+        by_phrase = style < 0.4 or (style > 0.65 and rng.random() < 0.5)
+        targets.append(state.target(key, by_phrase, is_clear_in_list))
+    parts = [(target.entry, max(1, target.object_count), target.phrase) for target in targets]
+    question = wording.multi_question(parts, state.split, rng)
+    return state.record("multi", question, _by_mention(targets))
+
+
+def _position(state: ComposerState) -> Composed:
+    options = {
+        name: option
+        for name, option in position_options(state).items()
+        if state.used[name] < MAX_SAME_POSITION
+    }
+    if not options:
+        return "no single instance stands out by its place or size"
+    option = options[state.least_asked_of(sorted(options))]
+    entry = state.bank[option.key]
+    count = len(state.image.of(option.key))
+    phrase = None
+    if state.rng.random() < POSITION_BY_PHRASE_SHARE:
+        phrase = state.phrase_for(
+            option.key, lambda phrase: wording.suits_position_question(phrase, state.split)
+        )
+    question = wording.position_question(
+        entry, option.position, count, phrase, state.split, state.rng, option.anchor
+    )
+    words = wording.position_phrase(option.position, entry.name, option.anchor)
+    return state.record("position", question, [(words, AskedTarget(entry, [option.instance], phrase))])
+
+
+def _class(state: ComposerState) -> Composed:
+    rng = state.rng
+    present = rng.sample(state.askable, min(len(state.askable), rng.randint(1, 4)))
+    absent: list[str] = []
+    for _ in range(rng.randint(1, 3)):
+        if (key := state.absent_category()) and key not in absent:
+            absent.append(key)
+    keys = present + absent
+    rng.shuffle(keys)
+    targets = [state.target(key, by_phrase=False) for key in keys]
+    names = [t.entry.plural if t.entry.number == "plural" else t.entry.name for t in targets]
+    question = wording.class_question(names, state.split, rng)
+    return state.record("class", question, [(target.entry.mention(), target) for target in targets])
+
+
+COMPOSERS: dict[str, Callable[[ComposerState], Composed]] = {
+    "implicit": _implicit,
+    "named": _named,
+    "multi": _multi,
+    "position": _position,
+    "part": _part,
+    "class": _class,
+    "absent": _absent,
+    "followup": followup,
+}

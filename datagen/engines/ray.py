@@ -1,125 +1,154 @@
 """The same steps on Ray Data, over as many processes and machines as the cluster has.
 
-    python -m datagen ... --engine ray --workers 8                        # on this machine
-    RAY_ADDRESS=head:6379 python -m datagen ... --engine ray --workers 64  # on a cluster; DIR, photos on a shared disk
+    python -m datagen ... --engine ray --workers 8                           # on this machine
+    RAY_ADDRESS=head:6379 python -m datagen ... --engine ray --workers 64    # on a cluster
 
-Each worker reads its photos from the index in DIR, and has its own share of the requests, its own SAM, its own local
-model. What comes back is kept here, in one file and in the photos' order: rows and their order are the plain engine's.
+On a cluster, the photos and DIR are on a disk that all machines share.
+
+Each worker reads its images from the index in DIR, and has its own share of the requests, its own SAM, its
+own local model. What comes back is cached here, in one file and in the images' order: rows and their order
+are the plain engine's. Answers of language models come back too, so that none is asked for twice; workers
+read earlier ones from a copy of the cache.
 """
 
-import argparse
-import contextlib
+import asyncio
 import json
-import os
 from collections import Counter
-from collections.abc import Iterator
-from copy import copy
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
 from assistant.errors import BadInput
+from datagen.engines.cluster import connected_ray
 from datagen.engines.plain import in_order
-from datagen.engines.worker import Made, Worker
-from datagen.result_cache import Kept
-from datagen.sources.leaks import Known
-from datagen.sources.photos import Photo, Photos
+from datagen.engines.worker import Worker
+from datagen.image_result import ImageResult
+from datagen.inputs import open_images
+from datagen.result_cache import ResultCache, WorkerCache
+from datagen.settings import Settings
+from datagen.sources.annotated_images import AnnotatedImage, AnnotatedImages
+from datagen.sources.leaks import ExcludedImages
 
-BATCH = 8  # photos that a worker takes at a time
+IMAGES_PER_BATCH = 8  # that a worker takes at a time
+COPY_FILE = ".kept.copy.sqlite"  # in the output folder, while the workers run
+SPARE_CPUS = 1  # beside the workers': to read what they are given
 
 
-class Share:
-    """One worker: a batch of photos' numbers in, what was made of them out."""
+class RayWorker:
+    """One worker of the cluster: a batch of images' numbers in, what was made of them out.
 
-    def __init__(self, options: argparse.Namespace, known: Known | None):
-        import asyncio
+    Args:
+        settings: Of the run.
+        excluded: Images that no question may be made about.
+    """
 
-        from datagen.__main__ import open_photos
-
-        self.options = copy(options)
-        self.options.concurrency = max(1, options.concurrency // options.workers)
-        self.photos, self.runner = open_photos(options), asyncio.Runner()
-        # The driver keeps what is done; single answers of a photo that was not finished are asked again.
-        self.worker = Worker(self.options, known, Kept(None))
+    def __init__(self, settings: Settings, excluded: ExcludedImages | None):
+        self.settings = replace(
+            settings,
+            concurrency=max(1, settings.concurrency // settings.workers),
+            budget=None if settings.budget is None else settings.budget / settings.workers,
+        )
+        self.images = open_images(settings)
+        self.runner = asyncio.Runner()
+        self.cache = WorkerCache(settings.out / COPY_FILE)
+        self.worker = Worker(self.settings, excluded, self.cache)
         self.runner.run(self.worker.__aenter__())
 
-    def __call__(self, batch: dict) -> dict:
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        """Make the questions of a batch of images.
+
+        Args:
+            batch: {"number": the images' numbers, as JSON}.
+
+        Returns:
+            A row for each image: "result", as JSON; "cached", {name: value} to be stored with it, as JSON;
+                and "error",
+            the BadInput that ended the batch, or "".
+        """
         numbers = [json.loads(number) for number in batch["number"]]
-        return {"made": [json.dumps(vars(made)) for made in self.runner.run(self._all(numbers))]}
-
-    async def _all(self, numbers: list) -> list[Made]:
-        at_once = 1 if self.options.writer == "phrasebank" else 2 * self.options.concurrency
-        return [made async for _, made in in_order(map(self.photos.one, numbers), self.worker.make, at_once)]
-
-
-@contextlib.contextmanager
-def on_cluster(options: argparse.Namespace):
-    """The ray module, connected; what a worker's BadInput says becomes ours."""
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise BadInput(f"--engine ray needs Ray: pip install 'maskpick[scale]' ({error})") from None
-
-    started = not ray.is_initialized()
-    # CPUs to count beside the workers': with none free to read what they are to be given, all would wait for ever.
-    spare = 3 if options.writer == "vllm" else 1
-    if started:
+        results, errors = [ImageResult()] * len(numbers), [""] * len(numbers)
         try:
-            ray.init(
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-                configure_logging=False,
-                **({} if os.environ.get("RAY_ADDRESS") else {"num_cpus": options.workers + spare}),
-                runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}},
-            )
-        except (
-            Exception
-        ) as error:  # of no common kind: no cluster at RAY_ADDRESS, a machine too busy to start one
-            ray.shutdown()
-            raise BadInput(
-                f"Ray does not start: {str(error).splitlines()[0][:200]}; is the machine very busy, or "
-                "RAY_ADDRESS that of no cluster?"
-            ) from None
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = options.writer != "vllm"
-    context.enable_progress_bars = False
+            results = self.runner.run(self._results(numbers))
+        except BadInput as error:
+            errors = [str(error)] * len(numbers)
+        cached = [self.cache.take_new(), *({} for _ in numbers[1:])]
+        return {
+            "result": [json.dumps(result.to_json()) for result in results],
+            "cached": [json.dumps(values) for values in cached],
+            "error": errors,
+        }
+
+    async def _results(self, numbers: Iterable[int]) -> list[ImageResult]:
+        images = map(self.images.by_number, numbers)
+        stream = in_order(images, self.worker.make, self.settings.images_at_once)
+        return [result async for _, result in stream]
+
+
+def run_ray(
+    images: AnnotatedImages,
+    drops: Counter[str],
+    settings: Settings,
+    excluded: ExcludedImages | None,
+    cache: ResultCache,
+) -> Iterator[tuple[AnnotatedImage, ImageResult]]:
+    """Make the questions of all images on a cluster.
+
+    Args:
+        images: The data set.
+        drops: Counts the images and annotations that cannot be used, by reason.
+        settings: Of the run.
+        excluded: Images that no question may be made about.
+        cache: Finished work.
+
+    Yields:
+        (image, its result), in the images' order.
+
+    Raises:
+        BadInput: Ray or a model cannot be used, or the budget is spent.
+    """
+    namer = Worker(settings, excluded, cache)
+    waiting = [json.dumps(image.id) for image in images if cache.get(namer.result_name(image)) is None]
+    if waiting:
+        cache.copy_to(settings.out / COPY_FILE)
     try:
-        yield ray
-    except ray.exceptions.RayError as error:
-        while error is not None and not isinstance(error, BadInput):
-            error = getattr(error, "cause", None) or error.__cause__
-        if error is None:
-            raise
-        raise BadInput(str(error)) from None
+        with connected_ray(settings.workers + SPARE_CPUS, keeps_order=True) as ray:
+            rows = _worker_rows(ray, waiting, settings, excluded)
+            for image in images.read(drops):
+                name = namer.result_name(image)
+                if (found := cache.get(name)) is None:
+                    found = _take_result(next(rows), name, cache)
+                yield image, ImageResult.from_json(found)
     finally:
-        if started:
-            ray.shutdown()
+        (settings.out / COPY_FILE).unlink(missing_ok=True)
 
 
-def on_ray(
-    photos: Photos, drops: Counter, options: argparse.Namespace, known: Known | None, kept: Kept
-) -> Iterator[tuple[Photo, Made]]:
-    """(photo, what was made of it), in the photos' order."""
-    names = Worker(options, known, kept)
-    waiting = [json.dumps(photo.id) for photo in photos if kept.get(names.name(photo)) is None]
-    with on_cluster(options) as ray:
-        made = iter(())
-        if waiting:
-            rows = ray.data.from_items(
-                [{"number": number} for number in waiting], override_num_blocks=max(1, len(waiting) // BATCH)
-            )
-            made = iter(
-                rows.map_batches(
-                    Share,
-                    batch_size=BATCH,
-                    fn_constructor_args=(options, known),
-                    compute=ray.data.ActorPoolStrategy(size=options.workers),
-                ).iter_rows()
-            )
-        for photo in photos.read(drops):
-            name = names.name(photo)
-            if (found := kept.get(name)) is None:
-                found = json.loads(next(made)["made"])
-                if Made(**found).final:
-                    kept.put(name, found)
-            yield photo, Made(**found)
+def _worker_rows(
+    ray: Any, waiting: list[str], settings: Settings, excluded: ExcludedImages | None
+) -> Iterator[dict[str, Any]]:
+    """What the workers make of images, by their numbers as JSON, in the same order; nothing starts before
+    the first."""
+    if not waiting:
+        return
+    numbers = ray.data.from_items(
+        [{"number": number} for number in waiting],
+        override_num_blocks=max(1, len(waiting) // IMAGES_PER_BATCH),
+    )
+    results = numbers.map_batches(
+        RayWorker,
+        batch_size=IMAGES_PER_BATCH,
+        fn_constructor_args=(settings, excluded),
+        compute=ray.data.ActorPoolStrategy(size=settings.workers),
+    )
+    yield from results.iter_rows()
+
+
+def _take_result(row: dict[str, Any], name: str, cache: ResultCache) -> dict[str, Any]:
+    """Store what a worker made, under the name of its image's result; returns the result as JSON object."""
+    for cached_name, value in json.loads(row["cached"]).items():
+        cache.put(cached_name, value)
+    if row["error"]:
+        raise BadInput(row["error"])
+    result = json.loads(row["result"])
+    if ImageResult.from_json(result).is_final:
+        cache.put(name, result)
+    return result

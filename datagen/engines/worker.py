@@ -1,254 +1,288 @@
-"""All steps of one photo: kept out, outlined, described, asked about, checked. Engines differ in how many run where.
+"""All steps of one image: excluded, outlined, described, asked about, checked.
 
-async with Worker(options, known) as worker:
-    made = await worker.make(photo)         # Made(rows, drops, ...)
+async with Worker(settings, excluded, cache) as worker:
+    result = await worker.result(image)         # ImageResult(rows, drops, difficulty)
 """
 
-import argparse
 import asyncio
 import contextlib
-import json
 import sys
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from assistant.errors import BadInput
-from assistant.record import Record, from_dict, to_dict
-from datagen.composer import followups, phrasebank, places, questions, wording
-from datagen.llm.server import Ledger
-from datagen.result_cache import Kept, code_of, fingerprint
-from datagen.sources import given, outline
-from datagen.sources.leaks import Known, leak
+from assistant.record import Record, to_dict
+from datagen.composer import questions, wording
+from datagen.composer.phrasebank import PHRASES_FOLDER, load_bank, load_groups
+from datagen.image_result import ImageResult
+from datagen.inputs import read_captions
+from datagen.llm.answers import LanguageModel, Ledger
+from datagen.llm.image_messages import with_image
+from datagen.llm.naming import naming_request, with_names
+from datagen.llm.pending import PendingRequests
+from datagen.llm.requests import Request
+from datagen.llm.writer import WriterSettings, write_questions
+from datagen.result_cache import Cache, fingerprint
+from datagen.settings import Settings
+from datagen.sources.annotated_images import AnnotatedImage, Instance
+from datagen.sources.leaks import ExcludedImages, leak
 from datagen.sources.outline import Outliner
-from datagen.sources.photos import Photo
 from datagen.sources.pick import difficulty
+from datagen.versions import COMPOSER_VERSION, LLM_WRITER_VERSION, OUTLINER_VERSION
 
-UNANSWERED = ("no usable answer", "no second opinion")  # drops that another run may mend
+DEFAULT_ANSWER_TOKENS = 2048  # of a model in this process, where --answer-tokens names no other limit
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-class Unreadable(Exception):
-    """A picture that cannot be looked at: it costs itself, and not the run."""
-
-
-@dataclass
-class Made:
-    """What became of a photo. rows: records as JSON objects; sort: its difficulty, "" where it was not asked about."""
-
-    rows: list[dict] = field(default_factory=list)
-    drops: dict[str, int] = field(default_factory=dict)
-    sort: str = ""
-
-    @property
-    def final(self) -> bool:
-        """Whether another run would make the same of it."""
-        return not any(drop.endswith(UNANSWERED) for drop in self.drops)
-
-    @property
-    def records(self) -> list[Record]:
-        return [from_dict(row) for row in self.rows]
+class UnreadableImage(Exception):
+    """An image that cannot be read: it costs itself, and not the run."""
 
 
 class Worker:
-    """options: of the command; known: evaluation pictures; kept: finished work, down to single requests."""
+    """Makes the questions of one image after another.
 
-    def __init__(self, options: argparse.Namespace, known: Known | None, kept: Kept):
-        self.options, self.known, self.kept = options, known, kept
-        self.bank, self.groups = phrasebank.load(options.bank), phrasebank.load_groups(options.bank)
-        self.told, self.model, self.eyes = captions(options.captions), None, None
-        self.outliner = None if options.sam == "none" else Outliner(options.sam, kept, options.device)
-        self.rules = self._rules()
+    Args:
+        settings: Of the run.
+        excluded: Images that no question may be made about.
+        cache: Finished work, down to single requests.
 
-    def _rules(self) -> str:
-        """Names all that decides what is made of a photo, but the photo."""
-        o = self.options
-        parts = [
-            o.writer,
-            o.bank,
-            o.per_image,
-            o.seed,
-            phrases_state(o.bank),
-            known_state(self.known),
-            o.describe_with,
-            self.outliner and [self.outliner.weights, code_of(outline)],
-        ]
-        if o.writer == "phrasebank":
-            return fingerprint(
-                *parts, o.split, code_of(phrasebank, questions, given, places, followups, wording)
-            )
-        from datagen import checks
-        from datagen.llm import writer as llm_writer
+    Attributes:
+        model: The writing model; None with the phrase bank.
+        describer: The multimodal model that describes images, names regions and verifies what is absent; None
+            without.
+        ledger: What both were asked and what it cost.
+    """
 
-        return fingerprint(*parts, o.model, o.no_second_opinion, code_of(checks, llm_writer, phrasebank))
-
-    def name(self, photo: Photo) -> str:
-        """Names what is made of a photo; of a picture that is looked at, by its file's size and time."""
-        boxes = any(each.segmentation is None for each in photo.instances)
-        looked_at = self.known or self.options.describe_with or boxes
-        state = photo.file.stat() if looked_at else None
-        return fingerprint(
-            self.rules,
-            str(photo.file),
-            state and [state.st_size, state.st_mtime_ns],
-            photo.id,
-            photo.width,
-            photo.height,
-            [vars(each) for each in photo.instances],
-            sorted(photo.absent),
-            sorted(photo.partial),
-            sorted(photo.parts & set(photo.keys())),
-            self.told.get(photo.file.name, ""),
-        )
+    def __init__(self, settings: Settings, excluded: ExcludedImages | None, cache: Cache):
+        self.settings = settings
+        self.excluded = excluded
+        self.cache = cache
+        self.bank = load_bank(settings.bank)
+        self.groups = load_groups(settings.bank)
+        self.captions = read_captions(settings.captions)
+        self.outliner: Outliner | None = None
+        if settings.sam != "none":
+            self.outliner = Outliner(settings.sam, cache, settings.device)
+        self.model: LanguageModel | None = None
+        self.describer: LanguageModel | None = None
+        self.ledger = Ledger()
+        self._rules = self._rules_name()
+        self._opened = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> "Worker":
-        self.opened = contextlib.AsyncExitStack()
-        o = self.options
-        if o.writer != "phrasebank":
-            if not o.model:
-                raise BadInput(f"--writer {o.writer} needs --model, the language model's name")
-            self.model = await self._open(o.model)
-        if o.describe_with == o.model and self.model:
-            self.eyes = self.model
-        elif o.describe_with:
-            self.eyes = await self._open(o.describe_with)
-            if self.model:
-                self.eyes.ledger = self.model.ledger
-                # One budget, one limit.
-                self.eyes.slots = getattr(self.model, "slots", getattr(self.eyes, "slots", None))
+        settings = self.settings
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        if not settings.is_offline:
+            if not settings.model:
+                raise BadInput(f"--writer {settings.writer} needs --model, the language model's name")
+            self.model = await self._open_model(settings.model)
+        if settings.describe_with:
+            is_writer_too = self.model is not None and settings.describe_with == settings.model
+            self.describer = self.model if is_writer_too else await self._open_model(settings.describe_with)
         return self
 
-    async def _open(self, model: str):
-        """A model in this process for --writer hf, and where it is a folder and no server is named."""
-        o = self.options
-        if o.writer == "hf" or (o.writer == "phrasebank" and not o.base_url and Path(model).is_dir()):
-            from datagen.llm.local import Local
+    async def _open_model(self, name: str) -> LanguageModel:
+        """A model in this process for --writer hf, and where it is a folder and no server is named; else a
+        server's."""
+        settings = self.settings
+        if settings.writer == "vllm":
+            return PendingRequests(name, self.cache, self.ledger)
+        is_folder = settings.is_offline and not settings.base_url and Path(name).is_dir()
+        if settings.writer == "hf" or is_folder:
+            from datagen.llm.local_model import LocalModel
 
-            return await self.opened.enter_async_context(
-                Local(model, self.kept, o.concurrency, o.device, o.answer_tokens or 2048)
+            max_tokens = settings.answer_tokens or DEFAULT_ANSWER_TOKENS
+            return await self._opened.enter_async_context(
+                LocalModel(name, self.cache, self.ledger, settings.concurrency, settings.device, max_tokens)
             )
-        if o.writer == "vllm":
-            from datagen.engines.vllm import Answers
+        from datagen.llm.server import Price, Server
 
-            return Answers(model, self.kept)
-        from datagen.llm.server import Server
-
-        return await self.opened.enter_async_context(
+        return await self._opened.enter_async_context(
             Server(
-                model, o.base_url, self.kept, o.concurrency, tuple(o.price), o.budget, tokens=o.answer_tokens
+                name,
+                settings.base_url,
+                self.cache,
+                self._slots,
+                self.ledger,
+                Price(*settings.price),
+                settings.budget,
+                settings.answer_tokens,
             )
         )
 
-    async def __aexit__(self, *error) -> None:
-        if (asked := self.model or self.eyes) and asked.ledger != Ledger():
-            print(f"{asked.ledger}", file=sys.stderr)
-        await self.opened.aclose()
+    async def __aexit__(self, *error: object) -> None:
+        if self.ledger != Ledger():
+            print(f"{self.ledger}", file=sys.stderr)
+        await self._opened.aclose()
 
-    async def once(self, photo: Photo) -> Made:
-        """What was made of a photo by an earlier run, or is made now; kept where another run would make the same."""
-        name = self.name(photo)
-        if (found := self.kept.get(name)) is not None:
-            return Made(**found)
-        made = await self.make(photo)
-        if made.final:
-            self.kept.put(name, vars(made))
-        return made
+    # What results are cached under
+    # --------------------------------------------------------------------------- The names below must stay as
+    # they are, down to the order of their parts: they find the results in the folders of earlier versions,
+    # and results of language models cost money.
 
-    async def make(self, photo: Photo) -> Made:
-        drops: Counter = Counter()
+    def _rules_name(self) -> str:
+        """Names all that decides what is made of an image, but the image."""
+        settings = self.settings
+        parts = [
+            settings.writer,
+            settings.bank,
+            settings.per_image,
+            settings.seed,
+            phrases_state(settings.bank),
+            _excluded_state(self.excluded),
+            settings.describe_with,
+            self.outliner and [self.outliner.weights, OUTLINER_VERSION],
+        ]
+        if settings.is_offline:
+            return fingerprint(*parts, settings.split, COMPOSER_VERSION)
+        return fingerprint(*parts, settings.model, not settings.second_opinion, LLM_WRITER_VERSION)
+
+    def result_name(self, image: AnnotatedImage) -> str:
+        """Names what is made of an image; of an image whose file is read, by the file's size and time."""
+        reads_file = self.excluded or self.settings.describe_with or image.has_boxes_alone()
+        state = image.file.stat() if reads_file else None
+        return fingerprint(
+            self._rules,
+            str(image.file),
+            state and [state.st_size, state.st_mtime_ns],
+            image.id,
+            image.width,
+            image.height,
+            [_instance_state(instance) for instance in image.instances],
+            sorted(image.absent),
+            sorted(image.partial),
+            sorted(image.parts & set(image.keys())),
+            self.captions.get(image.file.name, ""),
+        )
+
+    # The steps
+    # -----------------------------------------------------------------------------------------------
+
+    async def result(self, image: AnnotatedImage) -> ImageResult:
+        """Return what an earlier run made of an image; without one, make it, and cache what another run
+        would repeat."""
+        name = self.result_name(image)
+        if (row := self.cache.get(name)) is not None:
+            return ImageResult.from_json(row)
+        result = await self.make(image)
+        if result.is_final:
+            self.cache.put(name, result.to_json())
+        return result
+
+    async def make(self, image: AnnotatedImage) -> ImageResult:
+        """Make the questions of an image."""
+        drops: Counter[str] = Counter()
         try:
-            if self.known and (why := await look(leak, photo.file, self.known)):
-                return Made(drops={f"photo: {why}": 1})
-            photo = await self._outlined(photo, drops)
-            if not photo.instances:
+            if self.excluded:
+                reason = await in_thread(leak, image.file, self.excluded)
+                if reason:
+                    return ImageResult(drops={f"photo: {reason}": 1})
+            image = await self._with_masks(image, drops)
+            if not image.instances:
                 drops["photo: nothing in it could be outlined and named"] += 1
-                return Made(drops=dict(drops))
-            if self.options.writer == "phrasebank":
-                o = self.options
-                records = list(
-                    questions.compose(photo, self.bank, o.split, o.per_image, o.seed, drops, self.groups)
-                )
+                return ImageResult(drops=dict(drops))
+            if self.settings.is_offline:
+                records = self._compose(image, drops)
             else:
-                records = await self._ask(photo, drops)
-        except Unreadable:
-            return Made(drops={"photo: cannot be read, or is not of the size that its annotations say": 1})
-        return Made([to_dict(record) for record in records], dict(drops), difficulty(photo))
+                records = await self._ask(image, drops)
+        except UnreadableImage:
+            return ImageResult(drops={"photo: unreadable, or of another size than its annotations say": 1})
+        return ImageResult([to_dict(record) for record in records], dict(drops), difficulty(image))
 
-    async def _outlined(self, photo: Photo, drops: Counter) -> Photo:
-        """With masks for boxes, and where nothing is known with masks and names."""
-        boxes = any(each.segmentation is None for each in photo.instances)
-        if photo.instances and not boxes:
-            return photo
+    async def _with_masks(self, image: AnnotatedImage, drops: Counter[str]) -> AnnotatedImage:
+        """The image with masks for boxes, and where nothing is annotated with masks and names."""
+        if image.instances and not image.has_boxes_alone():
+            return image
+        if self.outliner is None:  # --sam none takes only images whose instances have masks
+            return image
         await asyncio.to_thread(self.outliner.load)
-        if boxes:
-            return await look(self.outliner.boxes, photo, drops)
-        marked, rles = await look(self.outliner.marks, photo)
+        if image.instances:
+            return await in_thread(self.outliner.outline_boxes, image, drops)
+        marked, rles = await in_thread(self.outliner.propose, image)
         if not rles:
-            return photo
-        photo = outline.named(photo, rles, await self._answer(outline.naming(marked)), drops)
-        if self.options.writer == "phrasebank":
-            drops.update(
-                f"name without phrases: {each.key}" for each in photo.instances if each.key not in self.bank
+            return image
+        image = with_names(image, rles, await self._answer(naming_request(marked)), drops)
+        if not self.settings.is_offline:
+            return image
+        unknown = [each.key for each in image.instances if each.key not in self.bank]
+        drops.update(f"name without phrases: {key}" for key in unknown)
+        known = tuple(each for each in image.instances if each.key in self.bank)
+        return replace(image, instances=known)
+
+    def _compose(self, image: AnnotatedImage, drops: Counter[str]) -> list[Record]:
+        """Questions from the phrase bank."""
+        settings = self.settings
+        return list(
+            questions.compose(
+                image, self.bank, settings.split, settings.per_image, settings.seed, drops, self.groups
             )
-            photo = replace(photo, instances=tuple(each for each in photo.instances if each.key in self.bank))
-        return photo
-
-    async def _ask(self, photo: Photo, drops: Counter) -> list[Record]:
-        """Drives `llm_writer.asking`."""
-        from datagen.llm.writer import Settings, asking
-
-        o = self.options
-        settings = Settings(
-            o.per_image,
-            o.writer,
-            self.model.model,
-            self.eyes is not None,
-            self.told.get(photo.file.name, ""),
-            not o.no_second_opinion,
         )
-        steps, answers = asking(photo, self.bank, settings, drops), None
+
+    async def _ask(self, image: AnnotatedImage, drops: Counter[str]) -> list[Record]:
+        """Questions by a language model."""
+        assert self.model is not None  # opened on entry for every writer but the phrase bank
+        writer_settings = WriterSettings(
+            per_image=self.settings.per_image,
+            writer=self.settings.writer,
+            model=self.model.name,
+            has_describer=self.describer is not None,
+            caption=self.captions.get(image.file.name, ""),
+            second_opinion=self.settings.second_opinion,
+        )
+        steps = write_questions(image, self.bank, writer_settings, drops)
+        requests = next(steps)
         while True:
+            answers = await asyncio.gather(*map(self._answer, requests))
             try:
                 requests = steps.send(answers)
             except StopIteration as end:
                 return end.value
-            answers = await asyncio.gather(*map(self._answer, requests))
 
-    async def _answer(self, request) -> dict | None:
-        messages = request.messages
-        if request.picture is not None:
-            from datagen.llm.describe import with_picture
-
-            messages = await look(with_picture, messages, request.picture)
-        return await (self.model if request.picture is None else self.eyes).ask(
-            messages, request.schema, request.seed
-        )
+    async def _answer(self, request: Request) -> dict | None:
+        """What a model answers; one with an image is for the describer."""
+        messages, model = request.messages, self.model
+        if request.image is not None:
+            messages, model = await in_thread(with_image, messages, request.image), self.describer
+        assert model is not None  # nothing is asked that the settings name no model for
+        return await model.ask(messages, request.schema, request.seed)
 
 
-async def look(function, *args):
-    """A function that opens a picture, beside what else is going on. Unreadable: the picture cannot be opened."""
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a function that reads an image beside what else is going on.
+
+    Raises:
+        UnreadableImage: It cannot be read.
+    """
     try:
-        return await asyncio.to_thread(function, *args)
+        return await asyncio.to_thread(function, *args, **kwargs)
     except (BadInput, OSError) as error:
-        raise Unreadable from error
-
-
-def captions(file: str | None) -> dict[str, str]:
-    """{file name: caption} of COCO's captions json."""
-    if not file:
-        return {}
-    try:
-        data = json.loads(Path(file).read_text(encoding="utf-8"))
-        names = {row["id"]: row["file_name"] for row in data["images"]}
-        return {names[row["image_id"]]: row["caption"] for row in data["annotations"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file} is not COCO's captions json ({error})") from None
+        raise UnreadableImage from error
 
 
 def phrases_state(bank: str) -> str:
-    own = [Path(part) for part in bank.split(",") if part.endswith(".toml")]
-    files = sorted({*phrasebank.FOLDER.rglob("*.toml"), wording.TEMPLATES, *own})
+    """Names the content of all phrase banks and templates. bank: as `load_bank` takes it."""
+    own_files = [Path(part) for part in bank.split(",") if part.endswith(".toml")]
+    files = sorted({*PHRASES_FOLDER.rglob("*.toml"), wording.TEMPLATES_FILE, *own_files})
     return fingerprint(*(file.read_bytes() for file in files))
 
 
-def known_state(known: Known | None) -> str:
-    return fingerprint(sorted(known.names), known.hashes.tobytes()) if known else ""
+def _excluded_state(excluded: ExcludedImages | None) -> str:
+    """Names the excluded images."""
+    return fingerprint(sorted(excluded.names), excluded.hashes.tobytes()) if excluded else ""
+
+
+def _instance_state(instance: Instance) -> dict[str, object]:
+    """An instance as results are named by it."""
+    return {
+        "id": instance.id,
+        "key": instance.key,
+        "segmentation": instance.segmentation,
+        "box": instance.box,
+        "area": instance.area,
+        "crowd": instance.crowd,
+    }

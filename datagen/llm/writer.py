@@ -1,327 +1,337 @@
-"""Steps 2 to 4 with language models: a description of the photo, questions about it, and what others say of them.
+"""Steps 2 to 4 with language models: a description of the image, questions about it, and second opinions.
 
-    steps = asking(photo, bank, Settings(per_image=8, model="qwen3"), drops)      # a generator
-    requests = next(steps); requests = steps.send(answers) ...                    # ends with StopIteration(records)
+    steps = write_questions(image, bank, WriterSettings(per_image=8, model="qwen3"), drops)      # a generator
+    requests = next(steps)
+    requests = steps.send(answers)                                  # ... ends with StopIteration(records)
 
-It says what to ask, and whoever drives it asks: a server, a local model, a cluster. Per photo: a description (where a
-multimodal model is named); the questions; a second opinion, each question alone with the list of things, to be answered
-with numbers; and a look for what is said to be absent. What does not hold (`datagen.checks`), or is answered otherwise,
-is dropped. Answers are structured, replies are worded by our grammar, so nothing is parsed by hope. Every drop is counted
-with its reason.
+It says what to ask, and its caller asks: a server, a local model, a cluster. Per image it asks for a
+description, where a multimodal model is named; for questions; for a second opinion, in which each question is
+answered with numbers by a reader who has only the list of instances; and for a verification of what is said
+to be absent. What does not hold (`datagen.checks`) or is answered otherwise is dropped, and counted with its
+reason. Answers are structured and replies are worded by our own grammar, so no free text is parsed. A change
+of what is written or dropped needs a new `datagen.versions.LLM_WRITER_VERSION`.
 """
 
-import hashlib
-import json
 import random
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from assistant.grammar import parse, reply_for
 from assistant.record import Record, RecordTarget
-from datagen.checks import KINDS, Earlier, Seen, Wanted, trouble
-from datagen.composer.phrasebank import Entry
-from datagen.sources.photos import Instance, Photo, seed_for
-
-NAMED = 120  # names at most that a model is told are not there
-
-DESCRIBE = """Describe this photo in four to six plain sentences: what is going on, who and what can be seen, how the things
-lie to each other, and what they are for here. Do not guess what cannot be seen."""
-
-WRITE = """You write questions that people might ask an assistant about a photo. The assistant answers by outlining things in
-the photo, or by saying that a thing is not there. You are told what is in the photo: each thing has a number, a name and a place.
-
-Write {count} questions of different kinds, as varied in wording as people are: short and long, a child and an engineer, plain
-requests, needs and problems ("I need to write a letter", "what keeps the rain off?").
-{kinds}
-Only ask what can be answered from the photo by pointing. A question must have one answer that everybody agrees on.
-"phrase" is how the reply calls the thing in a few words without an article: "umbrella", "cup on the left". "name" is its name in
-the list; for an absent thing its common name."""
-
-RULES = {
-    "implicit": """describes ONE kind of thing by its use, look, material or part in the scene, WITHOUT its name or a synonym. All
-  things of that name are meant: give all their numbers.""",
-    "named": "asks for one kind of thing by name; all their numbers.",
-    "multi": "asks for two or three different kinds of things at once, by use or by name; all the numbers of each.",
-    "position": """where there are several of one name, asks for some of them by place, by comparison ("the taller one", "the two
-  nearest to the door") or by what they do; only their numbers, never all.""",
-    "part": "asks for a part of a thing by its use, look or place; the numbers of the parts that are meant.",
-    "absent": """asks for something that could well be in such a scene and is NOT there; no numbers. Half of them take it for
-  granted ("what is the dog chewing on?" where there is no dog). Never something that may only be hard to see.""",
-    "followup": """a question that is only clear after one or two others, which stand in "before" with what they are about ("where
-  could I sit?" - "and the one nearer to the window?"); its numbers are what the LAST question is about.""",
-}
-
-ANSWER = """\
-A photo shows these things, each with a number, a name and a place. Someone asks a question about the photo. Answer with
-the numbers of all things that are meant, and nothing else; an empty list if nothing in the list fits."""
-
-LOOK = """\
-Look at this photo. Which of these can be seen anywhere in it, even in part, small, far away or in the background? Answer
-with their numbers, and nothing else; an empty list if there is none of them."""
-
-NUMBERS = {"type": "array", "items": {"type": "integer"}}
-
-
-def form(title: str, **properties: dict) -> dict:
-    """The JSON schema of an object with just these properties."""
-    return {
-        "title": title,
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-TARGET = form("target", phrase={"type": "string"}, name={"type": "string"}, numbers=NUMBERS)
-TURN = form("turn", question={"type": "string"}, targets={"type": "array", "items": TARGET})
-QUESTION = form(
-    "question",
-    kind={"type": "string", "enum": list(KINDS)},
-    before={"type": "array", "items": TURN},
-    question={"type": "string"},
-    targets={"type": "array", "items": TARGET},
+from datagen.checks import (
+    AskedQuestions,
+    WrittenQuestion,
+    WrittenTarget,
+    WrittenTurn,
+    reason_to_drop,
 )
-QUESTIONS = form("questions", questions={"type": "array", "items": QUESTION})
-OPINION = form("opinion", numbers=NUMBERS)
-DESCRIPTION = form("description", description={"type": "string"})
-# Names this version of all that models are told.
-PROMPT = hashlib.sha256(
-    json.dumps([DESCRIBE, WRITE, RULES, ANSWER, LOOK, QUESTIONS, OPINION]).encode()
-).hexdigest()[:12]
+from datagen.composer.phrasebank import Entry
+from datagen.llm.prompts import (
+    ANSWER_PROMPT,
+    DESCRIBE_PROMPT,
+    DESCRIPTION,
+    KIND_RULES,
+    OPINION,
+    PROMPT_VERSION,
+    QUESTIONS,
+    VERIFY_PROMPT,
+    WRITE_PROMPT,
+)
+from datagen.llm.requests import Request
+from datagen.sources.annotated_images import AnnotatedImage, Instance, seed_for
+
+MAX_ABSENT_NAMES = 120  # that a model is told are not there: LVIS has 1,200 categories
+SMALL_SHARE, MEDIUM_SHARE = (
+    0.01,
+    0.1,
+)  # of the image's area: an instance is small below the first, large from the second
+QUESTIONS_READ_PER_WANTED = 2  # models that write more than they were asked for are not read to the end
+
+Answer = dict[str, Any] | None
+# What a writer yields, is sent and returns: requests, their answers in the same order, the image's records.
+Steps = Generator[list[Request], list[Answer], list[Record]]
+QuestionSteps = Generator[list[Request], list[Answer], list[WrittenQuestion]]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How photos are asked about. eyes: a multimodal model describes and looks; caption: a description at hand."""
+class WriterSettings:
+    """How images are asked about.
+
+    Attributes:
+        per_image: Number of questions to ask for.
+        writer: Goes into the records' source: "openai", "hf" or "vllm".
+        model: Goes into the records' source: the writing model.
+        has_describer: Whether a multimodal model describes images and verifies what is absent.
+        caption: A description of the image at hand; "": none.
+        second_opinion: Whether the model answers its own questions.
+    """
 
     per_image: int = 8
     writer: str = "openai"
     model: str = ""
-    eyes: bool = False
+    has_describer: bool = False
     caption: str = ""
     second_opinion: bool = True
 
 
-@dataclass(frozen=True)
-class Request:
-    """One thing to ask a model. picture: to be shown with it, to the multimodal model: a path or (H, W, 3) uint8."""
+def write_questions(
+    image: AnnotatedImage, bank: Mapping[str, Entry], settings: WriterSettings, drops: Counter[str]
+) -> Steps:
+    """Ask all that is to be asked about one image.
 
-    messages: list[dict]
-    schema: dict
-    seed: int
-    picture: Path | np.ndarray | None = None
+    Args:
+        image: The image, with masks.
+        bank: Phrase bank, for the words that would name a target.
+        settings: How to ask.
+        drops: Counts what is dropped, by reason.
 
-
-def place(photo: Photo, instance: Instance) -> str:
-    """ "left, top, small": thirds of the picture, and the share of its area."""
-    x, y = instance.centre
-    across = ("left", "middle", "right")[min(2, int(3 * x / photo.width))]
-    down = ("top", "centre", "bottom")[min(2, int(3 * y / photo.height))]
-    share = instance.area / (photo.width * photo.height)
-    return f"{across}, {down}, {'small' if share < 0.01 else 'medium' if share < 0.1 else 'large'}"
-
-
-def scene(photo: Photo) -> tuple[str, list[Instance]]:
-    """What a model is told of a photo, and the instances by their number from 1."""
-    instances = sorted(photo.instances, key=lambda i: (i.key, i.centre))
-    kind = lambda i: " (a crowd of them)" if i.crowd else " (a part)" if i.key in photo.parts else ""
-    lines = [f"{k}. {i.key}{kind(i)}: {place(photo, i)}" for k, i in enumerate(instances, 1)]
-    counts = ", ".join(f"{count} x {key}" for key, count in sorted(Counter(i.key for i in instances).items()))
-    told = (
-        f"The photo, {photo.width} x {photo.height} px, shows:\n" + "\n".join(lines) + f"\nIn all: {counts}."
-    )
-    if photo.partial:
-        told += f"\nThere are more of these than are listed: {', '.join(sorted(photo.partial))}."
-    gone = sorted(photo.absent or set(photo.categories) - set(photo.keys()))
-    if gone:
-        some = random.Random(seed_for(photo)).sample(gone, min(NAMED, len(gone)))
-        told += f"\nLooked for and not there: {', '.join(some)}."
-    return told, instances
-
-
-def kinds_of(photo: Photo) -> list[str]:
-    """The kinds of questions that a photo allows."""
-    return [
-        kind
-        for kind in RULES
-        if not (kind == "part" and not photo.parts & set(photo.keys()))
-        and not (kind == "position" and len(photo.keys()) == len(photo.instances))
-    ]
-
-
-Steps = Generator[list[Request], list[dict | None], list[Record]]
-
-
-def asking(photo: Photo, bank: dict[str, Entry], settings: Settings, drops: Counter) -> Steps:
-    """All that is asked about one photo; returns the records that passed every check."""
-    listed, instances = scene(photo)
-    seed, description = seed_for(photo), settings.caption
-    if settings.eyes and not description:
-        (found,) = yield [Request([{"role": "user", "content": DESCRIBE}], DESCRIPTION, 0, photo.file)]
-        if found is None:
+    Returns:
+        The records that passed every check.
+    """
+    listing, instances = list_instances(image)
+    description = settings.caption
+    if settings.has_describer and not description:
+        (answer,) = yield [Request([_user(DESCRIBE_PROMPT)], DESCRIPTION, 0, image.file)]
+        if answer is None:
             drops["description: no usable answer"] += 1
-        description = found["description"] if found else ""
-    told = listed + (f"\n\n{description}" if description else "")
-    rules = "\n".join(f"- {kind}: {RULES[kind]}" for kind in kinds_of(photo))
-    (found,) = yield [
-        Request(
-            [
-                {"role": "system", "content": WRITE.format(count=settings.per_image, kinds=rules)},
-                {"role": "user", "content": told},
-            ],
-            QUESTIONS,
-            seed,
-        )
-    ]
-    if found is None:
+        description = answer["description"] if answer else ""
+    context = listing + (f"\n\n{description}" if description else "")
+    (answer,) = yield [_writing_request(image, context, settings)]
+    if answer is None:
         drops["photo: no usable answer"] += 1
         return []
-    if not found["questions"]:
+    if not answer["questions"]:
         drops["photo: the model wrote no question"] += 1
-    seen, good = Seen(), []
-    for row in found["questions"][: 2 * settings.per_image]:
-        question = read(row, instances)
-        if question is None:
-            drops[f"{row['kind']}: points at things that are not there"] += 1
-            continue
-        why = trouble(
-            question.text, question.kind, question.targets, photo, bank, question.before, settings.eyes
-        )
-        if not why and seen.again(question.text, question.before):
-            why = "nearly asked before"
-        if why:
-            drops[f"{question.kind}: {why}"] += 1
-        else:
-            good.append(question)
-    good = good[: settings.per_image]
-    if settings.second_opinion and good:
-        good = yield from second_opinions(good, told, seed, drops)
-    if settings.eyes:
-        good = yield from looked_for(good, photo, drops)
-    records = [record_of(photo, question, settings) for question in good]
+    rows = answer["questions"][: QUESTIONS_READ_PER_WANTED * settings.per_image]
+    questions = _checked(rows, image, instances, bank, settings, drops)
+    if settings.second_opinion and questions:
+        questions = yield from second_opinions(questions, context, seed_for(image), drops)
+    if settings.has_describer:
+        questions = yield from verify_absent(questions, image, drops)
+    records = [record_of(image, question, settings) for question in questions]
     if None in records:
         drops["a phrase that a reply cannot hold"] += records.count(None)
     return [record for record in records if record]
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question as a writer gives it; numbers: of the things it means, in the list that the writer saw."""
-
-    kind: str
-    text: str
-    targets: list[Wanted]
-    before: list[Earlier]
-    numbers: list[int]
+def _user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
 
 
-def read(row: dict, instances: Sequence[Instance]) -> Question | None:
-    """None where a number is not in the list."""
-    turns = (row, *row["before"])
-    if any(not 1 <= n <= len(instances) for turn in turns for t in turn["targets"] for n in t["numbers"]):
+def _system(text: str) -> dict[str, Any]:
+    return {"role": "system", "content": text}
+
+
+def _place(image: AnnotatedImage, instance: Instance) -> str:
+    """Where an instance is, and how large: "left, top, small". Places are thirds of the image."""
+    x, y = instance.centre
+    across = ("left", "middle", "right")[min(2, int(3 * x / image.width))]
+    down = ("top", "centre", "bottom")[min(2, int(3 * y / image.height))]
+    share = instance.area / (image.width * image.height)
+    if share < SMALL_SHARE:
+        size = "small"
+    else:
+        size = "medium" if share < MEDIUM_SHARE else "large"
+    return f"{across}, {down}, {size}"
+
+
+def list_instances(image: AnnotatedImage) -> tuple[str, list[Instance]]:
+    """List what is in an image, for a model.
+
+    Returns:
+        The text, and the instances in the order of their numbers, which begin with 1.
+    """
+    instances = sorted(image.instances, key=lambda instance: (instance.key, instance.centre))
+    lines = [
+        f"{number}. {instance.key}{_remark(image, instance)}: {_place(image, instance)}"
+        for number, instance in enumerate(instances, 1)
+    ]
+    counts = Counter(instance.key for instance in instances)
+    totals = ", ".join(f"{count} x {key}" for key, count in sorted(counts.items()))
+    text = (
+        f"The photo, {image.width} x {image.height} px, shows:\n" + "\n".join(lines) + f"\nIn all: {totals}."
+    )
+    if image.partial:
+        text += f"\nThere are more of these than are listed: {', '.join(sorted(image.partial))}."
+    absent = sorted(image.absent or set(image.categories) - set(image.keys()))
+    if absent:
+        some = random.Random(seed_for(image)).sample(absent, min(MAX_ABSENT_NAMES, len(absent)))
+        text += f"\nLooked for and not there: {', '.join(some)}."
+    return text, instances
+
+
+def _remark(image: AnnotatedImage, instance: Instance) -> str:
+    if instance.crowd:
+        return " (a crowd of them)"
+    return " (a part)" if instance.key in image.parts else ""
+
+
+def possible_kinds(image: AnnotatedImage) -> list[str]:
+    """The kinds of questions that an image allows."""
+    kinds = list(KIND_RULES)
+    if not image.parts & set(image.keys()):
+        kinds.remove("part")
+    if len(image.keys()) == len(image.instances):  # one instance of each category: nothing to choose among
+        kinds.remove("position")
+    return kinds
+
+
+def _writing_request(image: AnnotatedImage, context: str, settings: WriterSettings) -> Request:
+    """Ask for questions. context: the list of instances and the description."""
+    rules = "\n".join(f"- {kind}: {KIND_RULES[kind]}" for kind in possible_kinds(image))
+    task = WRITE_PROMPT.format(count=settings.per_image, kinds=rules)
+    return Request([_system(task), _user(context)], QUESTIONS, seed_for(image))
+
+
+def _checked(
+    rows: Sequence[dict[str, Any]],
+    image: AnnotatedImage,
+    instances: Sequence[Instance],
+    bank: Mapping[str, Entry],
+    settings: WriterSettings,
+    drops: Counter[str],
+) -> list[WrittenQuestion]:
+    """The questions that pass every check, as many as are wanted."""
+    asked = AskedQuestions()
+    good: list[WrittenQuestion] = []
+    for row in rows:
+        question = read_question(row, instances)
+        if question is None:
+            drops[f"{row['kind']}: refers to instances that do not exist"] += 1
+            continue
+        reason = reason_to_drop(question, image, bank, settings.has_describer)
+        if not reason and asked.is_repeat(question.text, question.earlier):
+            reason = "nearly asked before"
+        if reason:
+            drops[f"{question.kind}: {reason}"] += 1
+        else:
+            good.append(question)
+    return good[: settings.per_image]
+
+
+def read_question(row: dict[str, Any], instances: Sequence[Instance]) -> WrittenQuestion | None:
+    """Read a question of the schema `QUESTION`; None where a number is not in the list of instances."""
+    targets = [target for turn in (row, *row["before"]) for target in turn["targets"]]
+    if any(not 1 <= number <= len(instances) for target in targets for number in target["numbers"]):
         return None
-
-    def targets(turn: dict) -> list[Wanted]:
-        return [
-            Wanted(
-                " ".join(t["phrase"].split()) or t["name"],
-                t["name"].lower().strip(),
-                tuple(dict.fromkeys(instances[n - 1].id for n in sorted(t["numbers"]))),
-            )
-            for t in turn["targets"]
-        ]
-
-    text = lambda turn: " ".join(turn["question"].split())
-    before = [Earlier(text(turn), targets(turn)) for turn in row["before"]]
-    return Question(
-        row["kind"],
-        text(row),
-        targets(row),
-        before,
-        sorted({n for t in row["targets"] for n in t["numbers"]}),
+    return WrittenQuestion(
+        kind=row["kind"],
+        text=_one_line(row["question"]),
+        targets=_read_targets(row, instances),
+        earlier=[
+            WrittenTurn(_one_line(turn["question"]), _read_targets(turn, instances)) for turn in row["before"]
+        ],
+        numbers=sorted({number for target in row["targets"] for number in target["numbers"]}),
     )
 
 
-def second_opinions(good: list[Question], told: str, seed: int, drops: Counter) -> Generator:
-    """Those that a reader who sees only the list and the question understands alike."""
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
-    def request(question: Question) -> Request:
-        earlier = ""
-        for turn in question.before:
-            answer = ", ".join(t.phrase + ("" if t.ids else " (not there)") for t in turn.targets)
-            earlier += f"\n\nEarlier question: {turn.question}\nIt was answered with: {answer}"
-        asked = f"{told}{earlier}\n\nThe question: {question.text}"
-        return Request(
-            [{"role": "system", "content": ANSWER}, {"role": "user", "content": asked}], OPINION, seed
-        )
 
-    opinions = yield [request(question) for question in good]
-    kept = []
-    for question, opinion in zip(good, opinions):
-        if opinion is None or sorted(set(opinion["numbers"])) != question.numbers:
-            why = "no second opinion" if opinion is None else "a second opinion disagrees"
-            drops[f"{question.kind}: {why}"] += 1
+def _read_targets(turn: dict[str, Any], instances: Sequence[Instance]) -> list[WrittenTarget]:
+    """The targets of a turn, their numbers turned into annotation ids."""
+    targets = []
+    for target in turn["targets"]:
+        ids = dict.fromkeys(instances[number - 1].id for number in sorted(target["numbers"]))
+        phrase = _one_line(target["phrase"]) or target["name"]
+        targets.append(WrittenTarget(phrase, target["name"].lower().strip(), tuple(ids)))
+    return targets
+
+
+def second_opinions(
+    questions: list[WrittenQuestion], context: str, seed: int, drops: Counter[str]
+) -> QuestionSteps:
+    """Keep the questions that a reader who has only the list of instances understands alike."""
+    opinions = yield [_opinion_request(question, context, seed) for question in questions]
+    agreed = []
+    for question, opinion in zip(questions, opinions, strict=True):
+        if opinion is None:
+            drops[f"{question.kind}: no second opinion"] += 1
+        elif sorted(set(opinion["numbers"])) != question.numbers:
+            drops[f"{question.kind}: a second opinion disagrees"] += 1
         else:
-            kept.append(question)
-    return kept
+            agreed.append(question)
+    return agreed
 
 
-def looked_for(good: list[Question], photo: Photo, drops: Counter) -> Generator:
-    """Those whose absent things a multimodal model does not see either: outlines may be missing."""
-    gone = sorted({t.phrase for q in good for t in q.targets if not t.ids})
-    if not gone:
-        return good
-    listed = "\n".join(f"{k}. {phrase}" for k, phrase in enumerate(gone, 1))
-    (found,) = yield [Request([{"role": "user", "content": f"{LOOK}\n{listed}"}], OPINION, 0, photo.file)]
-    if found is None:
+def _opinion_request(question: WrittenQuestion, context: str, seed: int) -> Request:
+    """Ask what a question means. context: the list of instances and the description."""
+    earlier = ""
+    for turn in question.earlier:
+        answer = ", ".join(t.phrase + ("" if t.ids else " (not there)") for t in turn.targets)
+        earlier += f"\n\nEarlier question: {turn.text}\nIt was answered with: {answer}"
+    text = f"{context}{earlier}\n\nThe question: {question.text}"
+    return Request([_system(ANSWER_PROMPT), _user(text)], OPINION, seed)
+
+
+def verify_absent(
+    questions: list[WrittenQuestion], image: AnnotatedImage, drops: Counter[str]
+) -> QuestionSteps:
+    """Keep the questions whose absent targets a multimodal model does not see either: outlines may be
+    missing."""
+    absent = sorted({t.phrase for question in questions for t in question.targets if not t.ids})
+    if not absent:
+        return questions
+    listing = "\n".join(f"{number}. {phrase}" for number, phrase in enumerate(absent, 1))
+    (answer,) = yield [Request([_user(f"{VERIFY_PROMPT}\n{listing}")], OPINION, 0, image.file)]
+    if answer is None:
         drops["absent: no usable answer"] += 1
-    seen = {phrase for k, phrase in enumerate(gone, 1) if found is None or k in found["numbers"]}
-    kept = [q for q in good if not any(not t.ids and t.phrase in seen for t in q.targets)]
-    if found:
-        drops.update(f"{q.kind}: can be seen, though it is not outlined" for q in good if q not in kept)
-    return kept
+        visible = set(absent)  # nobody knows
+    else:
+        visible = {phrase for number, phrase in enumerate(absent, 1) if number in answer["numbers"]}
+    verified = []
+    for question in questions:
+        if not any(not t.ids and t.phrase in visible for t in question.targets):
+            verified.append(question)
+        elif answer is not None:
+            drops[f"{question.kind}: can be seen, though it is not outlined"] += 1
+    return verified
 
 
-def record_of(photo: Photo, question: Question, settings: Settings) -> Record | None:
-    """The record of a checked question; None where the grammar cannot say a target's phrase."""
-    by_id = {instance.id: instance for instance in photo.instances}
+def record_of(image: AnnotatedImage, question: WrittenQuestion, settings: WriterSettings) -> Record | None:
+    """Make the record of a checked question; None where the reply grammar cannot express a target's
+    phrase."""
+    turns = (*question.earlier, question)
+    replies = [_reply(image, turn) for turn in turns]
+    if None in replies:
+        return None
+    *earlier_replies, answer = (str(reply) for reply in replies)
+    by_id = {instance.id: instance for instance in image.instances}
     targets = question.targets
-    rles = [photo.rle([by_id[n] for n in t.ids]) if t.ids else None for t in targets]
-    answers = []
-    for text, wanted in [
-        *((turn.question, turn.targets) for turn in question.before),
-        (question.text, targets),
-    ]:
-        said = [(t.phrase, bool(t.ids)) for t in wanted]
-        answers.append(reply_for(said, random.Random(seed_for(photo, text))))
-        if [(m.phrase, m.present) for m in parse(answers[-1])] != said:
-            return None
+    rles = [image.rle([by_id[id] for id in target.ids]) if target.ids else None for target in targets]
     source = {
         "kind": question.kind,
         "writer": settings.writer,
         "model": settings.model,
-        "prompt": PROMPT,
-        "image_id": photo.id,
-        "categories": [t.category for t in targets],
-        "category_ids": [photo.categories.get(t.category) for t in targets],
-        "annotation_ids": [list(t.ids) for t in targets],
+        "prompt": PROMPT_VERSION,
+        "image_id": image.id,
+        "categories": [target.category for target in targets],
+        "category_ids": [image.categories.get(target.category) for target in targets],
+        "annotation_ids": [list(target.ids) for target in targets],
         "phrase_ids": [None for _ in targets],
-        "area_share": [round(photo.area_share(rle), 6) if rle else 0.0 for rle in rles],
+        "area_share": [round(image.area_share(rle), 6) if rle else 0.0 for rle in rles],
         "history": [
-            {"question": turn.question, "answer": answer} for turn, answer in zip(question.before, answers)
+            {"question": turn.text, "answer": reply}
+            for turn, reply in zip(question.earlier, earlier_replies, strict=True)
         ],
     }
     return Record(
-        str(photo.file),
-        photo.width,
-        photo.height,
-        question.text,
-        answers[-1],
-        [RecordTarget(t.phrase, rle) for t, rle in zip(targets, rles)],
-        source,
+        image=str(image.file),
+        width=image.width,
+        height=image.height,
+        question=question.text,
+        answer=answer,
+        targets=[RecordTarget(t.phrase, rle) for t, rle in zip(targets, rles, strict=True)],
+        source=source,
     )
+
+
+def _reply(image: AnnotatedImage, turn: WrittenTurn) -> str | None:
+    """A reply in our grammar; None where it does not read back as what it was made of."""
+    mentions = [(target.phrase, bool(target.ids)) for target in turn.targets]
+    reply = reply_for(mentions, random.Random(seed_for(image, turn.text)))
+    parsed = [(mention.phrase, mention.present) for mention in parse(reply)]
+    return reply if parsed == mentions else None

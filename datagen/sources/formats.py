@@ -1,37 +1,58 @@
-"""Annotations in several formats, as one stream of COCO's rows; a file of any size is never in memory as a whole.
+"""Reads annotations in several formats as one stream of COCO's rows, whatever their size.
 
-    for table, row in rows_of("labelme", Path("photos"), Path("photos")): ...      # ("images", {"id": 1, ...}), ...
+    for table, row in rows_of("labelme", Path("photos"), Path("photos")): ...   # ("images", {"id": 1, ...})
 
-coco, lvis and egoobjects are one JSON file; labelme is a folder with a NAME.json per picture; labels is a folder with
-an index PNG per picture and names.json, a list by number or {number: name}, in it or up to two folders up; none is a
-folder of pictures about which nothing is known.
+coco, lvis and egoobjects are one JSON file; labelme is a folder with a NAME.json per image; labels is a
+folder with an index PNG per image and names.json, a list by number or {number: name}, in it or up to two
+folders up; none is a folder of images without annotations. A change of what is read needs a new
+`datagen.versions.ANNOTATION_READER_VERSION`.
 """
 
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from assistant.errors import BadInput
 from assistant.images import picture_size, pictures_in
-from assistant.record import to_rle
+from assistant.sam.mask_ops import encode_rle
 
-NOTHING = {"void", "unlabelled", "unlabeled", "ignore", "null", "background", "_background_"}
+# Names that data sets give to pixels which show no object.
+BACKGROUND_NAMES = {"void", "unlabelled", "unlabeled", "ignore", "null", "background", "_background_"}
 TABLES = ("categories", "images", "annotations")
 
+Row = tuple[str, dict[str, Any]]  # (name of a table of COCO's, its row)
+Shape = tuple[str, list | dict]  # (name, COCO polygons or RLE)
+AnnotatedFile = tuple[str, tuple[int, int], list[Shape]]  # (file name, (height, width) px, its shapes)
 
-def rows_of(kind: str, annotations: Path | None, images: Path) -> Iterator[tuple[str, dict]]:
-    """(table, row) of annotations in one of these formats. BadInput where they are not what `kind` says."""
+
+def rows_of(format: str, annotations: Path | None, images: Path) -> Iterator[Row]:
+    """Read annotations.
+
+    Args:
+        format: One of `datagen.settings.FORMATS`.
+        annotations: Their file or folder; None only for the format "none".
+        images: Folder with the images.
+
+    Yields:
+        (table, row): rows of COCO's "categories", "images" and "annotations". A category comes before its
+        annotations.
+
+    Raises:
+        BadInput: The annotations cannot be read, or are not in this format.
+    """
     try:
-        if kind == "none":
-            yield from _collect(unlabelled(images))
-        elif kind == "labelme":
-            yield from _collect(labelme(annotations, images))
-        elif kind == "labels":
-            yield from _collect(labels(annotations, images), label_names(annotations).values())
+        if annotations is None:
+            yield from _coco_rows(_unannotated(images))
+        elif format == "labelme":
+            yield from _coco_rows(_labelme(annotations))
+        elif format == "labels":
+            names = _label_names(annotations)
+            yield from _coco_rows(_label_maps(annotations, images, names), names.values())
         else:
-            yield from one_file(annotations, kind)
+            yield from _coco_file(annotations, format)
     except OSError as error:
         raise BadInput(
             f"cannot read {annotations} ({error.strerror}); --annotations names the annotations"
@@ -39,11 +60,13 @@ def rows_of(kind: str, annotations: Path | None, images: Path) -> Iterator[tuple
     except BadInput:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise BadInput(f"{annotations} is not in the format {kind}: {type(error).__name__} {error}") from None
+        raise BadInput(
+            f"{annotations} is not in the format {format}: {type(error).__name__} {error}"
+        ) from None
 
 
-def unlabelled(images: Path) -> Iterator[tuple[str, tuple[int, int], list]]:
-    """All pictures that can be read."""
+def _unannotated(images: Path) -> Iterator[AnnotatedFile]:
+    """All images of a folder that can be read."""
     for file in pictures_in(images):
         try:
             yield file.name, picture_size(file), []
@@ -51,61 +74,60 @@ def unlabelled(images: Path) -> Iterator[tuple[str, tuple[int, int], list]]:
             continue
 
 
-def one_file(annotations: Path, kind: str) -> Iterator[tuple[str, dict]]:
-    """COCO's object. LVIS and EgoObjects write a picture's name only at the end of its address, and names like
-    "cup_(drinking)"; PACO writes the parts of things as "mug:handle"."""
+def _coco_file(annotations: Path, format: str) -> Iterator[Row]:
+    """The rows of a file in COCO's layout.
+
+    LVIS and EgoObjects give an image's name only as the end of its address, and write names like
+    "cup_(drinking)"; PACO writes the parts of objects as "mug:handle".
+    """
     import ijson
 
     for table in TABLES:
-        found = False
+        is_empty = True
         with annotations.open("rb") as file:
             try:
                 for row in ijson.items(file, f"{table}.item", use_float=True):
-                    found = True
-                    if kind != "coco" and table == "images" and not row.get("file_name"):
-                        row = row | {"file_name": str(row.get("coco_url") or row["url"]).rsplit("/", 1)[1]}
-                    elif kind != "coco" and table == "categories":
+                    is_empty = False
+                    if format != "coco" and table == "images" and not row.get("file_name"):
+                        address = str(row.get("coco_url") or row["url"])
+                        row = row | {"file_name": address.rsplit("/", 1)[1]}
+                    elif format != "coco" and table == "categories":
                         row = row | {"name": row["name"].split("_(")[0].replace("_", " ")}
                     yield table, row
             except ijson.JSONError as error:
                 raise ValueError(f"not JSON ({' '.join(str(error).split())[:80]})") from None
-        if not found and table != "annotations":
+        if is_empty and table != "annotations":
             raise BadInput(
                 f"{annotations} is not COCO's json with images, annotations and categories: it has no {table}"
             )
 
 
-Shapes = list[tuple[str, list | dict]]  # (name, polygons or RLE)
-
-
-def _collect(
-    pictures: Iterator[tuple[str, tuple[int, int], Shapes]], names: Iterable[str] = ()
-) -> Iterator[tuple[str, dict]]:
-    """COCO's rows of (file name, (h, w), shapes) per picture; names: what is outlined wherever it is, if anywhere."""
+def _coco_rows(files: Iterator[AnnotatedFile], names: Iterable[str] = ()) -> Iterator[Row]:
+    """COCO's rows of annotated files. names: what the data set outlines in every image that shows it,
+    where it says so."""
     from pycocotools import mask as coco_mask
 
-    count = 0
-    some = dict.fromkeys(name for name in names if name not in NOTHING)
-    numbers = {name: number for number, name in enumerate(some, 1)}
+    annotation_count = 0
+    exhaustive = dict.fromkeys(name for name in names if name not in BACKGROUND_NAMES)
+    numbers = {name: number for number, name in enumerate(exhaustive, 1)}
     for name, number in numbers.items():
         yield "categories", {"id": number, "name": name}
-    for number, (file, (height, width), shapes) in enumerate(pictures, 1):
-        yield "images", {"id": number, "file_name": file, "height": height, "width": width}
+    for image_number, (file, (height, width), shapes) in enumerate(files, 1):
+        yield "images", {"id": image_number, "file_name": file, "height": height, "width": width}
         for name, shape in shapes:
             if name not in numbers:
                 numbers[name] = len(numbers) + 1
                 yield "categories", {"id": numbers[name], "name": name}
-            count += 1
-            rle = (
-                shape
-                if isinstance(shape, dict)
-                else coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
-            )
+            annotation_count += 1
+            if isinstance(shape, dict):
+                rle = shape
+            else:
+                rle = coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
             yield (
                 "annotations",
                 {
-                    "id": count,
-                    "image_id": number,
+                    "id": annotation_count,
+                    "image_id": image_number,
                     "category_id": numbers[name],
                     "segmentation": shape,
                     "iscrowd": 0,
@@ -115,61 +137,65 @@ def _collect(
             )
 
 
-def labelme(folder: Path, images: Path) -> Iterator[tuple[str, tuple[int, int], Shapes]]:
-    """LabelMe: shapes of one group_id are one thing; rectangles are taken as they are, points and lines have no mask."""
+def _labelme(folder: Path) -> Iterator[AnnotatedFile]:
+    """LabelMe: shapes of one group_id are one instance; points and lines have no mask and are left out."""
     files = sorted(folder.glob("*.json"))
     if not files:
         raise BadInput(f"no NAME.json in {folder}: --annotations names LabelMe's folder")
     for file in files:
         row = json.loads(file.read_text(encoding="utf-8"))
-        things: dict[object, tuple[str, list]] = {}
-        for k, shape in enumerate(row["shapes"]):
-            points = np.asarray(shape["points"], float).reshape(-1, 2)
-            kind = shape.get("shape_type", "polygon")
-            if kind == "rectangle" and len(points) == 2:
-                (x0, y0), (x1, y1) = points
-                points = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
-            elif kind != "polygon" or len(points) < 3:
+        instances: dict[object, tuple[str, list]] = {}
+        for number, shape in enumerate(row["shapes"]):
+            polygon = _labelme_polygon(shape)
+            if polygon is None:
                 continue
             group = shape.get("group_id")
             name = str(shape["label"]).strip().lower()
-            things.setdefault((name, group) if group is not None else k, (name, []))[1].append(
-                points.ravel().tolist()
-            )
-        name, size = (
-            Path(str(row["imagePath"]).replace("\\", "/")).name,
-            (int(row["imageHeight"]), int(row["imageWidth"])),
-        )
-        yield name, size, list(things.values())
+            key = number if group is None else (name, group)
+            instances.setdefault(key, (name, []))[1].append(polygon)
+        file_name = Path(str(row["imagePath"]).replace("\\", "/")).name
+        size = (int(row["imageHeight"]), int(row["imageWidth"]))
+        yield file_name, size, list(instances.values())
 
 
-def label_names(folder: Path) -> dict[int, str]:
-    """names.json of a folder of index PNGs: {number: name}. Raises BadInput where there is none."""
-    places = [place / "names.json" for place in (folder, *folder.resolve().parents[:2])]
-    table = next((place for place in places if place.is_file()), None)
-    if table is None:
+def _labelme_polygon(shape: dict[str, Any]) -> list[float] | None:
+    """[x, y, ...] in px of a polygon or a rectangle; None of a shape without an area."""
+    points = np.asarray(shape["points"], float).reshape(-1, 2)
+    kind = shape.get("shape_type", "polygon")
+    if kind == "rectangle" and len(points) == 2:
+        (x0, y0), (x1, y1) = points
+        points = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+    elif kind != "polygon" or len(points) < 3:
+        return None
+    return points.ravel().tolist()
+
+
+def _label_names(folder: Path) -> dict[int, str]:
+    """{number: name} of the names.json that goes with a folder of index PNGs."""
+    candidates = [parent / "names.json" for parent in (folder, *folder.resolve().parents[:2])]
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None:
         raise BadInput(f"no index PNGs with a names.json in {folder}")
-    names = json.loads(table.read_text(encoding="utf-8"))
-    return {
-        int(k): str(v).strip().lower()
-        for k, v in (enumerate(names) if isinstance(names, list) else names.items())
-    }
+    names = json.loads(file.read_text(encoding="utf-8"))
+    pairs = enumerate(names) if isinstance(names, list) else names.items()
+    return {int(number): str(name).strip().lower() for number, name in pairs}
 
 
-def labels(folder: Path, images: Path) -> Iterator[tuple[str, tuple[int, int], Shapes]]:
-    """Index PNGs: each name's pixels are one thing (a map does not tell one car from the next)."""
+def _label_maps(folder: Path, images: Path, names: dict[int, str]) -> Iterator[AnnotatedFile]:
+    """Index PNGs: all pixels of a name are one instance, since a map does not tell one car from the next."""
     from PIL import Image
 
-    named, files = label_names(folder), sorted(folder.glob("*.png"))
-    if not files:
+    maps = sorted(folder.glob("*.png"))
+    if not maps:
         raise BadInput(f"no index PNGs with a names.json in {folder}")
-    pictures = {f.stem: f for f in sorted(images.glob("*"), reverse=True)}
-    for file in files:
-        if file.stem not in pictures:
-            raise BadInput(f"no picture in {images} for {file.name}")
+    image_files = {file.stem: file for file in sorted(images.glob("*"), reverse=True)}
+    for file in maps:
+        if file.stem not in image_files:
+            raise BadInput(f"no image in {images} for {file.name}")
         with Image.open(file) as opened:
             index = np.asarray(opened)
-        if index.ndim != 2 or index.shape != picture_size(pictures[file.stem]):
-            raise BadInput(f"{file} has shape {index.shape}, not its picture's height and width")
-        there = [int(v) for v in np.unique(index) if named.get(int(v), "void") not in NOTHING]
-        yield pictures[file.stem].name, index.shape, [(named[v], to_rle(index == v)) for v in there]
+        if index.ndim != 2 or index.shape != picture_size(image_files[file.stem]):
+            raise BadInput(f"{file} has shape {index.shape}, not its image's height and width")
+        present = [int(v) for v in np.unique(index) if names.get(int(v), "void") not in BACKGROUND_NAMES]
+        shapes: list[Shape] = [(names[value], encode_rle(index == value)) for value in present]
+        yield image_files[file.stem].name, (index.shape[0], index.shape[1]), shapes

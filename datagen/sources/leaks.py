@@ -1,10 +1,10 @@
-"""Pictures that must not be trained on: those of an evaluation set, under their own name or another.
+"""Keeps images of evaluation sets out of training, under their own name or another.
 
-    known = fingerprints([Path("coco/dev/images")])
-    why = leak(Path("photo.jpg"), known)        # None, or "called as an evaluation picture", "looks like ..."
+    excluded = excluded_images([Path("coco/dev/images")])
+    reason = leak(Path("photo.jpg"), excluded)        # None, or "looks like an evaluation image"
 
 Compared are file names without their suffix, and perceptual hashes (64 bits of a DCT, imagehash's `phash`),
-which survive resizing and recompression; pictures whose hashes differ in at most NEAR bits count as one.
+which survive resizing and recompression.
 """
 
 from collections.abc import Iterable
@@ -16,43 +16,69 @@ import numpy as np
 from assistant.errors import BadInput
 from assistant.images import SUFFIXES, open_image
 
-NEAR = 6  # of 64 bits
+HASH_BITS = 64
+MAX_DIFFERENT_BITS = 6  # of the 64: images whose hashes differ in no more count as one
 
 
 @dataclass(frozen=True)
-class Known:
+class ExcludedImages:
+    """Images that no question may be made about.
+
+    Attributes:
+        names: File names without their suffix.
+        hashes: (N, 64) bool, perceptual hashes.
+    """
+
     names: frozenset[str]
-    hashes: np.ndarray  # (N, 64) bool
+    hashes: np.ndarray
 
 
 def perceptual_hash(path: Path) -> np.ndarray:
-    """(64,) bool. BadInput where there is no picture."""
+    """Return the hash of an image file, (64,) bool.
+
+    Raises:
+        BadInput: The file is not an image.
+    """
     import imagehash
     from PIL import Image
 
     return imagehash.phash(Image.fromarray(open_image(path))).hash.ravel()
 
 
-def fingerprints(places: Iterable[Path]) -> Known:
-    """Of all pictures in folders, and of the names in text files (one a line; such a name has no hash)."""
-    names, hashes = set(), []
-    for place in map(Path, places):
-        if place.is_dir():
-            found = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
-            names |= {p.stem for p in found}
-            hashes += [perceptual_hash(p) for p in found]
-        elif place.is_file():
-            lines = place.read_text(encoding="utf-8").splitlines()
+def excluded_images(sources: Iterable[Path]) -> ExcludedImages:
+    """Read what to exclude.
+
+    Args:
+        sources: Folders of images, and text files with a name a line; such a name has no hash.
+
+    Raises:
+        BadInput: One of them is neither.
+    """
+    names: set[str] = set()
+    hashes: list[np.ndarray] = []
+    for source in sources:
+        if source.is_dir():
+            files = sorted(file for file in source.rglob("*") if file.suffix.lower() in SUFFIXES)
+            names |= {file.stem for file in files}
+            hashes += [perceptual_hash(file) for file in files]
+        elif source.is_file():
+            lines = source.read_text(encoding="utf-8").splitlines()
             names |= {Path(line.strip()).stem for line in lines if line.strip()}
         else:
-            raise BadInput(f"no folder or list of names {place} to keep out")
-    return Known(frozenset(names), np.array(hashes, bool).reshape(-1, 64))
+            raise BadInput(f"--exclude: there is no folder or list of names {source}")
+    return ExcludedImages(frozenset(names), np.array(hashes, bool).reshape(-1, HASH_BITS))
 
 
-def leak(path: Path, known: Known) -> str | None:
-    """Why a picture must not be used, or None."""
-    if Path(path).stem in known.names:
-        return "called as an evaluation picture"
-    if len(known.hashes) and (known.hashes ^ perceptual_hash(path)).sum(1).min() <= NEAR:
-        return "looks like an evaluation picture"
+def leak(path: Path, excluded: ExcludedImages) -> str | None:
+    """Return why an image file must not be used, or None.
+
+    Raises:
+        BadInput: The file is not an image.
+    """
+    if path.stem in excluded.names:
+        return "has the name of an evaluation image"
+    if len(excluded.hashes):
+        differences = (excluded.hashes ^ perceptual_hash(path)).sum(1)
+        if differences.min() <= MAX_DIFFERENT_BITS:
+            return "looks like an evaluation image"
     return None

@@ -1,190 +1,196 @@
-"""Step 1, pick, where masks or names are missing: boxes become masks through SAM, photos without any labels get SAM's
-proposals and a multimodal model's names for them.
+"""Step 1, pick, where masks are missing: SAM makes them from boxes, or proposes regions.
 
-    outliner = Outliner("pocket", kept)
-    photo = outliner.boxes(photo, drops)                    # EgoObjects, any COCO file with boxes alone
-    marked, rles = outliner.marks(photo); request = naming(marked); photo = named(photo, rles, answer, drops)
+    outliner = Outliner("pocket", cache)
+    image = outliner.outline_boxes(image, drops)     # EgoObjects, any COCO file that has boxes alone
+    marked, rles = outliner.propose(image)           # to be named: see `datagen.llm.naming`
 
-SAM looks at a picture once; what it found is kept by the picture's content and its own weights.
+SAM encodes an image once; what it gave is cached by the image's content and SAM's own weights. A change of
+what is made here needs a new `datagen.versions.OUTLINER_VERSION`.
 """
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from assistant.errors import BadInput
-from datagen.llm.writer import Request, form
-from datagen.result_cache import Kept, fingerprint
-from datagen.sources.photos import Instance, Photo
+from datagen.result_cache import Cache, fingerprint
+from datagen.sources.annotated_images import AnnotatedImage
 
-MARKS = 20  # proposals at most that a model is asked to name
-AREA = 0.002, 0.9  # share of the picture that such a proposal covers
-ALIKE = 0.7  # IoU from which two proposals are the same thing
-FILLS = 0.5  # IoU of a mask's own box with the box it was made from, at least
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+if TYPE_CHECKING:
+    from assistant.pipeline import ImageOpener
 
-NAME = """In this photo some regions are outlined and numbered. Give for each number what the region shows: the common name of one
-whole thing in one to three words, in the singular, or "nothing" where it shows no whole thing, several, or mere \
-background. "count"
-is how many of that name there are in the whole photo, outlined or not."""
-NAMES = form(
-    "names",
-    things={
-        "type": "array",
-        "items": form(
-            "thing", number={"type": "integer"}, name={"type": "string"}, count={"type": "integer"}
-        ),
-    },
-)
+MAX_PROPOSALS = 60  # of everything mode, before those that cannot be named are left out
+MAX_REGIONS_TO_NAME = 20  # of an image, in one drawing: more numbers cover what they stand for
+MIN_REGION_SHARE, MAX_REGION_SHARE = 0.002, 0.9  # of the image's area: no specks, and not the image itself
+MAX_REGION_IOU = 0.7  # two proposals that overlap more are the same object
+MIN_BOX_IOU = 0.5  # of a mask's own box with the box it was made from: below, SAM outlined something else
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+)  # Okabe and Ito's, safe for the colour-blind
 
 
 class Outliner:
-    """sam: "pocket", an official .pth, or a transformers folder or hub id of SAM or SAM 2. Loaded when first needed."""
+    """Makes masks with one SAM, loaded when it is first needed.
 
-    def __init__(self, sam: str, kept: Kept, device: str = "cpu"):
-        self.sam, self.kept, self.device = sam, kept, device
-        self.lock, self.segmenter = threading.Lock(), None
-        file = Path(sam)
-        self.weights = (
-            [sam, file.stat().st_size, file.stat().st_mtime_ns] if sam != "pocket" and file.is_file() else sam
-        )
+    Args:
+        sam: "pocket", an official .pth, or a transformers folder or hub id of SAM or SAM 2.
+        cache: Where masks are stored.
+        device: Such as "cpu" or "cuda".
 
-    def load(self):
-        """The segmenter. BadInput: there is none by that name."""
-        if self.segmenter is None:
-            from assistant.sam.segmenter import Segmenter
+    Attributes:
+        weights: Names SAM's weights: `sam`, or [path, size, modification time] of a file.
+    """
 
-            if self.sam == "pocket":
-                from assistant.pocket.pipeline import load_eyes
-                from assistant.weights import pocket_file
+    def __init__(self, sam: str, cache: Cache, device: str = "cpu"):
+        self.sam = sam
+        self.cache = cache
+        self.device = device
+        self.opener: ImageOpener[Any] | None = None
+        self._lock = threading.Lock()  # SAM handles one image at a time, threads ask for many
+        self.weights: str | list[Any] = sam
+        if Path(sam).is_file():
+            state = Path(sam).stat()
+            self.weights = [sam, state.st_size, state.st_mtime_ns]
 
-                self.eyes = load_eyes(pocket_file("sam.safetensors"))
-                self.segmenter = self.eyes.segmenter
-            else:
-                kind = Segmenter.official if self.sam.endswith(".pth") else Segmenter.transformers
-                self.segmenter, self.eyes = kind(self.sam, device=self.device), None
-        return self.segmenter
+    def load(self) -> "ImageOpener[Any]":
+        """Return what opens images.
 
-    def boxes(self, photo: Photo, drops: Counter) -> Photo:
-        """The photo with a mask for each instance that had only a box; those whose mask does not fill its box go."""
-        from pycocotools import mask as coco_mask
+        Raises:
+            BadInput: There is no SAM by that name.
+        """
+        if self.opener is None:
+            from assistant.presets import load_image_opener
+            from assistant.sam.image_opener import SamImageOpener
 
-        without = [each for each in photo.instances if each.segmentation is None]
-        if not without:
-            return photo
-        content = photo.file.read_bytes()
-        name = fingerprint("boxes", self.weights, content, [each.box for each in without])
-        if (rles := self.kept.get(name)) is None:
-            with self.lock:
-                rles = self._boxes(photo, [each.box for each in without])
-            self.kept.put(name, rles)
-        masks = dict(zip((each.id for each in without), rles))
-        kept = []
-        for each in photo.instances:
+            opener, _ = load_image_opener(self.sam, self.device)
+            if isinstance(
+                opener, SamImageOpener
+            ):  # a SAM whose everything mode can be told to prefer whole objects
+                opener = SamImageOpener(opener.segmenter, MAX_PROPOSALS, granularity=1)
+            self.opener = opener
+        return self.opener
+
+    def outline_boxes(self, image: AnnotatedImage, drops: Counter[str]) -> AnnotatedImage:
+        """Make a mask for each instance that has a box alone.
+
+        Args:
+            image: The image.
+            drops: Counts the instances whose mask does not fill their box; they are left out.
+
+        Raises:
+            BadInput: The image cannot be read, or has another size than its annotations say.
+        """
+        from assistant.sam.mask_ops import rle_area
+
+        without_mask = [each for each in image.instances if each.segmentation is None]
+        if not without_mask:
+            return image
+        boxes = [each.box for each in without_mask]
+        name = fingerprint("boxes", self.weights, image.file.read_bytes(), boxes)
+        if (rles := self.cache.get(name)) is None:
+            with self._lock:
+                rles = self._masks_from_boxes(image, boxes)
+            self.cache.put(name, rles)
+        masks = dict(zip((each.id for each in without_mask), rles, strict=True))
+        instances = []
+        for each in image.instances:
             if each.segmentation is None:
                 rle = masks[each.id]
-                if (
-                    rle is None
-                    or coco_mask.iou([list(coco_mask.toBbox(rle))], [list(each.box)], [0])[0, 0] < FILLS
-                ):
+                if rle is None or not _fills(rle, each.box):
                     drops["box: SAM's mask does not fill it"] += 1
                     continue
-                each = replace(each, segmentation=rle, area=float(coco_mask.area(rle)))
-            kept.append(each)
-        return replace(photo, instances=tuple(kept))
+                each = replace(each, segmentation=rle, area=float(rle_area(rle)))
+            instances.append(each)
+        return replace(image, instances=tuple(instances))
 
-    def _boxes(self, photo: Photo, boxes: list) -> list[dict | None]:
-        from assistant.record import to_rle
+    def _masks_from_boxes(
+        self, image: AnnotatedImage, boxes: Sequence[tuple[float, float, float, float]]
+    ) -> list[dict[str, Any] | None]:
+        """An RLE for each box (x, y, width, height) in px; None where SAM finds nothing in it."""
+        from assistant.sam.mask_ops import encode_rle
 
-        image = open_sized(photo)
-        segmenter = self.load()
-        embedding, found = segmenter.encode(image), []
+        pixels = open_pixels(image)
+        segmenter = self.load().segmenter
+        embedding = segmenter.encode(pixels)
+        rles: list[dict[str, Any] | None] = []
         for x, y, width, height in boxes:
+            corners = [x, y, x + width, y + height]
             try:
-                masks, _, _ = segmenter.predict(embedding, box=[x, y, x + width, y + height], multimask=False)
-                found.append(to_rle(masks[0]) if masks[0].any() else None)
-            except BadInput:  # a box outside of the picture
-                found.append(None)
-        return found
+                masks, _, _ = segmenter.predict(embedding, box=corners, multimask=False)
+                rles.append(encode_rle(masks[0]) if masks[0].any() else None)
+            except BadInput:  # a box outside of the image
+                rles.append(None)
+        return rles
 
-    def marks(self, photo: Photo) -> tuple[np.ndarray, list[dict]]:
-        """The picture with some proposals drawn and numbered, (H, W, 3) uint8, and their masks."""
+    def propose(self, image: AnnotatedImage) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Outline and number some regions of an image.
+
+        Returns:
+            The image with their outlines and numbers, (H, W, 3) uint8 RGB, and their masks as RLE; the first
+            has number 1.
+
+        Raises:
+            BadInput: The image cannot be read, or has another size than its annotations say.
+        """
         from assistant.export.drawing import draw_targets
-        from assistant.record import from_rle
+        from assistant.sam.mask_ops import decode_rle
 
-        image = open_sized(photo)
-        name = fingerprint("marks", self.weights, photo.file.read_bytes())
-        if (rles := self.kept.get(name)) is None:
-            with self.lock:
-                rles = distinct(self._propose(image), photo)
-            self.kept.put(name, rles)
-        targets = [(k, COLOURS[k % len(COLOURS)], str(k), from_rle(rle)) for k, rle in enumerate(rles, 1)]
-        return np.asarray(draw_targets(image, targets)), rles
-
-    def _propose(self, image: np.ndarray) -> list[dict]:
-        segmenter = self.load()
-        if self.eyes:
-            return self.eyes.open(image).proposals.rles
-        from assistant.sam.proposals import everything
-
-        return everything(
-            segmenter, segmenter.encode(image), image=image, fast=True, granularity=1, max_proposals=60
-        ).rles
+        pixels = open_pixels(image)
+        name = fingerprint("marks", self.weights, image.file.read_bytes())
+        if (rles := self.cache.get(name)) is None:
+            with self._lock:
+                _, proposals = self.load().propose(pixels)
+                rles = distinct_regions(proposals.rles, image)
+            self.cache.put(name, rles)
+        targets = [
+            (number, COLOURS[number % len(COLOURS)], str(number), decode_rle(rle))
+            for number, rle in enumerate(rles, 1)
+        ]
+        return np.asarray(draw_targets(pixels, targets)), rles
 
 
-def open_sized(photo: Photo) -> np.ndarray:
+def open_pixels(image: AnnotatedImage) -> np.ndarray:
+    """Read an image's file as (H, W, 3) uint8 RGB.
+
+    Raises:
+        BadInput: It cannot be read, or has another size than its annotations say.
+    """
     from assistant.images import open_image
 
-    image = open_image(photo.file)
-    if image.shape[:2] != (photo.height, photo.width):
-        size = f"{image.shape[1]}x{image.shape[0]}"
-        raise BadInput(f"{photo.file} is {size}, its annotations say {photo.width}x{photo.height}")
-    return image
+    pixels = open_image(image.file)
+    height, width = pixels.shape[:2]
+    if (height, width) != (image.height, image.width):
+        raise BadInput(f"{image.file} is {width}x{height}, its annotations say {image.width}x{image.height}")
+    return pixels
 
 
-def distinct(rles: list[dict], photo: Photo) -> list[dict]:
-    """The first MARKS of the masks, best first, that are of some size and unlike each other."""
-    from pycocotools import mask as coco_mask
+def distinct_regions(rles: Sequence[dict[str, Any]], image: AnnotatedImage) -> list[dict[str, Any]]:
+    """Choose the first masks, best first, that are neither specks nor the whole image, and unlike each
+    other."""
+    from assistant.sam.mask_ops import rle_iou
 
-    chosen = []
+    chosen: list[dict[str, Any]] = []
     for rle in rles:
-        share = coco_mask.area(rle) / (photo.width * photo.height)
-        new = not chosen or coco_mask.iou([rle], chosen, [0] * len(chosen)).max() < ALIKE
-        if new and AREA[0] <= share <= AREA[1]:
+        is_new = not chosen or rle_iou([rle], chosen).max() < MAX_REGION_IOU
+        if is_new and MIN_REGION_SHARE <= image.area_share(rle) <= MAX_REGION_SHARE:
             chosen.append(rle)
-        if len(chosen) == MARKS:
+        if len(chosen) == MAX_REGIONS_TO_NAME:
             break
     return chosen
 
 
-def naming(marked: np.ndarray) -> Request:
-    """Asks a multimodal model what the numbered regions are."""
-    return Request([{"role": "user", "content": NAME}], NAMES, 0, marked)
-
-
-def named(photo: Photo, rles: list[dict], answer: dict | None, drops: Counter) -> Photo:
-    """The photo with an instance for each region that was named. Names of which more were counted than outlined are
-    `partial`. Nothing is known to be absent."""
+def _fills(rle: dict[str, Any], box: tuple[float, float, float, float]) -> bool:
+    """Whether a mask's own box is about the box (x, y, width, height) that it was made from."""
     from pycocotools import mask as coco_mask
 
-    if answer is None:
-        drops["names: no usable answer"] += 1
-        return photo
-    instances, counted = {}, Counter()
-    for thing in answer["things"]:
-        key, number = " ".join(thing["name"].lower().replace("_", " ").split()), thing["number"]
-        if not 1 <= number <= len(rles) or number in instances:
-            drops["names: no such region"] += 1
-        elif key in ("", "nothing", "none", "background", "unknown") or len(key.split()) > 4:
-            drops["names: no whole thing"] += 1
-        else:
-            rle = rles[number - 1]
-            box = tuple(float(v) for v in coco_mask.toBbox(rle))
-            instances[number] = Instance(number, key, rle, box, float(coco_mask.area(rle)), False)
-            counted[key] = max(counted[key], thing["count"])
-    outlined = Counter(each.key for each in instances.values())
-    partial = frozenset(key for key in outlined if counted[key] > outlined[key])
-    return replace(photo, instances=tuple(instances[k] for k in sorted(instances)), partial=partial)
+    return bool(coco_mask.iou([list(coco_mask.toBbox(rle))], [list(box)], [0])[0, 0] >= MIN_BOX_IOU)

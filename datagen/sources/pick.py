@@ -1,45 +1,67 @@
-"""Step 1, pick: which photos are asked about, by how much is in them.
+"""Step 1, pick: which images are asked about, by how much is in them.
 
-    photos.only = pick(photos, 10_000, 0.4, seed=0, drops=drops)
+    images.only = pick(images, 10_000, 0.4, seed=0, drops=drops)
 
-As LLM-Seg40K was made (Wang & Ke 2024, arXiv 2404.08767): photos with 2 to 5 categories are simple, with 6 or more
-complex, 6,000 to 4,000 of them; with fewer than 2 there is nothing to choose between. Which photos are taken depends on
-the seed and their names alone: more photos in the folder replace some, and do not shuffle all.
+As LLM-Seg40K was made (Wang & Ke 2024, arXiv 2404.08767): images with 2 to 5 categories are simple, with 6 or
+more complex, 6,000 to 4,000 of them; with fewer than 2 there is nothing to choose between. Which images are
+taken depends on the seed and their names alone: further images in the folder replace some of them, and do not
+shuffle all.
 """
 
 import heapq
 from collections import Counter
 
-from datagen.sources.photos import Photo, Photos, seed_for
+from datagen.sources.annotated_images import AnnotatedImage, AnnotatedImages, seed_for
 
-SIMPLE, COMPLEX = 2, 6  # categories from which a photo is so
-
-
-def difficulty(photo: Photo) -> str:
-    """ "single" (or nothing known), "simple" or "complex"."""
-    count = len({instance.key for instance in photo.instances})
-    return "complex" if count >= COMPLEX else "simple" if count >= SIMPLE else "single"
+# Number of categories from which an image is simple, and complex: LLM-Seg40K's.
+MIN_SIMPLE_CATEGORIES = 2
+MIN_COMPLEX_CATEGORIES = 6
 
 
-def pick(photos: Photos, count: int, complex_share: float, seed: int, drops: Counter) -> set:
-    """The numbers of at most `count` photos, that share of them complex; of photos without any annotations, any `count`.
-    Where one sort runs short, the other does not make up for it. Memory: `count` numbers."""
-    wanted = {"single": count} if photos.empty else {"complex": round(count * complex_share)}
-    if not photos.empty:
-        wanted["simple"] = count - wanted["complex"]
-    taken: dict[str, list] = {sort: [] for sort in wanted}
-    for place, photo in enumerate(photos.read(Counter())):
-        sort = difficulty(photo)
-        if not wanted.get(sort):
-            drops[f"photo: not picked ({'fewer than two categories' if sort == 'single' else sort})"] += 1
+def difficulty(image: AnnotatedImage) -> str:
+    """Return "single" (also where nothing is annotated), "simple" or "complex"."""
+    count = len({instance.key for instance in image.instances})
+    if count >= MIN_COMPLEX_CATEGORIES:
+        return "complex"
+    return "simple" if count >= MIN_SIMPLE_CATEGORIES else "single"
+
+
+def pick(
+    images: AnnotatedImages, count: int, complex_share: float, seed: int, drops: Counter[str]
+) -> set[int]:
+    """Pick images by their difficulty; of images without any annotations, any.
+
+    Where there are too few of one difficulty, the other does not make up for it. Memory: `count` numbers.
+
+    Args:
+        images: The data set.
+        count: Number of images to pick, at most.
+        complex_share: Share of complex ones among them, 0 to 1.
+        seed: Another seed picks others.
+        drops: Counts the images that are not picked, by reason.
+
+    Returns:
+        The images' numbers in the data set.
+    """
+    if images.unannotated:
+        wanted = {"single": count}
+    else:
+        complex_count = round(count * complex_share)
+        wanted = {"complex": complex_count, "simple": count - complex_count}
+    heaps: dict[str, list[tuple[int, int, int]]] = {level: [] for level in wanted}
+    for position, image in enumerate(images.read(Counter())):
+        level = difficulty(image)
+        if not wanted.get(level):
+            reason = "fewer than two categories" if level == "single" else level
+            drops[f"photo: not picked ({reason})"] += 1
             continue
-        item = (-seed_for(photo, "pick", seed), place, photo.id)
-        if len(taken[sort]) < wanted[sort]:
-            heapq.heappush(taken[sort], item)
+        item = (-seed_for(image, "pick", seed), position, image.id)
+        if len(heaps[level]) < wanted[level]:
+            heapq.heappush(heaps[level], item)
         else:
-            heapq.heappushpop(taken[sort], item)
-            drops[f"photo: not picked ({sort})"] += 1
-    for sort, few in taken.items():
-        if len(few) < wanted[sort]:
-            drops[f"photo: wanted, and there is no more ({sort})"] += wanted[sort] - len(few)
-    return {number for few in taken.values() for *_, number in few}
+            heapq.heappushpop(heaps[level], item)
+            drops[f"photo: not picked ({level})"] += 1
+    for level, heap in heaps.items():
+        if len(heap) < wanted[level]:
+            drops[f"photo: fewer to pick from than asked for ({level})"] += wanted[level] - len(heap)
+    return {number for heap in heaps.values() for _, _, number in heap}
