@@ -1,51 +1,44 @@
-"""What every part passes on: the things an answer is about, with their masks, and its exports.
+"""An answer: what was asked about, with a mask for everything that is present, and its exports.
 
-answer.mask                 # (H, W) bool, union of what is there
-answer.overlay().show()     # the picture with coloured, named masks
+answer.mask                 # (H, W) bool, union of the present targets
+answer.overlay().show()     # the image with coloured, named masks
 answer.save("out")          # PNGs, answer.json, coco.json, labelme.json
 """
 
-import contextlib
-import json
-import re
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from assistant.errors import BadInput
-from assistant.files import replace_whole
-from assistant.record import to_rle
+from assistant.export.coco import coco_instances
+from assistant.export.colours import colour_of
+from assistant.export.drawing import draw_targets
+from assistant.export.image_folder import cut_out, file_safe, mask_image, write_folder
+from assistant.export.labelme import labelme_file
+from assistant.sam.mask_ops import encode_rle, tight_box_xywh
 
-# Told apart on photos and by most colour-blind eyes first (after Okabe & Ito 2008), then more hues.
-COLOURS = [
-    "#e69f00",
-    "#0072b2",
-    "#e6194b",
-    "#009e73",
-    "#f0e442",
-    "#cc79a7",
-    "#56b4e9",
-    "#911eb4",
-    "#aaffc3",
-    "#d55e00",
-    "#9a6324",
-    "#f032e6",
-]
-PICTURE = "image.png"  # the name of the picture beside the exports
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
 
-
-def colour_of(index: int) -> str:
-    """The "#rrggbb" of an answer's target, counted from 0; after the last colour the first comes again."""
-    return COLOURS[index % len(COLOURS)]
+IMAGE_FILE = "image.png"  # name of the image beside its exports
+MISSING_IMAGE_GREY = 128  # of an overlay without an image
 
 
 @dataclass
 class Target:
-    """One thing that was asked about.
+    """Something that was asked about.
 
-    confidence: in [0, 1], that it is there; mask: (H, W) bool, None where it is absent; proposals: indices of the
-    proposals whose union the mask is; others: the next best proposals, best first, where the selector tells.
+    Attributes:
+        phrase: What the answer calls it.
+        present: Whether it is in the image.
+        confidence: In [0, 1], that it is in the image.
+        mask: (H, W) bool; None where it is absent.
+        proposals: Indices of the proposals whose union is the mask.
+        others: Indices of the next best proposals, best first; [] where the selector does not rank them.
     """
 
     phrase: str
@@ -58,10 +51,20 @@ class Target:
 
 @dataclass
 class Answer:
-    """A reply and what it points at. size: (h, w) px; image: (H, W, 3) uint8 or None; tokens: generated, if known;
-    said: the reply as the model wrote it, if a model wrote it; reasoning: what it thought before, if it says so.
+    """An answer to one question about an image.
 
-    Raises BadInput where a mask or the image has another size, or a present target has no mask.
+    Attributes:
+        text: The answer as a person reads it, without tokens.
+        targets: What was asked about, in the order of the text.
+        size: (height, width) in pixels of the image.
+        image: (H, W, 3) uint8 RGB; None where it is not at hand.
+        question: The question.
+        tokens: Number of tokens that were generated; None where that is unknown.
+        said: The reply as the model wrote it; "" where no model wrote it.
+        reasoning: What the model thought before it answered, where it says so.
+
+    Raises:
+        BadInput: A mask or the image has another size, or a present target has no mask.
     """
 
     text: str
@@ -73,7 +76,7 @@ class Answer:
     said: str = field(default="", repr=False)
     reasoning: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.size = (int(self.size[0]), int(self.size[1]))
         if self.image is not None and self.image.shape != (*self.size, 3):
             raise BadInput(f"the image of an answer has shape {self.image.shape}, expected {(*self.size, 3)}")
@@ -89,184 +92,114 @@ class Answer:
 
     @property
     def present(self) -> list[Target]:
-        """The targets that are there."""
+        """The targets that are in the image."""
         return [target for target in self.targets if target.present]
 
     @property
     def mask(self) -> np.ndarray:
         """(H, W) bool: the union of the present targets."""
         union = np.zeros(self.size, dtype=bool)
-        for target in self.present:
-            union |= target.mask
+        for _, mask in self._present_masks():
+            union |= mask
         return union
 
-    def to_json(self) -> dict:
-        """Question, text and targets as JSON: box is xywh px (null where absent), rle COCO's with str counts;
-        the reasoning only where there is some."""
+    def _present_masks(self) -> list[tuple[Target, np.ndarray]]:
+        """The present targets with their masks."""
+        return [(target, target.mask) for target in self.present if target.mask is not None]
+
+    def _absent_phrases(self) -> list[str]:
+        return [target.phrase for target in self.targets if not target.present]
+
+    def to_json(self) -> dict[str, Any]:
+        """Question, text and targets as JSON values.
+
+        Returns:
+            {"question", "text", "width", "height", "targets": [{"phrase", "present", "confidence", "box",
+            "area", "proposals", "rle"}]}, and "reasoning" where there is some. "box" is xywh in px and "rle"
+            COCO's with counts as a str; both are None for an absent target.
+        """
         rows = []
         for target in self.targets:
-            rle = to_rle(target.mask) if target.present else None
+            mask = target.mask if target.present else None
             rows.append(
                 {
                     "phrase": target.phrase,
                     "present": bool(target.present),
                     "confidence": float(target.confidence),
-                    "box": _box(target.mask) if rle else None,
-                    "area": int(target.mask.sum()) if rle else 0,
-                    "proposals": [int(k) for k in target.proposals],
-                    "rle": rle,
+                    "box": None if mask is None else tight_box_xywh(mask),
+                    "area": 0 if mask is None else int(mask.sum()),
+                    "proposals": [int(index) for index in target.proposals],
+                    "rle": None if mask is None else encode_rle(mask),
                 }
             )
-        thought = {"reasoning": self.reasoning} if self.reasoning else {}
+        reasoning = {"reasoning": self.reasoning} if self.reasoning else {}
         return {
             "question": self.question,
             "text": self.text,
-            **thought,
+            **reasoning,
             "width": self.size[1],
             "height": self.size[0],
             "targets": rows,
         }
 
-    def to_coco(self, file_name: str = PICTURE) -> dict:
-        """COCO instances of one image: compressed RLE with str counts, box xywh px, area px, `score` in [0, 1].
+    def to_coco(self, file_name: str = IMAGE_FILE) -> dict[str, Any]:
+        """The present targets as COCO instances, see `assistant.export.coco`; `file_name`: of the image."""
+        instances = [(target.phrase, mask, target.confidence) for target, mask in self._present_masks()]
+        return coco_instances(self.size, file_name, instances, self._absent_phrases())
 
-        A category per distinct phrase that is there; phrases that are not are listed under "absent".
+    def to_labelme(self, image_path: str = IMAGE_FILE) -> dict[str, Any]:
+        """The targets as a LabelMe 5 file, see `assistant.export.labelme`; `image_path`: from the file's
+        folder."""
+        instances = [(target.phrase, mask) for target, mask in self._present_masks()]
+        return labelme_file(self.size, image_path, instances, self._absent_phrases())
+
+    def overlay(self) -> PilImage:
+        """Draw the present targets on the image.
+
+        Returns:
+            A PIL RGB image of the answer's size: each mask in its target's colour
+            (`assistant.export.colours`), with outline and name; on grey where the image is not at hand.
         """
-        numbers: dict[str, int] = {}
-        annotations = []
-        for target in self.present:
-            category = numbers.setdefault(target.phrase, len(numbers) + 1)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": 1,
-                    "category_id": category,
-                    "segmentation": to_rle(target.mask),
-                    "bbox": _box(target.mask),
-                    "area": int(target.mask.sum()),
-                    "iscrowd": 0,
-                    "score": float(target.confidence),
-                }
-            )
-        return {
-            "images": [{"id": 1, "file_name": file_name, "width": self.size[1], "height": self.size[0]}],
-            "annotations": annotations,
-            "categories": [{"id": k, "name": name} for name, k in numbers.items()],
-            "absent": [target.phrase for target in self.targets if not target.present],
-        }
+        image = self.image
+        if image is None:
+            image = np.full((*self.size, 3), MISSING_IMAGE_GREY, np.uint8)
+        shown = [
+            (number, colour_of(number - 1), target.phrase, target.mask)
+            for number, target in enumerate(self.targets, 1)
+            if target.present and target.mask is not None
+        ]
+        return draw_targets(image, shown)
 
-    def to_labelme(self, image_path: str = PICTURE) -> dict:
-        """A LabelMe 5 file. Points in px, (0, 0) the outer corner of the first pixel; a target's parts share group_id.
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the answer into a folder, each file whole or not at all.
 
-        LabelMe's polygons have no holes: a hole is filled, and the shape's description says so. A phrase that is
-        absent is an image flag `no <phrase>`.
-        """
-        from assistant.export.drawing import outlines
+        The files are mask.png (the union, 0 and 255), N_NAME.png for each present target (N: its place among
+        the targets), overlay.png, answer.json (which names the masks' files), coco.json and labelme.json;
+        where the image is at hand also image.png, and N_NAME_cutout.png for each present target (RGBA of its
+        box, transparent around the mask).
 
-        shapes = []
-        for group, target in enumerate(self.present, 1):
-            for points, holes in outlines(target.mask):
-                shapes.append(
-                    {
-                        "label": target.phrase,
-                        "points": points.tolist(),
-                        "group_id": group,
-                        "description": f"{holes} holes filled" if holes else "",
-                        "shape_type": "polygon",
-                        "flags": {},
-                        "mask": None,
-                    }
-                )
-        return {
-            "version": "5.5.0",
-            "flags": {f"no {t.phrase}": True for t in self.targets if not t.present},
-            "shapes": shapes,
-            "imagePath": image_path,
-            "imageData": None,
-            "imageHeight": self.size[0],
-            "imageWidth": self.size[1],
-        }
+        Args:
+            folder: The folder; it is created where it is missing.
 
-    def overlay(self):
-        """A PIL RGB image of the answer's size: masks in COLOURS (by target), outlined, named; grey without image."""
-        from assistant.export.drawing import draw_targets
+        Returns:
+            The paths of the files.
 
-        image = np.full((*self.size, 3), 128, np.uint8) if self.image is None else self.image
-        return draw_targets(
-            image,
-            [
-                (k + 1, colour_of(k), target.phrase, target.mask)
-                for k, target in enumerate(self.targets)
-                if target.present
-            ],
-        )
-
-    def save(self, folder) -> list[Path]:
-        """Write the answer into a folder, made where missing, every file whole or not at all; returns their paths.
-
-        mask.png (union, 0/255), K_name.png per present target (K: its place among the targets), overlay.png,
-        image.png where the image is known and K_name_cutout.png then (RGBA of its box, see-through around it),
-        answer.json (which names the masks' files), coco.json, labelme.json.
+        Raises:
+            BadInput: The folder cannot be written to.
         """
         from PIL import Image
 
-        folder = Path(folder)
-        pictures = {"mask.png": _grey(self.mask), "overlay.png": self.overlay()}
+        images = {"mask.png": mask_image(self.mask), "overlay.png": self.overlay()}
         if self.image is not None:
-            pictures[PICTURE] = Image.fromarray(self.image)
-        rows = self.to_json()
-        for k, (target, row) in enumerate(zip(self.targets, rows["targets"]), 1):
-            row["file"] = f"{k}_{_file_safe(target.phrase)}.png" if target.present else None
-            if row["file"]:
-                pictures[row["file"]] = _grey(target.mask)
-            if row["file"] and self.image is not None and target.mask.any():
-                pictures[row["file"].replace(".png", "_cutout.png")] = cut_out(self.image, target.mask)
-        tables = {"answer.json": rows, "coco.json": self.to_coco(), "labelme.json": self.to_labelme()}
-        with _writing(folder):
-            for name, picture in pictures.items():
-                with replace_whole(folder / name) as temporary:
-                    picture.save(temporary, format="PNG", compress_level=3)
-            for name, table in tables.items():
-                with replace_whole(folder / name) as temporary:
-                    temporary.write_text(json.dumps(table, ensure_ascii=False, indent=1), encoding="utf-8")
-        return [folder / name for name in (*pictures, *tables)]
-
-
-def cut_out(image: np.ndarray, mask: np.ndarray):
-    """image (H, W, 3) uint8, mask (H, W) bool, not empty -> PIL RGBA image of the mask's box, transparent elsewhere."""
-    from PIL import Image
-
-    x, y, w, h = _box(mask)
-    part = slice(y, y + h), slice(x, x + w)
-    return Image.fromarray(np.dstack([image[part], mask[part].astype(np.uint8) * 255]))
-
-
-@contextlib.contextmanager
-def _writing(folder: Path):
-    try:
-        yield
-    except OSError as error:
-        raise BadInput(
-            f"cannot write to {folder} ({error.strerror or error}): choose another folder"
-        ) from None
-
-
-def _box(mask: np.ndarray) -> list[int]:
-    """xywh in px; zeros for an empty mask."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if len(rows) == 0:
-        return [0, 0, 0, 0]
-    y, x = int(rows[0]), int(columns[0])
-    return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
-
-
-def _grey(mask: np.ndarray):
-    from PIL import Image
-
-    return Image.fromarray(mask.astype(np.uint8) * 255)
-
-
-def _file_safe(phrase: str) -> str:
-    """Letters and digits of any script, dashes for the rest, 60 bytes at most; never empty."""
-    name = re.sub(r"[^\w]+", "-", phrase, flags=re.UNICODE).strip("-_")
-    return name.encode("utf-8")[:60].decode("utf-8", "ignore") or "it"
+            images[IMAGE_FILE] = Image.fromarray(self.image)
+        row = self.to_json()
+        for number, (target, target_row) in enumerate(zip(self.targets, row["targets"], strict=True), 1):
+            target_row["file"] = None
+            if target.present and target.mask is not None:
+                name = f"{number}_{file_safe(target.phrase)}"
+                target_row["file"] = f"{name}.png"
+                images[f"{name}.png"] = mask_image(target.mask)
+                if self.image is not None and target.mask.any():
+                    images[f"{name}_cutout.png"] = cut_out(self.image, target.mask)
+        tables = {"answer.json": row, "coco.json": self.to_coco(), "labelme.json": self.to_labelme()}
+        return write_folder(Path(folder), images, tables)

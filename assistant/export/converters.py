@@ -3,12 +3,14 @@
     write_records("train.jsonl", from_llmseg40k("train.json"))
     json.dump(to_llmseg40k(read_records("train.jsonl")), file)
     write_records("ReasonSeg/val.jsonl", from_reasonseg("ReasonSeg/val", prefix="val/"))
-    write_records("refcoco.jsonl", from_refer("refs(unc).p", "instances.json", split="val", prefix="train2014/"))
-    write_records("camvid.jsonl", from_label_maps("train", dict(enumerate(names)), prefix="train/"))
+    write_records("refcoco.jsonl", from_refer("refs(unc).p", "instances.json", split="val",
+    prefix="train2014/")) write_records("camvid.jsonl", from_label_maps("train", dict(enumerate(names)),
+    prefix="train/"))
 
-`prefix` is put before the picture's file name: records hold paths relative to their own file's folder. An empty mask
-counts as absent. Raises BadInput with the file's name where something is not as the format says; given a list as
-`bad`, items that cannot be read are put there as (name, reason) instead, and the others are yielded.
+`prefix` is put before the picture's file name: records hold paths relative to their own file's folder. An
+empty mask counts as absent. Raises BadInput with the file's name where something is not as the format says;
+given a list as `bad`, items that cannot be read are put there as (name, reason) instead, and the others are
+yielded.
 """
 
 import io
@@ -24,7 +26,8 @@ import numpy as np
 from assistant.errors import BadInput
 from assistant.grammar import parse, plain, reply_for
 from assistant.images import picture_size
-from assistant.record import Record, RecordTarget, coco_rle, from_rle, record_masks, to_rle
+from assistant.record import Record, RecordTarget, record_masks
+from assistant.sam.mask_ops import decode_rle, encode_rle, merge_rles, rle_of_segmentation
 
 LLMSEG_FOLDERS = {"coco": "coco/train2017/", "ego_objects": "ego_objects/images/"}
 NAME_WORDS = 5  # an answer of at most so many words is taken for a name
@@ -58,7 +61,7 @@ def _one_target(image: str, question: str, phrase: str, mask: np.ndarray, source
         mask.shape[0],
         question,
         answer,
-        [RecordTarget(name, to_rle(mask) if present else None)],
+        [RecordTarget(name, encode_rle(mask) if present else None)],
         source,
     )
 
@@ -69,13 +72,15 @@ def _refused(bad: list | None, name: str, reason: str) -> None:
     bad.append((name, reason))
 
 
-# LLM-Seg40K: {file name: {"from_dataset": "coco" | "ego_objects", "qa_pairs": [{"question", "answer", "rle_seg"}]}}
+# LLM-Seg40K: {file name: {"from_dataset": "coco" | "ego_objects", "qa_pairs": [{"question", "answer",
+# "rle_seg"}]}}
 
 
 def from_llmseg40k(
     path, folders: dict[str, str] = LLMSEG_FOLDERS, bad: list | None = None
 ) -> Iterator[Record]:
-    """One record per question. A short answer names the target ("it" otherwise) and is kept whole in the source.
+    """One record per question. A short answer names the target ("it" otherwise) and is kept whole in the
+    source.
 
     folders: what is put before a file name, by from_dataset.
     """
@@ -90,7 +95,11 @@ def from_llmseg40k(
             continue
         for number, pair in enumerate(pairs):
             try:
-                mask, question, answer = from_rle(pair["rle_seg"]), str(pair["question"]), str(pair["answer"])
+                mask, question, answer = (
+                    decode_rle(pair["rle_seg"]),
+                    str(pair["question"]),
+                    str(pair["answer"]),
+                )
             except (KeyError, TypeError, BadInput) as error:
                 _refused(
                     bad,
@@ -121,13 +130,11 @@ def _reason(error: Exception) -> str:
 
 
 def to_llmseg40k(records: Iterable[Record]) -> dict:
-    """LLM-Seg40K's object. It knows one mask per question: targets are merged, what is absent has an empty mask; and no
-    turns: questions that follow others are left out.
+    """LLM-Seg40K's object. It knows one mask per question: targets are merged, what is absent has an empty
+    mask; and no turns: questions that follow others are left out.
 
     Of records made by `from_llmseg40k` nothing is lost; others lose their single masks, phrases and source.
     """
-    from pycocotools import mask as coco_mask
-
     rows: dict[str, dict] = {}
     images: dict[str, str] = {}
     for record in records:
@@ -138,15 +145,11 @@ def to_llmseg40k(records: Iterable[Record]) -> dict:
             raise BadInput(f"two pictures are called {file}, which LLM-Seg40K's form cannot hold")
         size = [record.height, record.width]
         nothing = {"size": size, "counts": [size[0] * size[1]]}
-        there = [t.rle for t in record.targets if t.rle is not None] or [coco_rle(nothing, *size)]
+        there = [t.rle for t in record.targets if t.rle is not None] or [rle_of_segmentation(nothing, *size)]
         if any(rle["size"] != size or not isinstance(rle["counts"], str) for rle in there):
-            union = to_rle(np.any([mask for mask in record_masks(record) if mask is not None], axis=0))
+            union = encode_rle(np.any([mask for mask in record_masks(record) if mask is not None], axis=0))
         else:  # as runs: decoding takes longer than all else here
-            union = (
-                there[0]
-                if len(there) == 1
-                else {"size": size, "counts": coco_mask.merge(there)["counts"].decode()}
-            )
+            union = there[0] if len(there) == 1 else merge_rles(there)
         row = rows.setdefault(
             file, {"from_dataset": record.source.get("from_dataset", "coco"), "qa_pairs": []}
         )
@@ -159,11 +162,12 @@ def to_llmseg40k(records: Iterable[Record]) -> dict:
 
 
 def from_reasonseg(folder, prefix: str = "", bad: list | None = None) -> Iterator[Record]:
-    """One record per picture: the question is text[0], `source["ignore"]` the RLE of pixels that do not count, or null.
+    """One record per picture: the question is text[0], `source["ignore"]` the RLE of pixels that do not
+    count, or null.
 
-    As LISA reads them (utils/data_processing.py): larger polygons are painted first, so smaller ones stay on top;
-    a label with "ignore" in it marks pixels to ignore, "flag" is skipped, any other is the target. A polygon that leaves
-    the picture is cut at its edge, and `source["trouble"]` says so ("" otherwise).
+    As LISA reads them (utils/data_processing.py): larger polygons are painted first, so smaller ones stay on
+    top; a label with "ignore" in it marks pixels to ignore, "flag" is skipped, any other is the target. A
+    polygon that leaves the picture is cut at its edge, and `source["trouble"]` says so ("" otherwise).
     """
     files = sorted(Path(folder).glob("*.json"))
     if not files:
@@ -199,7 +203,7 @@ def _reasonseg_item(file: Path, prefix: str) -> Record:
         "dataset": "ReasonSeg",
         "file": file.name,
         "is_sentence": sentence,
-        "ignore": to_rle(ignore) if ignore.any() else None,
+        "ignore": encode_rle(ignore) if ignore.any() else None,
         "trouble": f"{len(outside)} polygons leave the picture and were cut at its edge" if outside else "",
     }
     return _one_target(prefix + image.name, text, "it" if sentence else text, marks == 1, source)
@@ -241,7 +245,8 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_refs(path) -> list[dict]:
-    """The refs of a refer set, from .json or from a pickle of plain data; a pickle that asks for more is refused."""
+    """The refs of a refer set, from .json or from a pickle of plain data; a pickle that asks for more is
+    refused."""
     path = Path(path)
     if path.suffix == ".json":
         refs = _json(path)
@@ -264,7 +269,8 @@ def read_refs(path) -> list[dict]:
 def from_refer(
     refs_path, instances_path, split: str | None = None, prefix: str = "", bad: list | None = None
 ) -> Iterator[Record]:
-    """One record per sentence of the refs of `split` (all when None); several annotations of a ref become one mask.
+    """One record per sentence of the refs of `split` (all when None); several annotations of a ref become one
+    mask.
 
     An `ann_id` of -1, as gRefCOCO has it, means that nothing in the picture fits.
     """
@@ -305,11 +311,11 @@ def from_refer(
 def segmentation_mask(segmentation, size: tuple[int, int]) -> np.ndarray:
     """COCO's segmentation, polygons [[x, y, ...], ...] or an RLE, -> (h, w) bool."""
     if isinstance(segmentation, dict):
-        mask = from_rle(segmentation)
+        mask = decode_rle(segmentation)
         if mask.shape != tuple(size):
             raise BadInput(f"a mask of {mask.shape[1]}x{mask.shape[0]} in a picture of {size[1]}x{size[0]}")
         return mask
-    return from_rle(coco_rle(segmentation, *size))
+    return decode_rle(rle_of_segmentation(segmentation, *size))
 
 
 # Label maps: images/NAME.jpg and labels/NAME.png, whose pixels are class numbers
@@ -318,9 +324,11 @@ def segmentation_mask(segmentation, size: tuple[int, int]) -> np.ndarray:
 def from_label_maps(
     folder, names: dict[int, str], prefix: str = "", per_question: int = 8, seed: int = 0
 ) -> Iterator[Record]:
-    """One record per picture: which of some classes are there? `per_question` of them, half present where it can be.
+    """One record per picture: which of some classes are there? `per_question` of them, half present where it
+    can be.
 
-    names: class number -> name; numbers without a name are void, `source["ignore"]` their RLE or null. The choice
+    names: class number -> name; numbers without a name are void, `source["ignore"]` their RLE or null. The
+        choice
     of classes depends on `seed` and the picture's name alone. A class with several numbers has one mask.
     """
     from PIL import Image
@@ -353,7 +361,7 @@ def from_label_maps(
         targets = []
         for name in asked:
             mask = np.isin(labels, [n for n in names if names[n] == name])
-            targets.append(RecordTarget(name, to_rle(mask) if name in there else None))
+            targets.append(RecordTarget(name, encode_rle(mask) if name in there else None))
         void = ~np.isin(labels, list(names))
         yield Record(
             f"{prefix}images/{image.name}",
@@ -362,5 +370,5 @@ def from_label_maps(
             f"Which of these are in the picture: {', '.join(asked)}?",
             answer,
             targets,
-            {"dataset": folder.name, "file": file.name, "ignore": to_rle(void) if void.any() else None},
+            {"dataset": folder.name, "file": file.name, "ignore": encode_rle(void) if void.any() else None},
         )

@@ -12,10 +12,11 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
 from skimage import data
 
-from assistant.answer import COLOURS, Answer, Target, colour_of
+from assistant.answer import Answer, Target
 from assistant.errors import BadInput
+from assistant.export.colours import COLOURS, colour_of, rgb_of
 from assistant.export.drawing import outlines
-from assistant.record import from_rle
+from assistant.sam.mask_ops import decode_rle
 
 COFFEE = np.ascontiguousarray(data.coffee()[::2, ::2])  # (200, 300, 3)
 H, W = COFFEE.shape[:2]
@@ -82,7 +83,7 @@ def test_to_json():
     table = json.loads(json.dumps(answer().to_json()))
     assert (table["question"], table["width"], table["height"]) == ("what is there?", W, H)
     assert [t["present"] for t in table["targets"]] == [True, True, False, True]
-    assert np.array_equal(from_rle(table["targets"][0]["rle"]), RING)
+    assert np.array_equal(decode_rle(table["targets"][0]["rle"]), RING)
     assert table["targets"][0]["box"] == [91, 41, 119, 119] and table["targets"][0]["proposals"] == [3, 4]
     assert table["targets"][2] == {
         "phrase": "bear",
