@@ -1,0 +1,265 @@
+"""A pretended GPU for tests: tensors that say they are on cuda:0 while their values are on the CPU.
+
+    with PretendedGpu():
+        model = on_gpu(model)
+        model(pixels.to("cuda"))        # runs
+        model(pixels)                   # raises MixedDevices: a GPU refuses this
+
+What is refused here is refused by every GPU: operations that mix tensors of both devices, `.numpy()` of a GPU
+tensor, and indices on the GPU for a tensor on the CPU. A 0-dimensional CPU tensor may be mixed in, as on a GPU.
+While the context is active `torch.inference_mode` behaves as `torch.no_grad`, because tensor subclasses cannot
+be made in inference mode, and `torch.cuda.is_available` says yes.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+GPU = torch.device("cuda:0")
+CPU = torch.device("cpu")
+# Their operands may be on different devices: indices on the CPU are copied to the GPU.
+INDEXING = {
+    "aten::index",
+    "aten::index_put",
+    "aten::index_put_",
+    "aten::_index_put_impl_",
+    "aten::_unsafe_index",
+}
+# They return a Python number, from whatever device.
+READING = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::equal"}
+COPYING = {"aten::_to_copy", "aten::to"}
+
+
+class MixedDevices(RuntimeError):
+    """What a GPU would refuse."""
+
+
+class GpuTensor(torch.Tensor):
+    """A tensor on the pretended GPU; `values` holds what it contains, on the CPU."""
+
+    values: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, values: torch.Tensor) -> "GpuTensor":
+        made = torch.Tensor._make_wrapper_subclass(
+            cls,
+            values.size(),
+            strides=values.stride(),
+            storage_offset=values.storage_offset(),
+            dtype=values.dtype,
+            layout=values.layout,
+            device=torch.device("meta"),
+            requires_grad=values.requires_grad,
+        )
+        made.values = values.detach() if values.requires_grad else values
+        return made
+
+    @property
+    def device(self) -> torch.device:
+        return GPU
+
+    @property
+    def is_cuda(self) -> bool:
+        return True
+
+    @property
+    def is_cpu(self) -> bool:
+        return False
+
+    @property
+    def is_meta(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return f"GpuTensor({self.values})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return run(func, args, kwargs or {})
+
+    def __reduce_ex__(self, protocol):
+        return GpuTensor, (self.values,)
+
+    def __deepcopy__(self, memo: dict) -> torch.Tensor:
+        copied: torch.Tensor = GpuTensor(self.values.clone())
+        if isinstance(self, torch.nn.Parameter):
+            copied = torch.nn.Parameter(copied, self.requires_grad)
+        elif self.is_leaf:
+            copied.requires_grad_(self.requires_grad)
+        memo[id(self)] = copied
+        return copied
+
+
+def names_gpu(device: Any) -> bool:
+    """Whether a `device` argument names the pretended GPU (wrapper tensors are made on "meta")."""
+    return device is not None and torch.device(device).type in ("cuda", "meta")
+
+
+def without_gpu(value: Any) -> Any:
+    """An argument of an operation as the CPU can take it."""
+    if isinstance(value, GpuTensor):
+        return value.values
+    if isinstance(value, torch.device) and names_gpu(value):
+        return CPU
+    return value
+
+
+def run(func, args: tuple, kwargs: dict) -> Any:
+    """Run one operation on the values, and decide on which device a GPU would have put its result."""
+    flat, _ = tree_flatten((args, kwargs))
+    tensors = [value for value in flat if isinstance(value, torch.Tensor)]
+    on_gpu_too = any(isinstance(tensor, GpuTensor) for tensor in tensors)
+    name, device = func._schema.name, kwargs.get("device")
+    options = kwargs | ({"pin_memory": False} if "pin_memory" in kwargs else {})
+    plain_args, plain_kwargs = tree_map(without_gpu, args), tree_map(without_gpu, options)
+    if name == "aten::copy_":
+        without_gpu(args[0]).copy_(plain_args[1])
+        return args[0]
+    if name == "aten::_fused_sdp_choice":
+        return 0  # the plain implementation of attention
+    if name in READING:
+        return func(*plain_args, **plain_kwargs)
+    if on_gpu_too and name not in COPYING:
+        refuse_mixed(name, args, tensors)
+    result = func(*plain_args, **plain_kwargs)
+    to_gpu = on_gpu_too if device is None else names_gpu(device)
+    return wrapped(result, tensors) if to_gpu else result
+
+
+def refuse_mixed(name: str, args: tuple, tensors: list[torch.Tensor]) -> None:
+    """Raise MixedDevices for operands that a GPU does not take together."""
+    on_cpu = [tensor for tensor in tensors if not isinstance(tensor, GpuTensor) and tensor.dim() > 0]
+    if name in INDEXING:
+        if not isinstance(args[0], GpuTensor):
+            raise MixedDevices(f"{name}: indices on {GPU} for a tensor on the cpu")
+        written = args[2] if len(args) > 2 else None
+        on_cpu = [tensor for tensor in on_cpu if tensor is written]
+    if on_cpu and name != "aten::tensor_split":
+        shapes = [
+            f"{tuple(tensor.shape)} {tensor.dtype} on {'cuda:0' if isinstance(tensor, GpuTensor) else 'cpu'}"
+            for tensor in tensors
+        ]
+        raise MixedDevices(f"{name}: {', '.join(shapes)}")
+
+
+def wrapped(result: Any, tensors: list[torch.Tensor]) -> Any:
+    """The result on the GPU; an operation in place returns the tensor that it was given."""
+    known = {id(tensor.values): tensor for tensor in tensors if isinstance(tensor, GpuTensor)}
+
+    def wrap(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and not isinstance(value, GpuTensor):
+            return known.get(id(value)) if id(value) in known else GpuTensor(value)
+        return value
+
+    return tree_map(wrap, result)
+
+
+class GpuFunctions(TorchFunctionMode):
+    """The calls that do not arrive at the dispatcher: making tensors, reading them, indexing with lists."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (torch.tensor, torch.as_tensor, torch.asarray) and names_gpu(kwargs.get("device")):
+            kwargs = {key: value for key, value in kwargs.items() if key != "device"}
+            return GpuTensor(func(*tree_map(without_gpu, args), **kwargs))
+        name = getattr(func, "__name__", "")
+        if name in ("to", "cuda"):  # without an index torch would ask the driver which GPU is the current one
+            args, kwargs = tree_map(with_index, (args, kwargs))
+            if name == "cuda":
+                return args[0].to(GPU)
+        if not (args and isinstance(args[0], GpuTensor)):
+            return func(*args, **kwargs)
+        if name in ("numpy", "__array__"):
+            raise MixedDevices("a tensor on cuda:0 cannot become a numpy array; call .cpu() first")
+        if name in ("tolist", "item", "__int__", "__float__", "__bool__", "__index__"):
+            return getattr(args[0].values, name)()
+        if name == "get_device":
+            return GPU.index
+        if name in ("__getitem__", "__setitem__"):
+            index = args[1]
+            index = tuple(map(list_to_gpu, index)) if isinstance(index, tuple) else list_to_gpu(index)
+            args = (args[0], index, *args[2:])
+        return func(*args, **kwargs)
+
+
+def with_index(value: Any) -> Any:
+    """The device "cuda" as "cuda:0"; anything else as it is."""
+    if (
+        isinstance(value, str)
+        and value.startswith("cuda")
+        or isinstance(value, torch.device)
+        and value.type == "cuda"
+    ):
+        return GPU
+    return value
+
+
+def list_to_gpu(index: Any) -> Any:
+    """A list of indices as a tensor on the GPU, which is where torch would put it."""
+    return (
+        GpuTensor(torch.tensor(index, dtype=None if index else torch.long))
+        if isinstance(index, list)
+        else index
+    )
+
+
+class GpuOperations(TorchDispatchMode):
+    """The operations that no GpuTensor takes part in, such as `torch.zeros(3, device="cuda")`."""
+
+    _mode_key = torch._C._TorchDispatchModeKey.FAKE
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return run(func, args, kwargs or {})
+
+
+@contextlib.contextmanager
+def PretendedGpu() -> Iterator[None]:
+    """While active, "cuda" names a device that refuses what a GPU refuses."""
+    contexts: list[Any] = []
+
+    def enter(self: Any) -> None:
+        contexts.append(torch.no_grad() if self.mode else torch.enable_grad())
+        contexts[-1].__enter__()
+
+    def leave(self: Any, *error: Any) -> None:
+        contexts.pop().__exit__(*error)
+
+    module_to = torch.nn.Module.to
+
+    def move(self: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+        if device is None or not names_gpu(device):
+            return module_to(self, *args, **kwargs)
+        return on_gpu(self if dtype is None else module_to(self, dtype))
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(torch.nn.Module, "to", move))
+        stack.enter_context(mock.patch.object(torch.inference_mode, "__enter__", enter))
+        stack.enter_context(mock.patch.object(torch.inference_mode, "__exit__", leave))
+        stack.enter_context(mock.patch.object(torch.cuda, "is_available", lambda: True))
+        stack.enter_context(GpuFunctions())
+        stack.enter_context(GpuOperations())
+        yield
+
+
+def on_gpu(module: torch.nn.Module) -> torch.nn.Module:
+    """Move a module's parameters and buffers to the pretended GPU; tied parameters stay tied."""
+    moved: dict[int, torch.nn.Parameter] = {}
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None and not isinstance(parameter.data, GpuTensor):
+                if id(parameter) not in moved:
+                    moved[id(parameter)] = torch.nn.Parameter(
+                        GpuTensor(parameter.data), parameter.requires_grad
+                    )
+                part._parameters[name] = moved[id(parameter)]
+        for name, buffer in part._buffers.items():
+            if buffer is not None and not isinstance(buffer, GpuTensor):
+                part._buffers[name] = GpuTensor(buffer)
+    return module
