@@ -5,10 +5,10 @@
         model(pixels.to("cuda"))        # runs
         model(pixels)                   # raises MixedDevices: a GPU refuses this
 
-What is refused here is refused by every GPU: operations that mix tensors of both devices, `.numpy()` of a GPU
-tensor, and indices on the GPU for a tensor on the CPU. A 0-dimensional CPU tensor may be mixed in, as on a GPU.
-While the context is active `torch.inference_mode` behaves as `torch.no_grad`, because tensor subclasses cannot
-be made in inference mode, and `torch.cuda.is_available` says yes.
+What is refused here is refused by every GPU: operations that mix tensors of both devices, `.numpy()` of a
+GPU tensor, and indices on the GPU for a tensor on the CPU. A 0-dimensional CPU tensor may be mixed in, as
+on a GPU. While the context is active `torch.inference_mode` behaves as `torch.no_grad`, because tensor
+subclasses cannot be made in inference mode, and `torch.cuda.is_available` says yes.
 """
 
 import contextlib
