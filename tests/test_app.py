@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from assistant.answer import COLOURS
 from assistant.errors import BadInput
-from assistant.record import check_records, from_rle, to_rle
+from assistant.export.colours import COLOURS
+from assistant.record import check_records
+from assistant.sam.mask_ops import decode_rle, encode_rle
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed")
 gradio_client = pytest.importorskip("gradio_client", reason="gradio_client is not installed")
@@ -158,17 +159,17 @@ def test_api_does_what_the_page_does(client, page, photo):
     red, green = (near(picture(), PAINT[name]) for name in ("red", "green"))
     call = lambda name, *values, **named: client.predict(image, *values, api_name=f"/{name}", **named)
     found = call("segment", points=[[60, 150]])
-    assert (from_rle(found["masks"][0]["rle"]) == green).all() and [
+    assert (decode_rle(found["masks"][0]["rle"]) == green).all() and [
         m["score"] for m in found["masks"]
     ] == pytest.approx([0.8, 0.6, 0.4])
     assert len(call("segment", box=[200, 100, 350, 239], multimask=False)["masks"]) == 1
     assert (
-        from_rle(
-            call("segment", points=[[250, 170]], labels=[0], mask=to_rle(red | green))["masks"][0]["rle"]
+        decode_rle(
+            call("segment", points=[[250, 170]], labels=[0], mask=encode_rle(red | green))["masks"][0]["rle"]
         )
         == green
     ).all()
-    assert call("ask", "what is this?", about=to_rle(green))["targets"][0]["phrase"] == "green box"
+    assert call("ask", "what is this?", about=encode_rle(green))["targets"][0]["phrase"] == "green box"
     later = call("ask", "now remove the ball", earlier=["red and green"])
     assert [t["phrase"] for t in later["targets"]] == ["green box"]
     assert [m["area"] for m in call("everything", 1.0)["masks"]] == sorted(
@@ -179,7 +180,7 @@ def test_api_does_what_the_page_does(client, page, photo):
         ("red", True, False),
         ("bench", False, True),
     ]
-    assert (from_rle(call("segment_like", image, to_rle(green), "crate")["rle"]) == green).all()
+    assert (decode_rle(call("segment_like", image, encode_rle(green), "crate")["rle"]) == green).all()
     heat = Image.open(io.BytesIO(base64.b64decode(call("attend", "ball")["heat"].split(",")[1])))
     assert heat.size == (360, 240) and heat.getextrema() == (pytest.approx(4, abs=4), 255)
     assert page[1].pipeline.opened - opened <= 1  # the same picture is not opened again
@@ -346,7 +347,7 @@ def test_mcp_offers_the_same_actions(folder, photo):
     (text,) = said.content
     reply = json.loads(text.text)
     assert reply["question"] == 'red, "yes" and a bench' and reply["targets"][1]["rle"] is None
-    assert (from_rle(reply["targets"][0]["rle"]) == near(picture(), PAINT["red"])).all()
+    assert (decode_rle(reply["targets"][0]["rle"]) == near(picture(), PAINT["red"])).all()
     size, shown = heat.content  # a picture is sent as one, not as text
     assert json.loads(size.text) == {"width": 360, "height": 240} and shown.mimeType == "image/png"
     assert Image.open(io.BytesIO(base64.b64decode(shown.data))).size == (360, 240)
@@ -509,7 +510,7 @@ def test_a_visit(browser, page, client, photo, folder):
         } <= set(archive.namelist())
         mask = np.asarray(Image.open(io.BytesIO(archive.read("1_green-box.png")))) > 0
     again = ask(client, handle_file(str(photo)), "green")["targets"][0]["rle"]
-    assert saved["targets"][0]["rle"] == again and (mask == from_rle(again)).all()
+    assert saved["targets"][0]["rle"] == again and (mask == decode_rle(again)).all()
 
     visitor.page.click("#undo")
     visitor.drawn(1)

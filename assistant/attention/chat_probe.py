@@ -11,7 +11,6 @@ import contextlib
 import re
 from contextvars import ContextVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from assistant.attention.prompt_attention import PromptAttention
 from assistant.attention.transformers_probe import BATCH, NO_ATTENTION, Planes, TransformersProbe, WordRows
 from assistant.errors import BadInput
 from assistant.grammar import Turn
+from assistant.sam.mask_ops import pad_to_square
 
 RECORDING = "maskpick_recorded"  # the name under which transformers knows our attention
 _recorder: ContextVar = ContextVar("recorder", default=None)
@@ -56,7 +56,9 @@ class ChatProbe(TransformersProbe):
         if getattr(
             self.llm.processor.image_processor, "do_center_crop", False
         ):  # what is cropped is never seen
-            image, kept = squared(image)
+            height, width = image.shape[:2]
+            image = pad_to_square(image)
+            kept = height / len(image), width / len(image)
         scores, match, place = [], [], None
         for first in range(0, len(prompts), BATCH):
             found, fits, place = self._batch(
@@ -73,7 +75,7 @@ class ChatProbe(TransformersProbe):
         weight = self.model.get_input_embeddings().weight
         try:
             inputs = llm.processor(
-                text=texts, images=images, return_tensors="pt", padding=True, **llm._bos(texts[0])
+                text=texts, images=images, return_tensors="pt", padding=True, **llm.tokenizer_options(texts[0])
             )
         except ValueError as e:
             raise BadInput(
@@ -136,14 +138,6 @@ def recorded_attention(module, query, key, value, attention_mask, scaling=None, 
             each.append((query[b][:, queries].float() @ k.transpose(1, 2) * factor).mean(1))
         rows[module.layer_idx] = torch.stack(each)
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
-
-
-def squared(image: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """A picture on the upper left of a grey square, and which share of the square's height and width it takes."""
-    h, w = image.shape[:2]
-    square = np.full((max(h, w), max(h, w), 3), 127, np.uint8)
-    square[:h, :w] = image
-    return square, (h / max(h, w), w / max(h, w))
 
 
 def phrase_tokens(tokenizer, ids: Tensor, mask: Tensor, start: int, phrase: str) -> Tensor:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from assistant.errors import BadInput
-from assistant.record import coco_rle, from_rle
+from assistant.sam.mask_ops import decode_rle, rle_of_segmentation
 
 VOC = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
@@ -72,7 +72,7 @@ def _read_coco(file: Path, folders: list[Path]) -> tuple[list[str], list[Labelle
 
     def reader(height: int, width: int, objects: list) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:
-            masks = [(k, from_rle(coco_rle(s, height, width)).astype(bool)) for k, s in objects]
+            masks = [(k, decode_rle(rle_of_segmentation(s, height, width)).astype(bool)) for k, s in objects]
             label = np.zeros((height, width), np.int64)
             for k, mask in sorted(masks, key=lambda pair: -int(pair[1].sum())):
                 label[mask] = k

@@ -28,7 +28,6 @@ from assistant.mllm.coordinates import (
     Frame,
     frame_of,
     scale_of,
-    squared,
     within,
 )
 from assistant.mllm.grounding_prompts import (
@@ -46,7 +45,7 @@ from assistant.mllm.set_of_mark import draw_sheet, lay_out, number
 from assistant.mllm.structured_output import probabilities, read_json
 from assistant.pipeline import AttentionProbe, ImageOpener, Pipeline, Reply, Selection
 from assistant.sam.image_opener import SamOpenedImage
-from assistant.sam.mask_resizing import box_iou
+from assistant.sam.mask_ops import box_iou, crop_around, pad_to_square, tight_box_xywh
 
 SELECTIONS = ("marks", "boxes")
 SIDE = 1280  # px of the longest side of a picture that is shown
@@ -130,7 +129,7 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
 
     def _shown(self, image: np.ndarray) -> np.ndarray:
         """A picture as it is sent."""
-        return squared(within(image, SIDE)) if self.model.crops else within(image, SIDE)
+        return pad_to_square(within(image, SIDE), centred=True) if self.model.crops else within(image, SIDE)
 
     def _marks(self, turns, view: SamOpenedImage, options: dict):
         if "sheets" not in view.cache:
@@ -244,12 +243,8 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
 
 def nearer(image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
     """The photo with the mask outlined, and the outlined part with half its size around it."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    margin = max(16, (rows[-1] - rows[0]) // 2, (columns[-1] - columns[0]) // 2)
-    part = (
-        slice(max(0, rows[0] - margin), rows[-1] + margin + 1),
-        slice(max(0, columns[0] - margin), columns[-1] + margin + 1),
-    )
+    _, _, width, height = tight_box_xywh(mask)
+    part = crop_around(mask, margin=max(16, (height - 1) // 2, (width - 1) // 2))
     return [
         draw_sheet(image, [(None, mask)]),
         draw_sheet(np.ascontiguousarray(image[part]), [(None, mask[part])]),

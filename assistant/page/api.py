@@ -20,7 +20,7 @@ from assistant.errors import BadInput
 from assistant.images import open_image
 from assistant.page.canvas import as_url
 from assistant.page.work import Worker, polite
-from assistant.record import from_rle, to_rle
+from assistant.sam.mask_ops import decode_rle, encode_rle
 from assistant.sam.proposals import by_granularity
 
 EARLIER = 6  # questions before the one that is asked
@@ -107,7 +107,9 @@ def add_api(assistant, worker: Worker) -> None:
             masks, scores = scene.segment(
                 points, labels, box, None if mask is None else mask_of(mask), bool(multimask)
             )
-            rows = [{"rle": to_rle(m), "score": min(max(float(s), 0.0), 1.0)} for m, s in zip(masks, scores)]
+            rows = [
+                {"rle": encode_rle(m), "score": min(max(float(s), 0.0), 1.0)} for m, s in zip(masks, scores)
+            ]
             return {
                 "width": scene.size[1],
                 "height": scene.size[0],
@@ -157,7 +159,7 @@ def add_api(assistant, worker: Worker) -> None:
             listed = read_names(names)
             rows = {name: {"name": name, "present": None, "confidence": None, "rle": None} for name in listed}
             for target in class_targets(ask_classes(scene, listed), listed):
-                rle = to_rle(target.mask) if target.present else None
+                rle = encode_rle(target.mask) if target.present else None
                 rows[target.phrase] |= {
                     "present": target.present,
                     "confidence": target.confidence,
@@ -185,7 +187,7 @@ def add_api(assistant, worker: Worker) -> None:
             return {
                 "width": scene.size[1],
                 "height": scene.size[0],
-                "rle": to_rle(found) if found.any() else None,
+                "rle": encode_rle(found) if found.any() else None,
                 "score": min(max(float(score), 0.0), 1.0),
             }
 
@@ -230,4 +232,4 @@ def tool_reply(data: list[dict]) -> list:
 def mask_of(rle) -> np.ndarray:
     if not isinstance(rle, dict):
         raise BadInput("a mask must be an RLE {'size': [h, w], 'counts': str}")
-    return from_rle(rle)
+    return decode_rle(rle)

@@ -22,7 +22,7 @@ from assistant.attention.maps import CONTRAST
 from assistant.attention.prompt_attention import PromptAttention, Ranking
 from assistant.errors import BadInput
 from assistant.pocket.llm import FIRST, OPENING, PocketLLM
-from assistant.sam.mask_resizing import decode_rle
+from assistant.sam.mask_ops import decode_rle
 from assistant.weights import POCKET
 
 LEAD = "\nwhere is the"

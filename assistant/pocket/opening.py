@@ -19,7 +19,8 @@ from assistant.pocket.proposals import CELL, Pool, boxes_of, candidates
 from assistant.pocket.region_features import REGION, region_features
 from assistant.pocket.sam import IMAGE_SIZE, build_pocket_sam, load_backbone
 from assistant.sam.image_opener import Progress, SamOpenedImage
-from assistant.sam.mask_resizing import Resizer, encode_rle
+from assistant.sam.mask_ops import encode_patch_rle
+from assistant.sam.mask_resizing import Resizer
 from assistant.sam.proposals import Proposals
 from assistant.sam.segmenter import Embedding, Segmenter
 from assistant.weights import backbone_state
@@ -87,7 +88,7 @@ def as_proposals(pool: Pool, segmenter: Segmenter, embedding: Embedding) -> Prop
         if found is None:
             continue
         mask, box, _ = found
-        rles.append(encode_rle(mask, (int(box[1]), int(box[0])), (h, w)))
+        rles.append(encode_patch_rle(mask, (int(box[1]), int(box[0])), (h, w)))
         boxes.append(box)
         areas.append(int(mask.sum()))
         kept.append(i)

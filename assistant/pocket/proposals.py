@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from assistant.pocket.region_features import batches
 from assistant.pocket.sam import IMAGE_SIZE
+from assistant.sam.mask_ops import tight_boxes
 
 CELL = 4  # px of the 512 square that a cell of the logits covers
 
@@ -72,10 +73,7 @@ def soft_nms(masks: Tensor, score: Tensor, most: int, sigma: float = 1.0) -> Ten
 
 def boxes_of(masks: Tensor) -> Tensor:
     """(N, h, w) bool, none empty -> (N, 4) xyxy in px of the 512 square."""
-    xs, ys = masks.any(1), masks.any(2)
-    first = lambda line: line.float().argmax(1)
-    last = lambda line: line.shape[1] - line.flip(1).float().argmax(1)
-    return torch.stack([first(xs), first(ys), last(xs), last(ys)], 1).float() * CELL
+    return tight_boxes(masks).float() * CELL
 
 
 class Prompter:

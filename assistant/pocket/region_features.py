@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from assistant.pocket.sam import IMAGE_SIZE, PocketImageEncoder
+from assistant.sam.mask_ops import pad_to_square
 from assistant.sam.region_features import GEOMETRY, geometry, pooled
 
 CROP = 160  # px, side of a region's crop
@@ -36,13 +37,6 @@ def deep_maps(encoder: PocketImageEncoder, pixels: Tensor) -> tuple[Tensor, Tens
     return maps[2].float(), maps[3].float()
 
 
-def padded(image: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8, no side longer than IMAGE_SIZE -> the square that it fills from its upper left corner."""
-    square = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), 127, np.uint8)
-    square[: image.shape[0], : image.shape[1]] = image
-    return square
-
-
 @torch.inference_mode()
 def region_features(
     encoder, image: np.ndarray, maps: tuple, masks: Tensor, boxes: Tensor, areas: Tensor, batch: int = 16
@@ -55,7 +49,7 @@ def region_features(
     """
     device = masks.device
     h, w = image.shape[:2]
-    pixels = normalise(padded(image), device)[None]
+    pixels = normalise(pad_to_square(image, IMAGE_SIZE), device)[None]
     wide16, wide32 = maps[2].float(), maps[3].float()
     side = (boxes[:, 2:] - boxes[:, :2]).amax(1) * 1.2 + 8
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2

@@ -2,7 +2,6 @@
 
     resizer = Resizer(*segmenter.resizing(embedding))
     region = resizer.mask(logits, corner, outer)     # exact mask, stability and box of one candidate
-    rle = encode_rle(mask, (top, left), size)        # COCO RLE of a small mask placed in a large picture
 
 SAM upsamples bilinearly, to its square and from there to the picture. Both steps are linear and act on rows and
 columns apart, so together they are rows @ low @ columns.T, and a mask's box needs only the matching parts of the
@@ -99,71 +98,12 @@ def reach(matrix: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return there.argmax(1), there.shape[1] - 1 - there[:, ::-1].argmax(1)
 
 
-def extents(masks: Tensor) -> np.ndarray:
-    """Masks (K, h, w) bool -> (K, 4) int cells (y0, x0, y1, x1), ends excluded; all 0 for an empty mask."""
-    ends = []
-    for axis in (2, 1):
-        line = masks.any(axis)
-        n = line.shape[1]
-        place = torch.arange(n, device=masks.device)
-        ends.append((torch.where(line, place, n).amin(1), torch.where(line, place + 1, 0).amax(1)))
-    (y0, y1), (x0, x1) = ends
-    box = torch.stack([y0, x0, y1, x1], 1)
-    return torch.where((y1 > 0)[:, None], box, 0).cpu().numpy()
-
-
 def solid(masks: Tensor, span: int) -> Tensor:
     """Masks (K, h, w) bool -> (K, h - span + 1, w - span + 1) bool: where a span x span block begins that is full."""
     for _ in range(span - 1):
         masks = masks[:, 1:] & masks[:, :-1]
         masks = masks[:, :, 1:] & masks[:, :, :-1]
     return masks
-
-
-def encode_rle(mask: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> dict:
-    """A mask (h, w) bool whose first pixel lies at (y, x) of an (H, W) picture -> COCO RLE {"size", "counts": str}.
-    Costs the size of the mask, not of the picture."""
-    from pycocotools import mask as coco
-
-    (top, left), (height, width) = corner, size
-    columns = np.zeros((mask.shape[1], mask.shape[0] + 2), np.int8)
-    columns[:, 1:-1] = mask.T
-    change = np.diff(columns, axis=1)
-    starts, ends = ((np.stack(np.nonzero(change == k), 1) + (left, top)) @ (height, 1) for k in (1, -1))
-    if len(starts) > 1:  # a run that reaches the foot of a column may go on at the head of the next
-        apart = starts[1:] != ends[:-1]
-        starts, ends = starts[np.r_[True, apart]], ends[np.r_[apart, True]]
-    edges = np.r_[0, np.stack([starts, ends], 1).ravel(), height * width]
-    counts = np.diff(edges)
-    if len(counts) > 1 and counts[-1] == 0:
-        counts = counts[:-1]
-    rle = coco.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-    return {"size": [height, width], "counts": rle["counts"].decode()}
-
-
-def decode_rle(rle: dict) -> np.ndarray:
-    """COCO RLE -> (H, W) bool."""
-    from pycocotools import mask as coco
-
-    return coco.decode({"size": rle["size"], "counts": rle["counts"]}).astype(bool)
-
-
-def box_iou(box, boxes: np.ndarray) -> np.ndarray:
-    """(4,) against (K, 4), xyxy -> (K,) IoU; 0 where both areas are 0."""
-    inter = overlap(box, boxes)
-    union = area(np.asarray(box)) + area(boxes) - inter
-    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
-
-
-def overlap(box, boxes: np.ndarray) -> np.ndarray:
-    width = np.minimum(box[2], boxes[:, 2]) - np.maximum(box[0], boxes[:, 0])
-    height = np.minimum(box[3], boxes[:, 3]) - np.maximum(box[1], boxes[:, 1])
-    return (width.clip(0) * height.clip(0)).astype(np.float64)
-
-
-def area(boxes) -> np.ndarray:
-    boxes = np.asarray(boxes, np.float64)
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def fill_and_drop(mask: np.ndarray, smallest: int) -> tuple[np.ndarray, bool]:

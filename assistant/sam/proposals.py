@@ -22,17 +22,17 @@ import torch
 from torch import Tensor
 
 from assistant.errors import BadInput
-from assistant.sam.mask_resizing import (
-    Resizer,
-    area,
+from assistant.sam.mask_ops import (
+    box_area,
+    box_intersection,
     box_iou,
     decode_rle,
+    encode_patch_rle,
     encode_rle,
-    extents,
-    fill_and_drop,
-    overlap,
-    solid,
+    tight_box,
+    tight_boxes,
 )
+from assistant.sam.mask_resizing import Resizer, fill_and_drop, solid
 
 FAR = -10.0  # logit given to the cells that a proposal does not keep; SAM's background lies about there
 AGREED = 0.9  # IoU from which two clicks mean the same thing (fast)
@@ -198,7 +198,7 @@ def everything(
         found += suppress(candidates, resizer, crop, size, stability_score_thresh, box_nms_thresh, cut)
         done += n * n
     if len(crops) > 1:  # masks of smaller crops see more detail, so they win
-        found = distinct(found, [-area(region.crop) for region in found], crop_nms_thresh)
+        found = distinct(found, [-box_area(region.crop) for region in found], crop_nms_thresh)
     if min_mask_region_area:
         found = [clean(region, min_mask_region_area) for region in found]
         found = distinct(found, [-region.changed for region in found], max(box_nms_thresh, crop_nms_thresh))
@@ -300,6 +300,11 @@ def filter_low(low, good, iou, prompts, resizer, stability_thresh, granularity):
     return out, covers
 
 
+def extents(masks: Tensor) -> np.ndarray:
+    """The tight boxes of masks (K, h, w) bool -> (K, 4) int64 (y0, x0, y1, x1), ends excluded; all 0 for an empty mask."""
+    return tight_boxes(masks)[:, [1, 0, 3, 2]].cpu().numpy()
+
+
 def agreement(covers: Tensor, seen: Tensor | None) -> tuple[np.ndarray, Tensor]:
     """The cells (h, w) bool of those masks (K, h, w) that two clicks gave alike, IoU above AGREED, among themselves and
     what was `seen` before (S, n) float; and what is seen now."""
@@ -340,8 +345,10 @@ def suppress(candidates, resizer, crop, size, stability_thresh, nms_thresh, limi
         inner, outer = candidate.inner, candidate.outer
         if len(kept) and inner[2] > inner[0] and inner[3] > inner[1]:
             # IoU is least for the least intersection and the greatest union that the bounds allow.
-            least = overlap((inner[0], inner[1], inner[2] - 1, inner[3] - 1), boxes)
-            if (least > nms_thresh * (area(outer) + area(boxes) - overlap(outer, boxes))).any():
+            least = box_intersection((inner[0], inner[1], inner[2] - 1, inner[3] - 1), boxes)
+            if (
+                least > nms_thresh * (box_area(outer) + box_area(boxes) - box_intersection(outer, boxes))
+            ).any():
                 continue
         exact = resizer.mask(candidate.logits, candidate.corner, outer)
         if exact is None:
@@ -353,7 +360,7 @@ def suppress(candidates, resizer, crop, size, stability_thresh, nms_thresh, limi
         if cut_off(place, crop, size):
             continue
         boxes = np.concatenate([boxes, [box]])
-        rle = encode_rle(mask, (place[1], place[0]), size)
+        rle = encode_patch_rle(mask, (place[1], place[0]), size)
         kept.append(Region(candidate, rle, place.astype(np.float32), stability, int(mask.sum()), crop))
     return kept
 
@@ -378,11 +385,9 @@ def clean(region: Region, smallest: int) -> Region:
     mask, changed = fill_and_drop(decode_rle(region.rle), smallest)
     if not changed:
         return region
-    ys, xs = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
-    box = np.array([xs[0], ys[0], xs[-1], ys[-1]], np.float32)
-    return replace(
-        region, rle=encode_rle(mask, (0, 0), mask.shape), box=box, area=int(mask.sum()), changed=True
-    )
+    x0, y0, x1, y1 = tight_box(mask)
+    box = np.array([x0, y0, x1 - 1, y1 - 1], np.float32)
+    return replace(region, rle=encode_rle(mask), box=box, area=int(mask.sum()), changed=True)
 
 
 def gather(regions: list[Region], segmenter, embedding) -> Proposals:

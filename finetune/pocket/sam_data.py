@@ -16,7 +16,7 @@ from pycocotools import mask as rle
 from scipy import ndimage
 
 from assistant.errors import BadInput
-from assistant.record import coco_rle
+from assistant.sam.mask_ops import rle_of_segmentation
 
 # Share of samples from each folder. COCO and people are what users photograph; BSDS teaches whole images.
 SHARES = {
@@ -53,7 +53,7 @@ def coco_photos(folder: str, root: Path) -> list[Photo]:
     masks = {i: [] for i in sizes}
     for a in data["annotations"]:
         if not a.get("iscrowd") and a["segmentation"]:
-            masks[a["image_id"]].append(coco_rle(a["segmentation"], *sizes[a["image_id"]]))
+            masks[a["image_id"]].append(rle_of_segmentation(a["segmentation"], *sizes[a["image_id"]]))
     return [
         Photo(folder, root / "images" / i["file_name"], masks[i["id"]])
         for i in data["images"]

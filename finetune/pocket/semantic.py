@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -27,10 +26,11 @@ from assistant.errors import BadInput
 from assistant.files import make_folder, replace_whole
 from assistant.images import open_image
 from assistant.pocket.opening import fast_math, load_pocket_opener, shrink
-from assistant.pocket.region_features import normalise, padded
+from assistant.pocket.region_features import normalise
 from assistant.pocket.sam import IMAGE_SIZE
 from assistant.pocket.semantic import SIDE, SemanticHead
 from assistant.record import image_path, read_records
+from assistant.sam.mask_ops import decode_rle, pad_to_square
 from finetune.check import must_exist
 from finetune.log import Log, rate
 from finetune.pocket.examples import KEPT_ASIDE
@@ -106,7 +106,7 @@ class Views(Dataset):
         rng = np.random.default_rng((self.seed, n))
         image = self.images[self.order[n]]
         things, number = self.pictures[image]
-        masks = [(name, coco_mask.decode(rle).astype(bool)) for name, rle in things]
+        masks = [(name, decode_rle(rle)) for name, rle in things]
         smallest = (
             1.0 if rng.random() < 0.5 else 0.5
         )  # as often whole as in part: whole is how it will be seen
@@ -127,7 +127,7 @@ def labelled_view(
     at = np.ix_((ys * image.shape[0] / h).astype(int), (xs * image.shape[1] / w).astype(int))
     for name, mask in sorted(masks, key=lambda one: -int(one[1].sum())):
         labels[: len(ys), : len(xs)][mask[at]] = row[name]
-    return padded(small), labels
+    return pad_to_square(small, IMAGE_SIZE), labels
 
 
 def train_head(args, opener, pictures, categories: list[str], groups: list[set[str]]) -> SemanticHead:

@@ -278,14 +278,15 @@ def test_a_fingerprint_tells_weights_apart(folders, tmp_path):
 def test_eval_records_end_to_end(folders, tmp_path, monkeypatch):
     from PIL import Image
 
-    from assistant.record import Record, RecordTarget, to_rle, write_records
+    from assistant.record import Record, RecordTarget, write_records
+    from assistant.sam.mask_ops import encode_rle
     from eval.__main__ import main
 
     Image.fromarray(CAT).save(tmp_path / "cat.png")
     mask = np.zeros(CAT.shape[:2], bool)
     mask[40:260, 100:400] = True
     rows = [
-        Record("cat.png", 451, 300, "what purrs?", "the cat [SEG].", [RecordTarget("cat", to_rle(mask))]),
+        Record("cat.png", 451, 300, "what purrs?", "the cat [SEG].", [RecordTarget("cat", encode_rle(mask))]),
         Record("cat.png", 451, 300, "is there a bus?", "no bus [ABS].", [RecordTarget("bus", None)]),
     ]
     write_records(tmp_path / "records.jsonl", rows)

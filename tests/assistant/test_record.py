@@ -28,15 +28,14 @@ from assistant.record import (
     check,
     check_records,
     from_dict,
-    from_rle,
     image_path,
     read_records,
     record_masks,
     stream_records,
     to_dict,
-    to_rle,
     write_records,
 )
+from assistant.sam.mask_ops import decode_rle, encode_rle
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40)))
 COFFEE = np.ascontiguousarray(data.coffee()[::4, ::4])  # (100, 150, 3)
@@ -51,7 +50,7 @@ def a_record(**changes):
         "height": 100,
         "question": "what holds the drink, and a bear?",
         "answer": "The cup [SEG]; there is no bear [ABS].",
-        "targets": [RecordTarget("cup", to_rle(CUP)), RecordTarget("bear", None)],
+        "targets": [RecordTarget("cup", encode_rle(CUP)), RecordTarget("bear", None)],
         "source": {"kind": "named"},
     }
     return Record(**(fields | changes))
@@ -66,31 +65,31 @@ def photo(tmp_path):
 @settings(max_examples=60)
 @given(MASKS)
 def test_rle_round_trip_agrees_with_pycocotools(mask):
-    rle = to_rle(mask)
+    rle = encode_rle(mask)
     assert rle["size"] == list(mask.shape) and isinstance(rle["counts"], str) and json.dumps(rle)
-    assert np.array_equal(from_rle(rle), mask)
+    assert np.array_equal(decode_rle(rle), mask)
     assert np.array_equal(coco_mask.decode(rle).astype(bool), mask)
     runs = np.diff(np.flatnonzero(np.diff(np.concatenate([[2], mask.T.ravel(), [2]]))))
     runs = ([0] if mask[0, 0] else []) + runs.tolist()
-    assert np.array_equal(from_rle({"size": rle["size"], "counts": runs}), mask)
+    assert np.array_equal(decode_rle({"size": rle["size"], "counts": runs}), mask)
 
 
 def test_rle_of_a_large_mask():
     mask = np.zeros((3000, 4000), bool)
     mask[10:2500, 70:3990] = True
     mask[::7, ::3] ^= True
-    assert np.array_equal(from_rle(to_rle(mask)), mask)
+    assert np.array_equal(decode_rle(encode_rle(mask)), mask)
 
 
 @settings(max_examples=80)
 @given(MASKS, st.integers(-2, 50), st.integers(-2, 50))
 def test_rle_of_another_size_is_refused(mask, height, width):
-    rle = to_rle(mask) | {"size": [height, width]}
+    rle = encode_rle(mask) | {"size": [height, width]}
     if height * width == mask.size and min(height, width) > 0:
-        assert from_rle(rle).shape == (height, width)
+        assert decode_rle(rle).shape == (height, width)
     else:
         with pytest.raises(BadInput):
-            from_rle(rle)
+            decode_rle(rle)
 
 
 @settings(max_examples=150)
@@ -99,7 +98,7 @@ def test_rle_of_another_size_is_refused(mask, height, width):
 )
 def test_any_counts_string_is_refused_or_a_whole_mask(counts):
     try:
-        mask = from_rle({"size": [4, 3], "counts": counts})
+        mask = decode_rle({"size": [4, 3], "counts": counts})
     except BadInput:
         return
     assert mask.shape == (4, 3) and mask.dtype == bool
@@ -126,7 +125,7 @@ def test_any_counts_string_is_refused_or_a_whole_mask(counts):
 )
 def test_broken_rle(rle):
     with pytest.raises(BadInput):
-        from_rle(rle)
+        decode_rle(rle)
 
 
 def test_write_and_read(tmp_path):
@@ -188,7 +187,7 @@ def test_datasets_reads_it(tmp_path):
         "json", data_files=str(tmp_path / "r.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
     )
     assert len(table) == 2 and table[0]["question"] == a_record().question
-    assert np.array_equal(from_rle(table[0]["targets"][0]["rle"]), CUP)
+    assert np.array_equal(decode_rle(table[0]["targets"][0]["rle"]), CUP)
     assert table[1]["targets"][0]["rle"] is None
     assert [row["source"]["history"] for row in table] == [[], said]
 
@@ -260,9 +259,9 @@ def test_no_file(tmp_path):
 def test_check_finds_each_trouble():
     assert check(a_record()) == []
     cases = {
-        "2 tokens for 1 targets": {"targets": [RecordTarget("cup", to_rle(CUP))]},
+        "2 tokens for 1 targets": {"targets": [RecordTarget("cup", encode_rle(CUP))]},
         "target 2: the answer says [ABS] of 'bear', its rle is a mask": {
-            "targets": [RecordTarget("cup", to_rle(CUP)), RecordTarget("bear", to_rle(CUP))]
+            "targets": [RecordTarget("cup", encode_rle(CUP)), RecordTarget("bear", encode_rle(CUP))]
         },
         "target 1: the answer says [SEG] of 'cup', its rle is null": {
             "targets": [RecordTarget("cup", None), RecordTarget("bear", None)]
@@ -305,17 +304,19 @@ def llmseg(mask):
         "a.jpg": {
             "from_dataset": "coco",
             "qa_pairs": [
-                {"question": "What keeps the rain off?", "answer": "umbrella", "rle_seg": to_rle(mask)},
+                {"question": "What keeps the rain off?", "answer": "umbrella", "rle_seg": encode_rle(mask)},
                 {
                     "question": "And?",
                     "answer": "The man could use the umbrella, and [SEG] it.",
-                    "rle_seg": to_rle(mask),
+                    "rle_seg": encode_rle(mask),
                 },
             ],
         },
         "b.jpg": {
             "from_dataset": "ego_objects",
-            "qa_pairs": [{"question": "Where to sit?", "answer": "bench", "rle_seg": to_rle(mask & False)}],
+            "qa_pairs": [
+                {"question": "Where to sit?", "answer": "bench", "rle_seg": encode_rle(mask & False)}
+            ],
         },
     }
 
@@ -338,8 +339,10 @@ def test_any_record_to_llmseg40k():
         [a_record(), a_record(targets=[RecordTarget("cup", None)], answer="There is no cup [ABS].")]
     )
     first, second = table["coffee.png"]["qa_pairs"]
-    assert first["answer"] == "The cup; there is no bear." and np.array_equal(from_rle(first["rle_seg"]), CUP)
-    assert second["answer"] == "There is no cup." and not from_rle(second["rle_seg"]).any()
+    assert first["answer"] == "The cup; there is no bear." and np.array_equal(
+        decode_rle(first["rle_seg"]), CUP
+    )
+    assert second["answer"] == "There is no cup." and not decode_rle(second["rle_seg"]).any()
     with pytest.raises(BadInput, match="two pictures"):
         to_llmseg40k([a_record(), a_record(image="other/coffee.png")])
 
@@ -395,7 +398,7 @@ def test_reasonseg(tmp_path):
         "the café’s chair",
         "café’s chair",
     )
-    mask, ignore = record_masks(full)[0], from_rle(full.source["ignore"])
+    mask, ignore = record_masks(full)[0], decode_rle(full.source["ignore"])
     assert mask[15, 15] and mask[50, 50] and mask[50, 100] and not mask[30, 30] and not mask[80, 80]
     assert ignore[30, 30] and not ignore[15, 15] and not (mask & ignore).any()
     assert mask[0, 0] and mask[60, 60] and not mask[61, 61] and ignore[40, 40] and mask[41, 41]
@@ -439,7 +442,7 @@ INSTANCES = {
     "categories": [],
     "annotations": [
         {"id": 7, "segmentation": [[30, 20, 90, 20, 90, 60, 30, 60]]},
-        {"id": 8, "segmentation": to_rle(np.roll(CUP, 50, 1))},
+        {"id": 8, "segmentation": encode_rle(np.roll(CUP, 50, 1))},
     ],
 }
 
@@ -501,8 +504,8 @@ def test_label_maps(tmp_path, palette):
     asked = {t.phrase: t.rle for t in record.targets}
     assert all(name in record.question for name in asked)
     assert {n for n, rle in asked.items() if rle} == {"wall", "cup", "table"}
-    assert np.array_equal(from_rle(asked["cup"]), CUP)
-    assert np.array_equal(from_rle(record.source["ignore"]), labels == 200)
+    assert np.array_equal(decode_rle(asked["cup"]), CUP)
+    assert np.array_equal(decode_rle(record.source["ignore"]), labels == 200)
     assert [m.phrase for m in parse(record.answer)] == [t.phrase for t in record.targets]
     assert next(from_label_maps(tmp_path, names, prefix="p/", per_question=6)) == record
     (few,) = from_label_maps(tmp_path, {0: "wall", 3: "cup", 7: "table", 200: "sky"}, per_question=8)

@@ -13,7 +13,7 @@ from scipy import ndimage
 from assistant import Assistant
 from assistant.grammar import clean_phrase, reply_for
 from assistant.pipeline import Pipeline, Reply, Selection
-from assistant.record import to_rle
+from assistant.sam.mask_ops import encode_rle
 from assistant.sam.proposals import Proposals
 from assistant.scene import Scene
 
@@ -59,7 +59,7 @@ class FakePipeline(Pipeline):
         masks = [m for colour in PAINT.values() if (m := near(image, colour)).any()]
         boxes = np.zeros((len(masks), 4), np.float32)
         found = Proposals(
-            [to_rle(m) for m in masks],
+            [encode_rle(m) for m in masks],
             boxes,
             np.linspace(0.9, 0.7, len(masks)).astype(np.float32),
             np.ones(len(masks), np.float32),

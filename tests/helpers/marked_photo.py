@@ -6,8 +6,8 @@ import numpy as np
 import skimage.data
 
 from assistant.mllm.structured_output import Said
-from assistant.record import to_rle
 from assistant.sam.image_opener import SamOpenedImage
+from assistant.sam.mask_ops import encode_rle
 from assistant.sam.proposals import Proposals
 
 PHOTO = skimage.data.coffee()  # 400 x 600
@@ -44,7 +44,7 @@ def proposals_of(masks) -> Proposals:
     ]
     n = len(masks)
     return Proposals(
-        [to_rle(m) for m in masks],
+        [encode_rle(m) for m in masks],
         np.array(boxes, np.float32).reshape(n, 4),
         np.full(n, 0.9, np.float32),
         np.full(n, 0.97, np.float32),

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from assistant.record import Record, RecordTarget, to_rle, write_records
+from assistant.record import Record, RecordTarget, write_records
+from assistant.sam.mask_ops import encode_rle
 from assistant.sam.proposals import Proposals
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 40, 230)}
@@ -40,7 +41,7 @@ class RectangleOpener:
         ones = np.ones(len(masks), np.float32)
         areas = np.array([m.sum() for m in masks])
         proposals = Proposals(
-            [to_rle(m) for m in masks], boxes, ones, ones, areas, boxes[:, :2], low, (SIDE, SIDE)
+            [encode_rle(m) for m in masks], boxes, ones, ones, areas, boxes[:, :2], low, (SIDE, SIDE)
         )
         features = torch.from_numpy(image[::4, ::4].astype(np.float32) / 255).movedim(-1, 0)[None]
         return SimpleNamespace(
@@ -61,7 +62,7 @@ def write_world(folder: Path, pictures: int, seed: int = 0, name: str = "train")
         Image.fromarray(image).save(folder / f"{name}{i}.png")
         at = dict(zip(colours, places))
         for colour in COLOURS:
-            rle = to_rle(square(at[colour])) if colour in at else None
+            rle = encode_rle(square(at[colour])) if colour in at else None
             rows.append(
                 Record(
                     f"{name}{i}.png",

@@ -14,7 +14,7 @@ from assistant.dialogue.followups import instances
 from assistant.errors import BadInput
 from assistant.grammar import SEG, parse
 from assistant.pipeline import Pipeline, Reply, Selection
-from assistant.record import to_rle
+from assistant.sam.mask_ops import encode_rle
 from assistant.sam.proposals import Proposals, by_granularity
 
 H, W = 60, 120
@@ -41,7 +41,7 @@ class FakePipeline(Pipeline):
         self.opened += 1
         n = len(MASKS)
         proposals = Proposals(
-            [to_rle(m) for m in MASKS],
+            [encode_rle(m) for m in MASKS],
             np.zeros((n, 4), np.float32),
             np.linspace(0.9, 0.8, n).astype(np.float32),
             np.ones(n, np.float32),
@@ -278,7 +278,7 @@ def test_granularity_prefers_parts_or_wholes():
     whole[:30, :30], part[:20, :20] = True, True
     masks = [part, whole]
     pool = Proposals(
-        [to_rle(m) for m in masks],
+        [encode_rle(m) for m in masks],
         np.zeros((2, 4), np.float32),
         np.full(2, 0.9, np.float32),
         np.ones(2, np.float32),

@@ -16,12 +16,12 @@ from assistant.mllm.coordinates import (
     UNIT,
     frame_of,
     scale_of,
-    squared,
     within,
 )
 from assistant.mllm.grounding_prompts import KEEP, marks_schema, read_targets
 from assistant.mllm.structured_output import Said, Step, probabilities, read_json
 from assistant.mllm.zero_shot import ZeroShotPipeline
+from assistant.sam.mask_ops import pad_to_square
 from assistant.scene import Assistant
 from tests.assistant.mllm.test_set_of_mark import find_label
 from tests.helpers.marked_photo import NAMES, PHOTO, THINGS, H, SamImageOpener, Scripted, W, ellipse
@@ -215,7 +215,8 @@ def test_the_families():
 
 
 def test_pictures_are_made_to_measure():
-    assert squared(PHOTO).shape == (600, 600, 3) and np.array_equal(squared(PHOTO)[100:500], PHOTO)
+    square = pad_to_square(PHOTO, centred=True)
+    assert square.shape == (600, 600, 3) and np.array_equal(square[100:500], PHOTO)
     assert within(PHOTO, 1280) is PHOTO and within(PHOTO, 300).shape == (200, 300, 3)
     for shape in ((3000, 2000), (8, 900), (28, 28), (1003, 1007)):
         picture = within(np.zeros((*shape, 3), np.uint8), 1280, PATCH, QWEN_PIXELS)

@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from assistant.answer import COLOURS, Answer, Target
+from assistant.answer import Answer, Target
 from assistant.dialogue.class_list import read_names
 from assistant.dialogue.conversation_file import Conversation, Exchange, dump, load
 from assistant.dialogue.corrections import save_correction
 from assistant.errors import BadInput
+from assistant.export.colours import COLOURS
 from assistant.grammar import Turn
-from assistant.record import check_records, from_rle, read_records, to_rle
+from assistant.record import check_records, read_records
+from assistant.sam.mask_ops import decode_rle, encode_rle
 from tests.helpers.fake_assistant import PAINT, FakeAssistant, near, picture
 
 pytest.importorskip("gradio", reason="gradio is not installed")
@@ -441,7 +443,7 @@ def test_corrections_are_records(session, tmp_path):
     (record,) = read_records(file)
     assert check_records(file) == [] and record.question == "add the green one"
     assert [t.phrase for t in record.targets if t.rle is None] == ["red ball"]
-    assert (from_rle(next(t.rle for t in record.targets if t.rle)) == GREEN).all()
+    assert (decode_rle(next(t.rle for t in record.targets if t.rle)) == GREEN).all()
     assert [turn.question for turn in record.history] == ["red and a bench"]
     other = Answer("", [Target("x", True, 1, GREEN, [])], GREEN.shape, picture(), "x?")
     save_correction(tmp_path, other, [Turn("before", "y [SEG].")])
@@ -458,7 +460,7 @@ def test_corrections_are_records(session, tmp_path):
 
 
 def test_rle_of_the_fake_is_exact():
-    assert (from_rle(to_rle(RED)) == RED).all()
+    assert (decode_rle(encode_rle(RED)) == RED).all()
 
 
 def test_hostile_files_and_questions_end_in_one_polite_line(assistant, tmp_path):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from assistant.errors import BadInput
-from assistant.sam.mask_resizing import Resizer, encode_rle, fill_and_drop
+from assistant.sam.mask_ops import encode_patch_rle
+from assistant.sam.mask_resizing import Resizer, fill_and_drop
 from assistant.sam.proposals import agreement, coarse_to_fine, crop_boxes, everything, readings
 from assistant.sam.segmenter import Segmenter
 from eval.speed import overlaps, random_sam, reference, teach, thresholds
@@ -192,7 +193,7 @@ def test_rle_of_a_small_mask_in_a_large_picture(seed, top, left):
     whole = np.zeros((32, 32), bool)
     whole[top : top + mask.shape[0], left : left + mask.shape[1]] = mask[: 32 - top, : 32 - left]
     expected = coco_mask.encode(np.asfortranarray(whole.astype(np.uint8)))
-    ours = encode_rle(mask[: 32 - top, : 32 - left], (top, left), (32, 32))
+    ours = encode_patch_rle(mask[: 32 - top, : 32 - left], (top, left), (32, 32))
     assert ours["size"] == [32, 32] and np.array_equal(coco_mask.decode(ours), coco_mask.decode(expected))
     if whole.any():
         assert ours["counts"] == expected["counts"].decode()

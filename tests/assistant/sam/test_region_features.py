@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from assistant.errors import BadInput
-from assistant.record import to_rle
+from assistant.sam.mask_ops import encode_rle
 from finetune.pocket.outlined import VIEWS, all_regions, outlined_name
 from finetune.region_cache import RegionCache
 
@@ -27,7 +27,7 @@ class SamImageOpener:
 
     def open(self, image):
         view = type("View", (), {})()
-        view.proposals = type("Proposals", (), {"rles": [to_rle(image[..., 0] > 99)]})
+        view.proposals = type("Proposals", (), {"rles": [encode_rle(image[..., 0] > 99)]})
         view.features = torch.full((1, 1305), float(os.getpid() % 1000))
         return view
 
@@ -43,7 +43,7 @@ def pictures(tmp_path):
         image[10:60, 10 : 40 + k] = 200
         Image.fromarray(image).save(tmp_path / f"{k}.png")
         files.append(tmp_path / f"{k}.png")
-        named[files[-1]] = [("patch", to_rle(image[..., 0] == 200))] if k else []
+        named[files[-1]] = [("patch", encode_rle(image[..., 0] == 200))] if k else []
     return files, named
 
 
@@ -69,8 +69,14 @@ def test_several_processes_see_what_one_sees(pictures, tmp_path, threads):
     assert {int(r.features[-1, 0]) for r in alone.values()} == {os.getpid() % 1000}
     for image in files:
         one, other = alone[image], together[image]
-        assert one.rles == other.rles and one.names == other.names and one.augmented_names == other.augmented_names
-        assert torch.equal(one.features[:-1], other.features[:-1]) and torch.equal(one.augmented, other.augmented)
+        assert (
+            one.rles == other.rles
+            and one.names == other.names
+            and one.augmented_names == other.augmented_names
+        )
+        assert torch.equal(one.features[:-1], other.features[:-1]) and torch.equal(
+            one.augmented, other.augmented
+        )
     assert (
         len(together[files[0]].names) == 0
         and together[files[1]].names == ["patch"]
@@ -87,7 +93,8 @@ def test_several_processes_see_what_one_sees(pictures, tmp_path, threads):
     assert all_regions(never, "eyes", files, named, RegionCache(kept.folder)).keys() == together.keys()
     kept.file_of(outlined_name("eyes", files[2], named[files[2]], VIEWS)).unlink()
     assert torch.equal(
-        all_regions(SamImageOpener, "eyes", files, named, kept)[files[2]].augmented, together[files[2]].augmented
+        all_regions(SamImageOpener, "eyes", files, named, kept)[files[2]].augmented,
+        together[files[2]].augmented,
     )
 
 

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from assistant.errors import BadInput
 from assistant.mllm.selector import Scores, select_proposals
 from assistant.pocket.semantic import FEATURES, SIDE, PixelHead, Semantic, SemanticHead, best_union, evidence
-from assistant.record import read_records, to_rle
+from assistant.record import read_records
+from assistant.sam.mask_ops import decode_rle, encode_rle
 from assistant.weights import pocket_file
 from finetune import __main__ as command
 from finetune.log import Log
@@ -99,7 +100,11 @@ def test_a_view_keeps_labels_with_the_picture(tmp_path):
     image = np.where(mask[..., None], 250, 5).astype(np.uint8).repeat(3, 2)
     Image.fromarray(image).save(tmp_path / "a.png")
     views = semantic.Views(
-        {tmp_path / "a.png": ([("thing", to_rle(mask))], 0)}, [tmp_path / "a.png"], [0] * 6, {"thing": 0}, 0
+        {tmp_path / "a.png": ([("thing", encode_rle(mask))], 0)},
+        [tmp_path / "a.png"],
+        [0] * 6,
+        {"thing": 0},
+        0,
     )
     seen = [views[n] for n in range(6)]
     for square, labels, number in seen:
@@ -113,7 +118,7 @@ def test_masks_and_cells_have_the_same_grid():
     for h, w in ((300, 400), (512, 200), (77, 1000)):
         mask = np.zeros((h, w), bool)
         mask[h // 4 : h // 2, w // 4 :] = True
-        grid = pixels_stage.on_grid([to_rle(mask)])[0]
+        grid = pixels_stage.on_grid([encode_rle(mask)])[0]
         scale = max(h, w) / 512
         ys, xs = (np.flatnonzero(grid.any(axis).numpy()) for axis in (1, 0))
         for got, want in ((ys[0], h // 4), (ys[-1] + 1, h // 2), (xs[0], w // 4), (xs[-1] + 1, w)):
@@ -147,7 +152,7 @@ def world(setting):
         pixels = np.full((40, 60, 3), 120, np.uint8)
         for row in rows:
             if row.image == image and row.targets[0].rle:
-                mask = pixels_stage.coco_mask.decode(row.targets[0].rle).astype(bool)
+                mask = decode_rle(row.targets[0].rle)
                 pixels[mask] = np.eye(3, dtype=np.uint8)[NAMES.index(row.targets[0].phrase)] * 255
         Image.fromarray(pixels).save(setting / image)
     return setting

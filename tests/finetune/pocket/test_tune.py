@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from assistant.pocket.llm import RegionEncoder
-from assistant.record import Record, RecordTarget, from_rle, read_records, to_rle, write_records
+from assistant.record import Record, RecordTarget, read_records, write_records
+from assistant.sam.mask_ops import decode_rle, encode_rle
 from assistant.weights import pocket_file, sha256_of
 from finetune import __main__ as command
 from finetune.pocket import language, records
@@ -172,7 +173,7 @@ def test_a_pack_holds_what_was_seen_and_asked(before, packed):
 
 
 def test_as_many_categories_as_they_can_show():
-    rle = to_rle(np.ones((8, 8)))
+    rle = encode_rle(np.ones((8, 8)))
     asked = [
         Record(
             f"{k}",
@@ -261,12 +262,12 @@ def test_names_come_from_the_records_and_apart_things_are_things_of_their_own():
             20,
             "?",
             "wheels [SEG].",
-            [RecordTarget("wheels", to_rle(wheels))],
+            [RecordTarget("wheels", encode_rle(wheels))],
             {"categories": ["wheel"]},
         ),
-        Record("a.jpg", 40, 20, "?", "Wheels [SEG].", [RecordTarget("Speck", to_rle(speck))]),
+        Record("a.jpg", 40, 20, "?", "Wheels [SEG].", [RecordTarget("Speck", encode_rle(speck))]),
         Record("a.jpg", 40, 20, "?", "door [ABS].", [RecordTarget("door", None)]),
     ]
     named = named_in_records([(r, "a") for r in asked])["a"]
     assert [n for n, _ in named] == ["wheel", "wheel", "speck"]
-    assert [int(m.sum()) for m in map(from_rle, (rle for _, rle in named))] == [100, 100, 101]
+    assert [int(m.sum()) for m in map(decode_rle, (rle for _, rle in named))] == [100, 100, 101]
