@@ -1,39 +1,44 @@
-"""The reply grammar: prose in which every thing asked about is named and marked.
+"""The reply grammar: prose in which everything that was asked about is named and marked.
 
     parse("The umbrella [SEG] keeps the rain off; there is no bench [ABS].")
     # [Mention("umbrella", True, 13), Mention("bench", False, 62)]
 
-`[SEG]` marks a thing that is there, `[ABS]` one that was asked for and is not in the picture. A token is bound to the
-phrase right before it. A phrase that holds a clause boundary of its own is quoted: `the "knife and fork" [SEG]`.
-Boundary words are English; phrases may be of any script.
+`[SEG]` marks a target that is in the image, `[ABS]` one that was asked for and is not. A token is bound to
+the phrase right before it. A phrase with a clause boundary of its own is quoted: `the "knife and fork"
+[SEG]`. Boundary words are English; phrases may be of any script.
 """
 
+from __future__ import annotations
+
 import functools
+import random
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from assistant.errors import BadInput
 
 SEG, ABS = "[SEG]", "[ABS]"
-MAX_QUESTION = 4_000  # characters
+UNNAMED = "it"  # the phrase of a target without a name
+MAX_QUESTION_LENGTH = 4_000  # characters
 SYSTEM_PROMPT = (
-    "You look at a picture and point at what the user means. Answer in a sentence or two. Name each thing that is "
-    f"meant and put {SEG} right after its name; if it is not in the picture, name it and put {ABS} instead. "
-    "One mark for each thing, in the order of the question."
+    "You look at a picture and point at what the user means. Answer in a sentence or two. Name each thing "
+    f"that is meant and put {SEG} right after its name; if it is not in the picture, name it and put {ABS} "
+    "instead. One mark for each thing, in the order of the question."
 )
 
 TOKEN = re.compile(r"\[(SEG|ABS)\]")
 BOUNDARY = re.compile(
     r'[;!?…\n()\[\]{}"“”«»「」『』【】、。，；：！？｡､،؛؟।॥]|[.,:](?=\s|$)|[–—]|(?:^|(?<=\s))[-*•]+(?=\s)'
 )
-QUOTES = {'"': '"', "”": "“", "»": "«", "」": "「", "』": "『"}  # closing: opening
-PLACE = re.compile(
-    r"(^|\s)in (the|this|your) (picture|image|photo|photograph|scene)$", re.I
-)  # true of everything
-EDGES = " \t\r\n*_`~'‘’"  # around a name: spaces, markdown, single quotes
-INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories a reader sees as nothing or as a space
+OPENING_QUOTES = {'"': '"', "”": "“", "»": "«", "」": "「", "』": "『"}  # {closing: opening}
+# Dropped at the end of a phrase, because it is true of everything.
+IN_THE_IMAGE = re.compile(r"(^|\s)in (the|this|your) (picture|image|photo|photograph|scene)$", re.I)
+EDGES = " \t\r\n*_`~'‘’"  # dropped around a phrase: spaces, markdown, single quotes
+BEFORE_TOKEN = EDGES + ":([{-–—（【："  # what may stand between a phrase and its token
+INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # Unicode categories that a reader sees as nothing or as a space
 
 
 def _words(text: str) -> frozenset[str]:
@@ -50,11 +55,12 @@ VERBS = _words(
     "is are was were be been am isn't aren't has have had see sees seeing contains includes means finds "
     "called named keeps needs wants uses holds shows"
 )
-# Also nouns or parts of names ("trash can", "hand saw"): a verb only after a subject, a modal, or at the very start.
+# Also nouns or parts of names ("trash can", "hand saw"): a verb only after a subject, a modal, or at the very
+# start.
 MODALS = _words(
     "can could may might would should will must do does did cannot can't don't doesn't didn't couldn't"
 )
-MAYBE = _words(
+POSSIBLE_VERBS = _words(
     "find found need want use mean saw look looked looking spot notice recommend suggest choose pick take "
     "try call keep hold show mark"
 )
@@ -65,11 +71,18 @@ SUBJECTS = _words(
 )
 RELATIVES = _words("who that which")
 CONTRACTIONS = re.compile(r"(it|that|this|there|here|what|where|he|she|who|i|you|we|they)['’](s|re|m|ve)")
+MAX_VERB_PHRASE = 5  # words after a modal in which the next name's determiner is looked for
 
 
 @dataclass(frozen=True)
 class Mention:
-    """One marked thing of a reply. position: index of the token's first character in the reply."""
+    """A marked target of a reply.
+
+    Attributes:
+        phrase: Its name.
+        present: True for [SEG], False for [ABS].
+        position: Index of the token's first character in the reply.
+    """
 
     phrase: str
     present: bool
@@ -78,16 +91,23 @@ class Mention:
 
 @dataclass
 class Turn:
-    """One question and its reply (None while it is being answered). images: (H, W, 3) uint8, new in this turn."""
+    """A question and its reply.
+
+    Attributes:
+        question: The question.
+        answer: The reply in this grammar; None while it is being answered.
+        images: (H, W, 3) uint8 RGB each, new in this turn.
+    """
 
     question: str
     answer: str | None = None
-    images: list = field(default_factory=list)
+    images: list[Any] = field(default_factory=list)
 
 
 def parse(reply: str) -> list[Mention]:
-    """The things that a reply marks, in its order; a token without words before it is called "it"."""
-    mentions, start = [], 0
+    """The targets that a reply marks, in its order; a token without words before it is called "it"."""
+    mentions: list[Mention] = []
+    start = 0
     for token in TOKEN.finditer(reply):
         phrase = _phrase_before(reply[start : token.start()], follows=bool(mentions))
         mentions.append(Mention(phrase, token[0] == SEG, token.start()))
@@ -96,193 +116,239 @@ def parse(reply: str) -> list[Mention]:
 
 
 def _phrase_before(text: str, follows: bool = False) -> str:
-    """The name that `text` ends with; `follows` another token, whose name may still have its verb here."""
-    text = text.rstrip(EDGES + ":([{-–—（【：")
-    opening = QUOTES.get(text[-1:])
+    """The name at the end of `text`, which stands before a token.
+
+    Args:
+        text: From the token before, or the beginning of the reply.
+        follows: Whether another token stands before the text, so that it may begin with the verb of that
+            token's name.
+    """
+    text = text.rstrip(BEFORE_TOKEN)
+    opening = OPENING_QUOTES.get(text[-1:])
     begin = text.rfind(opening, 0, -1) if opening else -1
     if begin >= 0:
-        return " ".join(text[begin + 1 : -1].split()) or "it"
+        return " ".join(text[begin + 1 : -1].split()) or UNNAMED
     words = BOUNDARY.split(text)[-1].split()
-    low = [word.lower().replace("’", "'").strip("*_`~") for word in words]
-    start, modal = 0, False
-    for k, word in enumerate(low):
-        last = k + 1 == len(low)
-        if word in COORDINATORS:
-            # "black and white cat" is one name; "it is dry and the cup" is not
-            before = [w for w in low[start:k] if w not in LEADING]
-            pair = (
-                len(before) == 1 and before[0] not in SUBJECTS and not last and low[k + 1] not in DETERMINERS
-            )
-            if not pair:
-                start, modal = k + 1, False
-        elif word in VERBS or CONTRACTIONS.fullmatch(word):
-            if not (k >= start + 2 and low[k - 1] in RELATIVES):  # "sign that is red" is one name
-                start, modal = k + 1, False
-        elif (
-            word in ("it", "them") and not last and not RELATIVES & set(low[start + 1 : k])
-        ):  # "throw it | in the can"
-            start, modal = k + 1, False
-        elif word in MODALS | MAYBE and not last:
-            if (k > 0 and low[k - 1] in SUBJECTS) or (k == start and word in IMPERATIVES):
-                start, modal = k + 1, word in MODALS
-    bare = follows and not start and len(words) == len(text.split())  # "A man [SEG] sits on a chair [SEG]"
-    if modal or bare:  # a verb follows: "you could | sit on the bench"
-        stops = [k + 1 for k in range(start, min(start + 5, len(low))) if low[k] in DETERMINERS]
-        start = stops[0] if stops else start + modal
-    while start < len(low) and (
-        low[start] in LEADING
-        or (
-            low[start] in ("looking", "referring", "pointing")
-            and low[start + 1 :][:1] in (["for"], ["at"], ["to"])
-        )
-    ):
+    lower = [word.lower().replace("’", "'").strip("*_`~") for word in words]
+    start, after_modal = _clause_start(lower)
+    # "A man [SEG] sits on a chair [SEG]": all the words since the last token, and no boundary that we know.
+    continues = follows and not start and len(words) == len(text.split())
+    if after_modal or continues:  # a verb follows: "you could | sit on the bench"
+        determiners = [
+            k + 1 for k in range(start, min(start + MAX_VERB_PHRASE, len(lower))) if lower[k] in DETERMINERS
+        ]
+        start = determiners[0] if determiners else start + after_modal
+    while start < len(lower) and (lower[start] in LEADING or _is_looking_for(lower, start)):
         start += 1
-    return PLACE.sub("", " ".join(words[start:])).strip(EDGES) or "it"
+    return IN_THE_IMAGE.sub("", " ".join(words[start:])).strip(EDGES) or UNNAMED
+
+
+def _clause_start(words: list[str]) -> tuple[int, bool]:
+    """Where the last clause of some words begins, and whether a modal stands right before it."""
+    start = 0
+    after_modal = False
+    for k, word in enumerate(words):
+        is_last = k + 1 == len(words)
+        if word in COORDINATORS:
+            if not _joins_one_name(words, start, k):
+                start, after_modal = k + 1, False
+        elif word in VERBS or CONTRACTIONS.fullmatch(word):
+            if not (k >= start + 2 and words[k - 1] in RELATIVES):  # "sign that is red" is one name
+                start, after_modal = k + 1, False
+        elif word in ("it", "them") and not is_last and not RELATIVES & set(words[start + 1 : k]):
+            start, after_modal = k + 1, False  # "throw it | in the can"
+        elif word in MODALS | POSSIBLE_VERBS and not is_last:
+            if (k > 0 and words[k - 1] in SUBJECTS) or (k == start and word in IMPERATIVES):
+                start, after_modal = k + 1, word in MODALS
+    return start, after_modal
+
+
+def _joins_one_name(words: list[str], start: int, k: int) -> bool:
+    """Whether the coordinator at `k` is inside a name: "black and white cat", but not "it is dry and the
+    cup"."""
+    before = [word for word in words[start:k] if word not in LEADING]
+    is_last = k + 1 == len(words)
+    return len(before) == 1 and before[0] not in SUBJECTS and not is_last and words[k + 1] not in DETERMINERS
+
+
+def _is_looking_for(words: list[str], k: int) -> bool:
+    """Whether the words at `k` are "looking for", "referring to" or the like, which are part of no name."""
+    return words[k] in ("looking", "referring", "pointing") and words[k + 1 : k + 2] in (
+        ["for"],
+        ["at"],
+        ["to"],
+    )
 
 
 def plain(reply: str) -> str:
     """The reply as a person reads it: no tokens, and no gaps or empty brackets where they stood."""
-    while TOKEN.search(reply):  # taking one out may bring the halves of another together
-        reply = re.sub(r"\s*[(\[]?\[(SEG|ABS)\][)\]]?", _left_over, reply)
+    while TOKEN.search(reply):  # taking a token out may bring the halves of another together
+        reply = re.sub(r"\s*[(\[]?\[(SEG|ABS)\][)\]]?", _without_token, reply)
     reply = re.sub(r"[ \t]{2,}", " ", reply)
     reply = re.sub(r"[ \t]+([.,;:!?])", r"\1", reply)
     return re.sub(r"[,;:]+([.!?]|$)", r"\1", reply.strip().lstrip(".,;: "))
 
 
-def _left_over(found: re.Match) -> str:
-    """What stays of a token and its neighbours: a bracket that belongs to other text, or a space between words."""
-    text, after = found[0].lstrip(), found.string[found.end() : found.end() + 1]
-    opens, closes = text[:2] in ("([", "[["), text[-2:] in ("])", "]]")
+def _without_token(match: re.Match[str]) -> str:
+    """What stays of a token and its neighbours: a bracket that belongs to other text, or a space between
+    words."""
+    text = match[0].lstrip()
+    after = match.string[match.end() : match.end() + 1]
+    opens = text[:2] in ("([", "[[")
+    closes = text[-2:] in ("])", "]]")
     if opens != closes:
         return " " + text[0] if opens else text[-1]
-    return " " if after.isalnum() and text != found[0] else ""
+    return " " if after.isalnum() and text != match[0] else ""
 
 
 def neutralise(text: str, special: Sequence[str] = ()) -> str:
-    """Text in which no token has power: "[seg]" -> "(seg)", "<|im_start|>" -> "‹¦im_start¦›"; the rest is unchanged.
+    """Take the power from every token in a text: "[seg]" -> "(seg)", "<|im_start|>" -> "‹¦im_start¦›".
 
-    Our tokens are found in any case, width and spacing, the strings in `special` (a tokenizer's) as they are; of
-    those, a single character is ordinary text and stays. Control characters other than tab and
-    newline are removed. Applying it twice changes nothing more.
+    Our tokens are recognised in any case, width and spacing. Control characters other than tab and newline
+    are removed; the rest of the text is unchanged. A second application changes nothing more.
+
+    Args:
+        text: What a user wrote.
+        special: The special tokens of a tokenizer, recognised as they stand. A single character is ordinary
+            text.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "", text)
-    seen = [(k, f) for k, c in enumerate(text) for f in _seen(c)]
-    for found in re.finditer(r"\[(seg|abs)\]", "".join(f for _, f in seen)):
-        first, last = seen[found.start()][0], seen[found.end() - 1][0]
-        text = f"{text[:first]}({text[first + 1 : last]}){text[last + 1 :]}"  # the length, and so every index, stays
-    tokens = sorted({s for s in special if len(s.strip()) > 1}, key=len, reverse=True)
+    text = _neutralise_ours(text)
+    tokens = sorted({token for token in special if len(token.strip()) > 1}, key=len, reverse=True)
     if tokens:
         pattern = re.compile("|".join(map(re.escape, tokens)))
         while pattern.search(text):
-            text = pattern.sub(lambda m: _defuse(m[0]), text)
+            text = pattern.sub(lambda match: _look_alike(match[0]), text)
+    return text
+
+
+def _neutralise_ours(text: str) -> str:
+    """Replace the brackets of our tokens by round ones; the text's length does not change."""
+    visible = [(k, letter) for k, character in enumerate(text) for letter in _as_read(character)]
+    for match in re.finditer(r"\[(seg|abs)\]", "".join(letter for _, letter in visible)):
+        first = visible[match.start()][0]
+        last = visible[match.end() - 1][0]
+        text = f"{text[:first]}({text[first + 1 : last]}){text[last + 1 :]}"
     return text
 
 
 @functools.cache
-def _seen(character: str) -> str:
+def _as_read(character: str) -> str:
     """The character as a reader takes it, whatever its case or width; "" for spaces and invisible ones."""
     if unicodedata.category(character) in INVISIBLE:
         return ""
     return "".join(unicodedata.normalize("NFKC", character).casefold().split())
 
 
-DEFUSED = str.maketrans("<>[]|{}", "‹›()¦()")
+LOOK_ALIKES = str.maketrans("<>[]|{}", "‹›()¦()")
+FULL_WIDTH_OFFSET = 0xFEE0  # from an ASCII character to its full-width form
 
 
-def _defuse(token: str) -> str:
-    """A look-alike that no tokenizer takes for the token."""
-    alike = token.translate(DEFUSED)
+def _look_alike(token: str) -> str:
+    """A similar text that no tokenizer takes for the token."""
+    alike = token.translate(LOOK_ALIKES)
     if alike != token:
         return alike
-    k = next(k for k, c in enumerate(token) if not c.isspace())
-    wide = chr(ord(token[k]) + 0xFEE0) if "!" <= token[k] <= "~" else "•" if token[k] == "·" else "·"
-    return token[:k] + wide + token[k + 1 :]
+    k = next(k for k, character in enumerate(token) if not character.isspace())
+    if "!" <= token[k] <= "~":
+        other = chr(ord(token[k]) + FULL_WIDTH_OFFSET)
+    else:
+        other = "•" if token[k] == "·" else "·"
+    return token[:k] + other + token[k + 1 :]
 
 
 def check_question(text: str) -> str:
-    """The question without surrounding space; BadInput where it is empty or longer than 4,000 characters."""
+    """The question without surrounding space. Raises BadInput where it is empty or longer than 4,000
+    characters."""
     if not isinstance(text, str):
         raise BadInput(f"a question is text, not {type(text).__name__}")
-    if len(text.strip()) > MAX_QUESTION:
-        raise BadInput(f"the question has {len(text.strip()):,} characters: ask in at most {MAX_QUESTION:,}")
+    length = len(text.strip())
+    if length > MAX_QUESTION_LENGTH:
+        raise BadInput(f"the question has {length:,} characters: ask in at most {MAX_QUESTION_LENGTH:,}")
     if all(unicodedata.category(c) in INVISIBLE or unicodedata.category(c) == "Cs" for c in text):
         raise BadInput("the question is empty: say what to look for")
     return text.strip()
 
 
-def chat_messages(turns: list[Turn], special: Sequence[str] = (), system: str = SYSTEM_PROMPT) -> list[dict]:
-    """Turns in the chat format of transformers' processors: the system prompt, then user and assistant in turn.
-
-    A turn's images come before its text, as {"type": "image"}; the arrays are passed to the processor in the same
-    order. What the user wrote is neutralised, what the assistant said is kept with its tokens.
-    """
-
-    def text(value: str) -> dict:
-        return {"type": "text", "text": value}
-
-    messages = [{"role": "system", "content": [text(system)]}]
-    for turn in turns:
-        pictures = [{"type": "image"} for _ in turn.images]
-        messages.append({"role": "user", "content": [*pictures, text(neutralise(turn.question, special))]})
-        if turn.answer is not None:
-            messages.append({"role": "assistant", "content": [text(turn.answer)]})
-    return messages
-
-
-HERE = ("I see {}", "that is {}", "look at {}", "you mean {}", "here is {}", "it is {}", "{}")
-GONE = ("there is {}", "I see {}", "I can see {}", "the picture has {}", "{} is in the picture")
+PRESENT_CLAUSES = ("I see {}", "that is {}", "look at {}", "you mean {}", "here is {}", "it is {}", "{}")
+ABSENT_CLAUSES = (
+    "there is {}",
+    "I see {}",
+    "I can see {}",
+    "the picture has {}",
+    "{} is in the picture",
+)
+CLAUSE_LINKS = ("; ", ", and ", ". ")
 
 
 def clean_phrase(phrase: str) -> str:
-    """The phrase as a reply can hold it: neutralised, on one line, double quotes as single ones; "" becomes "it"."""
-    return " ".join(re.sub('["“”«»「」『』]', "'", neutralise(phrase)).split()) or "it"
+    """The phrase as a reply can hold it: neutralised, on one line, double quotes as single ones; "" becomes
+    "it"."""
+    return " ".join(re.sub('["“”«»「」『』]', "'", neutralise(phrase)).split()) or UNNAMED
 
 
-def reply_for(targets: list[tuple[str, bool]], style_rng=None) -> str:
-    """A reply that names the (phrase, present) pairs in their order: `parse` gives them back, as `clean_phrase`s.
+def reply_for(targets: list[tuple[str, bool]], rng: random.Random | None = None) -> str:
+    """Write a reply that names targets in their order.
 
-    style_rng: a random.Random that varies the wording; the same plain wording without one.
+    Args:
+        targets: (phrase, whether it is present) each.
+        rng: Varies the wording; None for always the same plain wording.
+
+    Returns:
+        The reply; `parse` gives the targets back, their phrases as `clean_phrase` has them.
     """
-    groups: list[tuple[bool, list[str]]] = []
+    groups: list[tuple[bool, list[str]]] = []  # neighbours that are all present or all absent
     for phrase, present in targets:
         if not groups or groups[-1][0] != present:
             groups.append((present, []))
         groups[-1][1].append(_quoted(clean_phrase(phrase)))
     if not groups:
         return "There is nothing to point at."
-    if not style_rng:  # "there is no" would be wrong of plurals
-        said = [_listed(names, present, "the " if present else "no ") for present, names in groups]
-        return (
-            "".join(
-                f"{'I see ' if k == 0 else ', but ' if k % 2 else '; I see '}{text}"
-                for k, text in enumerate(said)
-            )
-            + "."
-        )
+    return _varied_reply(groups, rng) if rng else _plain_reply(groups)
+
+
+def _plain_reply(groups: list[tuple[bool, list[str]]]) -> str:
+    """ "I see the cup [SEG], but no pen [ABS]; I see the ..."; "there is no" would be wrong of plurals."""
+    reply = ""
+    for k, (present, names) in enumerate(groups):
+        link = "I see " if k == 0 else ", but " if k % 2 else "; I see "
+        reply += link + _listed(names, present, "the " if present else "no ")
+    return reply + "."
+
+
+def _varied_reply(groups: list[tuple[bool, list[str]]], rng: random.Random) -> str:
+    """The same in the words of `PRESENT_CLAUSES` and `ABSENT_CLAUSES`."""
     clauses = []
     for present, names in groups:
-        template = style_rng.choice(HERE if present else GONE)
-        article = (
-            style_rng.choice(("the ", "")) if present and template == "{}" else "the " if present else "no "
-        )
+        clause = rng.choice(PRESENT_CLAUSES if present else ABSENT_CLAUSES)
+        article = "the " if present else "no "
+        if present and clause == "{}":
+            article = rng.choice(("the ", ""))
         listed = _listed(names, present, article)
-        own_start = not template.startswith("{") or (article != "" and not listed.startswith("it "))
-        clauses.append((template.format(listed), own_start))
-    link, reply = style_rng.choice(("; ", ", and ", ". ")), ""
-    for clause, own_start in clauses:  # a clause that starts with a name keeps it as it is
-        capital = own_start and (not reply or link == ". ")
-        reply += (link if reply else "") + (clause[0].upper() + clause[1:] if capital else clause)
+        # A clause that starts with a name keeps it as it is, without a capital.
+        starts_with_name = clause.startswith("{}") and (article == "" or listed.startswith("it "))
+        clauses.append((clause.format(listed), starts_with_name))
+    link = rng.choice(CLAUSE_LINKS)
+    reply = ""
+    for clause, starts_with_name in clauses:
+        is_sentence_start = not reply or link == ". "
+        if is_sentence_start and not starts_with_name:
+            clause = clause[0].upper() + clause[1:]
+        reply += (link if reply else "") + clause
     return reply + "."
 
 
 def _listed(names: list[str], present: bool, article: str) -> str:
-    """The marked names, one after the other."""
-    own = "" if present else "nothing like "  # before "it", which takes no article
-    items = [f"{own if name == 'it' else article}{name} {SEG if present else ABS}" for name in names]
+    """The names with their tokens, one after the other; "it" takes no article."""
+    before_unnamed = "" if present else "nothing like "
+    token = SEG if present else ABS
+    items = [f"{before_unnamed if name == UNNAMED else article}{name} {token}" for name in names]
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
 def _quoted(name: str) -> str:
-    bare = all(_phrase_before(before + name + " ") == name for before in ("", "I see the ", "there is no "))
-    return name if bare else f'"{name}"'
+    """The name, in quotes where `parse` would not find it otherwise."""
+    clauses = ("", "I see the ", "there is no ")
+    is_found = all(_phrase_before(f"{clause}{name} ") == name for clause in clauses)
+    return name if is_found else f'"{name}"'

@@ -1,50 +1,67 @@
-"""Records: questions about pictures with their answers and masks, one JSON object a line.
+"""Records: questions about images with their answers and masks, one JSON object a line.
 
     for record in stream_records("questions.jsonl"): ...
-    troubles = check_records("questions.jsonl", image_root="photos")     # [] when all is well
+    problems = check_records("questions.jsonl", image_root="photos")     # [] when all is well
     write_records("questions.jsonl", records)
-    datasets.load_dataset("json", data_files="questions.jsonl")          # needs nothing from here
+    datasets.load_dataset("json", data_files="questions.jsonl")          # needs nothing of this module
 
 {"image": "path", "width": int, "height": int, "question": str, "answer": "... [SEG] ... [ABS]",
  "targets": [{"phrase": str, "rle": {"size": [h, w], "counts": str} | null}], "source": {...}}
 
-One target per token of the answer, in the same order; null = absent. Image paths are relative to the file's folder.
-For `datasets`, keep the keys and types of `source` the same in all lines of a file.
+There is one target for each token of the answer, in the same order; null = absent. Image paths are relative
+to the file's folder. `datasets` needs the same keys and types in the "source" of every line of a file.
 
-A question that follows others ("and the one beside it?") holds what was said before, oldest first, as
+A question that follows others ("and the one beside it?") holds the earlier turns, oldest first, as
 `source["history"]`: [{"question": str, "answer": "... [SEG] ..."}]; [] or no such key where it stands alone.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
-from assistant.grammar import Turn, parse
+from assistant.grammar import ABS, SEG, Turn, parse
 from assistant.images import picture_size
-from assistant.sam.mask_ops import decode_rle, encode_rle, rle_of_segmentation
+from assistant.sam.mask_ops import Rle, decode_rle
 
-to_rle = encode_rle
-from_rle = decode_rle
-coco_rle = rle_of_segmentation
+MAX_REASON_LENGTH = 80  # characters of the JSON reader's message that an error repeats
+REQUIRED_FIELDS = {"image": str, "width": int, "height": int, "question": str, "answer": str, "targets": list}
 
 
 @dataclass
 class RecordTarget:
-    """A thing that is asked about; rle is COCO's compressed form with str counts, None where it is absent."""
+    """Something that is asked about.
+
+    Attributes:
+        phrase: What the answer calls it.
+        rle: Its mask, a COCO RLE with counts as a str; None where it is absent.
+    """
 
     phrase: str
-    rle: dict | None
+    rle: Rle | None
 
 
 @dataclass
 class Record:
-    """A question and its answer. image: path from the records file's folder; width, height: px, as it is shown."""
+    """A question about an image, and its answer.
+
+    Attributes:
+        image: Path of the image from the records file's folder.
+        width: Of the image in pixels, as it is shown (EXIF orientation applied).
+        height: Likewise.
+        question: The question.
+        answer: The answer in the reply grammar (`assistant.grammar`).
+        targets: One for each token of the answer, in their order.
+        source: Where the record comes from, as JSON values; see the module's head for "history".
+    """
 
     image: str
     width: int
@@ -52,7 +69,7 @@ class Record:
     question: str
     answer: str
     targets: list[RecordTarget]
-    source: dict = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
 
     @property
     def history(self) -> list[Turn]:
@@ -61,30 +78,41 @@ class Record:
 
 
 def record_masks(record: Record) -> list[np.ndarray | None]:
-    """(height, width) bool per target, None for an absent one. Raises BadInput where a mask has another size."""
-    masks = []
-    for target in record.targets:
-        mask = None if target.rle is None else decode_rle(target.rle)
-        if mask is not None and mask.shape != (record.height, record.width):
-            raise BadInput(
-                f"the mask of {target.phrase!r} is {mask.shape[1]}x{mask.shape[0]}, the record says "
-                f"{record.width}x{record.height}"
-            )
-        masks.append(mask)
-    return masks
+    """Decode the masks of a record.
+
+    Returns:
+        (height, width) bool for each target, None for an absent one.
+
+    Raises:
+        BadInput: A mask cannot be decoded, or has another size than the record says.
+    """
+    return [_target_mask(target, record) for target in record.targets]
+
+
+def _target_mask(target: RecordTarget, record: Record) -> np.ndarray | None:
+    if target.rle is None:
+        return None
+    mask = decode_rle(target.rle)
+    if mask.shape != (record.height, record.width):
+        raise BadInput(
+            f"the mask of {target.phrase!r} is {mask.shape[1]}x{mask.shape[0]}, the record says "
+            f"{record.width}x{record.height}"
+        )
+    return mask
 
 
 def image_path(record: Record, records_file: str | Path) -> Path:
-    """Where the record's picture is: its path from the records file's folder, or as it stands when absolute."""
+    """Where the record's image is: its path from the records file's folder, or as it stands where it is
+    absolute."""
     return Path(records_file).parent / record.image
 
 
-def from_dict(row: dict) -> Record:
-    """A record from its JSON object; BadInput names the field that is missing or of the wrong kind."""
+def from_dict(row: Any) -> Record:
+    """Build a record from its JSON object. Raises BadInput that names the field that is missing or of another
+    type."""
     if not isinstance(row, dict):
         raise BadInput("a record is a JSON object")
-    kinds = {"image": str, "width": int, "height": int, "question": str, "answer": str, "targets": list}
-    for name, kind in kinds.items():
+    for name, kind in REQUIRED_FIELDS.items():
         value = row.get(name)
         if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value <= 0):
             raise BadInput(
@@ -93,32 +121,37 @@ def from_dict(row: dict) -> Record:
     source = row.get("source", {})
     if not isinstance(source, dict):
         raise BadInput("'source' is not an object")
-    turns = source.get("history") or []
-    if not isinstance(turns, list) or not all(
+    if not _is_history(source.get("history") or []):
+        raise BadInput("'source.history' must be a list of {'question': str, 'answer': str}")
+    targets = [_target_from_dict(number, target) for number, target in enumerate(row["targets"], 1)]
+    return Record(row["image"], row["width"], row["height"], row["question"], row["answer"], targets, source)
+
+
+def _is_history(turns: Any) -> bool:
+    return isinstance(turns, list) and all(
         isinstance(turn, dict)
         and isinstance(turn.get("question"), str)
         and isinstance(turn.get("answer"), str)
         for turn in turns
-    ):
-        raise BadInput("'source.history' must be a list of {'question': str, 'answer': str}")
-    targets = []
-    for k, target in enumerate(row["targets"]):
-        if not isinstance(target, dict) or not isinstance(target.get("phrase"), str) or "rle" not in target:
-            raise BadInput(f"target {k + 1} must be {{'phrase': str, 'rle': object or null}}")
-        if not isinstance(target["rle"], dict | None):
-            raise BadInput(f"target {k + 1}: 'rle' is neither an object nor null")
-        targets.append(RecordTarget(target["phrase"], target["rle"]))
-    return Record(*(row[name] for name in kinds if name != "targets"), targets, source)
+    )
 
 
-def to_dict(record: Record) -> dict:
+def _target_from_dict(number: int, row: Any) -> RecordTarget:
+    """A target from its JSON object; `number`: its place in the record, from 1."""
+    if not isinstance(row, dict) or not isinstance(row.get("phrase"), str) or "rle" not in row:
+        raise BadInput(f"target {number} must be {{'phrase': str, 'rle': object or null}}")
+    if not isinstance(row["rle"], dict | None):
+        raise BadInput(f"target {number}: 'rle' is neither an object nor null")
+    return RecordTarget(row["phrase"], row["rle"])
+
+
+def to_dict(record: Record) -> dict[str, Any]:
     """The record's JSON object."""
     return dataclasses.asdict(record)
 
 
-def _lines(path: str | Path) -> Iterator[tuple[int, dict | Record | BadInput]]:
-    """(line number, Record or what is wrong with it) of every line that is not blank."""
-    path = Path(path)
+def _read_lines(path: Path) -> Iterator[tuple[int, Record | BadInput]]:
+    """(line number, the record or what is wrong with it) of every line that is not blank."""
     if not path.is_file():
         raise BadInput(f"no records file at {path}")
     with path.open("rb") as file:
@@ -130,75 +163,96 @@ def _lines(path: str | Path) -> Iterator[tuple[int, dict | Record | BadInput]]:
             except BadInput as error:
                 yield number, BadInput(f"{path}:{number}: {error}")
             except (ValueError, RecursionError) as error:
-                reason = " ".join(str(error).split())[:80]
+                reason = " ".join(str(error).split())[:MAX_REASON_LENGTH]
                 yield number, BadInput(f"{path}:{number}: not a line of JSON in UTF-8 ({reason})")
 
 
 def stream_records(path: str | Path) -> Iterator[Record]:
-    """Records one by one, of a file of any length. Raises BadInput with file:line at the first bad line."""
-    for _, record in _lines(path):
+    """Read the records of a file of any length one by one. Raises BadInput with file:line at the first bad
+    line."""
+    for _, record in _read_lines(Path(path)):
         if isinstance(record, BadInput):
             raise record
         yield record
 
 
 def read_records(path: str | Path) -> list[Record]:
-    """All records of a JSON lines file. Raises BadInput with file:line at the first bad line."""
+    """Read all records of a JSON lines file. Raises BadInput with file:line at the first bad line."""
     return list(stream_records(path))
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> int:
-    """Write records to a JSON lines file, whole or not at all; returns how many."""
+    """Write records to a JSON lines file, whole or not at all, and return how many they are."""
     count = 0
     with replace_whole(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for count, record in enumerate(records, 1):
+        for record in records:
             file.write(json.dumps(to_dict(record), ensure_ascii=False) + "\n")
+            count += 1
     return count
 
 
-def check(record: Record) -> list[str]:
-    """What is wrong with a record in itself, one line each: masks, and the answer's tokens against the targets."""
-    troubles = []
-    for k, target in enumerate(record.targets):
+def check_record(record: Record) -> list[str]:
+    """What is wrong with a record in itself, a line each: its masks, and the answer's tokens against its
+    targets."""
+    problems = []
+    for number, target in enumerate(record.targets, 1):
         try:
-            record_masks(dataclasses.replace(record, targets=[target]))
+            _target_mask(target, record)
         except BadInput as error:
-            troubles.append(f"target {k + 1}: {error}")
+            problems.append(f"target {number}: {error}")
     mentions = parse(record.answer)
     if len(mentions) != len(record.targets):
-        troubles.append(f"the answer has {len(mentions)} tokens for {len(record.targets)} targets")
-    for k, (mention, target) in enumerate(zip(mentions, record.targets)):
+        problems.append(f"the answer has {len(mentions)} tokens for {len(record.targets)} targets")
+    pairs = zip(mentions, record.targets, strict=False)  # a difference in length is listed above
+    for number, (mention, target) in enumerate(pairs, 1):
         if mention.present != (target.rle is not None):
-            said, is_ = ("[SEG]", "null") if mention.present else ("[ABS]", "a mask")
-            troubles.append(f"target {k + 1}: the answer says {said} of {target.phrase!r}, its rle is {is_}")
+            token, rle = (SEG, "null") if mention.present else (ABS, "a mask")
+            problems.append(
+                f"target {number}: the answer says {token} of {target.phrase!r}, its rle is {rle}"
+            )
     if not record.question.strip():
-        troubles.append("the question is empty")
-    return troubles
+        problems.append("the question is empty")
+    return problems
 
 
 def check_records(path: str | Path, image_root: str | Path | None = None) -> list[str]:
-    """Everything that is wrong with a records file, a "file:line: trouble" each; pictures are looked up in image_root.
+    """List everything that is wrong with a records file.
 
-    image_root: the file's own folder when None. Raises BadInput only where there is no file.
+    Args:
+        path: The records file.
+        image_root: Folder from which the image paths count; None for the file's own.
+
+    Returns:
+        "file:line: problem" each; [] when all is well.
+
+    Raises:
+        BadInput: There is no such file.
     """
     path = Path(path)
     root = path.parent if image_root is None else Path(image_root)
-    troubles, sizes = [], {}
-    for number, record in _lines(path):
+    sizes: dict[str, tuple[int, int] | str] = {}  # of the images read so far; a str says why there is none
+    problems = []
+    for number, record in _read_lines(path):
         if isinstance(record, BadInput):
-            troubles.append(str(record))
+            problems.append(str(record))
             continue
         if record.image not in sizes:
-            try:
-                sizes[record.image] = picture_size(root / record.image)
-            except BadInput as error:
-                sizes[record.image] = str(error)
-        size, found = sizes[record.image], check(record)
+            sizes[record.image] = _image_size(root / record.image)
+        size = sizes[record.image]
+        in_record = check_record(record)
         if isinstance(size, str):
-            found.append(size)
+            in_record.append(size)
         elif size != (record.height, record.width):
-            found.append(
-                f"the picture is {size[1]}x{size[0]}, the record says {record.width}x{record.height}"
+            in_record.append(
+                f"the image is {size[1]}x{size[0]}, the record says {record.width}x{record.height}"
             )
-        troubles += [f"{path}:{number}: {trouble}" for trouble in found]
-    return troubles
+        problems += [f"{path}:{number}: {problem}" for problem in in_record]
+    return problems
+
+
+def _image_size(path: Path) -> tuple[int, int] | str:
+    """(height, width) in pixels of an image file, or what is wrong with it."""
+    try:
+        return picture_size(path)
+    except BadInput as error:
+        return str(error)

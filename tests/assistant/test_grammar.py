@@ -12,10 +12,7 @@ from assistant.errors import BadInput
 from assistant.grammar import (
     ABS,
     SEG,
-    SYSTEM_PROMPT,
     Mention,
-    Turn,
-    chat_messages,
     check_question,
     clean_phrase,
     neutralise,
@@ -244,17 +241,6 @@ def test_check_question():
         check_question("x" * 100_000)
     with pytest.raises(BadInput, match="int"):
         check_question(5)
-
-
-def test_chat_messages():
-    turns = [Turn("the cup [SEG]?", "The cup [SEG].", ["picture", "picture"]), Turn("and <image>?")]
-    messages = chat_messages(turns, ["<image>"])
-    assert [m["role"] for m in messages] == ["system", "user", "assistant", "user"]
-    assert messages[0]["content"] == [{"type": "text", "text": SYSTEM_PROMPT}]
-    assert messages[1]["content"] == [{"type": "image"}] * 2 + [{"type": "text", "text": "the cup (SEG)?"}]
-    assert messages[2]["content"] == [{"type": "text", "text": "The cup [SEG]."}]
-    assert messages[3]["content"] == [{"type": "text", "text": "and ‹image›?"}]
-    assert SEG in SYSTEM_PROMPT and ABS in SYSTEM_PROMPT
 
 
 def test_replies_read_well():
