@@ -1,4 +1,4 @@
-"""The same two things in every format that datagen reads: a cup and a cat, with their masks."""
+"""The same two instances in every format that datagen reads: a cup and a cat, with their masks."""
 
 import json
 from collections import Counter
@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from assistant.errors import BadInput
-from assistant.record import from_rle
+from assistant.sam.mask_ops import decode_rle
 from datagen.__main__ import main
-from datagen.composer.phrasebank import load
-from datagen.sources.photos import read_coco
+from datagen.composer.phrasebank import load_bank
+from datagen.sources.annotated_images import read_images
 
 W, H = 120, 80
 BOXES = {"cup": (10, 10, 40, 40), "cat": (60, 20, 110, 70)}
@@ -44,27 +44,27 @@ def coco_like(**image):
     return {"images": [{"id": 1, "width": W, "height": H} | image], "annotations": rows}
 
 
-def write(folder, kind):
+def write(folder, format):
     """Write the format; returns what --annotations names."""
-    if kind == "coco":
+    if format == "coco":
         data = coco_like(file_name="p.jpg") | {
             "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "cat"}]
         }
-    elif kind == "lvis":
+    elif format == "lvis":
         data = coco_like(coco_url="http://images.test/train2017/p.jpg", neg_category_ids=[3]) | {
             "categories": [
                 {"id": 1, "name": "cup", "synonyms": ["cup"]},
                 {"id": 2, "name": "cat_(animal)", "synonyms": ["kitten"]},
             ]
         }
-    elif kind == "egoobjects":
+    elif format == "egoobjects":
         data = coco_like(url="images/p.jpg") | {
             "categories": [{"id": 1, "name": "Cup"}, {"id": 2, "name": "Cat"}]
         }
         data["annotations"].append(
             {"id": 9, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "area": 25}
         )  # a box alone
-    elif kind == "labelme":
+    elif format == "labelme":
         (folder / "labelme").mkdir()
         x0, y0, x1, y1 = BOXES["cat"]
         shapes = [
@@ -106,22 +106,22 @@ def write(folder, kind):
     return folder / "annotations.json"
 
 
-@pytest.mark.parametrize("kind", ["coco", "lvis", "egoobjects", "labelme", "labels"])
-def test_every_format_gives_the_same_masks(images, tmp_path, kind):
+@pytest.mark.parametrize("format", ["coco", "lvis", "egoobjects", "labelme", "labels"])
+def test_every_format_gives_the_same_masks(images, tmp_path, format):
     drops = Counter()
-    (photo,) = read_coco(write(tmp_path, kind), images, load("coco"), drops, kind)
+    (image,) = read_images(write(tmp_path, format), images, load_bank("coco"), drops, format)
     assert (
-        photo.file == images / "p.jpg"
-        and (photo.width, photo.height) == (W, H)
-        and photo.keys() == ["cat", "cup"]
+        image.file == images / "p.jpg"
+        and (image.width, image.height) == (W, H)
+        and image.keys() == ["cat", "cup"]
     )
     for name, (x0, y0, x1, y1) in BOXES.items():
         mask = np.zeros((H, W), bool)
         mask[y0:y1, x0:x1] = True
-        (found,) = photo.of(name)
-        assert (from_rle(photo.rle([found])) == mask).mean() > 0.98
-        assert found.box == pytest.approx((x0, y0, x1 - x0, y1 - y0), abs=1.5)
-    assert drops == ({"annotation without a mask": 1} if kind == "egoobjects" else {})
+        (instance,) = image.of(name)
+        assert (decode_rle(image.rle([instance])) == mask).mean() > 0.98
+        assert instance.box == pytest.approx((x0, y0, x1 - x0, y1 - y0), abs=1.5)
+    assert drops == ({"annotation without a mask": 1} if format == "egoobjects" else {})
 
 
 def test_questions_from_labelme(images, tmp_path):
@@ -139,7 +139,7 @@ def test_questions_from_labelme(images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind, content",
+    "format, content",
     [
         ("lvis", '{"images": [{"id": 1}]}'),
         ("coco", "{"),
@@ -149,21 +149,21 @@ def test_questions_from_labelme(images, tmp_path):
         ("labels", None),
     ],
 )
-def test_what_is_not_in_the_format_is_one_line(images, tmp_path, kind, content):
+def test_what_is_not_in_the_format_is_one_line(images, tmp_path, format, content):
     file = tmp_path / "x.json"
     if content:
         file.write_text(content)
     with pytest.raises(BadInput) as refused:
-        read_coco(file, images, None, Counter(), kind)
+        read_images(file, images, None, Counter(), format)
     assert "x.json" in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_labelme_that_is_broken_or_a_map_of_another_size(images, tmp_path):
     write(tmp_path, "labels")
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "labels/p.png")
-    with pytest.raises(BadInput, match="not its picture's height"):
-        read_coco(tmp_path / "labels", images, None, Counter(), "labels")
+    with pytest.raises(BadInput, match="not its image's height"):
+        read_images(tmp_path / "labels", images, None, Counter(), "labels")
     (tmp_path / "labelme").mkdir()
     (tmp_path / "labelme/p.json").write_text('{"shapes": [{}]}')
     with pytest.raises(BadInput, match="labelme"):
-        read_coco(tmp_path / "labelme", images, None, Counter(), "labelme")
+        read_images(tmp_path / "labelme", images, None, Counter(), "labelme")
