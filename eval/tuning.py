@@ -1,23 +1,41 @@
-"""A step of tuning a multimodal LLM beside its peer, trl's SFTTrainer (pip install trl): tokens a second, memory, the ratio.
+"""A step of tuning a multimodal LLM beside trl's SFTTrainer: tokens a second, memory, and their ratio.
 
     python -m eval tuning --mllm Qwen/Qwen3-VL-4B-Instruct --four-bit --gradient-checkpointing --peak 990
     python -m eval tuning --mllm FOLDER --batch 2 --steps 4          # a CPU, a small model
 
-Both get the same LoRA on the same LLM, and the very same tokens of a batch, which is collated once: forward, backward,
-clipping and AdamW are timed, reading pictures is not. Ours also trains the selector and the rows of the new tokens. Each runs
-in a process of its own, in turn; of a program the fastest run counts, and of its steps all but the first.
+It needs trl (pip install trl). Both get the same LoRA on the same LLM, and the very same tokens of a batch,
+which is collated once: forward, backward, clipping and AdamW are timed, reading images is not. Ours also
+trains the selector and the rows of the new tokens. Each runs in a process of its own, in turn. Of each
+program the fastest run counts, and of its steps all but the first.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from assistant.mllm.local_model import MultimodalLLM
+    from assistant.mllm.trained import StandardisedSelector
+    from finetune.mllm.batches import Batch
+    from finetune.region_cache import ImageRegions
 
 VERSION = 1
 PROGRAMS = ("ours", "trl")
-REGIONS, WIDTH = 60, 256  # proposals of a picture and features of each
+PROPOSALS_PER_IMAGE = 60
+FEATURES_PER_PROPOSAL = 256  # SAM's width
+HARD_NEGATIVES = 8  # the default of `python -m finetune`
+LEARNING_RATE = 1e-4
+DROPOUT = 0.05  # of LoRA, the default of `python -m finetune`
 QUESTIONS = [
     ("who is looking at us?", "The astronaut [SEG]."),
     ("what flies, and is there a bear?", "The shuttle [SEG], no bear [ABS]."),
@@ -25,176 +43,262 @@ QUESTIONS = [
 ]
 
 
+@dataclass(frozen=True)
+class TuningSettings:
+    """What is timed. Each attribute is the command-line option of its name."""
+
+    mllm: str
+    batch: int
+    steps: int
+    rank: int
+    four_bit: bool
+    gradient_checkpointing: bool
+    dtype: str | None
+    device: str | None
+    seed: int
+    out: Path
+
+    def words(self) -> list[str]:
+        """The command line that gives these settings."""
+        words = []
+        for name, value in asdict(self).items():
+            option = f"--{name.replace('_', '-')}"
+            if isinstance(value, bool):
+                words += [option] if value else []
+            elif value is not None:
+                words += [option, str(value)]
+        return words
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a program trains on.
+
+    Attributes:
+        llm: The multimodal LLM.
+        selector: Selects proposals; ours only.
+        lora: The LLM with LoRA.
+        batch: A batch of `finetune.mllm.batches.collate`.
+        device: Where it is computed.
+    """
+
+    llm: MultimodalLLM
+    selector: StandardisedSelector
+    lora: PeftModel
+    batch: Batch
+    device: str
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the comparison to the command line."""
     add = parser.add_argument
     add("--mllm", required=True, help="a multimodal LLM: a folder, or a hub id")
     add(
         "--batch",
         type=int,
         default=4,
-        help="conversations a step, of three questions about a picture (default: 4)",
+        help="conversations per step, of three questions about an image (default: 4)",
     )
-    add("--steps", type=int, default=5, help="timed, after one that is not (default: 5)")
+    add("--steps", type=int, default=5, help="timed steps, after one that is not timed (default: 5)")
     add("--rounds", type=int, default=2, help="runs of each program, in turn (default: 2)")
-    add("--rank", type=int, default=16)
-    add("--four-bit", action="store_true")
-    add("--gradient-checkpointing", action="store_true")
+    add("--rank", type=int, default=16, help="rank of LoRA (default: 16)")
+    add("--four-bit", action="store_true", help="keep the LLM in 4 bits (nf4)")
+    add("--gradient-checkpointing", action="store_true", help="use less memory and more time")
     add(
         "--dtype",
         choices=["float32", "bfloat16"],
-        help="of the LLM (default: float32 on a CPU, else bfloat16)",
+        help="precision of the LLM (default: float32 on a CPU, else bfloat16)",
     )
-    add("--device", help="default: a GPU if there is one")
-    add("--peak", type=float, metavar="TFLOPS", help="what the device can do, for its share")
-    add("--only", choices=PROGRAMS, help="one of the two, once")
+    add("--device", help="where to compute (default: a GPU if there is one)")
+    add(
+        "--peak", type=float, metavar="TFLOPS", help="what the device can do, to print the share that is used"
+    )
+    add("--only", choices=PROGRAMS, help="run one of the two, once")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("runs/eval/tuning"), help="folder of result.json")
 
 
-def main(args: argparse.Namespace) -> dict:
+def main(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the comparison that the command line asks for; returns what result.json holds."""
     from assistant.errors import BadInput
-    from assistant.files import replace_whole
 
     if min(args.batch, args.steps, args.rank, args.rounds) < 1:
         raise BadInput("--batch, --steps, --rounds and --rank must be at least 1")
+    settings = TuningSettings(**{f.name: getattr(args, f.name) for f in fields(TuningSettings)})
     if args.only:
-        print(json.dumps(run(args)))
+        print(json.dumps(run(settings, args.only)))
         return {}
-    runs = {name: [] for name in PROGRAMS}
-    for name in PROGRAMS * args.rounds:
-        done = subprocess.run(
-            [sys.executable, "-m", "eval", *words_of(args), "--only", name], capture_output=True, text=True
-        )
-        if done.returncode:
-            last = (done.stderr.strip() or "no message").splitlines()[-1]
-            raise BadInput(f"{name}: {last.removeprefix('error: ')}")
-        runs[name].append(json.loads(done.stdout.splitlines()[-1]))
-    rows = {name: max(found, key=lambda r: r["tokens_per_second"]) for name, found in runs.items()}
+    return compare(settings, args.rounds, args.peak)
+
+
+def compare(settings: TuningSettings, rounds: int, peak: float | None = None) -> dict[str, Any]:
+    """Time both programs in turn, print their figures and write result.json.
+
+    Args:
+        settings: What is timed.
+        rounds: Number of runs of each program.
+        peak: TFLOP/s of the device, to print the share that is used.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        BadInput: A program fails.
+    """
+    from assistant.files import replace_whole
+
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in PROGRAMS}
+    for name in PROGRAMS * rounds:
+        runs[name].append(_run_in_process(settings, name))
+    best = {name: max(rows, key=lambda row: row["tokens_per_second"]) for name, rows in runs.items()}
+    ratios = [
+        round(ours["tokens_per_second"] / trl["tokens_per_second"], 3)
+        for ours, trl in zip(runs["ours"], runs["trl"], strict=True)
+    ]
     result = {
         "benchmark": "tuning",
         "version": VERSION,
-        "n": args.steps,
-        "mllm": str(args.mllm),
-        "four_bit": args.four_bit,
-        "gradient_checkpointing": args.gradient_checkpointing,
-        "batch": args.batch,
-        "rank": args.rank,
-        **rows,
-        "ratio": round(rows["ours"]["tokens_per_second"] / rows["trl"]["tokens_per_second"], 3),
-        "ratios": [round(a["tokens_per_second"] / b["tokens_per_second"], 3) for a, b in zip(*runs.values())],
+        "n": settings.steps,
+        "mllm": str(settings.mllm),
+        "four_bit": settings.four_bit,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "batch": settings.batch,
+        "rank": settings.rank,
+        **best,
+        "ratio": round(best["ours"]["tokens_per_second"] / best["trl"]["tokens_per_second"], 3),
+        "ratios": ratios,
     }
-    for name, row in rows.items():
-        share = f", {row['tflops'] / args.peak:.1%} of the peak" if args.peak else ""
+    for name, row in best.items():
+        share = f", {row['tflops'] / peak:.1%} of the peak" if peak else ""
         print(
-            f"{name}: {row['tokens_per_second']:.1f} tokens/s, {row['step_seconds']:.3f} s a step of {row['tokens']} tokens, "
-            f"{row['tflops']:.3f} TFLOP/s{share}, {row['memory_gb']:.2f} GB at most"
+            f"{name}: {row['tokens_per_second']:.1f} tokens/s, {row['step_seconds']:.3f} s a step of "
+            f"{row['tokens']} "
+            f"tokens, {row['tflops']:.3f} TFLOP/s{share}, {row['memory_gb']:.2f} GB at most"
         )
-    print(f"ratio {result['ratio']} (in turn: {result['ratios']})")
-    with replace_whole(args.out / "result.json") as path:
+    print(f"ratio {result['ratio']} (in turn: {ratios})")
+    with replace_whole(settings.out / "result.json") as path:
         path.write_text(json.dumps(result, indent=2) + "\n")
     return result
 
 
-def words_of(args: argparse.Namespace) -> list[str]:
-    words = ["tuning"]
-    for name in ("mllm", "batch", "steps", "rank", "dtype", "device", "seed", "out"):
-        if getattr(args, name) is not None:
-            words += [f"--{name}", str(getattr(args, name))]
-    return words + [
-        f"--{n.replace('_', '-')}" for n in ("four_bit", "gradient_checkpointing") if getattr(args, n)
-    ]
+def _run_in_process(settings: TuningSettings, program: str) -> dict[str, Any]:
+    """The figures of a program that runs in a process of its own. Raises BadInput where it fails."""
+    from assistant.errors import BadInput
+
+    done = subprocess.run(
+        [sys.executable, "-m", "eval", "tuning", *settings.words(), "--only", program],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise BadInput(f"{program}: {last.removeprefix('error: ')}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def run(args: argparse.Namespace) -> dict:
-    """One program's figures."""
+def run(settings: TuningSettings, program: str) -> dict[str, Any]:
+    """The figures of one of `PROGRAMS`."""
     import torch
 
-    from assistant.mllm.local_model import MultimodalLLM
-    from assistant.weights import resolve_model
-    from finetune.mllm.train import started
-    from finetune.region_cache import ImageRegions
-
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = getattr(torch, args.dtype) if args.dtype else torch.float32 if device == "cpu" else torch.bfloat16
-    torch.manual_seed(args.seed)
-    llm = MultimodalLLM.load(resolve_model(args.mllm), device=device, dtype=dtype, four_bit=args.four_bit)
-    parameters = sum(
-        p.numel() * (2 if p.dtype == torch.uint8 else 1)
-        for n, p in llm.model.named_parameters()
-        if "visual" not in n and "vision" not in n
+    workload, parameters = prepare(settings)
+    time_steps: Callable[[TuningSettings, Workload], list[float]] = (
+        time_ours if program == "ours" else time_trl
     )
-    rng = torch.Generator().manual_seed(args.seed)
-    square = {"size": [512, 512], "counts": "PP2P8"}
-    regions = ImageRegions(torch.randn(REGIONS, WIDTH, generator=rng), [square] * REGIONS)
-    batch = batch_of(llm, regions, args.batch)
-    args.adapter, args.targets, args.alpha, args.dropout, args.tune_vision = (
-        None,
-        None,
-        2 * args.rank,
-        0.05,
-        False,
-    )
-    selector, lora = started(args, llm, [regions])
-    if args.gradient_checkpointing:
-        llm.model.gradient_checkpointing_enable({"use_reentrant": False})
-    seconds = (ours if args.only == "ours" else trl)(args, llm, selector, lora, batch, device)
-    tokens = batch["input attention_mask"].sum().item()
+    seconds = time_steps(settings, workload)
+    tokens = int(workload.batch["input attention_mask"].sum())
     step = sum(seconds[1:]) / len(seconds[1:])
+    on_gpu = workload.device.startswith("cuda")
     return {
         "tokens": tokens,
         "step_seconds": round(step, 4),
         "tokens_per_second": round(tokens / step, 2),
-        # forward and back through weights that stay as they are: 2 operations each (Kaplan et al. 2020)
+        # Forward and back through weights that stay as they are: 2 operations each (Kaplan et al. 2020).
         "tflops": round(4 * parameters * tokens / step / 1e12, 4),
-        "memory_gb": round(memory(device), 3),
-        "device": torch.cuda.get_device_name()
-        if device.startswith("cuda")
-        else f"cpu, {torch.get_num_threads()} threads",
+        "memory_gb": round(peak_memory_gb(workload.device), 3),
+        "device": torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads",
     }
 
 
-def batch_of(llm, regions, count: int) -> dict:
-    """The same conversation `count` times, collated."""
+def prepare(settings: TuningSettings) -> tuple[Workload, int]:
+    """What is trained on, and the number of parameters of the language model."""
+    import torch
+
+    from assistant.mllm.local_model import MultimodalLLM
+    from assistant.weights import resolve_model
+    from finetune.mllm.lora import LoraSettings, enable_activation_checkpointing, start_model
+    from finetune.region_cache import ImageRegions
+
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    default_dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    dtype = getattr(torch, settings.dtype) if settings.dtype else default_dtype
+    torch.manual_seed(settings.seed)
+    llm = MultimodalLLM.load(
+        resolve_model(settings.mllm), device=device, dtype=dtype, four_bit=settings.four_bit
+    )
+    parameters = sum(
+        p.numel() * (2 if p.dtype == torch.uint8 else 1)  # a byte holds two weights of 4 bits
+        for name, p in llm.model.named_parameters()
+        if "visual" not in name and "vision" not in name
+    )
+    generator = torch.Generator().manual_seed(settings.seed)
+    features = torch.randn(PROPOSALS_PER_IMAGE, FEATURES_PER_PROPOSAL, generator=generator)
+    square = {"size": [512, 512], "counts": "PP2P8"}
+    regions = ImageRegions(features, [square] * PROPOSALS_PER_IMAGE)
+    batch = collate_conversations(llm, regions, settings.batch)
+    lora_settings = LoraSettings(settings.rank, alpha=2 * settings.rank, dropout=DROPOUT)
+    selector, lora = start_model(llm, lora_settings, [regions], settings.seed)
+    if settings.gradient_checkpointing:
+        enable_activation_checkpointing(llm.model)
+    return Workload(llm, selector, lora, batch, device), parameters
+
+
+def collate_conversations(llm: MultimodalLLM, regions: ImageRegions, count: int) -> Batch:
+    """The same conversation of `QUESTIONS` `count` times, as a batch."""
     from skimage import data
 
     from assistant.grammar import parse
     from assistant.record import Record, RecordTarget
-    from finetune.mllm.mixture import Asked
-    from finetune.mllm.student import collate, example
+    from finetune.image_record import ImageRecord
+    from finetune.mllm.batches import collate, encode_conversation
 
-    asked, square = [], regions.rles[0]
+    square = regions.rles[0]
+    records = []
     for question, answer in QUESTIONS:
         targets = [RecordTarget(m.phrase, square if m.present else None) for m in parse(answer)]
-        asked.append(Asked(Record("astronaut", 512, 512, question, answer, targets), Path("astronaut")))
-    one = example(llm, asked, lambda _: regions, lambda _: data.astronaut())
-    return collate([one] * count, 0)  # all of one length: nothing is padded
+        record = Record("astronaut", 512, 512, question, answer, targets)
+        records.append(ImageRecord(record, Path("astronaut")))
+    conversation = encode_conversation(llm, records, lambda _: regions, lambda _: data.astronaut())
+    return collate([conversation] * count, 0)  # all of one length, so that nothing is padded
 
 
-def ours(args, llm, selector, lora, batch: dict, device: str) -> list[float]:
-    """Seconds of each step of `finetune.mllm.train.one_step`."""
+def time_ours(settings: TuningSettings, workload: Workload) -> list[float]:
+    """Seconds of each step of `finetune.mllm.step.training_step`."""
     import torch
     from accelerate import Accelerator
 
     from eval.speed import timed
-    from finetune.mllm.student import Student
-    from finetune.mllm.train import one_step
-    from finetune.tune import LOSS_NAMES
+    from finetune.mllm.model import LLMWithSelector
+    from finetune.mllm.step import training_step
+    from finetune.settings import LOSS_NAMES
 
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
-    student = Student(lora, selector.to(device), llm.seg, llm.abs, 8)
-    optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], 1e-4)
-    student, optimizer = accelerator.prepare(student, optimizer)
-    args.micro = args.batch
-    student.train()
-    weights, seconds = torch.ones(len(LOSS_NAMES), device=device), []
-    for step in range(args.steps + 1):
-        seconds.append(
-            timed(lambda: one_step(args, step, student, optimizer, iter([batch]), weights, accelerator))[1]
-        )
-    return seconds
+    accelerator = Accelerator(cpu=workload.device == "cpu", mixed_precision="no")
+    llm = workload.llm
+    model = LLMWithSelector(
+        workload.lora, workload.selector.to(workload.device), llm.seg, llm.abs, HARD_NEGATIVES
+    )
+    optimizer = torch.optim.AdamW(model.trained_parameters().values(), LEARNING_RATE)
+    wrapped_model, wrapped_optimizer = accelerator.prepare(model, optimizer)
+    wrapped_model.train()
+    weights = torch.ones(len(LOSS_NAMES), device=workload.device)
+
+    def take_step(step: int) -> None:
+        parts = [workload.batch]
+        training_step(step, settings.seed, parts, wrapped_model, wrapped_optimizer, weights, accelerator)
+
+    return [timed(lambda step=step: take_step(step))[1] for step in range(settings.steps + 1)]
 
 
-def trl(args, llm, selector, lora, batch: dict, device: str) -> list[float]:
+def time_trl(settings: TuningSettings, workload: Workload) -> list[float]:
     """Seconds of each step of trl's SFTTrainer on the tokens and labels of the same batch."""
     import torch
     from datasets import Dataset
@@ -203,65 +307,69 @@ def trl(args, llm, selector, lora, batch: dict, device: str) -> list[float]:
 
     from assistant.errors import BadInput
     from eval.speed import wait
+    from finetune.mllm.batches import INPUT_PREFIX
 
     try:
         from trl import SFTConfig, SFTTrainer
     except ImportError as error:
         raise BadInput(f"trl cannot be imported ({error}): pip install trl") from None
-    inputs = {k.removeprefix("input "): v for k, v in batch.items() if k.startswith("input ")} | {
-        "labels": batch["labels"]
-    }
-    seconds, started_at = [], []
+    batch = workload.batch
+    inputs = {k.removeprefix(INPUT_PREFIX): v for k, v in batch.items() if k.startswith(INPUT_PREFIX)}
+    inputs["labels"] = batch["labels"]
+    seconds: list[float] = []
+    starts: list[float] = []
 
     class Clock(TrainerCallback):
-        def on_step_begin(self, *_, **__):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
             wait()
-            started_at.append(time.perf_counter())
+            starts.append(time.perf_counter())
 
-        def on_step_end(self, *_, **__):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
             wait()
-            seconds.append(time.perf_counter() - started_at[-1])
+            seconds.append(time.perf_counter() - starts[-1])
 
-    known = lora.peft_config["default"]
-    plain = LoraConfig(
-        r=known.r,
-        lora_alpha=known.lora_alpha,
-        lora_dropout=known.lora_dropout,
-        target_modules=known.target_modules,
+    ours = workload.lora.peft_config["default"]
+    same_lora = LoraConfig(
+        r=ours.r,
+        lora_alpha=ours.lora_alpha,
+        lora_dropout=ours.lora_dropout,
+        target_modules=ours.target_modules,
     )
-    settings = SFTConfig(
-        output_dir=str(args.out / "trl"),
-        per_device_train_batch_size=args.batch,
-        max_steps=args.steps + 1,
-        learning_rate=1e-4,
+    config = SFTConfig(
+        output_dir=str(settings.out / "trl"),
+        per_device_train_batch_size=settings.batch,
+        max_steps=settings.steps + 1,
+        learning_rate=LEARNING_RATE,
         report_to=[],
         save_strategy="no",
         logging_strategy="no",
         remove_unused_columns=False,
-        use_cpu=device == "cpu",
-        gradient_checkpointing=args.gradient_checkpointing,
+        use_cpu=workload.device == "cpu",
+        gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        bf16=llm.model.dtype == torch.bfloat16,
+        bf16=workload.llm.model.dtype == torch.bfloat16,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    rows = Dataset.from_dict({"text": ["the batch is collated already"] * args.batch * (args.steps + 1)})
+    rows = Dataset.from_dict(
+        {"text": ["the batch is collated already"] * settings.batch * (settings.steps + 1)}
+    )
     # Its loss takes an output layer without trained rows, so it has that much less to do.
     SFTTrainer(
-        model=get_peft_model(lora.unload(), plain),
-        args=settings,
+        model=get_peft_model(workload.lora.unload(), same_lora),
+        args=config,
         train_dataset=rows,
-        processing_class=llm.processor,
+        processing_class=workload.llm.processor,
         data_collator=lambda _: dict(inputs),
         callbacks=[Clock()],
     ).train()
     return seconds
 
 
-def memory(device: str) -> float:
-    """GB at most so far: of the GPU, or of this process."""
+def peak_memory_gb(device: str) -> float:
+    """The most memory that was in use so far, of the GPU or of this process."""
     if device.startswith("cuda"):
         import torch
 

@@ -5,15 +5,14 @@
 
 Stages of their own:
 
-    python -m finetune sam --help        the pocket SAM: neck, prompt encoder, mask decoder
-    python -m finetune records --help    the pocket's region encoder, LoRA, token rows and selector, from scratch
-    python -m finetune reference --help  "segment like this": prompts from a reference, from outlined pictures
-    python -m finetune semantic --help   the pocket's map of names, and which cells of it a target has
-    python -m finetune rehearsal --help  pack some of its training pictures, for later tunings to rehearse
-    python -m finetune attention --help  where a model looks, from one labelled photo per category
-    python -m finetune publish --help    copy what was trained into the package, with checksums
-    python -m finetune merge --help      an adapter and its LLM as one model
-    python -m finetune push --help       an adapter to a hub
+    python -m finetune sam --help        the pocket SAM: neck, prompt encoder, mask decoder python -m finetune
+    records --help    the pocket's region encoder, LoRA, token rows and selector, from scratch python -m
+    finetune reference --help  "segment like this": prompts from a reference, from labelled images python -m
+    finetune semantic --help   the pocket's map of names, and which cells of it a target has python -m
+    finetune rehearsal --help  pack some of its training images, for later tunings to rehearse python -m
+    finetune attention --help  where a model attends, from one labelled image per category python -m finetune
+    publish --help    copy what was trained into the package, with checksums python -m finetune merge --help
+    an adapter and its LLM as one model python -m finetune push --help       an adapter to a hub
 """
 
 import argparse
@@ -36,13 +35,22 @@ STAGES = {  # name: module
 
 
 def main(words: list[str] | None = None) -> int:
+    """Run the stage that the command line names, or tuning.
+
+    Args:
+        words: The command line without the program's name; None for that of this process.
+
+    Returns:
+        The exit code.
+    """
     words = sys.argv[1:] if words is None else words
     stage = words[0] if words and words[0] in STAGES else None
     module = importlib.import_module(STAGES[stage] if stage else "finetune.tune")
+    usage = (__doc__ or "").split("\n\n", 2)[2]
     parser = argparse.ArgumentParser(
         prog=f"python -m finetune {stage or ''}".strip(),
         description=module.__doc__,
-        epilog=None if stage else __doc__.split("\n\n", 2)[2],
+        epilog=None if stage else usage,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)

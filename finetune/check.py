@@ -1,4 +1,4 @@
-"""Everything that is wrong with records, before anything is loaded."""
+"""Checks of a command's input files, before any model is loaded."""
 
 import sys
 from pathlib import Path
@@ -6,36 +6,41 @@ from pathlib import Path
 from assistant.errors import BadInput
 from assistant.record import check_records, image_path, stream_records
 
-SHOWN = 200  # troubles at most
+MAX_FAULTS_SHOWN = 200  # lines that still can be read through
 
 
 def must_exist(*files: Path | None) -> None:
-    """BadInput for the first of the files or folders that is not there; None is none."""
+    """Raise BadInput for the first of the files or folders that does not exist; None stands for an option "
+    "left out."""
     for file in files:
         if file is not None and not file.exists():
             raise BadInput(f"there is no {file}")
 
 
 def check_files(files: list[Path]) -> None:
-    """BadInput after printing every trouble of every file, one `file:line: trouble` each."""
-    troubles = []
+    """Check records files and print every fault as `file:line: fault`.
+
+    Raises:
+        BadInput: There is at least one fault.
+    """
+    faults = []
     for file in files:
         try:
-            troubles += check_records(file)
+            faults += check_records(file)
         except BadInput as error:
-            troubles.append(str(error))
-    for trouble in troubles[:SHOWN]:
-        print(trouble, file=sys.stderr)
-    if len(troubles) > SHOWN:
-        print(f"... and {len(troubles) - SHOWN} more", file=sys.stderr)
-    if troubles:
+            faults.append(str(error))
+    for fault in faults[:MAX_FAULTS_SHOWN]:
+        print(fault, file=sys.stderr)
+    if len(faults) > MAX_FAULTS_SHOWN:
+        print(f"... and {len(faults) - MAX_FAULTS_SHOWN} more", file=sys.stderr)
+    if faults:
         raise BadInput(
-            f"{len(troubles)} trouble{'s' * (len(troubles) > 1)} in the records, listed above; correct or "
+            f"{len(faults)} fault{'s' * (len(faults) > 1)} in the records, listed above; correct or "
             "remove those lines"
         )
 
 
-def shared_pictures(data: list[Path], val: Path) -> int:
-    """How many pictures of `val` are learned from as well: a score on them says little."""
-    names = {image_path(r, f).resolve() for f in data for r in stream_records(f)}
-    return len(names & {image_path(r, val).resolve() for r in stream_records(val)})
+def count_shared_images(train: list[Path], val: Path) -> int:
+    """The number of images of the records file `val` that the records files `train` contain too."""
+    trained = {image_path(r, f).resolve() for f in train for r in stream_records(f)}
+    return len(trained & {image_path(r, val).resolve() for r in stream_records(val)})

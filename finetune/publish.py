@@ -3,16 +3,50 @@
 python -m finetune publish --sam runs/sam/sam.safetensors --reasoner runs/reasoner
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import shutil
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from assistant.files import replace_whole
 from assistant.weights import POCKET, write_checksums
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LORA_CONFIG = "lora/adapter_config.json"
+LORA_WEIGHTS = "lora/adapter_model.safetensors"
+HEADS = "heads.safetensors"
+BASE_MODEL = "SmolLM2-135M-Instruct"  # in place of a path on the machine that trained the adapter
+
+
+@dataclass(frozen=True)
+class TrainedParts:
+    """What the stages of `python -m finetune` wrote; None for a part that stays as it is.
+
+    Attributes:
+        sam: sam.safetensors of the sam stage.
+        reference: reference.safetensors of the reference stage.
+        semantic: semantic.safetensors of the semantic stage.
+        attention: A run-K.safetensors of the attention stage.
+        ranking: What rank-layers wrote.
+        reasoner: Folder of the records stage: the language model's adapter and its heads.
+    """
+
+    sam: Path | None = None
+    reference: Path | None = None
+    semantic: Path | None = None
+    attention: Path | None = None
+    ranking: Path | None = None
+    reasoner: Path | None = None
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of publishing to the command line."""
     parser.add_argument("--sam", type=Path, help="sam.safetensors of the sam stage")
     parser.add_argument("--reference", type=Path, help="reference.safetensors of the reference stage")
     parser.add_argument("--semantic", type=Path, help="semantic.safetensors of the semantic stage")
@@ -24,56 +58,85 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from safetensors.torch import load_file, save_file
+    """Publish the parts that the command line names."""
+    publish(TrainedParts(**{f.name: getattr(args, f.name) for f in fields(TrainedParts)}))
+    files = sorted(POCKET.rglob("*.safetensors"))
+    total = sum(f.stat().st_size for f in files) / 1e6
+    print(f"{len(files)} files, {total:.1f} MB in {POCKET}")
 
+
+def publish(parts: TrainedParts) -> None:
+    """Copy trained parts into the package and write the checksums of all.
+
+    Raises:
+        BadInput: No part is named, or a file is missing.
+    """
+    _check(parts)
+    if parts.sam:
+        _save_half(parts.sam, POCKET / "sam.safetensors")
+    if parts.reference:
+        from safetensors import safe_open
+
+        with safe_open(parts.reference, "pt") as opened:
+            metadata = opened.metadata()
+        _save_half(parts.reference, POCKET / "reference.safetensors", metadata)
+    if parts.semantic:
+        shutil.copy(parts.semantic, POCKET / "semantic.safetensors")
+    if parts.attention:
+        _save_half(parts.attention, POCKET / "attention.safetensors")
+    if parts.ranking:
+        from assistant.attention.prompt_attention import Ranking
+
+        Ranking.load(parts.ranking).save(POCKET / "attention.json")
+    if parts.reasoner:
+        _publish_reasoner(parts.reasoner)
+    write_checksums()
+
+
+def _check(parts: TrainedParts) -> None:
+    """Raise BadInput where no part is named, or a file is missing."""
     from assistant.errors import BadInput
     from finetune.check import must_exist
 
-    if not (args.sam or args.reference or args.semantic or args.attention or args.ranking or args.reasoner):
+    if parts == TrainedParts():
         raise BadInput(
-            "name what is to be published: --sam, --reference, --semantic, --attention, --ranking or --reasoner"
+            "name what is to be published: --sam, --reference, --semantic, --attention, --ranking or "
+            "--reasoner"
         )
-    must_exist(args.sam, args.reference, args.semantic, args.attention, args.ranking)
-    if args.reasoner:
-        needed = ("heads.safetensors", "lora/adapter_config.json", "lora/adapter_model.safetensors")
-        must_exist(*(args.reasoner / f for f in needed))
-    half = lambda state: {
-        k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()
+    must_exist(parts.sam, parts.reference, parts.semantic, parts.attention, parts.ranking)
+    if parts.reasoner:
+        must_exist(*(parts.reasoner / name for name in (HEADS, LORA_CONFIG, LORA_WEIGHTS)))
+
+
+def _publish_reasoner(folder: Path) -> None:
+    """Copy the language model's adapter and its heads."""
+    from safetensors.torch import load_file
+
+    shutil.copy(folder / HEADS, POCKET / HEADS)
+    (POCKET / "lora").mkdir(exist_ok=True)
+    config = json.loads((folder / LORA_CONFIG).read_text())
+    config["base_model_name_or_path"] = BASE_MODEL
+    (POCKET / LORA_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    adapter = load_file(folder / LORA_WEIGHTS)
+    # The rows of the tokens that were not trained are SmolLM2's own.
+    adapter = {name: w for name, w in adapter.items() if not name.endswith("base_layer.weight")}
+    _write_half(adapter, POCKET / LORA_WEIGHTS, {"format": "pt"})
+
+
+def _save_half(source: Path, destination: Path, metadata: dict[str, str] | None = None) -> None:
+    """Copy a safetensors file in half precision."""
+    from safetensors.torch import load_file
+
+    _write_half(load_file(source), destination, metadata)
+
+
+def _write_half(state: dict[str, Tensor], destination: Path, metadata: dict[str, str] | None) -> None:
+    """Write tensors, those of floating point in half precision."""
+    from safetensors.torch import save_file
+
+    half = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in state.items()
     }
-    if args.sam:
-        with replace_whole(POCKET / "sam.safetensors") as path:
-            save_file(half(load_file(args.sam)), path)
-    if args.reference:
-        from safetensors import safe_open
-
-        with safe_open(args.reference, "pt") as opened:
-            about = opened.metadata()
-        with replace_whole(POCKET / "reference.safetensors") as path:
-            save_file(half(load_file(args.reference)), path, about)
-    if args.semantic:
-        shutil.copy(args.semantic, POCKET / "semantic.safetensors")
-    if args.attention:
-        with replace_whole(POCKET / "attention.safetensors") as path:
-            save_file(half(load_file(args.attention)), path)
-    if args.ranking:
-        from assistant.attention.prompt_attention import Ranking
-
-        Ranking.load(args.ranking).save(POCKET / "attention.json")
-    if args.reasoner:
-        shutil.copy(args.reasoner / "heads.safetensors", POCKET / "heads.safetensors")
-        (POCKET / "lora").mkdir(exist_ok=True)
-        config = json.loads((args.reasoner / "lora/adapter_config.json").read_text())
-        config["base_model_name_or_path"] = (
-            "SmolLM2-135M-Instruct"  # not a path of the machine that trained it
-        )
-        (POCKET / "lora/adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
-        with replace_whole(POCKET / "lora/adapter_model.safetensors") as path:
-            adapter = load_file(args.reasoner / "lora/adapter_model.safetensors")
-            adapter = {
-                k: v for k, v in adapter.items() if not k.endswith("base_layer.weight")
-            }  # SmolLM2's own
-            save_file(half(adapter), path, {"format": "pt"})
-    files = sorted(POCKET.rglob("*.safetensors"))
-    write_checksums()
-    total = sum(f.stat().st_size for f in files) / 1e6
-    print(f"{len(files)} files, {total:.1f} MB in {POCKET}")
+    with replace_whole(destination) as path:
+        save_file(half, path, metadata)

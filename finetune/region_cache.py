@@ -1,10 +1,12 @@
-"""Proposals and what is known of them, for every training picture, computed once and kept on disk.
+"""The proposals of every training image with their features, computed once and stored on disk.
 
-    kept = Kept(folder, gigabytes=20)
-    regions = proposals_of(eyes, key, image_file, kept)     # .features (N, R), .rles
+    cache = RegionCache(folder, gigabytes=20)
+    fill_cache(load_opener, key, images, cache)                  # opens the images that are missing
+    regions = cached_regions(None, key, image_file, cache)       # .features (N, R), .rles
 
-One `.npz` a picture, named by the picture's bytes and by the weights and settings that made it (`key`): other weights
-mean other files, a stopped run goes on where it was, training never waits for SAM.
+There is one `.npz` file per image, named by the image's bytes and by the weights and settings that made it
+(`key`). Other weights therefore mean other files, a stopped run continues where it was, and training never
+waits for SAM.
 """
 
 import hashlib
@@ -13,116 +15,199 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from assistant.errors import BadInput
 from assistant.files import make_folder, replace_whole
 from assistant.pocket.region_features import REGION
+from assistant.sam.mask_ops import Rle, merge_rles, rle_containment, rle_iou
+from assistant.sam.proposals import Proposals
+
+DEFAULT_GIGABYTES = 20.0  # of a cache folder
+
+
+class OpenedWithFeatures(Protocol):
+    """An opened image with the features of its proposals."""
+
+    @property
+    def proposals(self) -> Proposals:
+        """The N proposals."""
+
+    @property
+    def features(self) -> Tensor:
+        """(N, R) float features of the proposals."""
+
+
+class RegionOpener(Protocol):
+    """Opens an image and computes the features of its proposals."""
+
+    def open(self, image: np.ndarray) -> OpenedWithFeatures:
+        """Open an image (H, W, 3) uint8 RGB."""
 
 
 @dataclass
-class Regions:
-    """Of one picture: `named` outlined things first (the pocket preset's training only), then proposals."""
+class ImageRegions:
+    """The regions of one image: labelled instances (in the pocket preset's training only), then proposals.
 
-    features: Tensor  # (N, R) float
-    rles: list[dict]  # N
-    names: list[str] = field(default_factory=list)  # of the outlined ones; the rest are proposals
-    views: Tensor = field(
-        default_factory=lambda: torch.zeros(0, REGION)
-    )  # (V, R) float, of outlined things seen otherwise
-    view_names: list[str] = field(default_factory=list)  # V
+    Attributes:
+        features: (N, R) float32.
+        rles: The N masks.
+        names: Names of the labelled instances, which are the first `len(names)` regions.
+        augmented: (V, R) float32 features of labelled instances in augmented copies of the image.
+        augmented_names: Their V names.
+    """
+
+    features: Tensor
+    rles: list[Rle]
+    names: list[str] = field(default_factory=list)
+    augmented: Tensor = field(default_factory=lambda: torch.zeros(0, REGION))
+    augmented_names: list[str] = field(default_factory=list)
 
 
 class RegionCache:
-    """Arrays by name in one folder, of at most so many gigabytes: what this run does not need goes first, oldest first."""
+    """A folder of named sets of arrays, limited in size.
 
-    def __init__(self, folder: Path, gigabytes: float = 20):
-        self.folder, self.limit, self.needed = Path(folder), gigabytes * 1e9, set()
+    When the folder grows beyond its limit, the files that this run does not use are deleted, oldest first.
+
+    Args:
+        folder: The folder, made if it does not exist.
+        gigabytes: Size at most.
+
+    Attributes:
+        needed: The files that this run uses, which are never deleted.
+        size: Bytes in the folder.
+    """
+
+    def __init__(self, folder: Path, gigabytes: float = DEFAULT_GIGABYTES):
+        self.folder = Path(folder)
+        self.limit = gigabytes * 1e9
+        self.needed: set[Path] = set()
         make_folder(self.folder)
         self.size = sum(f.stat().st_size for f in self.folder.glob("*.npz"))
 
-    def file(self, name: str) -> Path:
+    def file_of(self, name: str) -> Path:
+        """The file that holds, or will hold, the arrays called `name`."""
         return self.folder / f"{name}.npz"
 
-    def get(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """The arrays `name`, made if they are not there. BadInput when what this run needs does not fit."""
-        file = self.file(name)
+    def load_or_compute(
+        self, name: str, compute: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """The arrays called `name`, read from their file; where there is none, computed and stored.
+
+        Raises BadInput when the files that this run needs exceed the limit.
+        """
+        file = self.file_of(name)
         self.needed.add(file)
         if file.exists():
             os.utime(file)
         else:
-            arrays = make()
+            arrays: dict[str, np.ndarray] = compute()
             with replace_whole(file) as path, path.open("wb") as f:
-                np.savez_compressed(f, **arrays)
-            self.grew(file)
+                np.savez_compressed(f, **arrays)  # type: ignore[arg-type]  # numpy types `allow_pickle` into **kwds
+            self.add_files(file)
         with np.load(file) as loaded:
             return {k: loaded[k] for k in loaded.files}
 
-    def grew(self, *files: Path) -> None:
-        """These were written, here or by another process: room is made for them."""
+    def add_files(self, *files: Path) -> None:
+        """Count files that this or another process has written, and delete old ones if there is no room.
+
+        Raises BadInput when the files that this run needs exceed the limit.
+        """
         self.size += sum(file.stat().st_size for file in files)
         if self.size > self.limit:
             self._make_room()
 
     def _make_room(self) -> None:
+        """Delete files that this run does not use, oldest first, until the rest fits."""
         for old in sorted(set(self.folder.glob("*.npz")) - self.needed, key=lambda f: f.stat().st_mtime):
             self.size -= old.stat().st_size
             old.unlink(missing_ok=True)
             if self.size <= self.limit:
                 return
         raise BadInput(
-            f"the pictures' regions take more than {self.limit / 1e9:g} GB in {self.folder}; give a larger "
-            "--cache-gb, or fewer pictures"
+            f"the regions of the images take more than {self.limit / 1e9:g} GB in {self.folder}; give a "
+            f"larger "
+            "--cache-gb, or fewer images"
         )
 
 
-def picture_key(key: str, image_file: Path) -> str:
-    """The name of what `key` (weights and settings) makes of a picture, wherever it lies."""
+def cache_key(key: str, image_file: Path) -> str:
+    """The name under which a cache holds what `key` (weights and settings) makes of an image, wherever it "
+    "is stored."""
     return hashlib.sha256(key.encode() + b"\n" + image_file.read_bytes()).hexdigest()[:32]
 
 
-def proposals_of(opener, key: str, image_file: Path, kept: RegionCache) -> Regions:
-    """A picture's proposals as `eyes` see them, read or computed. eyes.open(image): a view with `proposals`, `features`."""
+def cached_regions(
+    opener: RegionOpener | None, key: str, image_file: Path, cache: RegionCache
+) -> ImageRegions:
+    """The proposals of an image with their features, read from the cache or computed and stored there.
 
-    def make():
+    Args:
+        opener: Opens the image where the cache lacks it; None where the cache is known to hold it.
+        key: Names the weights and settings behind `opener`.
+        image_file: The image.
+        cache: Where regions are stored.
+
+    Returns:
+        The regions; features in half precision's accuracy, as float32.
+    """
+
+    def compute() -> dict[str, np.ndarray]:
         from assistant.images import open_image
 
-        view = opener.open(open_image(image_file))
+        assert opener is not None, f"{image_file} is not in the cache"
+        opened = opener.open(open_image(image_file))
         return {
-            "features": view.features.cpu().half().numpy(),
-            "rles": np.array(json.dumps(list(view.proposals.rles))),
+            "features": opened.features.cpu().half().numpy(),
+            "rles": np.array(json.dumps(list(opened.proposals.rles))),
         }
 
-    found = kept.get(picture_key(key, image_file), make)
-    return Regions(torch.from_numpy(found["features"].astype(np.float32)), json.loads(str(found["rles"])))
+    arrays = cache.load_or_compute(cache_key(key, image_file), compute)
+    features = torch.from_numpy(arrays["features"].astype(np.float32))
+    return ImageRegions(features, json.loads(str(arrays["rles"])))
 
 
-def prepare(opener, key: str, images: Iterable[Path], kept: RegionCache) -> None:
-    """Compute what is missing. eyes: a function that loads them, called only if something is."""
+def fill_cache(
+    load_opener: Callable[[], RegionOpener], key: str, images: Iterable[Path], cache: RegionCache
+) -> None:
+    """Compute the regions of all images that the cache lacks.
+
+    Args:
+        load_opener: Loads what opens images; called only if an image is missing.
+        key: Names the weights and settings behind the opener.
+        images: Image files.
+        cache: Where regions are stored.
+    """
     from tqdm import tqdm
 
-    names = {image: kept.file(picture_key(key, image)) for image in images}
-    missing = [image for image, file in names.items() if not file.exists()]
-    kept.needed |= set(names.values())
+    files = {image: cache.file_of(cache_key(key, image)) for image in images}
+    missing = [image for image, file in files.items() if not file.exists()]
+    cache.needed |= set(files.values())
     if missing:
-        loaded = opener()
-        for image in tqdm(missing, desc="regions", unit="photo", disable=None):
-            proposals_of(loaded, key, image, kept)
+        opener = load_opener()
+        for image in tqdm(missing, desc="regions", unit="image", disable=None):
+            cached_regions(opener, key, image, cache)
 
 
-def union_iou(rles: list[dict], target: dict) -> float:
-    """IoU of the union of masks with one target."""
-    return float(coco_mask.iou([coco_mask.merge(rles)], [target], [False])[0, 0])
+def iou_of_union(rles: list[Rle], target: Rle) -> float:
+    """IoU, in [0, 1], of the union of one or more masks with a target mask."""
+    return float(rle_iou([merge_rles(rles)], [target])[0, 0])
 
 
-def overlaps(rles: list[dict], target: dict) -> tuple[np.ndarray, np.ndarray]:
-    """IoU and IoP of N masks with one target -> (N,), (N,) float32."""
-    if not rles:
-        return np.zeros(0, np.float32), np.zeros(0, np.float32)
-    iou = coco_mask.iou(rles, [target], [False])[:, 0]
-    iop = coco_mask.iou(rles, [target], [True])[:, 0]  # "crowd" divides by the detection's own area
+def iou_and_iop(rles: list[Rle], target: Rle) -> tuple[np.ndarray, np.ndarray]:
+    """How N masks overlap a target mask.
+
+    Args:
+        rles: The masks, N of them.
+        target: A mask of the same size.
+
+    Returns:
+        IoU (N,) float32, and IoP (N,) float32: the share of each mask that lies inside the target.
+    """
+    iou = rle_iou(rles, [target])[:, 0]
+    iop = rle_containment(rles, [target])[:, 0]
     return iou.astype(np.float32), iop.astype(np.float32)

@@ -1,113 +1,150 @@
-"""`report.html` of a training: its curves, and the same ten validation questions as they were answered over time."""
+"""`report.html` of a training run: its curves, and the same validation questions as answered over time.
+
+report = TrainingReport(out, questions, ask) report.add(100, {"score": 0.4})                          #
+answers the questions and adds a line to OUT/val.jsonl report.write("Tuning pocket", settings, {"log.jsonl":
+["loss"]})
+"""
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 
-from assistant.export.html_report import END, Curve, Picture, begin, card, svg, table
+from assistant.export.html_report import END, Curve, Sample, begin, card, svg, table
 from assistant.files import replace_whole
 from assistant.grammar import parse
+from assistant.pipeline import Selection
+from assistant.sam.mask_ops import Rle, decode_rle, merge_rles
+from finetune.image_record import ImageRecord
 
-COLUMNS = 6  # times at which a question is shown
+MAX_CHECKPOINTS_SHOWN = 6  # columns of answers that fit beside each other on a page
+SHARES = ("score", "iou", "T_acc", "N_acc")  # the validation figures in [0, 1], which share a plot
 
-
-def decoded(rles: list[dict]) -> list[np.ndarray]:
-    from pycocotools import mask as coco_mask
-
-    return [coco_mask.decode(rle).astype(bool) for rle in rles]
-
-
-def merge(rles: list[dict]) -> dict:
-    """The union of masks, as it can be written to JSON."""
-    from pycocotools import mask as coco_mask
-
-    union = coco_mask.merge(rles)
-    return {"size": list(union["size"]), "counts": union["counts"].decode()}
+# Answers a question about an image: the reply's text, and the mask of each target that it calls present.
+Ask = Callable[[str, Path], tuple[str, list[Rle]]]
 
 
-def pointed_at(reply: str, found: list, rles: list[dict]) -> list[dict]:
-    """The masks of a reply's things that are there: of each, the union of the proposals `rles` that its Found names."""
-    return [merge([rles[i] for i in f.proposals]) for f, m in zip(found, parse(reply)) if m.present]
+def present_masks(reply: str, selections: Sequence[Selection], rles: Sequence[Rle]) -> list[Rle]:
+    """The masks of the targets that a reply calls present.
+
+    Args:
+        reply: In the reply grammar.
+        selections: One for each marker of the reply.
+        rles: The masks of the proposals that the selections name.
+
+    Returns:
+        For each present target, the union of its proposals.
+    """
+    mentions = parse(reply)
+    return [
+        merge_rles([rles[i] for i in selection.proposals])
+        for selection, mention in zip(selections, mentions, strict=False)
+        if mention.present
+    ]
 
 
-class Progress:
-    """Validation figures and answers by step, kept in `OUT/val.jsonl` as they come.
+class TrainingReport:
+    """Validation figures and answers by step, stored in `OUT/val.jsonl`, and the page made of them.
 
-    ask: a function from (question, image path) to (reply text, [RLE of each target that is there]).
+    Args:
+        out: Folder of the run.
+        questions: The validation questions that the page shows.
+        ask: Answers a question with the weights as they are now.
     """
 
-    def __init__(self, out: Path, shown: list, ask):
-        self.out, self.shown, self.ask = out, shown, ask
+    def __init__(self, out: Path, questions: Sequence[ImageRecord], ask: Ask | None):
+        self.out = out
+        self.questions = questions
+        self.ask = ask
 
-    def rows(self) -> list[dict]:
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of `OUT/val.jsonl`, one per validation."""
         file = self.out / "val.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
-    def add(self, step: int, figures: dict[str, float], write: bool = True) -> None:
-        """write: whether this process is the one that keeps them (all of them answer: weights may be spread)."""
-        answers = [self.ask(one.record.question, one.image) for one in self.shown]
-        if write:
-            self._keep(step, figures, answers)
+    def add(self, step: int, figures: Mapping[str, float], write: bool = True) -> None:
+        """Answer the questions and store the answers with the figures of a validation.
 
-    def _keep(self, step: int, figures: dict, answers: list[tuple[str, list[dict]]]) -> None:
-        rows = [
-            row for row in self.rows() if row["step"] < step
-        ]  # of a run that goes on: what it had done already
+        Args:
+            step: Number of training steps so far.
+            figures: Validation figures by name.
+            write: Whether this process stores them. All processes must answer, as the weights may be sharded.
+        """
+        assert self.ask is not None
+        answers = [self.ask(question.record.question, question.image) for question in self.questions]
+        if write:
+            self._store(step, figures, answers)
+
+    def _store(self, step: int, figures: Mapping[str, float], answers: list[tuple[str, list[Rle]]]) -> None:
+        # A run that continues from an earlier checkpoint repeats the validations after it.
+        rows = [row for row in self.rows() if row["step"] < step]
         rows.append({"step": step, **figures, "answers": answers})
         with replace_whole(self.out / "val.jsonl") as path:
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        said = {k: round(v, 4) for k, v in figures.items()}
-        print(f"validation at step {step}: {json.dumps(said)}", flush=True)
+        rounded = {k: round(v, 4) for k, v in figures.items()}
+        print(f"validation at step {step}: {json.dumps(rounded)}", flush=True)
 
-    def report(self, title: str, settings: dict, curves: dict[str, list[str]]) -> Path:
-        """curves: {file of JSON lines in OUT: the figures of it to draw, each in its own curve}."""
+    def write(self, title: str, settings: Mapping[str, Any], curves: Mapping[str, Sequence[str]]) -> Path:
+        """Write `OUT/report.html`.
+
+        Args:
+            title: Of the page.
+            settings: Shown in a table; None is left out.
+            curves: {file of JSON lines in OUT: names of the figures in it, each drawn in a plot of its own}.
+
+        Returns:
+            The page's file.
+        """
         rows = self.rows()
         with replace_whole(self.out / "report.html") as path, path.open("w", encoding="utf-8") as page:
             page.write(begin(title))
             page.write(table([(k, v) for k, v in settings.items() if v is not None]))
-            if rows:
-                names = [k for k in ("score", "iou", "T_acc", "N_acc") if any(k in row for row in rows)]
-                page.write(
-                    "<h2>Validation</h2>"
-                    + svg(
-                        Curve(
-                            "Validation",
-                            "step",
-                            "share",
-                            {k: [(row["step"], row.get(k)) for row in rows] for k in names},
-                        )
-                    )
-                )
-            for file, figures in curves.items():
-                log = self.out / file
-                lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-                for name in figures:
-                    points = [(line["step"], line.get(name)) for line in lines]
-                    if points:
-                        page.write(f"<h2>{name}</h2>" + svg(Curve(name, "step", name, {name: points}, None)))
-            self._questions(page, rows)
+            self._write_validation(page, rows)
+            for file, names in curves.items():
+                self._write_curves(page, self.out / file, names)
+            self._write_questions(page, rows)
             page.write(END)
         return self.out / "report.html"
 
-    def _questions(self, page, rows: list[dict]) -> None:
-        from assistant.images import open_image
-
-        if not rows or not self.shown:
+    def _write_validation(self, page: TextIO, rows: list[dict[str, Any]]) -> None:
+        if not rows:
             return
-        page.write(f"<h2>The same {len(self.shown)} validation questions over time</h2>")
-        some = [
-            rows[i]
-            for i in sorted({round(i) for i in np.linspace(0, len(rows) - 1, min(COLUMNS, len(rows)))})
-        ]
-        for k, one in enumerate(self.shown):
-            image = open_image(one.image)
-            truth = [t.rle for t in one.record.targets if t.rle]
-            there = ", ".join(t.phrase for t in one.record.targets if t.rle)
-            panels = [(f"truth: {there or 'not there'}", image, decoded(truth))]
-            panels += [
-                (f"step {row['step']}: {row['answers'][k][0]}", image, decoded(row["answers"][k][1]))
-                for row in some
-                if k < len(row["answers"])
-            ]
-            page.write(card(Picture("", one.record.question, [], panels)))
+        names = [name for name in SHARES if any(name in row for row in rows)]
+        lines = {name: [(row["step"], row.get(name)) for row in rows] for name in names}
+        page.write("<h2>Validation</h2>" + svg(Curve("Validation", "step", "share", lines)))
+
+    def _write_curves(self, page: TextIO, file: Path, names: Sequence[str]) -> None:
+        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        for name in names:
+            points = [(row["step"], row.get(name)) for row in rows]
+            if points:
+                page.write(f"<h2>{name}</h2>" + svg(Curve(name, "step", name, {name: points}, None)))
+
+    def _write_questions(self, page: TextIO, rows: list[dict[str, Any]]) -> None:
+        """The questions with their true masks, and the answers at evenly spaced checkpoints."""
+        if not rows or not self.questions:
+            return
+        page.write(f"<h2>The same {len(self.questions)} validation questions over time</h2>")
+        columns = np.linspace(0, len(rows) - 1, min(MAX_CHECKPOINTS_SHOWN, len(rows)))
+        checkpoints = [rows[i] for i in sorted({round(i) for i in columns})]
+        for k, question in enumerate(self.questions):
+            page.write(card(_question_card(question, k, checkpoints)))
+
+
+def _question_card(question: ImageRecord, index: int, checkpoints: list[dict[str, Any]]) -> Sample:
+    """A question of a report: its image with the true masks, then with those of each checkpoint's answer."""
+    from assistant.images import open_image
+
+    image = open_image(question.image)
+    present = [target for target in question.record.targets if target.rle]
+    names = ", ".join(target.phrase for target in present)
+    panels = [
+        (f"truth: {names or 'absent'}", image, [decode_rle(target.rle) for target in present if target.rle])
+    ]
+    for row in checkpoints:
+        if index < len(row["answers"]):
+            reply, rles = row["answers"][index]
+            panels.append((f"step {row['step']}: {reply}", image, [decode_rle(rle) for rle in rles]))
+    return Sample("", question.record.question, [], panels)

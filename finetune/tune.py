@@ -1,53 +1,81 @@
 """Tune a preset, or any multimodal LLM with any SAM, on records of your own.
 
     python -m finetune --preset pocket --data train.jsonl coco.jsonl=0.3 --val val.jsonl --out runs/tuned
-    python -m finetune --mllm Qwen/Qwen3-VL-4B-Instruct --sam sam_vit_b.pth --data train.jsonl --out runs/tuned
-    accelerate launch --num_processes 4 -m finetune --preset base --data train.jsonl --out runs/tuned
-    python -m assistant ask photo.jpg "which part is dented?" --preset pocket --adapter runs/tuned
+    python -m finetune --mllm Qwen/Qwen3-VL-4B-Instruct --sam sam_vit_b.pth --data train.jsonl --out
+    runs/tuned accelerate launch --num_processes 4 -m finetune --preset base --data train.jsonl --out
+    runs/tuned python -m assistant ask photo.jpg "which part is dented?" --preset pocket --adapter runs/tuned
 
-The same command again goes on where it was stopped. --out is the folder that --adapter takes.
+The same command again continues a run that was stopped. --out is the folder that --adapter takes.
 """
+
+from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-LOSS_NAMES = ("text", "align", "iop", "presence", "marker")
+from finetune.settings import LOSS_NAMES, TuneSettings, loss_weights
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# Where the pocket preset and all others differ; the help texts name these values.
+POCKET_DEFAULTS: dict[str, Any] = {"max_steps": 200, "batch": 4, "lr": 4e-4, "rehearsal": 0.5}
+GENERAL_DEFAULTS: dict[str, Any] = {"max_steps": 1000, "batch": 16, "lr": 2e-4, "rehearsal": 0.0}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of tuning to the command line."""
+    _add_model_arguments(parser)
+    _add_data_arguments(parser)
+    _add_training_arguments(parser)
+    _add_lora_arguments(parser)
+    _add_machine_arguments(parser)
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--preset", default="pocket", help="what is tuned (default: pocket)")
     add("--mllm", help="another multimodal LLM than the preset's: a folder, or a hub id")
-    add("--sam", help="another SAM: an official .pth, a folder, or a hub id")
-    add("--dino", help="DINOv2 whose features are added to SAM's: a folder, or a hub id")
-    add("--adapter", type=Path, help="go on from what an earlier tuning wrote")
+    add("--sam", help="another SAM than the preset's: an official .pth file, a folder, or a hub id")
+    add("--dino", help="a DINOv2 whose features are added to SAM's: a folder, or a hub id")
+    add("--adapter", type=Path, help="start from what an earlier tuning wrote")
+
+
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--data",
         nargs="+",
         required=True,
         metavar="FILE[=RATE]",
-        help="records; RATE: how often, relative to the others (1)",
+        help="records; RATE: how often they are drawn, relative to the other files (default: 1)",
     )
     add(
         "--rehearsal",
         type=float,
         metavar="RATE",
-        help="how much the pocket preset rehearses of its first training, relative to a --data file (default: 0.5; 0: not)",
+        help="how often the pocket preset rehearses its first training, relative to a --data file "
+        "(default: 0.5; 0: never)",
     )
     add(
         "--val",
         type=Path,
         metavar="FILE",
-        help="records that choose the best checkpoint (without: the last is kept)",
+        help="records that select the best checkpoint (without them the last one is used)",
     )
     add(
         "--out",
         type=Path,
         required=True,
-        help="folder for the adapter, the report, and what a later start goes on from",
+        help="folder for the adapter, the report, and the state from which the same command continues",
     )
     add("--check", action="store_true", help="only check the records")
-    add("--max-steps", type=int, help="steps (default: pocket 200, others 1000)")
+
+
+def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--max-steps", type=int, help="number of steps (default: pocket 200, others 1000)")
     add(
         "--save-every",
         type=int,
@@ -58,236 +86,225 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--batch",
         type=int,
-        help="conversations a step, over all processes (default: pocket 4 pictures, others 16)",
+        help="conversations per step, over all processes (default: pocket 4 images, others 16)",
     )
-    add("--micro", type=int, default=1, help="conversations a device computes at a time: memory (default: 1)")
+    add(
+        "--micro",
+        type=int,
+        default=1,
+        help="conversations that a device computes at a time; decides how much memory is used (default: 1)",
+    )
     add(
         "--turns",
         type=int,
         default=3,
-        help="questions about one picture in a conversation, at most (default: 3)",
+        help="questions about one image in a conversation, at most (default: 3)",
     )
-    add("--pictures", type=int, default=1, help="pictures in a conversation, at most (default: 1)")
-    add("--lr", type=float, help="of LoRA and the token rows (default: pocket 4e-4, others 2e-4)")
-    add("--selector-lr", type=float, default=5e-4, help="of the selector (default: 5e-4)")
-    add("--warm-up", type=int, default=20, help="steps (default: 20)")
+    add("--pictures", type=int, default=1, help="images in a conversation, at most (default: 1)")
+    add(
+        "--lr",
+        type=float,
+        help="learning rate of LoRA and the token rows (default: pocket 4e-4, others 2e-4)",
+    )
+    add("--selector-lr", type=float, default=5e-4, help="learning rate of the selector (default: 5e-4)")
+    add("--warm-up", type=int, default=20, help="steps of warm-up (default: 20)")
     add(
         "--weights",
         nargs="+",
         default=[],
         metavar="LOSS=WEIGHT",
-        help=f"of the losses {', '.join(LOSS_NAMES)} (default: 1 each)",
+        help=f"weights of the losses {', '.join(LOSS_NAMES)} (default: 1 each)",
     )
     add(
         "--hard-negatives",
         type=int,
         default=8,
-        help="wrong proposals that count more: those that it likes most (default: 8)",
+        help="wrong proposals with the highest scores, which count more in the loss (default: 8)",
     )
-    add("--rank", type=int, default=16, help="of LoRA (default: 16)")
-    add("--alpha", type=float, default=32, help="of LoRA (default: 32)")
-    add("--dropout", type=float, default=0.05, help="of LoRA (default: .05)")
+
+
+def _add_lora_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--rank", type=int, default=16, help="rank of LoRA (default: 16)")
+    add("--alpha", type=float, default=32, help="alpha of LoRA (default: 32)")
+    add("--dropout", type=float, default=0.05, help="dropout of LoRA (default: 0.05)")
     add(
         "--targets",
         nargs="+",
         metavar="NAME",
         help="linear layers that get LoRA, such as q_proj v_proj (default: all of the LLM's)",
     )
-    add("--tune-vision", action="store_true", help="LoRA in the vision tower too; it is frozen otherwise")
-    add("--four-bit", action="store_true", help="QLoRA: the LLM in 4 bits (nf4)")
+    add(
+        "--tune-vision",
+        action="store_true",
+        help="put LoRA in the vision tower too, which is frozen otherwise",
+    )
+    add("--four-bit", action="store_true", help="QLoRA: keep the LLM in 4 bits (nf4)")
     add(
         "--dtype",
         choices=["float32", "bfloat16"],
-        help="of the LLM (default: float32 on a CPU, else bfloat16)",
+        help="precision of the LLM (default: float32 on a CPU, else bfloat16)",
     )
-    add("--gradient-checkpointing", action="store_true", help="less memory, more time")
-    add("--no-grouping", action="store_true", help="do not put conversations of like length together")
-    add("--cache", type=Path, help="folder of the pictures' regions (default: OUT/regions); may be shared")
-    add("--cache-gb", type=float, default=20, help="its size at most (default: 20)")
-    add("--workers", type=int, default=0, help="processes that read ahead (default: 0)")
+    add("--gradient-checkpointing", action="store_true", help="use less memory and more time")
+
+
+def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--no-grouping", action="store_true", help="do not batch conversations of similar length together")
+    add(
+        "--cache",
+        type=Path,
+        help="folder of the images' regions, which several runs may share (default: OUT/regions)",
+    )
+    add("--cache-gb", type=float, default=20, help="size of that folder at most (default: 20)")
+    add("--workers", type=int, default=0, help="processes that prepare batches in advance (default: 0)")
     add("--val-limit", type=int, default=200, help="validation records at most (default: 200)")
     add("--log-every", type=int, default=10, help="steps between lines of figures (default: 10)")
     add(
         "--log-with",
         choices=["tensorboard", "trackio"],
-        help="also log there (pip install tensorboard, or trackio)",
+        help="also log to this program (pip install tensorboard, or trackio)",
     )
-    add("--device", help="default: a GPU if there is one")
+    add("--device", help="where to compute (default: a GPU if there is one)")
     add("--seed", type=int, default=0)
 
 
-WITHOUT = (
-    "check",
-    "cache",
-    "cache_gb",
-    "workers",
-    "log_every",
-    "log_with",
-    "device",
-    "command",
-    "save_every",
-    "adapter_files",
-)
+def read_settings(args: argparse.Namespace) -> TuneSettings:
+    """The settings that the command line gives.
+
+    Raises:
+        BadInput: A value that cannot be used, or an unknown preset.
+    """
+    from assistant.presets import ModelOptions
+
+    options = vars(args).copy()
+    options.pop("check")
+    embedded = ModelOptions(preset=args.preset, mllm=args.mllm).is_embedded
+    for name, value in (POCKET_DEFAULTS if embedded else GENERAL_DEFAULTS).items():
+        if options[name] is None:
+            options[name] = value
+    options["data"] = tuple(args.data)
+    options["targets"] = tuple(args.targets) if args.targets else None
+    options["weights"] = loss_weights(args.weights)
+    settings = TuneSettings(**options)
+    settings.check()
+    return settings
 
 
 def main(args: argparse.Namespace) -> None:
+    """Check the records, then tune the model that the options name."""
     from assistant.errors import BadInput
     from assistant.files import make_folder
-    from assistant.presets import ModelOptions
-    from finetune.check import check_files, shared_pictures
-    from finetune.mllm.mixture import parse_source
+    from finetune.check import check_files, count_shared_images
 
-    args.sources = [parse_source(text) for text in args.data]
-    files = [file for file, _ in args.sources]
-    args.weights = loss_weights(args.weights)
-    check_numbers(args)
-    check_files([*files, *([args.val] if args.val else [])])
+    settings = read_settings(args)
+    check_files([*settings.record_files, *([settings.val] if settings.val else [])])
     if args.check:
-        print("all records are as they should be")
+        print("all records are valid")
         return
-    if args.val and (both := shared_pictures(files, args.val)):
-        print(f"{both} pictures of --val are in --data too: its figures say little", flush=True)
-    pocket = ModelOptions(preset=args.preset, mllm=args.mllm).is_embedded
-    if args.rehearsal and not pocket:
+    if settings.val and (shared := count_shared_images(settings.record_files, settings.val)):
+        print(f"{shared} images of --val are in --data too: scores on them say little", flush=True)
+    embedded = settings.models.is_embedded
+    if settings.rehearsal and not embedded:
         raise BadInput(
-            "only the pocket preset rehearses its first training: give --data your.jsonl older.jsonl=0.5 instead"
+            "only the pocket preset rehearses its first training: give --data your.jsonl older.jsonl=0.5 "
+            "instead"
         )
-    defaults = (
-        {"max_steps": 200, "batch": 4, "lr": 4e-4, "rehearsal": 0.5}
-        if pocket
-        else {"max_steps": 1000, "batch": 16, "lr": 2e-4, "rehearsal": 0.0}
-    )
-    for name, value in defaults.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    make_folder(args.out)
-    args.settings = {
-        k: v for k, v in vars(args).items() if k not in WITHOUT and k not in ("sources", "settings", "out")
-    }
+    make_folder(settings.out)
     try:
-        tune_pocket(args) if pocket else tune_general(args)
+        if embedded:
+            from finetune.pocket.tune import tune
+
+            tune(settings)
+        else:
+            tune_general(settings)
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        micro = f"--micro (now {args.micro})" if args.micro > 1 else "--turns" if args.turns > 1 else "--rank"
-        more = (
-            []
-            if pocket
-            else [
-                f"--{o.replace('_', '-')}"
-                for o in ("gradient_checkpointing", "four_bit")
-                if not getattr(args, o)
-            ]
-        )
-        raise BadInput(
-            f"out of memory: lower {micro}"
-            + (f", or add {' and '.join(more)}" if more else "")
-            + "; the same command goes on from the last checkpoint"
-        ) from error
+        raise BadInput(memory_advice(settings)) from error
 
 
-LEAST = {
-    "max_steps": 1,
-    "save_every": 1,
-    "batch": 1,
-    "micro": 1,
-    "turns": 1,
-    "pictures": 1,
-    "rank": 1,
-    "log_every": 1,
-    "val_limit": 1,
-    "warm_up": 0,
-    "hard_negatives": 0,
-    "workers": 0,
-}
-
-
-def check_numbers(args: argparse.Namespace) -> None:
-    """BadInput for a number that nothing can be done with."""
-    from assistant.errors import BadInput
-
-    flag = lambda name: f"--{name.replace('_', '-')}"
-    for name, least in LEAST.items():
-        if (value := getattr(args, name)) is not None and value < least:
-            raise BadInput(f"{flag(name)} must be at least {least}")
-    for name in ("lr", "selector_lr", "alpha", "cache_gb"):
-        if (value := getattr(args, name)) is not None and not 0 < value < float("inf"):
-            raise BadInput(f"{flag(name)} must be above 0")
-    if args.rehearsal is not None and not 0 <= args.rehearsal < float("inf"):
-        raise BadInput("--rehearsal must be 0 or above")
-    if not 0 <= args.dropout < 1:
-        raise BadInput("--dropout is a share, from 0 to below 1")
-
-
-def loss_weights(words: list[str]) -> dict[str, float]:
-    """["align=2"] -> every loss's weight. BadInput: no such loss, or no number."""
-    from assistant.errors import BadInput
-
-    weights = dict.fromkeys(LOSS_NAMES, 1.0)
-    for word in words:
-        name, _, value = word.partition("=")
-        try:
-            weights[name]  # KeyError: there is no such loss
-            weights[name] = float(value)
-        except (KeyError, ValueError):
-            raise BadInput(
-                f"--weights {word}: write LOSS=WEIGHT with one of {', '.join(LOSS_NAMES)}"
-            ) from None
-    return weights
-
-
-def out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that a GPU's or the machine's memory is exhausted."""
     import torch
 
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
-def tune_pocket(args: argparse.Namespace) -> None:
-    from finetune.pocket.tune import tune
+def memory_advice(settings: TuneSettings) -> str:
+    """What to change, in one line, where memory does not suffice."""
+    if settings.micro > 1:
+        lower = f"--micro (now {settings.micro})"
+    else:
+        lower = "--turns" if settings.turns > 1 else "--rank"
+    savers = []
+    if not settings.models.is_embedded:
+        savers += [] if settings.gradient_checkpointing else ["--gradient-checkpointing"]
+        savers += [] if settings.four_bit else ["--four-bit"]
+    advice = f", or add {' and '.join(savers)}" if savers else ""
+    return f"out of memory: lower {lower}{advice}; the same command continues from the last checkpoint"
 
-    tune(args)
 
+def tune_general(settings: TuneSettings) -> None:
+    """Tune any multimodal LLM with any SAM: load the models and train them.
 
-def tune_general(args: argparse.Namespace) -> None:
+    Raises:
+        BadInput: A model or a package that cannot be had, or settings that do not go together.
+    """
     from importlib.util import find_spec
 
     import torch
-    from accelerate import Accelerator
 
     from assistant.errors import BadInput
     from assistant.mllm.local_model import MultimodalLLM
-    from assistant.mllm.trained import Dino
-    from assistant.presets import ModelOptions, load_image_opener, opener_key, parts_to_train
+    from assistant.mllm.trained import Dino, TrainedImageOpener
+    from assistant.presets import load_image_opener, opener_key, parts_to_train
     from assistant.weights import resolve_model
-    from finetune.mllm import deepspeed as zero
-    from finetune.mllm.adapter import keep_settings
+    from finetune.mllm import deepspeed
+    from finetune.mllm.adapter import AdapterOrigin, write_settings
     from finetune.mllm.train import train
 
-    if zero.asked_for() and not find_spec("deepspeed"):
+    if deepspeed.is_enabled() and not find_spec("deepspeed"):
         raise BadInput(
-            "DeepSpeed is missing; pip install deepspeed, or spread the weights with finetune/configs/fsdp2.yaml"
+            "DeepSpeed is missing: pip install deepspeed, or shard the weights with "
+            "finetune/configs/fsdp2.yaml"
         )
-    mllm, sam, dino = parts_to_train(
-        ModelOptions(preset=args.preset, mllm=args.mllm, sam=args.sam), args.dino
-    )
-    args.mllm, args.dino = mllm, dino
-    cpu = args.device == "cpu" or not torch.cuda.is_available()
-    dtype = getattr(torch, args.dtype) if args.dtype else torch.float32 if cpu else torch.bfloat16
+    mllm, sam, dino = parts_to_train(settings.models, settings.dino)
+    on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
+    default_dtype = torch.float32 if on_cpu else torch.bfloat16
+    dtype = getattr(torch, settings.dtype) if settings.dtype else default_dtype
+    accelerator = _start_accelerator(settings, on_cpu)
+    if accelerator.is_main_process:
+        write_settings(settings.out, settings.recorded())
+    accelerator.wait_for_everyone()
+    if deepspeed.is_enabled():
+        deepspeed.configure(accelerator, dtype, settings.four_bit)
+    # Weights that will be sharded are loaded whole first, but never onto a GPU, which they might not fit.
+    sharded = (deepspeed.is_enabled() or accelerator.is_fsdp2) and not settings.four_bit
+    device = "cpu" if sharded else str(accelerator.device)
+    llm = MultimodalLLM.load(resolve_model(mllm), device=device, dtype=dtype, four_bit=settings.four_bit)
+
+    def load_opener() -> TrainedImageOpener:
+        opener, _ = load_image_opener(sam, str(accelerator.device))
+        return TrainedImageOpener(opener, Dino(dino, str(accelerator.device)) if dino else None)
+
+    origin = AdapterOrigin(mllm, dino, regions=f"{opener_key(sam)} dino {dino}")
+    train(settings, llm, origin, load_opener, accelerator)
+
+
+def _start_accelerator(settings: TuneSettings, on_cpu: bool) -> Accelerator:
+    """accelerate's handle on the processes and devices of this run, logging where --log-with says."""
+    from accelerate import Accelerator
+
+    from assistant.errors import BadInput
+
     try:
-        accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=args.log_with, project_dir=args.out)
-        accelerator.init_trackers(args.out.name)
+        accelerator = Accelerator(
+            cpu=on_cpu, mixed_precision="no", log_with=settings.log_with, project_dir=settings.out
+        )
+        accelerator.init_trackers(settings.out.name)
     except (ImportError, ValueError) as error:
         raise BadInput(
-            f"--log-with {args.log_with}: {str(error).splitlines()[0]}; pip install {args.log_with}"
+            f"--log-with {settings.log_with}: {str(error).splitlines()[0]}; pip install {settings.log_with}"
         ) from None
-    if accelerator.is_main_process:
-        keep_settings(args.out, args.settings)
-    accelerator.wait_for_everyone()
-    if zero.asked_for():
-        zero.configure(accelerator, dtype, args.four_bit)
-    spread = (zero.asked_for() or accelerator.is_fsdp2) and not args.four_bit  # read whole, but not by a GPU
-    device = "cpu" if spread else str(accelerator.device)
-    llm = MultimodalLLM.load(resolve_model(mllm), device=device, dtype=dtype, four_bit=args.four_bit)
-    args.load_dino = lambda: Dino(dino, accelerator.device) if dino else None
-    device = str(accelerator.device)
-    train(args, llm, lambda: load_image_opener(sam, device)[0], f"{opener_key(sam)} dino {dino}", accelerator)
+    return accelerator

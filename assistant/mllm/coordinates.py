@@ -1,58 +1,88 @@
-"""How each family of multimodal LLMs writes places in a picture, in the one place where that is decided.
+"""How each family of multimodal LLMs writes coordinates, decided in one place.
 
-    scale = scale_of("qwen3_vl")                     # THOUSAND; a model type, or the name that a server knows it by
-    frame = frame_of(scale, (H, W), seen=(w, h))     # seen: px of the picture that the model sees
-    frame.point(500, 500), frame.box([0, 0, 1000, 1000])     # px of the photo
+    scale = scale_of("qwen3_vl")                     # THOUSAND; a model type, or the name that a server knows
+    it by frame = frame_of(scale, (H, W), input_size=(w, h)) frame.point(500, 500)
+    # px of the image frame.box([0, 0, 1000, 1000])                    # xyxy px of the image
 
-Qwen2.5-VL writes pixels of the picture as its processor has resized it, Qwen2-VL and Qwen3-VL thousandths of its width
-and height (their model cards' grounding recipes), LLaVA-1.5 shares of the photo padded to a square (its training data
-was so; Liu et al. 2023, arXiv 2310.03744). Whatever is not known is asked for thousandths.
+Qwen2.5-VL writes pixels of the image as its processor has resized it. Qwen2-VL and Qwen3-VL write thousandths
+of its width and height (the grounding recipes of their model cards). LLaVA-1.5 writes shares of the image
+padded to a square, as in its training data (Liu et al. 2023, arXiv 2310.03744). Models that are not known are
+asked for thousandths.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 PIXELS, THOUSAND, UNIT = "pixels", "thousand", "unit"
-MEANING = {
+
+# What the numbers of each scale mean, in the words of a prompt.
+SCALE_DESCRIPTIONS = {
     PIXELS: "in pixels of the picture, which is {w} wide and {h} high",
-    THOUSAND: "as whole numbers from 0 to 1000: 0 is the left or top edge of the picture, 1000 the right or bottom one",
+    THOUSAND: (
+        "as whole numbers from 0 to 1000: 0 is the left or top edge of the picture, "
+        "1000 the right or bottom one"
+    ),
     UNIT: "as shares from 0 to 1: 0 is the left or top edge of the picture, 1 the right or bottom one",
 }
-PATCH = 28  # px that Qwen2.5-VL rounds sides to
-QWEN_PIXELS = 1280 * PATCH * PATCH  # no more than every server's settings allow, so that none resizes again
+QWEN_PATCH_SIZE = 28  # px; Qwen2.5-VL rounds the sides of an image to multiples of it
+# Largest area that every server's default settings allow, so that none resizes an image again.
+MAX_QWEN_PIXELS = 1280 * QWEN_PATCH_SIZE * QWEN_PATCH_SIZE
 
 
 @dataclass(frozen=True)
 class Frame:
-    """From what a model writes to px of the photo: corner + value / extent * span, clipped to the photo of `size` (H, W)."""
+    """Turns the coordinates that a model writes into px of the image.
+
+    A value becomes corner + value / extent * span, clipped to the image.
+
+    Attributes:
+        scale: PIXELS, THOUSAND or UNIT.
+        size: (H, W) px of the image.
+        extent: The (x, y) values of the right and bottom edge of what the model sees.
+        span: (x, y) px of the image over which those values extend.
+        corner: (x, y) px of the image where what the model sees begins; negative where it was padded.
+    """
 
     scale: str
     size: tuple[int, int]
-    extent: tuple[float, float]  # (x, y): the value of the right and bottom edge
-    span: tuple[float, float]  # px of the photo that the picture is wide and high
-    corner: tuple[float, float] = (0.0, 0.0)  # px of the photo where the picture begins
+    extent: tuple[float, float]
+    span: tuple[float, float]
+    corner: tuple[float, float] = (0.0, 0.0)
 
     def point(self, x: float, y: float) -> tuple[float, float]:
-        """(x, y) px of the photo."""
-        h, w = self.size
-        place = [c + float(v) / e * s for v, e, s, c in zip((x, y), self.extent, self.span, self.corner)]
-        return min(max(place[0], 0.0), float(w)), min(max(place[1], 0.0), float(h))
+        """The point (x, y) px of the image that the model means by (x, y)."""
+        height, width = self.size
+        px = self.corner[0] + float(x) / self.extent[0] * self.span[0]
+        py = self.corner[1] + float(y) / self.extent[1] * self.span[1]
+        return min(max(px, 0.0), float(width)), min(max(py, 0.0), float(height))
 
-    def box(self, box) -> list[float] | None:
-        """xyxy px of the photo, corners in order; None where nothing of it lies in the photo."""
-        (x0, y0), (x1, y1) = self.point(*box[:2]), self.point(*box[2:])
-        x0, x1, y0, y1 = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
+    def box(self, box: Sequence[float]) -> list[float] | None:
+        """The box that the model means by two opposite corners (x, y, x, y).
+
+        Returns:
+            Half-open xyxy px of the image; None where less than a pixel of it lies in the image.
+        """
+        x0, y0 = self.point(*box[:2])
+        x1, y1 = self.point(*box[2:])
+        x0, x1 = min(x0, x1), max(x0, x1)
+        y0, y1 = min(y0, y1), max(y0, y1)
         return [x0, y0, x1, y1] if x1 - x0 >= 1 and y1 - y0 >= 1 else None
 
     @property
     def meaning(self) -> str:
-        """What the numbers mean, in words for the model."""
-        return MEANING[self.scale].format(w=round(self.extent[0]), h=round(self.extent[1]))
+        """What the numbers mean, in the words of a prompt."""
+        return SCALE_DESCRIPTIONS[self.scale].format(w=round(self.extent[0]), h=round(self.extent[1]))
 
 
 def scale_of(name: str) -> str:
-    """name: transformers' model type ("qwen2_5_vl") or any name that holds the family's ("Qwen/Qwen2.5-VL-7B-Instruct")."""
+    """The scale in which a model writes coordinates.
+
+    Args:
+        name: transformers' model type ("qwen2_5_vl"), or any name that contains the family's
+            ("Qwen/Qwen2.5-VL-7B-Instruct").
+    """
     name = name.lower().replace("-", "_").replace(".", "_")
     if "qwen2_5_vl" in name or "qwen2_5vl" in name:
         return PIXELS
@@ -60,37 +90,57 @@ def scale_of(name: str) -> str:
 
 
 def frame_of(
-    scale: str, size: tuple[int, int], seen: tuple[int, int] | None = None, padded: bool = False
+    scale: str, size: tuple[int, int], input_size: tuple[int, int] | None = None, padded: bool = False
 ) -> Frame:
-    """size: (H, W) of the photo; seen: (w, h) px of the picture in front of the model, for PIXELS; padded: see `squared`."""
-    h, w = size
-    span, corner = ((w, h), (0.0, 0.0))
+    """The frame in which a model writes coordinates of an image.
+
+    Args:
+        scale: See `scale_of`.
+        size: (H, W) px of the image.
+        input_size: (w, h) px of the image as the model sees it; needed for PIXELS.
+        padded: Whether the model sees the image in the middle of a square.
+    """
+    height, width = size
+    span: tuple[float, float] = (width, height)
+    corner = (0.0, 0.0)
     if padded:
-        side = max(h, w)
-        span, corner = (side, side), (-float((side - w) // 2), -float((side - h) // 2))
-    extent = {PIXELS: seen, THOUSAND: (1000, 1000), UNIT: (1, 1)}[scale]
-    return Frame(scale, size, extent, span, corner)
+        side = max(height, width)
+        span = (side, side)
+        corner = (-float((side - width) // 2), -float((side - height) // 2))
+    if scale == PIXELS:
+        if input_size is None:
+            raise ValueError("pixels need the size of the image as the model sees it")
+        return Frame(scale, size, input_size, span, corner)
+    return Frame(scale, size, (1000, 1000) if scale == THOUSAND else (1, 1), span, corner)
 
 
-def squared(image: np.ndarray) -> np.ndarray:
-    """The picture (H, W, 3) uint8 in the middle of a grey square, for models that see a picture's middle square only."""
-    h, w = image.shape[:2]
-    side = max(h, w)
-    square = np.full((side, side, 3), 127, np.uint8)
-    square[(side - h) // 2 : (side - h) // 2 + h, (side - w) // 2 : (side - w) // 2 + w] = image
-    return square
+def resize_within(
+    image: np.ndarray, max_side: int, multiple: int = 1, max_pixels: int | None = None
+) -> np.ndarray:
+    """An image made small enough for a model; only sides below the smallest multiple are enlarged.
 
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        max_side: px of the longer side, at most.
+        multiple: Both sides become multiples of it, and at least twice it where it is not 1.
+        max_pixels: px of the whole image, at most; None for any number.
 
-def within(image: np.ndarray, most: int, multiple: int = 1, pixels: int | None = None) -> np.ndarray:
-    """The picture (H, W, 3) uint8 with sides of at most `most` px that are multiples of `multiple` (two at least, where
-    that is not 1), and at most `pixels` in all; only what is smaller than that is enlarged."""
+    Returns:
+        (h, w, 3) uint8 RGB; the image itself where nothing changes.
+    """
     from PIL import Image
 
-    h, w = image.shape[:2]
-    scale = min(1.0, most / max(h, w), (pixels / (h * w)) ** 0.5 if pixels else 1.0)
-    down = pixels is not None and scale < 1
-    least = 2 * multiple if multiple > 1 else 1
-    side = lambda s: max(least, int(s * scale / multiple + (0 if down else 0.5)) * multiple)
-    if (side(h), side(w)) == (h, w):
+    height, width = image.shape[:2]
+    area_scale = (max_pixels / (height * width)) ** 0.5 if max_pixels else 1.0
+    scale = min(1.0, max_side / max(height, width), area_scale)
+    smallest = 2 * multiple if multiple > 1 else 1
+    # Rounded down where the area is limited, to the nearest multiple otherwise.
+    rounding = 0 if max_pixels is not None and scale < 1 else 0.5
+
+    def scaled(side: int) -> int:
+        return max(smallest, int(side * scale / multiple + rounding) * multiple)
+
+    if (scaled(height), scaled(width)) == (height, width):
         return image
-    return np.asarray(Image.fromarray(image).resize((side(w), side(h)), Image.Resampling.LANCZOS))
+    size = (scaled(width), scaled(height))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))

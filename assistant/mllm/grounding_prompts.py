@@ -1,51 +1,69 @@
-"""What a multimodal LLM is asked, so that it points at things in a photo, and how its answer is read.
+"""What a multimodal LLM is asked, so that it points at targets in an image, and how its answer is read.
 
-    said = model.ask(turns, MARKED.format(...), marks_schema(numbers))
-    targets, thought = read_targets(said, "marks")         # [Pointed("umbrella", [3], .97), Pointed("bench", [], .02)]
+    answer = model.ask(turns, MARKS_PROMPT.format(...), marks_schema(numbers))
+    targets, thought = read_targets(answer, "marks")
+    # [GroundedTarget("umbrella", [3], 0.97), GroundedTarget("bench", [], 0.02)]
 
-The schemas are what `assistant.mllm.structured_output` holds a local model to and what a server is sent; the reader takes no more
-than JSON that resembles them, as not every server keeps to a schema.
+A local model is held to the schemas (`assistant.mllm.structured_output`), and a server is sent them. The
+reader accepts any JSON that resembles them, because not every server keeps to a schema.
 """
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from assistant.grammar import clean_phrase
 from assistant.mllm.coordinates import UNIT, Frame
-from assistant.mllm.structured_output import Said, probabilities, read_json
+from assistant.mllm.structured_answer import StructuredAnswer, probabilities, read_json
 
-TARGETS, EACH = 24, 24  # things in one answer, and regions or boxes of one thing
+Schema = dict[str, Any]
 
-MEANT = (
-    "You look at a photo and point at what the user means, which may be said in a roundabout way or refer to what was said "
-    'before. Write JSON. "thought": in a sentence or two, what is meant and where you see it. "targets": each thing that '
-    "is meant, in the order of the question; where the user lists things, every one of them, in the user's words. "
+MAX_TARGETS = 24  # in one answer
+MAX_REGIONS_PER_TARGET = 24  # marks or boxes
+MAX_PHRASE_LENGTH = 60  # characters
+MAX_THOUGHT_LENGTH = 400  # characters
+
+TASK_PROMPT = (
+    "You look at a photo and point at what the user means, which may be said in a roundabout way or refer to "
+    "what was said "
+    'before. Write JSON. "thought": in a sentence or two, what is meant and where you see it. "targets": '
+    "each thing that "
+    "is meant, in the order of the question; where the user lists things, every one of them, in the user's "
+    "words. "
     '"phrase": a short name for it. '
 )
-MARKED = MEANT + (
-    'The first picture is the photo; {sheets} the same photo with regions outlined and numbered, {n} in all. "marks": the '
-    "numbers of the regions that show the thing, all that it takes and none that shows something else; [] if the thing is "
-    'not in the photo. Example: {{"thought": "An umbrella keeps the rain off; the man holds one. I see no bench.", '
+MARKS_PROMPT = TASK_PROMPT + (
+    "The first picture is the photo; {sheets} the same photo with regions outlined and numbered, {n} in all. "
+    '"marks": the '
+    "numbers of the regions that show the thing, all that it takes and none that shows something else; [] if "
+    "the thing is "
+    'not in the photo. Example: {{"thought": "An umbrella keeps the rain off; the man holds one. I see no '
+    'bench.", '
     '"targets": [{{"phrase": "umbrella", "marks": [{example}]}}, {{"phrase": "bench", "marks": []}}]}}'
 )
-BOXED = MEANT + (
-    '"boxes": for each instance "bbox_2d", its box as [left, top, right, bottom], and "point_2d", a point well inside '
-    'it as [x, y], {meaning}; [] if the thing is not in the photo. Example: {{"thought": "An umbrella keeps the rain off; '
+BOXES_PROMPT = TASK_PROMPT + (
+    '"boxes": for each instance "bbox_2d", its box as [left, top, right, bottom], and "point_2d", a point '
+    "well inside "
+    'it as [x, y], {meaning}; [] if the thing is not in the photo. Example: {{"thought": "An umbrella keeps '
+    "the rain off; "
     'the man holds one. I see no bench.", "targets": [{{"phrase": "umbrella", "boxes": [{{"bbox_2d": {box}, '
     '"point_2d": {point}}}]}}, {{"phrase": "bench", "boxes": []}}]}}'
 )
-CHECKED = (
-    "You check an outline in a photo. The first picture is the photo with one region outlined in yellow, the second is that "
-    'region from nearer. Write JSON: {"keep": true} if what is outlined is what the user is looking for, or one of them, or '
+VERIFICATION_PROMPT = (
+    "You check an outline in a photo. The first picture is the photo with one region outlined in yellow, the "
+    "second is that "
+    'region from nearer. Write JSON: {"keep": true} if what is outlined is what the user is looking for, or '
+    "one of them, or "
     'a part of it that belongs to the answer; {"keep": false} if it is something else.'
 )
-AGAIN = (
+RETRY_PROMPT = (
     "That is not the JSON that was asked for. Write it again: only the JSON, with nothing before or after it."
 )
 
 
-def _object(title: str, **fields) -> dict:
+def _object_schema(title: str, **fields: Schema) -> Schema:
     return {
         "title": title,
         "type": "object",
@@ -55,78 +73,107 @@ def _object(title: str, **fields) -> dict:
     }
 
 
-def _list(items: dict, most: int, least: int = 0) -> dict:
-    return {"type": "array", "items": items, "minItems": least, "maxItems": most}
+def _array_schema(items: Schema, max_items: int, min_items: int = 0) -> Schema:
+    return {"type": "array", "items": items, "minItems": min_items, "maxItems": max_items}
 
 
-def _targets(**regions) -> dict:
-    phrase = {"type": "string", "minLength": 1, "maxLength": 60}
-    thought = {"type": "string", "maxLength": 400}
-    return _object(
-        "answer",
-        thought=thought,
-        targets=_list(_object("target", phrase=phrase, **regions), TARGETS, least=1),
-    )
+def _answer_schema(**regions: Schema) -> Schema:
+    """An answer whose targets have a phrase and `regions`."""
+    phrase = {"type": "string", "minLength": 1, "maxLength": MAX_PHRASE_LENGTH}
+    thought = {"type": "string", "maxLength": MAX_THOUGHT_LENGTH}
+    target = _object_schema("target", phrase=phrase, **regions)
+    return _object_schema("answer", thought=thought, targets=_array_schema(target, MAX_TARGETS, 1))
 
 
-def marks_schema(numbers) -> dict:
-    """Names with marks among `numbers`; where there are none, with empty lists only."""
-    mark = {"type": "integer", "enum": list(numbers)} if numbers else {"type": "integer"}
-    return _targets(marks=_list(mark, min(EACH, len(numbers))))
+def marks_schema(numbers: Collection[int]) -> Schema:
+    """Targets with marks among `numbers`; where there are none, with empty lists only."""
+    mark: Schema = {"type": "integer", "enum": list(numbers)} if numbers else {"type": "integer"}
+    return _answer_schema(marks=_array_schema(mark, min(MAX_REGIONS_PER_TARGET, len(numbers))))
 
 
-def boxes_schema(frame: Frame) -> dict:
-    """Names with boxes and points, as numbers that lie in the frame."""
-    value = lambda top: (
-        {"type": "number", "minimum": 0, "maximum": 1, "multipleOf": 0.01}
-        if frame.scale == UNIT
-        else {"type": "integer", "minimum": 0, "maximum": round(top)}
-    )
-    one = value(max(frame.extent))
-    return _targets(boxes=_list(_object("box", bbox_2d=_list(one, 4, 4), point_2d=_list(one, 2, 2)), EACH))
+def boxes_schema(frame: Frame) -> Schema:
+    """Targets with boxes and points, in numbers that lie within the frame."""
+    if frame.scale == UNIT:
+        number: Schema = {"type": "number", "minimum": 0, "maximum": 1, "multipleOf": 0.01}
+    else:
+        number = {"type": "integer", "minimum": 0, "maximum": round(max(frame.extent))}
+    box = _object_schema("box", bbox_2d=_array_schema(number, 4, 4), point_2d=_array_schema(number, 2, 2))
+    return _answer_schema(boxes=_array_schema(box, MAX_REGIONS_PER_TARGET))
 
 
-KEEP = _object("check", keep={"type": "boolean"})
+KEEP_SCHEMA = _object_schema("check", keep={"type": "boolean"})  # of the answer to VERIFICATION_PROMPT
 
 
 @dataclass
-class Pointed:
-    """A thing as the model named it, with the regions that it gave: numbers, or boxes as it wrote them."""
+class GroundedTarget:
+    """A target as the model named it, with what it pointed at.
+
+    Attributes:
+        phrase: Its name.
+        regions: Numbers of marks, or boxes, as the model wrote them.
+        confidence: In [0, 1], that there are any; 1 or 0 where probabilities are unknown.
+    """
 
     phrase: str
-    regions: list
+    regions: list[Any]
     confidence: float
 
 
-def read_targets(said: Said, key: str) -> tuple[list[Pointed] | None, str]:
-    """The things in an answer and the thought before them; None where it holds no such thing. Also takes a bare list, as
-    models write that were taught to: [{"bbox_2d": [...], "label": "..."}], [] for nothing."""
-    value = read_json(said.text)
+def read_targets(answer: StructuredAnswer, key: str) -> tuple[list[GroundedTarget] | None, str]:
+    """The targets in an answer, and the thought before them.
+
+    A bare list is accepted too, as some models were trained to write: [{"bbox_2d": [...], "label": "..."}],
+    or [] for nothing.
+
+    Args:
+        answer: The model's answer.
+        key: Name of the list of regions, "marks" or "boxes".
+
+    Returns:
+        The targets, those of the same name merged, and the thought. (None, "") where the answer does not have
+        the form.
+    """
+    value = read_json(answer.text)
     thought = value.get("thought") if isinstance(value, dict) else ""
+    rows = _target_rows(value, key)
+    if rows is None:
+        return None, ""
+    confidences = probabilities(answer, rb'"' + key.encode() + rb'"\s*:\s*\[\s*', lambda byte: byte != b"]")
+    if len(confidences) != len(rows):
+        confidences = [None] * len(rows)
+    targets = _merged_targets(zip(rows, confidences, strict=True), key)
+    if rows and not targets:
+        return None, ""
+    return targets or [GroundedTarget("it", [], 0.0)], thought if isinstance(thought, str) else ""
+
+
+def _target_rows(value: Any, key: str) -> list[Any] | None:
+    """The list of targets in the JSON of an answer; None where there is none."""
     rows = value.get("targets") if isinstance(value, dict) else value
     if rows is None and isinstance(value, dict) and {key, "bbox_2d"} & value.keys():
-        rows = [value]
-    if not isinstance(rows, list):
-        return None, ""
-    sure = probabilities(said, rb'"' + key.encode() + rb'"\s*:\s*\[\s*', lambda byte: byte != b"]")
-    merged: dict[str, Pointed] = {}
-    for k, row in enumerate(rows):
+        rows = [value]  # a single target
+    return rows if isinstance(rows, list) else None
+
+
+def _merged_targets(rows: Iterable[tuple[Any, float | None]], key: str) -> list[GroundedTarget]:
+    """The targets of rows with their confidences, None where it is unknown; those of the same name merged."""
+    merged: dict[str, GroundedTarget] = {}
+    for row, confidence in rows:
         if not isinstance(row, dict) or not {key, "bbox_2d"} & row.keys():  # cut off, or something else
             continue
         regions = row.get(key, [row] if "bbox_2d" in row else [])
         regions = regions if isinstance(regions, list) else [regions]
         phrase = clean_phrase(str(row.get("phrase") or row.get("label") or ""))
-        confidence = sure[k] if len(sure) == len(rows) and sure[k] is not None else float(bool(regions))
-        one = merged.setdefault(phrase.lower(), Pointed(phrase, [], confidence))
-        one.regions += [r for r in regions if r not in one.regions]
-        one.confidence = max(one.confidence, confidence)
-    if rows and not merged:
-        return None, ""
-    found = list(merged.values()) or [Pointed("it", [], 0.0)]
-    return found, thought if isinstance(thought, str) else ""
+        if confidence is None:
+            confidence = float(bool(regions))
+        target = merged.setdefault(phrase.lower(), GroundedTarget(phrase, [], confidence))
+        target.regions += [r for r in regions if r not in target.regions]
+        target.confidence = max(target.confidence, confidence)
+    return list(merged.values())
 
 
-def numbers_of(region, key: str, count: int) -> list[float] | None:
+def read_numbers(region: Any, key: str, count: int) -> list[float] | None:
+    """The `count` finite numbers under `key` of a region, or of a bare list; None where they are not such."""
     values = region.get(key) if isinstance(region, dict) else region
     if not isinstance(values, list) or len(values) != count:
         return None

@@ -1,26 +1,35 @@
-"""A multimodal LLM behind an OpenAI-compatible server: vLLM, SGLang, llama.cpp, Ollama, `transformers serve`, the cloud.
+"""A multimodal LLM on an OpenAI-compatible server.
 
-    model = RemoteModel("Qwen/Qwen3-VL-32B-Instruct", base_url="http://127.0.0.1:8000/v1")
-    said = model.ask([Turn("what keeps the rain off?", images=[image])], SYSTEM, SCHEMA)
+That is vLLM, SGLang, llama.cpp, Ollama, `transformers serve`, or a provider in the cloud.
 
-Pictures travel inside the request. The form is asked for as structured output, and the probabilities of the tokens with
-it; a server that refuses the one or the other is asked without. The key comes from OPENAI_API_KEY and is kept nowhere.
+    model = OpenAIClient("Qwen/Qwen3-VL-32B-Instruct", base_url="http://127.0.0.1:8000/v1")
+    answer = model.ask([Turn("what keeps the rain off?", images=[image])], system, schema)
+
+Images travel inside the request. It asks for structured output and for the probabilities of the tokens; a
+server that refuses one of them is asked without it. The key is read from OPENAI_API_KEY and stored nowhere.
 """
 
 import base64
 import io
 import os
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
 from assistant.errors import BadInput
-from assistant.grammar import Turn, chat_messages
-from assistant.mllm.structured_output import ALTERNATIVES, Said, Step
+from assistant.grammar import Turn
+from assistant.mllm.chat_messages import chat_messages
+from assistant.mllm.structured_answer import StructuredAnswer, TokenStep
 
-SECONDS = 300.0  # for one answer
-RETRIES = 2  # of the client, for a server that is busy or away
-TYPED = (
+ANSWER_TIMEOUT = 300.0  # seconds
+MAX_RETRIES = 2  # of the client, for a server that is busy or away
+MAX_ALTERNATIVES = 20  # tokens whose probability is asked for at each step, the most that OpenAI's API allows
+JPEG_QUALITY = 92  # at which a photo takes a fifth of a PNG's size
+MAX_ERROR_LENGTH = 160  # characters of a server's message within ours
+
+# Tokens that structure a chat in the common models; they must have no power where a user types them.
+LIVE_TOKENS = (
     "<|im_start|>",
     "<|im_end|>",
     "<|endoftext|>",
@@ -32,8 +41,9 @@ TYPED = (
     "</s>",
     "<think>",
     "</think>",
-)  # what models use; a question that holds one must not act
-BOUNDS = (
+)
+# Keywords of JSON schema that some servers do not support.
+BOUND_KEYWORDS = (
     "minLength",
     "maxLength",
     "minItems",
@@ -41,19 +51,29 @@ BOUNDS = (
     "minimum",
     "maximum",
     "multipleOf",
-)  # not known to every server
-OPTIONAL = (
-    "logprobs",
-    "response_format",
-    "seed",
-    "temperature",
-)  # what a server may refuse, in the order of trying without
+)
+# Options that a server may refuse, in the order in which they are left out.
+OPTIONAL_PARAMETERS = ("logprobs", "response_format", "seed", "temperature")
+
+Result = TypeVar("Result")
 
 
 class OpenAIClient:
-    """model: its name on the server. base_url: None for OPENAI_BASE_URL or the client's own. BadInput: no client, no key."""
+    """A model on a server; a `structured_answer.StructuredModel`.
 
-    crops = False  # as far as is known
+    Args:
+        model: Its name on the server.
+        base_url: Address of the server; None for OPENAI_BASE_URL, or else the client's own default.
+
+    Attributes:
+        name: The model's name on the server.
+        crops: False, as far as is known of a model on a server.
+
+    Raises:
+        BadInput: The client is not installed, there is no key, or the address is malformed.
+    """
+
+    crops = False
 
     def __init__(self, model: str, base_url: str | None = None):
         try:
@@ -65,185 +85,215 @@ class OpenAIClient:
         key = os.environ.get("OPENAI_API_KEY", "none" if base_url else None)
         if key is None:
             raise BadInput("set OPENAI_API_KEY, or name a server of your own with --base-url")
-        self.openai, self.name, self.where = openai, model, base_url or "the cloud"
+        self.name = model
+        self._openai = openai
+        self._address = base_url or "the cloud"
         try:
-            self.client = openai.OpenAI(api_key=key, base_url=base_url, timeout=SECONDS, max_retries=RETRIES)
-        except Exception as error:  # an address that is none
-            raise BadInput(f"--base-url {base_url} cannot be used: {_line(error)}") from None
-        self.without: set[str] = set()  # what this server does not take
+            self._client = openai.OpenAI(
+                api_key=key, base_url=base_url, timeout=ANSWER_TIMEOUT, max_retries=MAX_RETRIES
+            )
+        except Exception as error:  # a malformed address raises several kinds of errors
+            raise BadInput(f"--base-url {base_url} cannot be used: {_one_line(error)}") from None
+        self._refused: set[str] = set()  # the optional parameters that this server does not accept
 
     def check(self) -> None:
-        """BadInput where no server answers there, or it refuses the key; costs nothing."""
+        """Ask the server for its models, which costs nothing. Raises BadInput where it does not answer or "
+        "refuses the key."""
         try:
-            self._errors(lambda: self.client.models.list())
-        except self.openai.APIStatusError:  # many servers do not list their models
+            self._call(self._client.models.list)
+        except self._openai.APIStatusError:  # many servers do not list their models
             pass
 
     def attention_probe(self) -> NoReturn:
-        """A server exposes no attention. Raises BadInput."""
+        """Raises BadInput, because a server exposes no attention."""
         raise BadInput(
-            "a model on a server exposes no attention: use the pocket preset, or --mllm with a folder or a hub id"
+            "a model on a server exposes no attention: use the pocket preset, or --mllm with a folder or a "
+            "hub id"
         )
 
-    def seen_size(self, image: np.ndarray) -> tuple[int, int]:
-        """(w, h) px of a picture (H, W, 3) as the model sees it: as it is sent."""
+    def input_size(self, image: np.ndarray) -> tuple[int, int]:
+        """(width, height) in px of an image (H, W, 3): it is sent as it is."""
         return image.shape[1], image.shape[0]
 
     def ask(
         self,
         turns: list[Turn],
         system: str,
-        schema: dict,
+        schema: dict[str, Any],
         *,
         max_new_tokens: int = 1024,
         temperature: float = 0.0,
         seed: int | None = None,
-    ) -> Said:
-        """The answer to the last turn; that it has the form of `schema` is up to the server. BadInput: no answer."""
-        form = {
-            "type": "json_schema",
-            "json_schema": {"name": schema["title"], "schema": unbounded(schema), "strict": True},
-        }
-        request = {
+    ) -> StructuredAnswer:
+        """See `structured_answer.StructuredModel`; whether the answer follows the schema is up to the "
+        "server."""
+        parameters: dict[str, Any] = {
             "logprobs": True,
-            "top_logprobs": ALTERNATIVES,
-            "response_format": form,
+            "top_logprobs": MAX_ALTERNATIVES,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": schema["title"], "schema": unbounded(schema), "strict": True},
+            },
             "temperature": temperature,
         }
-        request |= {} if seed is None else {"seed": seed}
-        messages, without = messages_of(turns, system), set(self.without)
+        if seed is not None:
+            parameters["seed"] = seed
+        messages = messages_of(turns, system)
+        refused = set(self._refused)
         while True:
-            wanted = {k: v for k, v in request.items() if k.removeprefix("top_") not in without}
+            accepted = {k: v for k, v in parameters.items() if k.removeprefix("top_") not in refused}
             try:
-                reply = self._errors(
-                    lambda: self.client.chat.completions.create(
-                        model=self.name, messages=messages, max_tokens=max_new_tokens, **wanted
-                    )
-                )
-                break
-            except (self.openai.BadRequestError, self.openai.UnprocessableEntityError) as error:
-                left = [k for k in OPTIONAL if k in wanted]
-                if not left:
+                reply = self._complete(messages, max_new_tokens, accepted)
+            except (self._openai.BadRequestError, self._openai.UnprocessableEntityError) as error:
+                optional = [name for name in OPTIONAL_PARAMETERS if name in accepted]
+                if not optional:
                     raise BadInput(
-                        f"the server at {self.where} refuses the request: {_line(error)}"
+                        f"the server at {self._address} refuses the request: {_one_line(error)}"
                     ) from None
-                without.add(next((k for k in left if k in str(error)), left[0]))
-            except self.openai.APIStatusError as error:
-                raise BadInput(
-                    f"the server at {self.where} failed ({error.status_code}): {_line(error)}"
-                ) from None
-        self.without = without  # it was that which the server did not take
-        return self._said(reply)
+                refused.add(next((name for name in optional if name in str(error)), optional[0]))
+            else:
+                break
+        self._refused = refused  # the request succeeded, so it was these that the server refused
+        return self._read(reply)
 
-    def _errors(self, call):
-        """What `call` returns; what can be told in a line, as BadInput. Other status errors are the caller's."""
-        openai = self.openai
+    def _complete(self, messages: list[dict], max_new_tokens: int, parameters: dict[str, Any]) -> Any:
+        """The server's reply. Raises BadInput, or the client's error where the server refuses the "
+        "parameters."""
         try:
-            return call()
+            return self._call(
+                lambda: self._client.chat.completions.create(
+                    model=self.name, messages=messages, max_tokens=max_new_tokens, **parameters
+                )
+            )
+        except (self._openai.BadRequestError, self._openai.UnprocessableEntityError):
+            raise
+        except self._openai.APIStatusError as error:
+            raise BadInput(
+                f"the server at {self._address} failed ({error.status_code}): {_one_line(error)}"
+            ) from None
+
+    def _call(self, request: Callable[[], Result]) -> Result:
+        """What `request` returns.
+
+        Raises BadInput for an error that one line explains; other status errors pass.
+        """
+        openai = self._openai
+        try:
+            return request()
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise BadInput(
-                f"the server at {self.where} refuses the key: set OPENAI_API_KEY ({_line(error)})"
+                f"the server at {self._address} refuses the key: set OPENAI_API_KEY ({_one_line(error)})"
             ) from None
         except openai.NotFoundError as error:
             if "models" in str(error.request.url):
                 raise
-            raise BadInput(f"the server at {self.where} does not know {self.name}: {_line(error)}") from None
+            raise BadInput(
+                f"the server at {self._address} does not know {self.name}: {_one_line(error)}"
+            ) from None
         except openai.RateLimitError as error:
             raise BadInput(
-                f"the server at {self.where} is busy, or what was paid for is spent: {_line(error)}"
+                f"the server at {self._address} is busy, or the account's credit is spent: {_one_line(error)}"
             ) from None
         except openai.APITimeoutError:
-            raise BadInput(f"the server at {self.where} gave no answer in {SECONDS:.0f} s") from None
+            raise BadInput(
+                f"the server at {self._address} gave no answer in {ANSWER_TIMEOUT:.0f} s"
+            ) from None
         except openai.APIConnectionError as error:
             raise BadInput(
-                f"no server answers at {self.where}: start it, or give another --base-url ({_line(error)})"
+                f"no server answers at {self._address}: start it, or give another --base-url "
+                f"({_one_line(error)})"
             ) from None
         except openai.APIStatusError:
             raise
-        except (openai.OpenAIError, ValueError, TypeError) as error:  # not even an envelope
-            raise BadInput(
-                f"what answers at {self.where} does not speak the OpenAI protocol: {_line(error)}; "
-                "does its address end in /v1?"
-            ) from None
+        except (openai.OpenAIError, ValueError, TypeError) as error:  # the reply is not even an envelope
+            raise BadInput(self._no_protocol(_one_line(error) + "; ")) from None
 
-    def _said(self, reply) -> Said:
+    def _no_protocol(self, detail: str = "") -> str:
+        return (
+            f"what answers at {self._address} does not speak the OpenAI protocol: {detail}"
+            "does its address end in /v1?"
+        )
+
+    def _read(self, reply: Any) -> StructuredAnswer:
+        """The answer in a server's reply. Raises BadInput where there is none."""
         try:
             choice = reply.choices[0]
-            text, more = choice.message.content or "", choice.message.model_extra or {}
+            text = choice.message.content or ""
+            extra = choice.message.model_extra or {}
         except (AttributeError, IndexError, TypeError):
-            raise BadInput(
-                f"what answers at {self.where} does not speak the OpenAI protocol; "
-                "does its address end in /v1?"
-            ) from None
+            raise BadInput(self._no_protocol()) from None
         tokens = getattr(reply.usage, "completion_tokens", None) or 0
-        thought = next(
-            (more[k] for k in ("reasoning_content", "reasoning") if isinstance(more.get(k), str)), ""
-        )
-        steps = [Step(_bytes(t), _likely(t)) for t in getattr(choice.logprobs, "content", None) or []]
+        # vLLM and others call what a model thought "reasoning_content", llama.cpp and others "reasoning".
+        names = ("reasoning_content", "reasoning")
+        thought = next((extra[name] for name in names if isinstance(extra.get(name), str)), "")
+        steps = [_step(token) for token in getattr(choice.logprobs, "content", None) or []]
         if "</think>" in text:  # a server that leaves the thought in the answer
             before, _, text = text.partition("</think>")
             thought = thought or before.removeprefix("<think>").strip()
             steps = _last_steps(steps, text)
-        return Said(text.strip(), thought.strip(), tokens, steps)
+        return StructuredAnswer(text.strip(), thought.strip(), tokens, steps)
 
 
 def messages_of(turns: list[Turn], system: str) -> list[dict]:
-    """Turns in the OpenAI protocol, pictures as data URLs."""
-    pictures = iter([image for turn in turns for image in turn.images])
-    messages = chat_messages(turns, TYPED, system)
+    """Turns as messages of the OpenAI protocol, with images as data URLs."""
+    images = iter([image for turn in turns for image in turn.images])
+    messages = chat_messages(turns, LIVE_TOKENS, system)
     for message in messages:
         parts = message["content"]
-        if all(part["type"] == "text" for part in parts):  # servers of text models take only a string here
+        if all(part["type"] == "text" for part in parts):  # servers of text models accept only a string here
             message["content"] = "".join(part["text"] for part in parts)
         else:
             message["content"] = [
-                part
-                if part["type"] == "text"
-                else {"type": "image_url", "image_url": {"url": data_url(next(pictures))}}
-                for part in parts
+                part if part["type"] == "text" else _image_part(next(images)) for part in parts
             ]
     return messages
 
 
+def _image_part(image: np.ndarray) -> dict:
+    return {"type": "image_url", "image_url": {"url": data_url(image)}}
+
+
 def data_url(image: np.ndarray) -> str:
-    """A picture (H, W, 3) uint8 as a JPEG in a data URL: a fifth of a PNG's size."""
+    """An image (H, W, 3) uint8 RGB as a JPEG in a data URL."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(image).save(file, format="JPEG", quality=92, subsampling=0)
+    Image.fromarray(image).save(file, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def unbounded(schema):
-    """The schema without the bounds that some servers refuse."""
+def unbounded(schema: Any) -> Any:
+    """A JSON schema without `BOUND_KEYWORDS`."""
     if isinstance(schema, dict):
-        return {k: unbounded(v) for k, v in schema.items() if k not in BOUNDS}
+        return {k: unbounded(v) for k, v in schema.items() if k not in BOUND_KEYWORDS}
     return [unbounded(v) for v in schema] if isinstance(schema, list) else schema
 
 
-def _bytes(token) -> bytes:
+def _step(token: Any) -> TokenStep:
+    """A token of a reply with its alternatives."""
+    likely = {_token_bytes(token): float(np.exp(token.logprob))}
+    for alternative in getattr(token, "top_logprobs", None) or []:
+        likely[_token_bytes(alternative)] = float(np.exp(alternative.logprob))
+    return TokenStep(_token_bytes(token), likely)
+
+
+def _token_bytes(token: Any) -> bytes:
+    """The bytes of a token; not every server sends them."""
     return bytes(token.bytes) if getattr(token, "bytes", None) else token.token.encode()
 
 
-def _likely(token) -> dict[bytes, float]:
-    likely = {_bytes(token): float(np.exp(token.logprob))}
-    for other in getattr(token, "top_logprobs", None) or []:
-        likely[_bytes(other)] = float(np.exp(other.logprob))
-    return likely
-
-
-def _last_steps(steps: list[Step], text: str) -> list[Step]:
+def _last_steps(steps: list[TokenStep], text: str) -> list[TokenStep]:
     """The steps that make up the end of an answer; [] where they do not fit it."""
-    whole, size = b"", len(text.encode())
+    end, size = b"", len(text.encode())
     for k in range(len(steps) - 1, -1, -1):
-        whole = steps[k].piece + whole
-        if len(whole) >= size:
-            return steps[k:] if whole == text.encode() else []
+        end = steps[k].token + end
+        if len(end) >= size:
+            return steps[k:] if end == text.encode() else []
     return []
 
 
-def _line(error: Exception) -> str:
-    """What a server or the client says went wrong, in a line."""
+def _one_line(error: Exception) -> str:
+    """What a server or the client says went wrong."""
     body = getattr(error, "body", None)
-    said = (body.get("message") or body.get("detail")) if isinstance(body, dict) else None
-    return " ".join(str(said or error).split())[:160]
+    message = (body.get("message") or body.get("detail")) if isinstance(body, dict) else None
+    return " ".join(str(message or error).split())[:MAX_ERROR_LENGTH]

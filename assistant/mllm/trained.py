@@ -1,17 +1,19 @@
 """A multimodal LLM and a selector that `python -m finetune` trained on any SAM's proposals.
 
-    parts = load_tuned(Reasoner.load("Qwen3-VL-4B-Instruct"), eyes, "runs/tuned")      # for Assistant(parts, weights)
-    view = parts.eyes.open(image)                       # what `eyes` opens, with features of every proposal
-    reply, found = parts.ask([Turn("what keeps the rain off?")], view, threshold=0.5)
+    pipeline = load_trained_pipeline(MultimodalLLM.load("Qwen3-VL-4B-Instruct"), opener, "runs/tuned")
+    opened = pipeline.opener.open(image)                # what `opener` opens, with features of every proposal
+    reply, selections = pipeline.ask([Turn("what keeps the rain off?")], opened, threshold=0.5)
 
-A folder holds `lora/` (peft's form; none in a merged model) and `heads.safetensors`: the selector, and in its metadata
-which features it reads. As LLM-Seg (arXiv 2404.08767) a proposal is what lies under its mask in SAM's embedding, and in
-DINOv2's where the adapter was trained with it; here its geometry and SAM's judgement of it are added.
+The folder holds `lora/` (in peft's layout; none in a merged model) and `heads.safetensors`: the selector, and
+in its metadata which features it reads. As in LLM-Seg (arXiv 2404.08767) a proposal is described by what lies
+under its mask in SAM's embedding, and in DINOv2's where the adapter was trained with it. Its geometry and
+SAM's judgement of it are added.
 """
 
 import dataclasses
 import functools
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ from torch import Tensor, nn
 
 from assistant.errors import BadInput
 from assistant.grammar import ABS, SEG, TOKEN, Turn
+from assistant.mllm.dino import Dino
 from assistant.mllm.local_model import MultimodalLLM
-from assistant.mllm.selector import Selector, choose, runners_up
+from assistant.mllm.selector import Scores, Selector, next_best_proposals, select_proposals
 from assistant.pipeline import AttentionProbe, ImageOpener, Pipeline, Reply, Selection
 from assistant.sam.image_opener import Progress, SamOpenedImage
 from assistant.sam.proposals import Proposals
@@ -30,93 +33,101 @@ from assistant.sam.region_features import GEOMETRY, geometry, pooled
 from assistant.sam.segmenter import Embedding, Segmenter
 from assistant.weights import adapter_file, read_weights, sha256_of
 
-SHAPE = GEOMETRY + 2  # geometry, predicted IoU, stability: the last columns of a proposal's features
-DINO_SIDE = 896  # px of the longer side, as LLM-Seg
+# The last columns of a proposal's features: geometry, predicted IoU and stability.
+SHAPE_DIM = GEOMETRY + 2
 
 
-@dataclasses.dataclass
+@dataclass
 class TrainedOpenedImage(SamOpenedImage):
-    """A picture, opened, with the features (N, R) float32 of its proposals: embedding, then SHAPE."""
+    """An opened image with what the selector reads.
 
-    features: Tensor | None = None
+    Attributes:
+        features: (N, R) float32 of the proposals: what lies under their masks, then `SHAPE_DIM` columns.
+    """
 
-
-class Dino:
-    """A frozen DINOv2 of transformers: the patches' features of a picture."""
-
-    def __init__(self, name_or_path, device="cpu"):
-        from transformers import AutoImageProcessor, AutoModel
-
-        try:
-            self.model = AutoModel.from_pretrained(name_or_path).to(device).eval().requires_grad_(False)
-            processor = AutoImageProcessor.from_pretrained(name_or_path)
-        except Exception as error:  # a broken folder and an unreachable hub raise a dozen kinds
-            raise BadInput(
-                f"cannot load {name_or_path} as DINOv2; give a folder that holds one, or a hub id while the "
-                f"hub can be reached ({str(error).splitlines()[0]})"
-            ) from error
-        self.mean, self.std = (
-            torch.tensor(v, device=device).view(3, 1, 1) for v in (processor.image_mean, processor.image_std)
-        )
-
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray, side: int = DINO_SIDE) -> Tensor:
-        """(H, W, 3) uint8 -> (1, D, h, w) float, over the whole picture and nothing else."""
-        from PIL import Image
-
-        patch = self.model.config.patch_size
-        h, w = (max(1, round(s * side / max(image.shape[:2]) / patch)) for s in image.shape[:2])
-        resized = Image.fromarray(image).resize((w * patch, h * patch), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(resized)).to(self.mean.device).movedim(-1, 0) / 255
-        tokens = self.model(pixel_values=((pixels - self.mean) / self.std)[None]).last_hidden_state
-        return tokens[:, -h * w :].transpose(1, 2).unflatten(2, (h, w)).float()  # the class token comes first
+    features: Tensor = field(kw_only=True)
 
 
 class TrainedImageOpener:
-    """`plain` (open(image) -> a view with embedding and proposals), with the features that the selector reads."""
+    """Opens images as another opener does, and computes the features that the selector reads.
 
-    def __init__(self, plain: ImageOpener[SamOpenedImage], dino: Dino | None = None):
-        self.plain, self.dino = plain, dino
+    Args:
+        base: The other opener.
+        dino: Adds its features; None for SAM's alone.
+    """
+
+    def __init__(self, base: ImageOpener[SamOpenedImage], dino: Dino | None = None):
+        self.base = base
+        self.dino = dino
 
     @property
     def segmenter(self) -> Segmenter:
-        return self.plain.segmenter
+        """See `pipeline.ImageOpener`."""
+        return self.base.segmenter
 
     def propose(self, image: np.ndarray, progress: Progress | None = None) -> tuple[Embedding, Proposals]:
         """See `pipeline.ImageOpener`."""
-        return self.plain.propose(image, progress)
+        return self.base.propose(image, progress)
 
     @torch.inference_mode()
     def open(self, image: np.ndarray, progress: Progress | None = None) -> TrainedOpenedImage:
-        view = self.plain.open(image, progress)
-        return TrainedOpenedImage(view.embedding, view.proposals, image, features=self.features(image, view))
+        """See `pipeline.ImageOpener`."""
+        opened = self.base.open(image, progress)
+        features = self.features(image, opened.embedding, opened.proposals)
+        return TrainedOpenedImage(opened.embedding, opened.proposals, image, features=features)
 
-    def features(self, image: np.ndarray, view) -> Tensor:
-        """(N, C [+ D] + SHAPE) float32 of the view's proposals."""
-        proposals, embedding, segmenter = view.proposals, view.embedding, self.segmenter
+    def features(self, image: np.ndarray, embedding: Embedding, proposals: Proposals) -> Tensor:
+        """The features of the proposals of an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            embedding: SAM's encoding of it.
+            proposals: N proposals.
+
+        Returns:
+            (N, R) float32 on the CPU: SAM's C features, DINOv2's D where there is one, and `SHAPE_DIM`
+            columns.
+        """
+        segmenter = self.segmenter
         maps = embedding.features.float()
-        device = maps.device
-        low = torch.as_tensor(np.asarray(proposals.low_res_logits), device=device)
-        masks = (
-            (low > segmenter.threshold).float().reshape(-1, segmenter.low_res_side, segmenter.low_res_side)
-        )
-        # Only the part of the square that the picture fills.
-        inside = lambda x: x[
-            ...,
-            : max(1, round(x.shape[-2] * embedding.input_size[0] / segmenter.side)),
-            : max(1, round(x.shape[-1] * embedding.input_size[1] / segmenter.side)),
-        ]
-        parts = [pooled(inside(maps), inside(masks))]
+        side = segmenter.low_res_side
+        logits = torch.as_tensor(np.asarray(proposals.low_res_logits), device=maps.device)
+        masks = (logits > segmenter.threshold).float().reshape(-1, side, side)
+        masks = self._without_padding(masks, embedding)
+        parts = [pooled(self._without_padding(maps, embedding), masks)]
         if self.dino is not None:
-            parts.append(pooled(self.dino(image).to(device), inside(masks)))
+            parts.append(pooled(self.dino(image).to(maps.device), masks))
         boxes = torch.as_tensor(proposals.boxes).reshape(-1, 4)
-        judged = torch.as_tensor(np.stack([proposals.predicted_iou, proposals.stability], 1)).float()
-        shape = torch.cat([geometry(boxes, torch.as_tensor(proposals.areas), image.shape[:2]), judged], 1)
-        return torch.cat([*(p.cpu() for p in parts), shape.cpu()], 1)
+        parts.append(geometry(boxes, torch.as_tensor(proposals.areas), image.shape[:2]))
+        parts.append(torch.as_tensor(np.stack([proposals.predicted_iou, proposals.stability], 1)).float())
+        return torch.cat([part.cpu() for part in parts], 1)
+
+    def _without_padding(self, square: Tensor, embedding: Embedding) -> Tensor:
+        """The part of SAM's square (..., s, s) that the image fills."""
+        segmenter = self.segmenter
+        height = max(1, round(square.shape[-2] * embedding.input_size[0] / segmenter.side))
+        width = max(1, round(square.shape[-1] * embedding.input_size[1] / segmenter.side))
+        return square[..., :height, :width]
 
 
 class StandardisedSelector(nn.Module):
-    """The selector over regions as `TunedEyes` describes them, (N, R) standardised by what training saw."""
+    """A selector whose features are standardised by their mean and deviation in training.
+
+    Args:
+        state_dim: Size of a [SEG] state.
+        region_dim: Size R of the features of `TrainedImageOpener`.
+        width: Of the selector's transformer.
+        depth: Number of its blocks.
+        dropout: Share of the activations that are dropped in training.
+
+    Attributes:
+        config: These arguments.
+        mean: (R,) mean of the features.
+        scale: (R,) their standard deviation.
+    """
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(
         self, state_dim: int, region_dim: int, width: int = 192, depth: int = 2, dropout: float = 0.1
@@ -129,24 +140,39 @@ class StandardisedSelector(nn.Module):
             "depth": depth,
             "dropout": dropout,
         }
-        self.selector = Selector(state_dim, region_dim - SHAPE, SHAPE, width, depth, dropout)
+        self.selector = Selector(state_dim, region_dim - SHAPE_DIM, SHAPE_DIM, width, depth, dropout)
         self.register_buffer("mean", torch.zeros(region_dim))
         self.register_buffer("scale", torch.ones(region_dim))
 
-    def forward(self, states: Tensor, features: Tensor, margin: Tensor, ignored: Tensor | None = None):
-        """states (M, state_dim), features (N, R) or (M, N, R), margin (M,), ignored (M, N) -> Scores."""
+    def forward(
+        self, states: Tensor, features: Tensor, margin: Tensor, ignored: Tensor | None = None
+    ) -> Scores:
+        """Score N proposals for M targets.
+
+        Args:
+            states: (M, state_dim) float, the states that predict the markers.
+            features: (N, R) float, or (M, N, R) for each target its own.
+            margin: (M,) float, log p([SEG]) - log p([ABS]) of the LLM.
+            ignored: (M, N) bool, True for padding; None for none.
+        """
         features = (features - self.mean) / self.scale
-        return self.selector(
-            states.float(), features[..., :-SHAPE], features[..., -SHAPE:], None, margin, ignored
-        )
+        regions, shapes = features[..., :-SHAPE_DIM], features[..., -SHAPE_DIM:]
+        return self.selector(states.float(), regions, shapes, None, margin, ignored)
 
 
 class TrainedPipeline(Pipeline[TrainedOpenedImage]):
-    """The parts of an `Assistant`."""
+    """Answers with a trained LLM and selector; see `pipeline.Pipeline`.
+
+    Args:
+        opener: Opens the images that are asked about.
+        llm: The language model with its adapter.
+        selector: Selects proposals.
+    """
 
     def __init__(self, opener: TrainedImageOpener, llm: MultimodalLLM, selector: StandardisedSelector):
         self.opener = opener
-        self.llm, self.selector = llm, selector
+        self.llm = llm
+        self.selector = selector
 
     @functools.cached_property
     def _probe(self) -> AttentionProbe:
@@ -163,9 +189,7 @@ class TrainedPipeline(Pipeline[TrainedOpenedImage]):
     ) -> tuple[Reply, list[Selection]]:
         """See `pipeline.Pipeline`."""
         turns = list(turns)
-        if not any(
-            turn.images for turn in turns
-        ):  # earlier turns may have been forgotten, the image never is
+        if not any(turn.images for turn in turns):  # the turn that showed the image may have been forgotten
             turns[0] = dataclasses.replace(turns[0], images=[opened.image])
         return answer(self.llm, self.selector, turns, opened.features, threshold, **options)
 
@@ -179,25 +203,28 @@ def answer(
     threshold: float,
     **options: Any,
 ) -> tuple[Reply, list[Selection]]:
-    """Answer the last turn and select among proposals; all that answering needs of the proposals is their features.
+    """Answer the last turn and select among proposals.
 
-    Training answers its validation questions with this, from the features that it has stored.
+    All that answering needs of the proposals is their features. Training answers its validation questions
+    with this function, from the features that it has stored.
 
     Args:
         llm: The language model.
         selector: Reads the states of the reply's markers.
         turns: The conversation, with the image in one of the turns.
         features: (N, R) float32, as `TrainedImageOpener` gives them.
-        threshold: Confidence from which a target counts as present. The confidence is the selector's, which knows the
-            margin of the language model.
+        threshold: Confidence from which a target counts as present. The confidence is the selector's, which
+            knows the margin of the language model.
         options: See `MultimodalLLM.reply`.
 
     Returns:
         The reply, with the markers as the selector decides them, and a selection for each.
     """
     reply = llm.reply(turns, **options)
+    if reply.states is None or reply.margins is None:
+        raise ValueError("the language model gives no states of its markers")
     selections = select(selector, reply.states, reply.margins, features)
-    present = iter([one.confidence >= threshold and bool(one.proposals) for one in selections])
+    present = iter([s.confidence >= threshold and bool(s.proposals) for s in selections])
     text = TOKEN.sub(lambda _: SEG if next(present) else ABS, reply.text)
     return dataclasses.replace(reply, text=text), selections
 
@@ -206,20 +233,35 @@ def answer(
 def select(
     selector: StandardisedSelector, states: Tensor, margins: Tensor, features: Tensor
 ) -> list[Selection]:
-    """states (M, state_dim) and margins (M,) of markers against proposals (N, R)."""
+    """Select proposals for the markers of a reply.
+
+    Args:
+        selector: The selector.
+        states: (M, state_dim) float, the states that predict the markers.
+        margins: (M,) float, log p([SEG]) - log p([ABS]) at each marker.
+        features: (N, R) float32 of the proposals.
+
+    Returns:
+        A selection for each marker.
+    """
     if not len(states) or not len(features):
         return [Selection(0.0, []) for _ in states]
     device = selector.mean.device
     scores = selector(states.to(device), features.to(device), margins.to(device))
-    found = []
+    selections = []
     for k in range(len(states)):
-        chosen = choose(scores, k)
-        found.append(Selection(float(scores.presence[k].sigmoid()), chosen, runners_up(scores, k, chosen)))
-    return found
+        confidence = float(scores.presence[k].sigmoid())
+        selected = select_proposals(scores, k)
+        selections.append(Selection(confidence, selected, next_best_proposals(scores, k, selected)))
+    return selections
 
 
-def read_heads(folder: Path) -> tuple[StandardisedSelector, dict]:
-    """The selector of a folder and what its file says of itself. BadInput: none, or the pocket preset's."""
+def read_heads(folder: Path) -> tuple[StandardisedSelector, dict[str, Any]]:
+    """The selector of an adapter folder, and the metadata of its file.
+
+    Raises:
+        BadInput: The folder holds none, or one of the pocket preset.
+    """
     file = adapter_file(folder)
     state, about = read_weights(file)
     try:
@@ -233,26 +275,35 @@ def read_heads(folder: Path) -> tuple[StandardisedSelector, dict]:
     return selector.eval(), config
 
 
-def load_trained_pipeline(llm: MultimodalLLM, opener, adapter) -> TrainedPipeline:
-    """The parts that the folder `adapter` makes of a multimodal LLM and of `eyes`. Merges LoRA into the LLM, unless its
-    weights are 4-bit. BadInput: what is missing, or was trained on another LLM or SAM."""
+def load_trained_pipeline(
+    llm: MultimodalLLM, opener: ImageOpener[SamOpenedImage], adapter: str | Path
+) -> TrainedPipeline:
+    """The pipeline that an adapter folder makes of a multimodal LLM and an opener.
+
+    Args:
+        llm: Gets the adapter's LoRA, which is merged into its weights unless they are kept in 4 bits.
+        opener: Of the SAM on whose proposals the adapter was trained.
+        adapter: A folder that `python -m finetune` wrote.
+
+    Raises:
+        BadInput: A file is missing or broken, or the adapter was trained on another LLM.
+    """
     adapter = Path(adapter)
     selector, config = read_heads(adapter)
-    width = llm.model.get_output_embeddings().weight.shape[-1]
-    if width != selector.config["state_dim"]:
+    if llm.width != selector.config["state_dim"]:
         raise BadInput(
             f"the adapter {adapter} was trained on a language model of width {selector.config['state_dim']}, "
-            f"this one has {width}; give --mllm the model it was trained on: {config.get('mllm')}"
+            f"this one has {llm.width}; give --mllm the model it was trained on: {config.get('mllm')}"
         )
     if not config.get("merged"):
         lora = adapter_file(adapter, "lora/adapter_model.safetensors")
         if sha256_of(lora) != config["lora"]:
             raise BadInput(
-                f"the files in {adapter} are of two checkpoints: training was stopped while it saved; give its "
+                f"the files in {adapter} are of two checkpoints, because training was stopped while it "
+                f"saved; give its "
                 "command again"
             )
-        llm.adapt(lora.parent, merge=not getattr(llm.model, "is_quantized", False))
-    device, dino = llm.model.device, config.get("dino")
-    return TrainedPipeline(
-        TrainedImageOpener(opener, Dino(dino, device) if dino else None), llm, selector.to(device)
-    )
+        llm.adapt(lora.parent, merge=not llm.is_quantized)
+    device = llm.model.device
+    dino = Dino(config["dino"], device) if config.get("dino") else None
+    return TrainedPipeline(TrainedImageOpener(opener, dino), llm, selector.to(device))

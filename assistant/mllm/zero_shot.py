@@ -1,71 +1,103 @@
-"""Good masks without tuning: any multimodal LLM that follows instructions picks among SAM's proposals.
+"""Masks without training: any multimodal LLM that follows instructions selects among SAM's proposals.
 
-    parts = ZeroShot(eyes, LocalModel(reasoner), selection="marks")      # or RemoteModel(...), "boxes"
-    view = parts.eyes.open(image)
-    reply, found = parts.ask([Turn("what keeps the rain off?")], view, threshold=0.5)
+    pipeline = ZeroShotPipeline(opener, StructuredLLM(llm), selection="marks")      # or OpenAIClient(...),
+    "boxes" opened = pipeline.opener.open(image) reply, selections = pipeline.ask([Turn("what keeps the rain
+    off?")], opened, threshold=0.5)
 
-marks: the photo is shown again with the proposals outlined and numbered, on several sheets if need be (`assistant.mllm.set_of_mark`);
-the model answers with a name and numbers for each thing that is meant. boxes: it answers with a name, boxes and points;
-each box is matched to the best proposal, and SAM is prompted with box and point where none fits. Either way an empty
-list means that the thing is not there.
+"marks": the image is shown again with the proposals outlined and numbered, on several sheets if need be
+(`assistant.mllm.set_of_mark`); the model answers with a name and numbers for each target. "boxes": it answers
+with a name, boxes and points; each box is matched to the best proposal, and SAM is prompted with box and
+point where none matches. Either way an empty list means that the target is not in the image.
 
-Confidence, in [0, 1], is the model's own probability that the list is not empty, taken where it has written the thing's
-name and is about to write the first number, among the tokens that the form allows; 1 or 0 where a server does not tell.
-With a second look it is at most the highest probability of "keep" among the masks that were kept.
+The confidence, in [0, 1], is the model's own probability that the list is not empty, read where it has
+written the target's name and is about to write the first number, among the tokens that the schema allows; it
+is 1 or 0 where a server does not tell. Verification (`assistant.mllm.verification`) can lower it.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from assistant.errors import BadInput
 from assistant.grammar import TOKEN, Turn, plain, reply_for
 from assistant.mllm.coordinates import (
-    PATCH,
+    MAX_QWEN_PIXELS,
     PIXELS,
-    QWEN_PIXELS,
+    QWEN_PATCH_SIZE,
     UNIT,
     Frame,
     frame_of,
+    resize_within,
     scale_of,
-    within,
 )
 from assistant.mllm.grounding_prompts import (
-    AGAIN,
-    BOXED,
-    CHECKED,
-    KEEP,
-    MARKED,
+    BOXES_PROMPT,
+    MARKS_PROMPT,
+    RETRY_PROMPT,
+    GroundedTarget,
+    Schema,
     boxes_schema,
     marks_schema,
-    numbers_of,
+    read_numbers,
     read_targets,
 )
-from assistant.mllm.set_of_mark import draw_sheet, lay_out, number
-from assistant.mllm.structured_output import probabilities, read_json
+from assistant.mllm.model_image import MAX_IMAGE_SIDE, fit_to_model
+from assistant.mllm.set_of_mark import arrange_sheets, draw_sheet, number_marks
+from assistant.mllm.structured_answer import StructuredAnswer, StructuredModel
+from assistant.mllm.verification import Verifier
 from assistant.pipeline import AttentionProbe, ImageOpener, Pipeline, Reply, Selection
 from assistant.sam.image_opener import SamOpenedImage
-from assistant.sam.mask_ops import box_iou, crop_around, pad_to_square, tight_box_xywh
+from assistant.sam.mask_ops import box_iou
 
 SELECTIONS = ("marks", "boxes")
-SIDE = 1280  # px of the longest side of a picture that is shown
-A_SHEET, SHEETS = 20, 3  # marks that a model reads on one picture, and pictures at most
-MATCH = 0.7  # IoU of boxes from which a proposal is what the model's box means
-LOOKS = 8  # masks of one thing that get a second look
+MARKS_PER_SHEET = 20  # that a model reads on one image
+MAX_SHEETS = 3
+MIN_MATCH_IOU = 0.7  # of boxes, from which a proposal is what the model's box means
+MAX_QUOTE_LENGTH = 80  # characters of a wrong answer in an error
+# Coordinates of the example in BOXES_PROMPT, as shares of the image.
+EXAMPLE_BOX = (0.2, 0.1, 0.5, 0.6)
+EXAMPLE_POINT = (0.3, 0.3)
+
+
+class _Grounding(NamedTuple):
+    """An answer of the model: the selection of each target by its phrase, the answer and the thought in "
+    "it."""
+
+    selections: list[tuple[str, Selection]]
+    answer: StructuredAnswer
+    thought: str
 
 
 class ZeroShotPipeline(Pipeline[SamOpenedImage]):
-    """eyes: see `assistant.sam.image_opener`; model: a `LocalModel` or a `RemoteModel`; verify: show each chosen mask again."""
+    """Answers with an untrained model; see `pipeline.Pipeline`.
+
+    Args:
+        opener: Opens the images that are asked about.
+        model: On this machine or on a server.
+        selection: "marks" or "boxes".
+        verify: Whether each selected mask is shown to the model again.
+
+    Raises:
+        BadInput: There is no such selection.
+    """
 
     def __init__(
-        self, opener: ImageOpener[SamOpenedImage], model, selection: str = "marks", verify: bool = False
+        self,
+        opener: ImageOpener[SamOpenedImage],
+        model: StructuredModel,
+        selection: str = "marks",
+        verify: bool = False,
     ):
         if selection not in SELECTIONS:
             raise BadInput(
                 f"there is no selection {selection!r} without tuning; choose one of: {', '.join(SELECTIONS)}"
             )
         self.opener = opener
-        self.model, self.selection, self.verify = model, selection, verify
+        self.model = model
+        self.selection = selection
+        self.verify = verify
 
     def attention_probe(self) -> AttentionProbe:
         """The probe of a local model. Raises BadInput for a model on a server, which exposes no attention."""
@@ -74,178 +106,195 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
     def ask(
         self,
         turns: list[Turn],
-        view: SamOpenedImage,
+        opened: SamOpenedImage,
         threshold: float,
         *,
         verify: bool | None = None,
-        stream=None,
-        **options,
+        stream: Callable[[str], Any] | None = None,
+        **options: Any,
     ) -> tuple[Reply, list[Selection]]:
-        """The reply to the last turn, with a [SEG] or [ABS] for each thing, and what they point at.
+        """See `pipeline.Pipeline`.
 
-        options: max_new_tokens, temperature, seed. stream: called once, with the whole text. BadInput: the model does not
-        answer in the form asked for, or cannot be reached.
+        Args:
+            turns: Earlier turns with their answers, then the one to answer.
+            opened: The image, opened by `opener`.
+            threshold: Confidence in [0, 1] from which a target counts as present.
+            verify: Whether to verify the selected masks; None for what the pipeline was made with.
+            stream: Called once, with the whole text.
+            options: `max_new_tokens`, `temperature` and `seed`.
+
+        Raises:
+            BadInput: The model does not answer in the form asked for, or cannot be reached.
         """
-        # What other parts have said for the model is in the reply grammar, which it does not write here.
+        # Answers by other parts of the program are in the reply grammar, which the model does not write here.
         turns = [
             replace(t, answer=plain(t.answer)) if t.answer and TOKEN.search(t.answer) else t for t in turns
         ]
-        select = self._marks if self.selection == "marks" and len(view.proposals) else self._boxes
-        pointed, said, thought = select(turns, view, options)
+        ground = (
+            self._ground_marks if self.selection == "marks" and len(opened.proposals) else self._ground_boxes
+        )
+        selections, answer, thought = ground(turns, opened, options)
         if self.verify if verify is None else verify:
-            said.tokens += sum(
-                self._look_again(turns[-1].question, phrase, found, view, options)
-                for phrase, found in pointed
-            )
-        present = [
-            bool(one.proposals or one.mask is not None) and one.confidence >= threshold for _, one in pointed
-        ]
-        text = reply_for([(phrase, there) for (phrase, _), there in zip(pointed, present)])
+            for phrase, selection in selections:
+                verifier = Verifier(self.model, turns[-1].question, phrase, opened, options)
+                answer.tokens += verifier.verify(selection)
+        present = [(phrase, _is_present(selection, threshold)) for phrase, selection in selections]
+        text = reply_for(present)
         if stream:
             stream(text)
-        reasoning = "\n".join(part for part in (said.reasoning, thought) if part)
-        return Reply(text, said.tokens, written=said.text, reasoning=reasoning), [one for _, one in pointed]
+        reasoning = "\n".join(part for part in (answer.reasoning, thought) if part)
+        reply = Reply(text, answer.tokens, written=answer.text, reasoning=reasoning)
+        return reply, [selection for _, selection in selections]
 
-    # What the model says ---------------------------------------------------------------------------------------
+    def _ask_model(
+        self,
+        turns: list[Turn],
+        images: list[np.ndarray],
+        system: str,
+        schema: Schema,
+        key: str,
+        options: dict[str, Any],
+    ) -> tuple[list[GroundedTarget], StructuredAnswer, str]:
+        """The targets that the model points at, its answer, and the thought in it.
 
-    def _answer(self, turns, pictures, system: str, schema: dict, key: str, options: dict):
-        """The things that the model points at; asked once more where the answer has not the form."""
+        Where the answer does not have the form, the model is asked once more. Raises BadInput where that
+        fails too.
+        """
         first, *rest = turns
-        turns = [Turn(first.question, first.answer, pictures), *rest]
-        said = self.model.ask(turns, system, schema, **options)
-        pointed, thought = read_targets(said, key)
-        if pointed is None:
-            spent, first_said = said.tokens, said
-            last = Turn(turns[-1].question, said.text or "...", turns[-1].images)
-            said = self.model.ask([*turns[:-1], last, Turn(AGAIN)], system, schema, **options)
-            said.tokens, (pointed, thought) = said.tokens + spent, read_targets(said, key)
-            if pointed is None:
-                heard = " ".join((said.text or first_said.text).split())[:80]
-                raise BadInput(
-                    f"{self.model.name} does not answer in the form asked for but {heard!r}; allow it more tokens, "
-                    "or take a model that follows instructions"
-                )
-        return pointed, said, thought
+        turns = [Turn(first.question, first.answer, images), *rest]
+        answer = self.model.ask(turns, system, schema, **options)
+        targets, thought = read_targets(answer, key)
+        if targets is not None:
+            return targets, answer, thought
+        last = Turn(turns[-1].question, answer.text or "...", turns[-1].images)
+        retried = self.model.ask([*turns[:-1], last, Turn(RETRY_PROMPT)], system, schema, **options)
+        retried.tokens += answer.tokens
+        targets, thought = read_targets(retried, key)
+        if targets is None:
+            quote = " ".join((retried.text or answer.text).split())[:MAX_QUOTE_LENGTH]
+            raise BadInput(
+                f"{self.model.name} does not answer in the form asked for but {quote!r}; allow it more "
+                f"tokens, "
+                "or take a model that follows instructions"
+            )
+        return targets, retried, thought
 
-    def _shown(self, image: np.ndarray) -> np.ndarray:
-        """A picture as it is sent."""
-        return pad_to_square(within(image, SIDE), centred=True) if self.model.crops else within(image, SIDE)
+    # ---------------------------------------------------------------------------------------------------
+    # marks
 
-    def _marks(self, turns, view: SamOpenedImage, options: dict):
-        if "sheets" not in view.cache:
-            sheets = lay_out(view.proposals, A_SHEET, A_SHEET * SHEETS)
-            numbers = number(sheets)
-            places = {i: n for n, i in numbers.items()}
+    def _ground_marks(self, turns: list[Turn], opened: SamOpenedImage, options: dict[str, Any]) -> _Grounding:
+        """Let the model select among numbered proposals."""
+        numbers, images = self._sheets(opened)
+        others = "the second is" if len(images) == 2 else f"the other {len(images) - 1} are"
+        system = MARKS_PROMPT.format(sheets=others, n=len(numbers), example=min(4, len(numbers)))
+        targets, answer, thought = self._ask_model(
+            turns, images, system, marks_schema(numbers), "marks", options
+        )
+        selections = []
+        for target in targets:
+            # Not every server keeps to the schema: "3" is 3, true is not 1, and a number that is not drawn
+            # means nothing.
+            written = [int(mark) for mark in target.regions if str(mark).isdecimal()]
+            proposals = [numbers[mark] for mark in written if mark in numbers]
+            selections.append((target.phrase, Selection(target.confidence, list(dict.fromkeys(proposals)))))
+        return _Grounding(selections, answer, thought)
+
+    def _sheets(self, opened: SamOpenedImage) -> tuple[dict[int, int], list[np.ndarray]]:
+        """{number of a mark: index of its proposal}, and the images to show: the image itself, then its "
+        "sheets."""
+        if "sheets" not in opened.cache:
+            sheets = arrange_sheets(opened.proposals, MARKS_PER_SHEET, MARKS_PER_SHEET * MAX_SHEETS)
+            numbers = number_marks(sheets)
+            number_of = {proposal: number for number, proposal in numbers.items()}
             drawn = [
-                draw_sheet(view.image, [(places[i], view.proposals.mask(i)) for i in sheet])
+                draw_sheet(opened.image, [(number_of[i], opened.proposals.mask(i)) for i in sheet])
                 for sheet in sheets
             ]
-            view.cache["sheets"] = numbers, [self._shown(picture) for picture in (view.image, *drawn)]
-        numbers, pictures = view.cache["sheets"]
-        others = "the second is" if len(pictures) == 2 else f"the other {len(pictures) - 1} are"
-        system = MARKED.format(sheets=others, n=len(numbers), example=min(4, len(numbers)))
-        pointed, said, thought = self._answer(
-            turns, pictures, system, marks_schema(numbers), "marks", options
+            images = [fit_to_model(image, self.model) for image in (opened.image, *drawn)]
+            opened.cache["sheets"] = numbers, images
+        return opened.cache["sheets"]
+
+    # ---------------------------------------------------------------------------------------------------
+    # boxes
+
+    def _ground_boxes(self, turns: list[Turn], opened: SamOpenedImage, options: dict[str, Any]) -> _Grounding:
+        """Let the model write boxes and points."""
+        image, frame = self._framed_image(opened)
+        system = BOXES_PROMPT.format(
+            meaning=frame.meaning,
+            box=_example_numbers(EXAMPLE_BOX, frame),
+            point=_example_numbers(EXAMPLE_POINT, frame),
         )
-        found = []
-        for one in pointed:
-            # Not every server keeps to the schema: "3" is 3, true is not 1, and what is not drawn points at nothing.
-            written = [int(m) for m in one.regions if str(m).isdecimal()]
-            known = [numbers[m] for m in written if m in numbers]
-            found.append((one.phrase, Selection(one.confidence, list(dict.fromkeys(known)))))
-        return found, said, thought
+        targets, answer, thought = self._ask_model(
+            turns, [image], system, boxes_schema(frame), "boxes", options
+        )
+        selections = []
+        for target in targets:
+            selection = Selection(target.confidence, [])
+            for region in target.regions:
+                self._add_region(region, frame, opened, selection)
+            selections.append((target.phrase, selection))
+        return _Grounding(selections, answer, thought)
 
-    def _boxes(self, turns, view: SamOpenedImage, options: dict):
-        scale = scale_of(self.model.name)
-        if "framed" not in view.cache:
-            image = (
-                within(view.image, SIDE, PATCH, QWEN_PIXELS) if scale == PIXELS else self._shown(view.image)
-            )
-            seen = self.model.seen_size(image) if scale == PIXELS else None
-            padded = self.model.crops and scale != PIXELS
-            view.cache["framed"] = image, frame_of(scale, view.image.shape[:2], seen, padded)
-        image, frame = view.cache["framed"]
-        share = lambda *values: [
-            round(v * e, 2) if scale == UNIT else round(v * e) for v, e in zip(values, 2 * frame.extent)
-        ]
-        system = BOXED.format(meaning=frame.meaning, box=share(0.2, 0.1, 0.5, 0.6), point=share(0.3, 0.3))
-        pointed, said, thought = self._answer(turns, [image], system, boxes_schema(frame), "boxes", options)
-        found = []
-        for one in pointed:
-            target = Selection(one.confidence, [])
-            for region in one.regions:
-                self._segment(region, frame, view, target)
-            found.append((one.phrase, target))
-        return found, said, thought
+    def _framed_image(self, opened: SamOpenedImage) -> tuple[np.ndarray, Frame]:
+        """The image to show, and the frame in which the model writes coordinates."""
+        if "framed" not in opened.cache:
+            scale = scale_of(self.model.name)
+            if scale == PIXELS:
+                image = resize_within(opened.image, MAX_IMAGE_SIDE, QWEN_PATCH_SIZE, MAX_QWEN_PIXELS)
+                input_size = self.model.input_size(image)
+                frame = frame_of(scale, opened.image.shape[:2], input_size)
+            else:
+                image = fit_to_model(opened.image, self.model)
+                frame = frame_of(scale, opened.image.shape[:2], padded=self.model.crops)
+            opened.cache["framed"] = image, frame
+        return opened.cache["framed"]
 
-    def _segment(self, region, frame: Frame, view: SamOpenedImage, target: Selection) -> None:
-        """Add what a box means to the target: the proposal that fits it best, or what SAM makes of it."""
-        box, point = numbers_of(region, "bbox_2d", 4), numbers_of(region, "point_2d", 2)
-        box = frame.box(box) if box else None
-        point = frame.point(*point) if point else None
+    def _add_region(self, region: Any, frame: Frame, opened: SamOpenedImage, selection: Selection) -> None:
+        """Add to a selection what a box means: the proposal that matches it best, or what SAM makes of it.
+
+        A region that holds neither a box nor a point adds nothing.
+        """
+        corners = read_numbers(region, "bbox_2d", 4)
+        position = read_numbers(region, "point_2d", 2)
+        box = frame.box(corners) if corners else None
+        point = frame.point(*position) if position else None
         if box is None and point is None:
             return
         if box is not None:
-            # Proposals' boxes include their last pixel, a model's end where the thing ends.
-            fit = box_iou(box, view.proposals.boxes + np.array([0, 0, 1, 1], np.float32))
-            if len(fit) and fit.max() >= MATCH:
-                best = int(fit.argmax())
-                target.proposals += [best] if best not in target.proposals else []
+            # The boxes of proposals include their last pixel; a model's end where the object ends.
+            iou = box_iou(box, opened.proposals.boxes + np.array([0, 0, 1, 1], np.float32))
+            if len(iou) and iou.max() >= MIN_MATCH_IOU:
+                best = int(iou.argmax())
+                if best not in selection.proposals:
+                    selection.proposals.append(best)
                 return
-        inside = point is not None and (
-            box is None or box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
-        )
-        points, labels = ([point], [1]) if inside else (None, None)
-        masks, scores, _ = self.opener.segmenter.predict(
-            view.embedding, points, labels, box, multimask=box is None
-        )
-        mask = masks[int(np.argmax(scores))]
+        mask = self._segment(opened, box, point)
         if mask.any():
-            target.mask = mask if target.mask is None else target.mask | mask
+            selection.mask = mask if selection.mask is None else selection.mask | mask
 
-    # The second look -------------------------------------------------------------------------------------------
-
-    def _look_again(
-        self, question: str, phrase: str, found: Selection, view: SamOpenedImage, options: dict
-    ) -> int:
-        """Keep of a target what the model still means when it sees it alone; returns the tokens that this took."""
-        spent, sure = 0, []
-
-        def keep(mask: np.ndarray) -> bool:
-            nonlocal spent
-            asked = f"The user asked: {question}\nThe answer names: {phrase}\nIs this it?"
-            said = self.model.ask(
-                [Turn(asked, images=[self._shown(picture) for picture in nearer(view.image, mask)])],
-                CHECKED,
-                KEEP,
-                **options,
-            )
-            spent += said.tokens
-            value = read_json(said.text)
-            kept = not (
-                isinstance(value, dict) and value.get("keep") is False
-            )  # an unclear answer drops nothing
-            yes = probabilities(said, rb'"keep"\s*:\s*', lambda byte: byte == b"t")
-            p = yes[0] if yes and yes[0] is not None else float(kept)
-            sure.append((kept, p))
-            return kept
-
-        found.proposals = [
-            i for k, i in enumerate(found.proposals) if k >= LOOKS or keep(view.proposals.mask(i))
-        ]
-        if found.mask is not None and not keep(found.mask):
-            found.mask = None
-        if sure:
-            most = max((p for kept, p in sure if kept), default=max(p for _, p in sure))
-            found.confidence = min(found.confidence, most)
-        return spent
+    def _segment(
+        self, opened: SamOpenedImage, box: list[float] | None, point: tuple[float, float] | None
+    ) -> np.ndarray:
+        """The mask (H, W) bool that SAM makes of a box, a point, or a box with a point inside it."""
+        is_usable = point is not None and (
+            box is None or (box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3])
+        )
+        points, labels = ([point], [1]) if is_usable else (None, None)
+        masks, scores, _ = self.opener.segmenter.predict(
+            opened.embedding, points, labels, box, multimask=box is None
+        )
+        return masks[int(np.argmax(scores))]
 
 
-def nearer(image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
-    """The photo with the mask outlined, and the outlined part with half its size around it."""
-    _, _, width, height = tight_box_xywh(mask)
-    part = crop_around(mask, margin=max(16, (height - 1) // 2, (width - 1) // 2))
-    return [
-        draw_sheet(image, [(None, mask)]),
-        draw_sheet(np.ascontiguousarray(image[part]), [(None, mask[part])]),
-    ]
+def _is_present(selection: Selection, threshold: float) -> bool:
+    """Whether a target has a mask and enough confidence."""
+    has_mask = bool(selection.proposals) or selection.mask is not None
+    return has_mask and selection.confidence >= threshold
+
+
+def _example_numbers(shares: tuple[float, ...], frame: Frame) -> list[float]:
+    """Coordinates of the prompt's example in the numbers of a frame; x and y take turns."""
+    extents = [frame.extent[k % 2] for k in range(len(shares))]
+    digits = 2 if frame.scale == UNIT else None
+    return [round(share * extent, digits) for share, extent in zip(shares, extents, strict=True)]

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
-from assistant.mllm.selector import Scores, worth
+from assistant.mllm.selector import Scores, ranking_score
 from assistant.pocket.region_features import STRIDE16, STRIDE32
 from assistant.pocket.sam import GRID, IMAGE_SIZE, SKIP8, WIDTH, ConvBlock
 from assistant.weights import read_weights
@@ -100,7 +100,7 @@ def evidence(scores: Scores, k: int, masks: Tensor, names: Tensor, row: int, bes
     cover = masks.flatten(1)
     m = cover.float()
     iop, similarity = scores.iop[k].clamp(-8, 8), scores.similarity[k]
-    quality, value, inside = scores.quality[k], worth(scores, k), scores.iop[k].sigmoid()
+    quality, value, inside = scores.quality[k], ranking_score(scores, k), scores.iop[k].sigmoid()
     area = m.mean(1).clamp(min=1e-5)
     some, count = cover.any(0), m.sum(0).clamp(min=1)
     highest = lambda v, none: torch.where(cover, v[:, None], torch.tensor(none)).amax(0)

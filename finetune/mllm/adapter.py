@@ -1,27 +1,52 @@
-"""What training leaves: the adapter folder that `--adapter` takes, and the state from which the same command goes on."""
+"""What a training run leaves in its folder: the adapter that `--adapter` takes, its settings and its card."""
 
-import dataclasses
 import json
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.weights import sha256_of
-from finetune.mllm import deepspeed as zero
+from finetune.mllm import deepspeed
+from finetune.mllm.checkpoint import STATE_FILE, state_dict_options
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from peft import PeftModel
+
+    from finetune.mllm.model import LLMWithSelector
 
 
-def options():
-    from torch.distributed.checkpoint.state_dict import StateDictOptions
+@dataclass(frozen=True)
+class AdapterOrigin:
+    """What an adapter was trained on, for the metadata of its file.
 
-    return StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
+    Attributes:
+        mllm: The multimodal LLM: a folder, or a hub id.
+        dino: The DINOv2 whose features the selector reads; None for SAM's alone.
+        regions: Names the weights and settings that made the regions, see `finetune.region_cache`.
+    """
+
+    mllm: str
+    dino: str | None
+    regions: str
 
 
-def save_lora(folder: Path, llm, state: dict | None = None) -> None:
-    """peft's own files, each replaced whole. state: of a model whose weights are spread over processes."""
+def save_lora(folder: Path, llm: "PeftModel", state: dict[str, Tensor] | None = None) -> None:
+    """Write the LoRA weights of a model as peft does, replacing each file as a whole.
+
+    Args:
+        folder: Made if it does not exist.
+        llm: The model with LoRA.
+        state: Whole weights, where the model's own are sharded over processes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".lora.") as temporary:
         llm.save_pretrained(temporary, state_dict=state, save_embedding_layers=False)
@@ -30,93 +55,71 @@ def save_lora(folder: Path, llm, state: dict | None = None) -> None:
                 os.replace(file, folder / file.name)
 
 
-def save_adapter(out: Path, student, about: dict, calibration: Tensor | None, wrapped, accelerator) -> None:
-    """`lora/` and `heads.safetensors` of the weights as they are now; the latter names the former's checksum."""
-    state = None
-    if zero.asked_for():
-        state = zero.weights(student)
+def save_adapter(
+    out: Path,
+    model: "LLMWithSelector",
+    metadata: Mapping[str, Any],
+    calibration: Tensor | None,
+    wrapped: nn.Module,
+    accelerator: "Accelerator",
+) -> None:
+    """Write `lora/` and `heads.safetensors` of the weights as they are now. Every process must call this.
+
+    Args:
+        out: The run's folder. `heads.safetensors` holds the checksum of `lora/`'s weights.
+        model: The model in training.
+        metadata: Stored in `heads.safetensors`.
+        calibration: (2,) scale and shift that are applied on top of the selector's presence; None for none.
+        wrapped: `model` as `accelerator.prepare` gave it.
+        accelerator: The accelerator of this run.
+    """
+    state: dict[str, Tensor] | None = None
+    if deepspeed.is_enabled():
+        state = deepspeed.gather_weights(model)
     elif accelerator.num_processes > 1:
         from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-        state = get_model_state_dict(wrapped, options=options())
+        state = get_model_state_dict(wrapped, options=state_dict_options())
     if not accelerator.is_main_process:
         return
     from safetensors.torch import save_file
 
-    heads = state or student.state_dict()
     heads = {
-        k.removeprefix("selector."): v.detach().cpu().float().contiguous()
-        for k, v in heads.items()
-        if k.startswith("selector.")
+        name.removeprefix("selector."): weight.detach().cpu().float().contiguous()
+        for name, weight in (state or model.state_dict()).items()
+        if name.startswith("selector.")
     }
-    heads |= {k: v.detach().cpu().float() for k, v in student.selector.named_buffers()}
+    heads |= {name: buffer.detach().cpu().float() for name, buffer in model.selector.named_buffers()}
     if calibration is not None:
-        old = heads["selector.calibration"]
+        scale, shift = heads["selector.calibration"]
         heads["selector.calibration"] = torch.stack(
-            [old[0] * calibration[0], old[1] * calibration[0] + calibration[1]]
+            [scale * calibration[0], shift * calibration[0] + calibration[1]]
         )
-    lora = {k.removeprefix("llm."): v for k, v in state.items() if k.startswith("llm.")} if state else None
-    save_lora(out / "lora", student.llm, lora)
-    about = about | {
-        "selector": student.selector.config,
+    lora = None
+    if state:
+        lora = {name.removeprefix("llm."): w for name, w in state.items() if name.startswith("llm.")}
+    save_lora(out / "lora", model.llm, lora)
+    about = dict(metadata) | {
+        "selector": model.selector.config,
         "lora": sha256_of(out / "lora" / "adapter_model.safetensors"),
     }
     with replace_whole(out / "heads.safetensors") as path:
         save_file(heads, path, {"tuned": json.dumps(about)})
 
 
-def save_state(file: Path, student, optimizer, step: int, best: float | None, accelerator) -> None:
-    from torch.distributed.checkpoint.state_dict import get_state_dict
+def write_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Write `settings.json` of a run's folder.
 
-    if zero.asked_for():
-        model, moments = zero.state_of(accelerator.unwrap_model(student), optimizer)
-    else:
-        model, moments = get_state_dict(
-            student, getattr(optimizer, "optimizer", optimizer), options=options()
-        )
-    if accelerator.is_main_process:
-        with replace_whole(file) as path:
-            torch.save({"model": model, "optimizer": moments, "step": step, "best": best}, path)
-    accelerator.wait_for_everyone()
+    Args:
+        out: The run's folder.
+        settings: See `TuneSettings.recorded`.
 
-
-def restore(file: Path, student, optimizer, accelerator) -> tuple[int, float | None]:
-    """The step to go on from and the best score so far; (0, None) where there is no state."""
-    if not file.exists():
-        return 0, None
-    from torch.distributed.checkpoint.state_dict import set_state_dict
-
-    state = torch.load(file, weights_only=True, map_location="cpu")
-    if zero.asked_for():
-        zero.put(state, accelerator.unwrap_model(student), optimizer)
-    else:
-        set_state_dict(
-            student,
-            getattr(optimizer, "optimizer", optimizer),
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizer"],
-            options=dataclasses.replace(options(), broadcast_from_rank0=accelerator.num_processes > 1),
-        )
-    return state["step"], state["best"]
-
-
-def load_trained(file: Path, student) -> None:
-    """The weights of `file`, if it is there, into a student that is whole yet."""
-    if file.exists():
-        kept = torch.load(file, weights_only=True, map_location="cpu")["model"]
-        own = student.state_dict()
-        for name, weight in kept.items():
-            own[name].data.copy_(weight)
-
-
-def keep_settings(out: Path, settings: dict) -> None:
-    """Write the settings of the run in `out`. BadInput if it went on from a state made with others: it could not go on
-    exactly."""
-    from assistant.errors import BadInput
-
+    Raises:
+        BadInput: The folder holds a state that other settings made, from which this run cannot continue.
+    """
     file = out / "settings.json"
     settings = json.loads(json.dumps(settings, default=str))
-    if file.exists() and (out / "state.pt").exists():
+    if file.exists() and (out / STATE_FILE).exists():
         before = json.loads(file.read_text())
         changed = [
             f"--{k.replace('_', '-')} was {before.get(k)}" for k in settings if before.get(k) != settings[k]
@@ -129,8 +132,15 @@ def keep_settings(out: Path, settings: dict) -> None:
         path.write_text(json.dumps(settings, indent=1) + "\n")
 
 
-def write_card(out: Path, base: str, settings: dict, rows: list[dict]) -> None:
-    """README.md: what was tuned, on what, how, and how it did on the records that chose the checkpoint."""
+def write_card(out: Path, base: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write `README.md`: what was tuned, on what, how, and its scores on the validation records.
+
+    Args:
+        out: The run's folder.
+        base: The multimodal LLM: a folder, or a hub id.
+        settings: See `TuneSettings.recorded`.
+        rows: The lines of `val.jsonl`, of which the last is shown.
+    """
     last = {k: v for k, v in (rows[-1] if rows else {}).items() if isinstance(v, float)}
     lines = [
         "---",
@@ -150,7 +160,7 @@ def write_card(out: Path, base: str, settings: dict, rows: list[dict]) -> None:
     ]
     if last:
         lines += [
-            "Validation, given the right names (chooses the checkpoint, is no score to report): "
+            "Validation, given the right names (this selects the checkpoint and is not a score to report): "
             + ", ".join(f"{k} {v:.3f}" for k, v in last.items())
             + ".",
             "",

@@ -1,7 +1,9 @@
-"""Merge what was tuned into its LLM: one folder in transformers' layout, for vLLM and others, with the selector beside it.
+"""Merge an adapter into its LLM.
 
-python -m finetune merge --mllm Qwen/Qwen3-VL-4B-Instruct --adapter runs/tuned --out runs/merged
-python -m assistant ask photo.jpg "what is broken?" --mllm runs/merged --sam sam_vit_b.pth --adapter runs/merged
+The result is one folder in transformers' layout, for vLLM and others, with the selector beside the model.
+
+python -m finetune merge --mllm Qwen/Qwen3-VL-4B-Instruct --adapter runs/tuned --out runs/merged python -m
+assistant ask photo.jpg "what is broken?" --mllm runs/merged --sam sam_vit_b.pth --adapter runs/merged
 """
 
 import argparse
@@ -10,15 +12,36 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of merging to the command line."""
     parser.add_argument("--mllm", help="the LLM that was tuned (default: the one that the adapter names)")
-    parser.add_argument("--adapter", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--adapter", type=Path, required=True, help="folder that finetune wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the merged model")
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the merged weights"
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="bfloat16",
+        help="precision of the merged weights (default: bfloat16)",
     )
 
 
 def main(args: argparse.Namespace) -> None:
+    """Merge as the command line says."""
+    merge(args.adapter, args.out, args.mllm, args.dtype)
+    print(f"{args.out}: give it as --mllm and as --adapter")
+
+
+def merge(adapter: Path, out: Path, mllm: str | None = None, dtype: str = "bfloat16") -> None:
+    """Write an LLM with an adapter merged into its weights, its processor, and the selector.
+
+    Args:
+        adapter: Folder that `python -m finetune` wrote.
+        out: Folder for the merged model; it serves as LLM and as adapter.
+        mllm: The LLM that was tuned: a folder or a hub id; None for the one that the adapter names.
+        dtype: Precision of the merged weights, "float32" or "bfloat16".
+
+    Raises:
+        BadInput: A file is missing or broken, or the adapter was trained on another LLM.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -27,12 +50,12 @@ def main(args: argparse.Namespace) -> None:
     from assistant.mllm.trained import read_heads
     from assistant.weights import resolve_model
 
-    selector, about = read_heads(args.adapter)
-    make_folder(args.out)
-    mllm = resolve_model(args.mllm or about["mllm"])
-    llm = MultimodalLLM.load(mllm, adapter=args.adapter / "lora", dtype=getattr(torch, args.dtype))
-    llm.model.save_pretrained(args.out)
-    llm.processor.save_pretrained(args.out)
-    with replace_whole(args.out / "heads.safetensors") as path:
-        save_file(selector.state_dict(), path, {"tuned": json.dumps(about | {"merged": True, "lora": None})})
-    print(f"{args.out}: give it as --mllm and as --adapter")
+    selector, about = read_heads(adapter)
+    make_folder(out)
+    base = resolve_model(mllm or about["mllm"])
+    llm = MultimodalLLM.load(base, adapter=adapter / "lora", dtype=getattr(torch, dtype))
+    llm.model.save_pretrained(out)
+    llm.processor.save_pretrained(out)
+    metadata = {"tuned": json.dumps(about | {"merged": True, "lora": None})}
+    with replace_whole(out / "heads.safetensors") as path:
+        save_file(selector.state_dict(), path, metadata)

@@ -1,241 +1,240 @@
-"""Training of any multimodal LLM with its selector: the loop behind `python -m finetune` for every preset but pocket.
+"""Training of any multimodal LLM with its selector: `python -m finetune` for every preset but pocket.
 
-One process or several under `accelerate launch`: the conversations of a step are cut into parts of `--micro`, each with
-random numbers of its own, and every loss is divided by what the whole step holds. So the curve does not depend on how
-many processes share the parts, and a run that was stopped goes on exactly: data order and dropout follow from the step's
-number, and the weights and the optimiser's state are kept.
+    train(settings, llm, AdapterOrigin("Qwen/Qwen3-VL-4B-Instruct", None, key), load_opener, Accelerator())
+
+It runs in one process, or in several under `accelerate launch`. A run that was stopped continues as if it had
+not been: the order of the data and dropout follow from the number of the step, and the weights and the
+optimiser's state are stored.
 """
 
-import contextlib
-import copy
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.images import open_image
 from assistant.mllm.local_model import MultimodalLLM
-from assistant.mllm.selector import reachable
-from assistant.mllm.trained import StandardisedSelector, TrainedImageOpener, answer, read_heads
+from assistant.mllm.trained import answer, read_heads
+from assistant.sam.mask_ops import Rle
 from assistant.scene import THRESHOLD
 from finetune.log import Log, rate
-from finetune.mllm import deepspeed as zero
-from finetune.mllm.adapter import load_trained, restore, save_adapter, save_state, write_card
-from finetune.mllm.mixture import Mixture
-from finetune.mllm.student import Student, add_lora, collate, example
-from finetune.mllm.validation import SHOWN, Validation
-from finetune.progress import Progress, pointed_at
-from finetune.region_cache import RegionCache, prepare, proposals_of
-from finetune.tune import LOSS_NAMES
+from finetune.mllm import deepspeed
+from finetune.mllm.adapter import AdapterOrigin, save_adapter, write_card
+from finetune.mllm.batches import Batch, BatchReader
+from finetune.mllm.checkpoint import STATE_FILE, load_weights, restore_state, save_state
+from finetune.mllm.data import TrainingData, part_loader, prepare_data
+from finetune.mllm.lora import LoraSettings, enable_activation_checkpointing, start_model
+from finetune.mllm.model import LLMWithSelector
+from finetune.mllm.step import training_step
+from finetune.mllm.validation import QUESTIONS_IN_REPORT
+from finetune.region_cache import RegionOpener
+from finetune.settings import LOSS_NAMES, TuneSettings
+from finetune.training_report import TrainingReport, present_masks
 
-ANSWER = 96  # tokens of an answer in the report
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
-
-class Parts(Dataset):
-    """Part n of this process, collated. reader: a reasoner without its model, so that workers may be forked."""
-
-    def __init__(self, mixture: Mixture, numbers: list[tuple[int, int]], batch: int, micro: int, read):
-        self.mixture, self.numbers, self.batch, self.micro, self.read = mixture, numbers, batch, micro, read
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, n: int) -> dict:
-        step, part = self.numbers[n]
-        lessons = self.mixture.batch(step, self.batch)[part * self.micro : (part + 1) * self.micro]
-        return self.read([self.mixture.lesson(k) for k in lessons])
+MAX_ANSWER_TOKENS = 96  # of an answer in the report
+ADAM_BETAS = (0.9, 0.95)
 
 
-def reader(llm: MultimodalLLM, regions_of):
-    """A function from conversations to one batch, that touches no weights."""
-    light = copy.copy(llm)
-    table = torch.nn.Embedding(1, 1, dtype=next(llm.model.get_input_embeddings().parameters()).dtype)
-    light.model = SimpleNamespace(get_input_embeddings=lambda: table)
-    pad = llm.tokenizer.pad_token_id
-    pad = llm.ends[0] if pad is None else pad
-    opened = lru_cache(maxsize=8)(open_image)
-    return lambda lessons: collate([example(light, asked, regions_of, opened) for asked in lessons], pad)
+def train(
+    settings: TuneSettings,
+    llm: MultimodalLLM,
+    origin: AdapterOrigin,
+    load_opener: Callable[[], RegionOpener],
+    accelerator: "Accelerator",
+) -> None:
+    """Train a multimodal LLM and its selector, and write the adapter to `settings.out`.
 
+    Args:
+        settings: The settings of the run.
+        llm: The multimodal LLM, which gets LoRA.
+        origin: Names the models for the adapter's metadata, and the regions in the cache.
+        load_opener: Loads what makes the regions of images; called only if the cache lacks an image.
+        accelerator: The accelerator of this run.
 
-def train(args, llm: MultimodalLLM, load_opener, key: str, accelerator) -> None:
-    """load_eyes: gives what opens pictures (`open`, `segmenter`), called only if a picture's regions are not kept yet;
-    key: of the weights and settings behind them."""
-    world, rank = accelerator.num_processes, accelerator.process_index
-    if args.batch % (args.micro * world):
+    Raises:
+        BadInput: Settings that do not go together, or files that cannot be read.
+    """
+    if settings.batch % (settings.micro * accelerator.num_processes):
         raise BadInput(
-            f"--batch {args.batch} must be a multiple of --micro {args.micro} times {world} processes"
+            f"--batch {settings.batch} must be a multiple of --micro {settings.micro} times "
+            f"{accelerator.num_processes} processes"
         )
-    if args.adapter:
-        read_heads(args.adapter)  # BadInput before the pictures are opened, which may take hours
-    mixture = Mixture(
-        args.sources, args.max_steps * args.batch, args.turns, args.pictures, args.seed, not args.no_grouping
-    )
-    validation = Validation.of(args.val, args.val_limit, args.micro) if args.val else None
-    kept = RegionCache(args.cache or args.out / "regions", args.cache_gb)
-    images = sorted({*mixture.images, *(validation.images if validation else ())})
-    prepare(lambda: TrainedImageOpener(load_opener(), args.load_dino()), key, images[rank::world], kept)
-    accelerator.wait_for_everyone()
-    regions_of = lru_cache(maxsize=512)(lambda image: proposals_of(None, key, image, kept))
-    read = reader(llm, regions_of)
-
-    selector, lora = started(args, llm, [regions_of(i) for i in images[:: max(1, len(images) // 200)]])
-    if args.gradient_checkpointing:
-        llm.model.gradient_checkpointing_enable({"use_reentrant": False})
-    student = Student(lora, selector.to(accelerator.device), llm.seg, llm.abs, args.hard_negatives)
-    trained = student.trained()
-    groups = [
-        {"params": [p for n, p in trained.items() if n.startswith("selector.") == mine], "lr": lr, "peak": lr}
-        for mine, lr in ((False, args.lr), (True, args.selector_lr))
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.95))
-    if zero.asked_for():
-        load_trained(args.out / "state.pt", student)
-        zero.spread(accelerator, student)
-    student, optimizer = accelerator.prepare(student, optimizer)
-    plain = accelerator.unwrap_model(student)
-    llm.model = plain.llm
-
-    @torch.no_grad()
-    def ask(question: str, image: Path) -> tuple[str, list[dict]]:
-        plain.eval()
-        regions = regions_of(image)
-        turns = [Turn(question, images=[opened(image)])]
-        with plain.precision():
-            reply, found = answer(
-                llm, plain.selector, turns, regions.features, THRESHOLD, max_new_tokens=ANSWER
-            )
-        return reply.text, pointed_at(reply.text, found, regions.rles)
-
-    opened = lru_cache(maxsize=SHOWN)(open_image)
-    progress = Progress(args.out, validation.shown if validation else [], ask)
-    start, best = restore(args.out / "state.pt", student, optimizer, accelerator)
-    if start:
-        accelerator.print(f"resuming at step {start}", flush=True)
-    elif validation:  # what the weights can do before
-        progress.add(
-            0, validation.score(plain, read, regions_of, accelerator)[0], accelerator.is_main_process
-        )
-    weights = torch.tensor([args.weights[k] for k in LOSS_NAMES], device=accelerator.device)
-    numbers = [
-        (s, j) for s in range(start, args.max_steps) for j in range(rank, args.batch // args.micro, world)
-    ]
-    loader = iter(
-        DataLoader(
-            Parts(mixture, numbers, args.batch, args.micro, read), batch_size=None, num_workers=args.workers
-        )
-    )
-    log = Log(args.out / "log.jsonl", start) if accelerator.is_main_process else None
-    student.train()
-    for step in range(start, args.max_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * rate(step, args.max_steps, args.warm_up)
-        figures = one_step(args, step, student, optimizer, loader, weights, accelerator)
-        if log:
-            log.add(step, figures, every=args.log_every)
-        accelerator.log(figures, step=step + 1)
-        if (step + 1) % args.save_every == 0 or step + 1 == args.max_steps:
-            score, calibration = None, None
-            if validation:
-                found, calibration = validation.score(plain, read, regions_of, accelerator)
-                score = found["score"]
-                progress.add(step + 1, found, accelerator.is_main_process)
-                accelerator.log({f"val {k}": v for k, v in found.items()}, step=step + 1)
-            if score is None or best is None or score >= best:
-                best = score
-                about = {"mllm": args.mllm, "dino": args.dino, "regions": key, "step": step + 1, "val": score}
-                save_adapter(args.out, plain, about, calibration, student, accelerator)
-            save_state(args.out / "state.pt", student, optimizer, step + 1, best, accelerator)
-            student.train()
-    if accelerator.is_main_process:
-        write_card(args.out, args.mllm, args.settings, progress.rows())
-        progress.report(
-            f"Tuning {args.mllm}",
-            {k: v for k, v in args.settings.items()},
-            {"log.jsonl": [*LOSS_NAMES, "loss", "word_right", "marker_right"]},
-        )
+    if settings.adapter:
+        read_heads(
+            settings.adapter
+        )  # refuses a broken adapter before images are opened, which may take hours
+    data = prepare_data(settings, origin.regions, load_opener, accelerator)
+    TrainingRun(settings, llm, origin, data, accelerator).run()
     accelerator.end_training()
 
 
-def started(args, llm: MultimodalLLM, some: list):
-    """The selector and the LLM with LoRA, new or from `--adapter`. Its regions are standardised by `some` of them."""
-    torch.manual_seed(args.seed)
-    width, regions = llm.model.get_output_embeddings().weight.shape[-1], some[0].features.shape[1]
-    if args.adapter:
-        selector, about = read_heads(args.adapter)
-        if (selector.config["state_dim"], selector.config["region_dim"]) != (width, regions):
-            raise BadInput(
-                f"--adapter {args.adapter} was trained on {about['mllm']} and other features; give the same --mllm, "
-                "--sam and --dino"
-            )
-    else:
-        selector = StandardisedSelector(width, regions)
-        features = torch.cat([r.features for r in some])
-        if len(features) > 1:
-            selector.mean.copy_(features.mean(0))
-            selector.scale.copy_(features.std(0) + 1e-3)
-    if getattr(llm.model, "is_quantized", False):
-        from peft import prepare_model_for_kbit_training
+class TrainingRun:
+    """The state of a training run; arguments as `train`."""
 
-        prepare_model_for_kbit_training(llm.model, use_gradient_checkpointing=False)
-    llm.model.requires_grad_(False)
-    lora = args.adapter / "lora" if args.adapter else None
-    return selector, add_lora(llm, args.rank, args.alpha, args.dropout, args.targets, args.tune_vision, lora)
-
-
-def one_step(args, step: int, student, optimizer, loader, weights, accelerator) -> dict[str, float]:
-    """One step of the optimiser over this process's parts; the figures are of the whole step."""
-    world, rank = accelerator.num_processes, accelerator.process_index
-    mine = [
-        {k: v.to(accelerator.device) for k, v in next(loader).items()}
-        for _ in range(args.batch // args.micro // world)
-    ]
-    held = [
-        [
-            int((b["labels"][:, 1:] != -100).sum()),
-            int(reachable(b["present"], b["iou"]).sum()),
-            *[len(b["present"])] * 3,
-        ]
-        for b in mine
-    ]
-    totals = torch.tensor(held, dtype=torch.float32, device=weights.device).sum(0)
-    totals = accelerator.reduce(totals, "sum").clamp(min=1)
-    sums = torch.zeros_like(weights)
-    right = torch.zeros(2, device=weights.device)
-    for i, batch in enumerate(mine):
-        torch.manual_seed(
-            hash((args.seed, step, rank + i * world)) % 2**63
-        )  # dropout, wherever the part is computed
-        last = i + 1 == len(mine)
-        with synchronised(accelerator, student, last):
-            part, _, extra = student(batch)
-            accelerator.backward((part * weights / totals).sum() * world)  # processes' gradients are averaged
-        sums += part.detach()
-        right += torch.stack(
-            [extra.get(k, sums.new_zeros(())).float() for k in ("word_right", "marker_right")]
+    def __init__(
+        self,
+        settings: TuneSettings,
+        llm: MultimodalLLM,
+        origin: AdapterOrigin,
+        data: TrainingData,
+        accelerator: "Accelerator",
+    ):
+        self.settings = settings
+        self.llm = llm
+        self.origin = origin
+        self.data = data
+        self.accelerator = accelerator
+        self.read_batch = BatchReader(llm, data.regions_of)
+        model = build_model(settings, llm, data, accelerator)
+        optimizer = build_optimizer(settings, model)
+        if deepspeed.is_enabled():
+            load_weights(self._state_file, model)
+            deepspeed.shard_weights(accelerator, model)
+        # As accelerate wraps them; `model` is the same one without the wrapper.
+        self.wrapped_model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.model: LLMWithSelector = accelerator.unwrap_model(self.wrapped_model)
+        llm.model = self.model.llm
+        self.loss_weights = torch.tensor(
+            [settings.weights[name] for name in LOSS_NAMES], device=accelerator.device
         )
-    norm = accelerator.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    losses = accelerator.reduce(sums, "sum") / totals
-    right = accelerator.reduce(right, "sum")
-    return (
-        {"loss": float((losses * weights).sum())}
-        | dict(zip(LOSS_NAMES, losses.tolist()))
-        | {
-            "word_right": float(right[0] / totals[0]),
-            "marker_right": float(right[1] / totals[2]),
-            "gradient": float(norm),
-        }
+        self.report = TrainingReport(
+            settings.out, data.validation.shown if data.validation else [], self._answer
+        )
+        self._open_image = lru_cache(maxsize=QUESTIONS_IN_REPORT)(open_image)
+        self._best: float | None = None
+
+    @property
+    def _state_file(self) -> Path:
+        return self.settings.out / STATE_FILE
+
+    def run(self) -> None:
+        """Train from where the run's folder stands to the last step, and write the report."""
+        settings = self.settings
+        start, self._best = restore_state(
+            self._state_file, self.wrapped_model, self.optimizer, self.accelerator
+        )
+        if start:
+            self.accelerator.print(f"resuming at step {start}", flush=True)
+        else:
+            self._validate(0)  # what the weights can do before training
+        parts = iter(part_loader(settings, self.data, self.read_batch, start, self.accelerator))
+        log = Log(settings.out / "log.jsonl", start) if self.accelerator.is_main_process else None
+        self.wrapped_model.train()
+        for step in range(start, settings.max_steps):
+            figures = self._step(step, parts)
+            if log:
+                log.add(step, figures, every=settings.log_every)
+            self.accelerator.log(figures, step=step + 1)
+            if (step + 1) % settings.save_every == 0 or step + 1 == settings.max_steps:
+                self._checkpoint(step + 1)
+        if self.accelerator.is_main_process:
+            self._write_report()
+
+    def _step(self, step: int, parts: Iterator[Batch]) -> dict[str, float]:
+        settings = self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * rate(step, settings.max_steps, settings.warm_up)
+        count = settings.batch // settings.micro // self.accelerator.num_processes
+        return training_step(
+            step,
+            settings.seed,
+            [next(parts) for _ in range(count)],
+            self.wrapped_model,
+            self.optimizer,
+            self.loss_weights,
+            self.accelerator,
+        )
+
+    def _validate(self, step: int) -> tuple[dict[str, float] | None, torch.Tensor | None]:
+        """Score the weights and answer the report's questions; (None, None) for a run without validation."""
+        if self.data.validation is None:
+            return None, None
+        figures, calibration = self.data.validation.score(
+            self.model, self.read_batch, self.data.regions_of, self.accelerator
+        )
+        self.report.add(step, figures, self.accelerator.is_main_process)
+        return figures, calibration
+
+    def _checkpoint(self, step: int) -> None:
+        """Validate, store the state of the run and, if the weights are the best so far, the adapter."""
+        figures, calibration = self._validate(step)
+        score = None
+        if figures is not None:
+            score = figures["score"]
+            self.accelerator.log({f"val {name}": value for name, value in figures.items()}, step=step)
+        if score is None or self._best is None or score >= self._best:
+            self._best = score
+            metadata = {
+                "mllm": self.origin.mllm,
+                "dino": self.origin.dino,
+                "regions": self.origin.regions,
+                "step": step,
+                "val": score,
+            }
+            save_adapter(
+                self.settings.out, self.model, metadata, calibration, self.wrapped_model, self.accelerator
+            )
+        save_state(self._state_file, self.wrapped_model, self.optimizer, step, self._best, self.accelerator)
+        self.wrapped_model.train()
+
+    @torch.no_grad()
+    def _answer(self, question: str, image: Path) -> tuple[str, list[Rle]]:
+        """Answer a question with the weights as they are: the reply, and the masks of its present targets."""
+        self.model.eval()
+        regions = self.data.regions_of(image)
+        turns = [Turn(question, images=[self._open_image(image)])]
+        with self.model.autocast():
+            reply, selections = answer(
+                self.llm,
+                self.model.selector,
+                turns,
+                regions.features,
+                THRESHOLD,
+                max_new_tokens=MAX_ANSWER_TOKENS,
+            )
+        return reply.text, present_masks(reply.text, selections, regions.rles)
+
+    def _write_report(self) -> None:
+        settings: dict[str, Any] = self.settings.recorded()
+        write_card(self.settings.out, self.origin.mllm, settings, self.report.rows())
+        curves = {"log.jsonl": [*LOSS_NAMES, "loss", "word_right", "marker_right"]}
+        self.report.write(f"Tuning {self.origin.mllm}", settings, curves)
+
+
+def build_model(
+    settings: TuneSettings, llm: MultimodalLLM, data: TrainingData, accelerator: "Accelerator"
+) -> LLMWithSelector:
+    """The LLM with LoRA and the selector as one module, new or from `--adapter`."""
+    lora = LoraSettings(
+        settings.rank,
+        settings.alpha,
+        settings.dropout,
+        settings.targets,
+        settings.tune_vision,
+        settings.adapter,
+    )
+    selector, lora_model = start_model(llm, lora, data.sample_regions(), settings.seed)
+    if settings.gradient_checkpointing:
+        enable_activation_checkpointing(llm.model)
+    return LLMWithSelector(
+        lora_model, selector.to(accelerator.device), llm.seg, llm.abs, settings.hard_negatives
     )
 
 
-def synchronised(accelerator, student, last: bool):
-    """Gradients cross processes once a step, with the last part."""
-    if zero.asked_for():
-        accelerator.sync_gradients = last  # DeepSpeed steps in the backward pass of the last part
-        return contextlib.nullcontext()
-    return contextlib.nullcontext() if last else accelerator.no_sync(student)
+def build_optimizer(settings: TuneSettings, model: LLMWithSelector) -> torch.optim.Optimizer:
+    """AdamW with one learning rate for LoRA and the token rows, and another for the selector."""
+    selector, rest = [], []
+    for name, parameter in model.trained_parameters().items():
+        (selector if name.startswith("selector.") else rest).append(parameter)
+    groups = [
+        {"params": rest, "lr": settings.lr, "peak": settings.lr},
+        {"params": selector, "lr": settings.selector_lr, "peak": settings.selector_lr},
+    ]
+    return torch.optim.AdamW(groups, weight_decay=0.0, betas=ADAM_BETAS)

@@ -14,15 +14,15 @@ from assistant.pocket.llm import PocketLLM, RegionEncoder, Seen
 from assistant.record import Record
 from finetune.log import rate
 from finetune.pocket.examples import FOLDS
-from finetune.region_cache import Regions, overlaps
+from finetune.region_cache import ImageRegions, iou_and_iop
 
 
-def labelled(regions: Regions, index: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+def labelled(regions: ImageRegions, index: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """Of each region: the name of what it outlines at IoU above one half (-1: nothing), and that IoU."""
     outlined = regions.rles[: len(regions.names)]
     if not outlined:
         return np.full(len(regions.rles), -1), np.zeros(len(regions.rles), np.float32)
-    table = np.stack([overlaps(regions.rles, o)[0] for o in outlined])
+    table = np.stack([iou_and_iop(regions.rles, o)[0] for o in outlined])
     which, best = table.argmax(0), table.max(0)
     label = np.array([index[regions.names[i]] for i in which])
     label[: len(outlined)] = [index[n] for n in regions.names]
@@ -94,7 +94,7 @@ def vocabulary(records: list[Record], named: list[str]) -> tuple[list[str], list
 
 
 def learn_to_see(
-    args, llm: PocketLLM, records, regions: dict[Path, Regions], before: RegionEncoder | None = None
+    args, llm: PocketLLM, records, regions: dict[Path, ImageRegions], before: RegionEncoder | None = None
 ) -> dict[Path, Seen]:
     """Phase 1: gives `reasoner` its encoder and forms; returns each picture as an encoder sees it that was not trained on
     it. Prints how often those name an outlined region rightly. before: an encoder to go on from, with the names that
@@ -116,10 +116,12 @@ def learn_to_see(
     features = torch.cat([r.features for r in regions.values()])
     pairs = [labelled(r, index) for r in regions.values()]
     label, thing = (torch.from_numpy(np.concatenate(x)) for x in zip(*pairs))
-    views = torch.cat([r.views for r in regions.values()])
-    view_label = torch.tensor([index[n] for r in regions.values() for n in r.view_names], dtype=torch.long)
+    views = torch.cat([r.augmented for r in regions.values()])
+    view_label = torch.tensor(
+        [index[n] for r in regions.values() for n in r.augmented_names], dtype=torch.long
+    )
     view_fold = torch.tensor(
-        [i % FOLDS for i, r in enumerate(regions.values()) for _ in r.view_names], dtype=torch.long
+        [i % FOLDS for i, r in enumerate(regions.values()) for _ in r.augmented_names], dtype=torch.long
     )
     fold = torch.cat([torch.full((len(r.features),), i % FOLDS) for i, r in enumerate(regions.values())])
     outlined = torch.cat([torch.arange(len(r.features)) < len(r.names) for r in regions.values()])

@@ -13,7 +13,7 @@ from torch import Tensor
 from assistant.grammar import ABS, SEG, parse
 from assistant.pocket.llm import Seen
 from assistant.record import Record
-from finetune.region_cache import Regions, overlaps
+from finetune.region_cache import ImageRegions, iou_and_iop
 
 FOLDS = 4
 KEPT_ASIDE = 10  # every so-manieth picture
@@ -68,7 +68,7 @@ class RecordData:
     def __init__(
         self,
         records: list[tuple[Record, Path]],
-        regions: dict[Path, Regions],
+        regions: dict[Path, ImageRegions],
         seen: dict[Path, Seen],
         seed: int,
         aside: bool = False,
@@ -101,7 +101,7 @@ class RecordData:
             record, image = self.records[k]
             rles = self.regions[image].rles
             pairs = [
-                overlaps(rles, t.rle) if t.rle else (np.zeros(len(rles), np.float32),) * 2
+                iou_and_iop(rles, t.rle) if t.rle else (np.zeros(len(rles), np.float32),) * 2
                 for t in record.targets
             ]
             self.cache[k] = tuple(np.stack(x) for x in zip(*pairs))

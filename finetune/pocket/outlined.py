@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance
-from pycocotools import mask as coco_mask
 from torch import Tensor
 from tqdm import tqdm
 
 from assistant.errors import BadInput
 from assistant.pocket.region_features import REGION
-from assistant.record import Record, coco_rle, to_rle
+from assistant.record import Record
+from assistant.sam.mask_ops import decode_rle, encode_rle, rle_of_segmentation
 from finetune.check import must_exist
-from finetune.region_cache import RegionCache, ImageRegions, cache_key, cached_regions
+from finetune.region_cache import ImageRegions, RegionCache, cache_key, cached_regions
 
 VIEWS = 4  # other views of each picture, where names are learned from nothing
 PART = 0.2  # of a target's area: what is connected and covers as much is a thing of its own (both wheels of a car)
@@ -36,7 +36,7 @@ def named_regions(instances: Path) -> dict[str, list[tuple[str, dict]]]:
     for a in data["annotations"]:
         image = images[a["image_id"]]
         if not a.get("iscrowd") and a["segmentation"]:
-            rle = coco_rle(a["segmentation"], image["height"], image["width"])
+            rle = rle_of_segmentation(a["segmentation"], image["height"], image["width"])
             found[image["file_name"]].append((names[a["category_id"]], rle))
     return found
 
@@ -60,11 +60,11 @@ def named_in_records(
     for image, things in found.items():
         seen = set()
         for (name, _), rle in things.items():
-            mask = coco_mask.decode(rle)
+            mask = decode_rle(rle)
             parts, count = ndimage.label(mask)
             sizes = np.bincount(parts.ravel())[1:]
             whole = [k + 1 for k in range(count) if sizes[k] >= PART * mask.sum()]
-            for rle in [rle] if len(whole) < 2 or not apart else [to_rle(parts == k) for k in whole]:
+            for rle in [rle] if len(whole) < 2 or not apart else [encode_rle(parts == k) for k in whole]:
                 if (name, rle["counts"]) not in seen:
                     seen.add((name, rle["counts"]))
                     named[image].append((name, rle))
@@ -134,7 +134,7 @@ def outlined_of(
         from assistant.images import open_image
 
         image = open_image(image_file)
-        masks = [(name, coco_mask.decode(rle).astype(bool)) for name, rle in named]
+        masks = [(name, decode_rle(rle)) for name, rle in named]
         own, solid = outlined_features(opener, image, opener.segmenter.encode(image), masks)
         rng = np.random.default_rng(int(hashlib.sha256(image_file.name.encode()).hexdigest()[:8], 16))
         views, view_names = [torch.zeros(0, REGION)], []

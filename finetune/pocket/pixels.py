@@ -8,19 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional as F
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.images import open_image
-from assistant.mllm.selector import choose
+from assistant.mllm.selector import select_proposals
 from assistant.pocket.opening import fast_math
 from assistant.pocket.pipeline import heads_of
 from assistant.pocket.proposals import CELL
 from assistant.pocket.sam import IMAGE_SIZE
 from assistant.pocket.semantic import PixelHead, Semantic, evidence
+from assistant.sam.mask_ops import decode_rle, encode_rle
 from assistant.weights import read_weights
 from finetune.log import rate
 from finetune.pocket.encoder import learn_to_see
@@ -28,7 +28,7 @@ from finetune.pocket.examples import RecordData
 from finetune.pocket.language import build, states_of
 from finetune.pocket.records import read_sources
 from finetune.pocket.selection import select_batch
-from finetune.region_cache import union_iou
+from finetune.region_cache import iou_of_union
 
 GRID = IMAGE_SIZE // CELL  # cells of a proposal's low-resolution logits
 FOLDS = 5
@@ -56,7 +56,7 @@ def on_grid(rles: list[dict]) -> Tensor:
     ys, xs = ((np.arange(CELL / 2, round(side / scale), CELL) * scale).astype(int) for side in (h, w))
     out = np.zeros((len(rles), GRID, GRID), bool)
     for mask, rle in zip(out, rles):
-        mask[: len(ys), : len(xs)] = coco_mask.decode(rle)[np.ix_(ys, xs)]
+        mask[: len(ys), : len(xs)] = decode_rle(rle)[np.ix_(ys, xs)]
     return torch.from_numpy(out)
 
 
@@ -89,12 +89,12 @@ def lessons_of(args, opener, semantic: Semantic) -> list[Lesson]:
             with fast_math():
                 names[image] = semantic.names(opener.segmenter.encode(open_image(image)))
         h, w = example.rles[0]["size"]
-        inside = on_grid([coco_mask.encode(np.ones((h, w), np.uint8, order="F"))])[0]
+        inside = on_grid([encode_rle(np.ones((h, w), bool))])[0]
         for m, (phrase, truth) in enumerate(zip(example.phrases, (t for ts in example.truths for t in ts))):
             row = rows.get(llm.row(phrase))
             if truth and row is not None:
                 told = evidence(scores, m, masks, names[image], row, semantic.head.beside(row))
-                before = union_iou([example.rles[i] for i in choose(scores, m)], truth)
+                before = iou_of_union([example.rles[i] for i in select_proposals(scores, m)], truth)
                 lessons.append(
                     Lesson(
                         image, told.half(), inside, on_grid([truth])[0], masks, example.rles, truth, before
@@ -146,7 +146,7 @@ def train_pixels(args, opener, head, categories: list[str]) -> None:
         for i, one in enumerate(lessons):
             if fold[i] == k:
                 chosen = semantic.union(one.evidence.float(), one.masks, one.inside)
-                after[i] = union_iou([one.rles[n] for n in chosen], one.rle)
+                after[i] = iou_of_union([one.rles[n] for n in chosen], one.rle)
     before = np.array([one.before for one in lessons])
     gain = after - before
     line = json.dumps(

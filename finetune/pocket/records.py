@@ -31,7 +31,7 @@ from finetune.pocket.examples import RecordData
 from finetune.pocket.language import build, train_llm
 from finetune.pocket.outlined import all_regions, named_regions, outlined
 from finetune.pocket.selection import train_selector
-from finetune.region_cache import RegionCache, Regions
+from finetune.region_cache import ImageRegions, RegionCache
 
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_sources(
     args: argparse.Namespace, folder: Path
-) -> tuple[list[tuple[Record, Path]], dict[Path, Regions]]:
+) -> tuple[list[tuple[Record, Path]], dict[Path, ImageRegions]]:
     """The records with their pictures, and what is seen in those, kept in `folder`."""
     from assistant.pocket.opening import load_pocket_opener
 

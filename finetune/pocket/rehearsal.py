@@ -20,7 +20,7 @@ from assistant.files import replace_whole
 from assistant.record import Record, RecordTarget
 from assistant.weights import sha256_of
 from finetune.check import must_exist
-from finetune.region_cache import Regions
+from finetune.region_cache import ImageRegions
 
 PACK = Path(__file__).with_name("rehearsal.npz")
 
@@ -65,7 +65,11 @@ def varied(records: list[tuple[Record, Path]], count: int) -> list[Path]:
 
 
 def pack(
-    records: list[tuple[Record, Path]], regions: dict[Path, Regions], images: list[Path], sam: str, out: Path
+    records: list[tuple[Record, Path]],
+    regions: dict[Path, ImageRegions],
+    images: list[Path],
+    sam: str,
+    out: Path,
 ) -> None:
     """Features as whole numbers of 8 bits, between the least and the largest of each; masks once each, as RLE.
 
@@ -103,7 +107,7 @@ def pack(
         )
 
 
-def rehearsed(file: Path, sam: str) -> tuple[list[tuple[Record, Path]], dict[Path, Regions]]:
+def rehearsed(file: Path, sam: str) -> tuple[list[tuple[Record, Path]], dict[Path, ImageRegions]]:
     """Records with their pictures, and what is seen in those. sam: checksum of the SAM that the pack must
     be of. BadInput: no pack there, a damaged one, or of another SAM."""
     if not file.is_file():
@@ -126,7 +130,7 @@ def rehearsed(file: Path, sam: str) -> tuple[list[tuple[Record, Path]], dict[Pat
     for k, picture in enumerate(told["pictures"]):
         image, (width, height), masks = file.with_suffix("") / str(k), picture["size"], picture["masks"]
         end = start + len(picture["rles"])
-        regions[image] = Regions(features[start:end], picture["rles"], picture["names"])
+        regions[image] = ImageRegions(features[start:end], picture["rles"], picture["names"])
         start = end
         for question, answer, targets, source in picture["asked"]:
             targets = [RecordTarget(phrase, None if m is None else masks[m]) for phrase, m in targets]

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from assistant.files import replace_whole
-from assistant.mllm.selector import Selector, choose, selection_losses
+from assistant.mllm.selector import Selector, select_proposals, selection_losses
 from assistant.pocket.llm import SHAPE, PocketLLM, Seen
 from finetune.log import Log, rate
-from finetune.mllm.validation import judged
+from finetune.mllm.validation import score_targets
 from finetune.pocket.examples import Example, RecordData
 from finetune.pocket.language import draw_back, states_of
-from finetune.region_cache import overlaps, union_iou
+from finetune.region_cache import iou_and_iop, iou_of_union
 
 WEIGHTS = {"align": 1.0, "iop": 2.0, "presence": 1.0}
 NOISE = 0.5, 1.0  # of the states and words, in units of their size: 300 photos are soon known by heart
@@ -49,7 +49,7 @@ def select_batch(
     losses = selection_losses(scores, iou, iop, present, ignored, hard)
     with torch.no_grad():
         figures = {k: v.item() for k, v in losses.items()}
-        best = torch.tensor([choose(scores, m)[0] for m in range(len(iou))])
+        best = torch.tensor([select_proposals(scores, m)[0] for m in range(len(iou))])
         figures["top_iou"] = iou.gather(1, best[:, None])[present].mean().item()
         figures["presence_right"] = ((scores.presence > 0) == present).float().mean().item()
         inside = (scores.iop.sigmoid() > 0.5) & ~ignored & present[:, None]
@@ -150,9 +150,9 @@ def examine(
         for m, truth in enumerate(t for ts in example.truths for t in ts):
             overlap.append(0.0)
             if truth and example.rles:
-                overlap[-1] = union_iou([example.rles[i] for i in choose(scores, m)], truth)
-                best.append(max(overlaps(example.rles, truth)[0]))
-    figures, fit = judged(torch.cat(presence), torch.tensor(present), torch.tensor(overlap))
+                overlap[-1] = iou_of_union([example.rles[i] for i in select_proposals(scores, m)], truth)
+                best.append(max(iou_and_iop(example.rles, truth)[0]))
+    figures, fit = score_targets(torch.cat(presence), torch.tensor(present), torch.tensor(overlap))
     return figures | {
         "best_single": float(np.mean(best)),
         "targets": len(present),

@@ -27,29 +27,31 @@ from assistant.pocket.semantic import Semantic
 from assistant.record import image_path, read_records
 from assistant.scene import THRESHOLD
 from assistant.weights import POCKET, adapter_file, pocket_file, read_weights, sha256_of
-from finetune.mllm.adapter import keep_settings
-from finetune.mllm.validation import SHOWN, spread
+from finetune.image_record import ImageRecord
+from finetune.mllm.adapter import write_settings
+from finetune.mllm.validation import QUESTIONS_IN_REPORT, evenly_spaced
 from finetune.pocket.encoder import learn_to_see
 from finetune.pocket.examples import KEPT_ASIDE, RecordData
 from finetune.pocket.language import build, train_llm
 from finetune.pocket.outlined import all_regions, named_in_records
 from finetune.pocket.rehearsal import PACK, rehearsed
 from finetune.pocket.selection import examine, train_selector
-from finetune.progress import Progress, pointed_at
 from finetune.region_cache import RegionCache
+from finetune.settings import TuneSettings
+from finetune.training_report import TrainingReport, present_masks
 
 MINUTES = 1.0  # between checkpoints of the LLM
 EXAMINED = 80  # times that questions of pictures kept aside are drawn
 ANCHOR = 0.003  # of the way back to where it began that a weight goes in a step
 
 
-def tune(args: argparse.Namespace) -> None:
+def tune(args: TuneSettings) -> None:
     if args.sam or args.dino or args.four_bit or args.tune_vision:
         raise BadInput(
             "the pocket preset keeps its own SAM and eyes; leave out --sam, --dino, --four-bit and --tune-vision"
         )
     start, folder = committed(args.adapter), (args.adapter or POCKET) / "lora"
-    keep_settings(args.out, args.settings)
+    write_settings(args.out, args.recorded())
     torch.manual_seed(args.seed)
     sam = pocket_file("sam.safetensors")
     rates = [rate for _, rate in args.sources] + [args.rehearsal]
@@ -109,8 +111,8 @@ def tune(args: argparse.Namespace) -> None:
     )
     asked = [(r, i) for r, i in held if r.targets] or [(r, i) for r, i in records if i in aside and r.targets]
     asked = [(r, i) for r, i in asked if i not in seen_before]  # of the rehearsed ones no picture is kept
-    progress = Progress(
-        args.out, [argparse.Namespace(record=r, image=i) for r, i in spread(asked, SHOWN)], None
+    progress = TrainingReport(
+        args.out, [ImageRecord(r, i) for r, i in evenly_spaced(asked, QUESTIONS_IN_REPORT)], None
     )
     # The few pictures that are shown are opened as an answer needs them: what is stored for training holds no embedding.
     opener = functools.cache(lambda: load_pocket_opener(sam))
@@ -129,7 +131,7 @@ def tune(args: argparse.Namespace) -> None:
         def ask(question: str, image: Path):
             view = opened(image)
             reply, found = parts.ask([Turn(question)], view, THRESHOLD)
-            return reply.text, pointed_at(reply.text, found, view.rles)
+            return reply.text, present_masks(reply.text, found, view.rles)
 
         progress.ask = ask
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -167,9 +169,9 @@ def tune(args: argparse.Namespace) -> None:
     )
     train_llm(settings, llm, data(False))
     train_selector(settings, llm, data(False), data(True), start.selector, look)
-    progress.report(
+    progress.write(
         f"Tuning the pocket preset: {args.out.name}",
-        args.settings,
+        args.recorded(),
         {
             "llm.jsonl": ["text", "word_right", "marker_right"],
             "selector.jsonl": ["align", "iop", "presence", "top_iou"],

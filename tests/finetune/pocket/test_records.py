@@ -11,9 +11,10 @@ from assistant.grammar import Turn, parse
 from assistant.mllm.selector import Selector
 from assistant.pocket.llm import SHAPE, PocketLLM, RegionEncoder, Seen, spread
 from assistant.pocket.region_features import REGION
-from assistant.record import Record, RecordTarget, to_rle, write_records
+from assistant.record import Record, RecordTarget, write_records
+from assistant.sam.mask_ops import encode_rle
 from finetune.pocket import examples, language, records
-from finetune.region_cache import Regions, overlaps
+from finetune.region_cache import ImageRegions, iou_and_iop
 from tests.helpers.tiny_models import _byte_level
 
 NAMES = ["cat", "cup", "dog"]
@@ -44,15 +45,15 @@ def llm_folder(tmp_path_factory):
 
 
 def picture(rng):
-    """Regions of one picture: each outlined thing twice, once under its name and once as a proposal."""
+    """Regions of one image: each outlined thing twice, once under its name and once as a proposal."""
     features, rles, names = [], [], []
     for k in rng.permutation(3)[: rng.integers(1, 4)]:
         mask = np.zeros((40, 60), bool)
         mask[5:20, 5 + 18 * k : 18 + 18 * k] = True
         f = rng.normal(0, 0.3, REGION).astype(np.float32)
         f[300 * k : 300 * k + 300] += 1
-        features.append(f), rles.append(to_rle(mask)), names.append(NAMES[k])
-    return Regions(torch.from_numpy(np.stack(features * 2)), rles * 2, names)
+        features.append(f), rles.append(encode_rle(mask)), names.append(NAMES[k])
+    return ImageRegions(torch.from_numpy(np.stack(features * 2)), rles * 2, names)
 
 
 @pytest.fixture
@@ -183,9 +184,9 @@ def test_words_are_unlike_each_other():
 def test_overlaps_are_iou_and_share_inside():
     a, b = np.zeros((10, 10), bool), np.zeros((10, 10), bool)
     a[:5], b[:, :5] = True, True
-    iou, iop = overlaps([to_rle(a), to_rle(a & b)], to_rle(b))
+    iou, iop = iou_and_iop([encode_rle(a), encode_rle(a & b)], encode_rle(b))
     assert np.allclose(iou, [25 / 75, 0.5]) and np.allclose(iop, [0.5, 1.0])
-    assert coco_mask.area(to_rle(a)) == 50
+    assert coco_mask.area(encode_rle(a)) == 50
 
 
 def test_a_training_sequence_reads_as_the_prompt_does(setting, llm_folder):
