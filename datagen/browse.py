@@ -159,8 +159,7 @@ class BrowseHandler(BaseHTTPRequestHandler):
     server: BrowseServer
 
     def _is_from_here(self) -> bool:
-        """Whether a page of this server asks: another site open in the same browser must not throw rows
-        out."""
+        """Whether a page of this server asks; another site in the same browser must not throw rows out."""
         host = self.headers.get("Host", "")
         origin = self.headers.get("Origin")
         return host.split(":")[0] in ("127.0.0.1", "localhost") and origin in (None, f"http://{host}")

@@ -4,8 +4,8 @@
         out.add(result)
     out.statistics.figures()
 
-Every file is written beside its place and takes it when all is done: a run that was killed leaves what was
-there before. Nothing is held back but counts, whatever the size of the set.
+Every file is written under a temporary name and renamed when all is done: a run that was killed leaves what
+was there before. Only counts stay in memory, whatever the size of the set.
 """
 
 import contextlib
@@ -103,8 +103,7 @@ class Output:
         self._write_llmseg40k(records)
 
     def _with_relative_paths(self, records: Sequence[Record]) -> Sequence[Record]:
-        """Records of one image; their paths are made relative, so that photos and questions may be moved
-        together."""
+        """Make an image's path relative, so that images and questions may be moved together."""
         if records:
             image = os.path.relpath(Path(records[0].image).resolve(), self.folder.resolve())
             for record in records:

@@ -109,8 +109,7 @@ class ResultCache:
 
 
 class WorkerCache:
-    """The cache of a worker in another process, perhaps on another machine, whose results are stored by the
-    driver.
+    """The cache of a worker in another process, whose results are stored by the driver.
 
     Args:
         copy: What `ResultCache.copy_to` wrote. None: nothing has been done before.

@@ -76,9 +76,7 @@ class Settings:
                 "--writer vllm sends no images: leave out --describe-with; --captions gives descriptions"
             )
         if (self.annotations is None) != (self.format == "none"):
-            raise BadInput(
-                "--annotations names the annotations, and is left out with --format none and nowhere else"
-            )
+            raise BadInput("--annotations names the annotations; only with --format none it must be left out")
         if self.format == "none" and not (self.describe_with and self.sam != "none"):
             raise BadInput(
                 "--format none needs --sam and --describe-with, the multimodal model that names regions"

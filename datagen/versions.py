@@ -1,6 +1,6 @@
 """The version of each step's output, part of the names under which results are cached.
 
-    fingerprint(..., COMPOSER_VERSION)
+    name = fingerprint(image_name, COMPOSER_VERSION)
 
 A result in DIR/kept.sqlite is used again as long as the version of the step that made it is still the one
 below. Whoever changes what a step makes gives the step a new version, in the same commit: any string that it
@@ -15,6 +15,4 @@ instead, and folders from that time hold these values.
 ANNOTATION_READER_VERSION = "94920b853326c79f"  # sources/formats.py: the rows in DIR/photos.sqlite
 OUTLINER_VERSION = "ea8c5836baecc884"  # sources/outline.py, llm/naming.py: masks from boxes, named regions
 COMPOSER_VERSION = "4fbf4385083d96ff"  # composer/: questions from the phrase bank
-LLM_WRITER_VERSION = (
-    "1f0c7b31b5f7cba1"  # checks.py, llm/: questions by a language model, and which are dropped
-)
+LLM_WRITER_VERSION = "1f0c7b31b5f7cba1"  # checks.py, llm/: questions by a language model

@@ -6,9 +6,9 @@
 
 The banks are the TOML files in `datagen/composer/phrases/` (things/ is one bank in several files); the head
 of coco.toml says how to add to them, and coco.groups.toml holds its groups. A phrase has one of three shapes:
-a clause whose subject is the object ("that keeps the rain off"), one whose object it is ("which you open when
-it pours"), or a noun phrase with an indefinite article ("a canopy on a stick"). `Phrase.as_that`, `as_what`,
-`as_a` and `as_the` turn them into what a question needs.
+a clause whose subject is what it describes ("that keeps the rain off"), a clause with another subject ("which
+you open when it pours"), or a noun phrase with an indefinite article ("a canopy on a stick").
+`Phrase.as_that`, `as_what`, `as_a` and `as_the` turn them into what a question needs.
 """
 
 import functools
@@ -57,8 +57,7 @@ class Phrase:
         return self.text.removeprefix(self.shape).lstrip()
 
     def as_that(self) -> str:
-        """A clause after a noun: "that keeps the rain off", "that you open when it pours", "who can tell a
-        story"."""
+        """A clause after a noun: "that keeps the rain off", "who can tell a story"."""
         return f"{'who' if self.is_person else 'that'} {self.clause}"
 
     def as_what(self) -> str:
@@ -72,8 +71,7 @@ class Phrase:
         return f"{'someone' if self.is_person else 'something'} {self.as_that()}"
 
     def as_the(self) -> str:
-        """A definite description where English has one: "the thing that keeps the rain off", "the canopy
-        on a stick"."""
+        """A definite description where English has one: "the canopy on a stick"."""
         if self.shape != "noun":
             return f"{'the one' if self.is_person else 'the thing'} {self.as_that()}"
         linked = r"something (?=you |that |to |with |on |for |in |from |people |a |an |the )"

@@ -126,8 +126,7 @@ def _counted_off(order: Sequence[Instance], gaps: Sequence[float]) -> dict[str, 
 
 
 def _ends_before(first: Instance, second: Instance, axis: int) -> bool:
-    """Whether the first begins and ends before the second does: a wide one may reach past a small one's
-    both sides."""
+    """Whether the first both begins and ends before the second: a wide one may reach past a small one."""
     a, b = first.box, second.box
     return a[axis] < b[axis] and a[axis] + a[axis + 2] < b[axis] + b[axis + 2]
 
@@ -190,8 +189,7 @@ def _ranked(
     distance: Callable[[Instance, Instance], float],
     diagonal: float,
 ) -> tuple[list[Instance], list[float]]:
-    """Instances by their distance from an anchor, and the steps between those distances as shares of the
-    diagonal."""
+    """Instances by their distance from an anchor, and the steps between the distances over the diagonal."""
     order = sorted(instances, key=lambda instance: distance(instance, anchor))
     steps = [(distance(b, anchor) - distance(a, anchor)) / diagonal for a, b in pairwise(order)]
     return order, steps

@@ -34,23 +34,16 @@ KIND_WEIGHTS = {
     "absent": 5,
     "followup": 5,
 }
-GROUP_SHARE = (
-    0.3  # of the implicit questions, those that several categories may answer; of the absent ones, half of it
-)
-PREMISE_SHARE = (
-    0.35  # of the absent questions, those that take it for granted: "the red umbrella beside the dog"
-)
-EXISTS_SHARE_OF_ABSENT = (
-    0.4  # as often as of other questions, so that the wording alone does not tell an absent one
-)
+GROUP_SHARE = 0.3  # of the implicit questions, those that several categories may answer; of absent ones, half
+PREMISE_SHARE = 0.35  # of the absent questions, those that take it for granted: "the red cup beside the dog"
+# Of the absent questions, those that ask whether it is there: so many that the wording alone tells nothing.
+EXISTS_SHARE_OF_ABSENT = 0.4
 PART_BY_PHRASE_SHARE = 0.8
 ABSENT_BY_PHRASE_SHARE = 0.6
 POSITION_BY_PHRASE_SHARE = 0.25
 MULTI_WITH_ABSENT_SHARE = 0.35
 MAX_WORDS_IN_LIST = 9  # of a phrase in a question about several targets
-MIN_TARGET_SHARE = (
-    0.001  # of the image's area, below which a target is not asked about: 14 x 14 px of 512 x 384
-)
+MIN_TARGET_SHARE = 0.001  # of the image's area: smaller targets are not asked about (14 x 14 px of 512 x 384)
 MAX_SAME_POSITION = 2  # times that the same one of several is asked for, in other words
 TRIES_PER_QUESTION = 12  # before the image is left with fewer questions
 

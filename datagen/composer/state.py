@@ -97,8 +97,7 @@ class ComposerState:
         self.used: Counter[str] = Counter()
 
     def phrase_for(self, key: str, is_allowed: Callable[[Phrase], bool] | None = None) -> Phrase | None:
-        """Choose the least used phrase of a category that does not describe something else in the image as
-        well."""
+        """Choose the least used phrase of a category, of those that describe nothing else in the image."""
         options = [
             phrase
             for phrase in self.bank[key].split(self.split)

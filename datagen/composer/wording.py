@@ -22,16 +22,12 @@ from datagen.composer.phrasebank import Entry, Phrase
 TEMPLATES_FILE = Path(__file__).parent / "templates.toml"
 EXISTS_SHARE = 0.3  # of the questions about a target, those that ask whether it is there at all
 SYNONYM_SHARE = 0.25  # of the names, those that are a synonym instead of the entry's own name
-BARE_CLAUSE_SHARE = (
-    0.5  # of the questions by a clause, those in a template made for clauses, which sound best
-)
+BARE_CLAUSE_SHARE = 0.5  # of the questions by a clause, those in a template made for clauses: they sound best
 PLAIN_PREMISE_SHARE = 0.4  # of the absent targets taken for granted, those without a made-up look
 MAX_WORDS_BEFORE_MORE = 6  # of a phrase after which a template goes on
 CAPITAL_SHARE = 0.67  # of the questions, those that begin with a capital
-NO_END_MARK = (
-    0.55,
-    0.87,
-)  # range of the same draw in which the end mark is left out: with a capital and without
+# Range of the same draw in which the end mark is left out: of questions with a capital and without.
+NO_END_MARK = (0.55, 0.87)
 
 Slots = dict[str, str]
 
@@ -61,8 +57,10 @@ def fitting(pool: Sequence[str], slots: Slots) -> list[str]:
 
 
 def without_long_tails(pool: Sequence[str], *phrases: Phrase) -> list[str]:
-    """The templates that read well with some phrases: "would you find {a} in this image?" does not after a
-    long one."""
+    """The templates that read well with some phrases.
+
+    With a long phrase, those that go on after it do not: "would you find {a} in this image?".
+    """
     if all(len(phrase.text.split()) <= MAX_WORDS_BEFORE_MORE for phrase in phrases):
         return list(pool)
     return [template for template in pool if re.search(r"\}($|[?.,!])", template)]
@@ -135,7 +133,7 @@ def target_slots(entry: Entry, phrase: Phrase | None, count: int, rng: random.Ra
 def implicit_question(
     phrase: Phrase, split: str, rng: random.Random, exists_share: float = EXISTS_SHARE
 ) -> str:
-    """Ask about what a phrase describes. exists_share: how often whether it is there at all."""
+    """Ask about what a phrase describes. exists_share: how often to ask whether it is there at all."""
     slots = phrase_slots(phrase)
     if rng.random() < exists_share:
         return fill(without_long_tails(templates()["exists"][split], phrase), slots, rng)
@@ -148,7 +146,7 @@ def implicit_question(
 def named_question(
     entry: Entry, count: int, split: str, rng: random.Random, exists_share: float = EXISTS_SHARE
 ) -> str:
-    """Ask about `count` objects by their name. exists_share: how often whether they are there at all."""
+    """Ask about objects by their name. exists_share: how often to ask whether they are there at all."""
     if rng.random() < exists_share:  # "is there a cup?" is asked of one cup and of ten
         return fill(templates()["exists"][split], name_slots(entry, 1, any_name(entry, rng)), rng)
     return fill(templates()["named"][split], name_slots(entry, count, any_name(entry, rng)), rng)
@@ -171,8 +169,7 @@ def multi_question(
 
 
 def part_question(entry: Entry, phrase: Phrase | None, count: int, split: str, rng: random.Random) -> str:
-    """Ask about a part of something, by a phrase or by its name: "which part of the car keeps the wind
-    out?"."""
+    """Ask about a part, by a phrase or by its name: "which part of the car keeps the wind out?"."""
     slots = target_slots(entry, phrase, count, rng) | {"whole": entry.part_of}
     if phrase is None:
         return fill(templates()["part_named"][split], slots, rng)
@@ -203,8 +200,7 @@ def _with_look(entry: Entry, name: str, rng: random.Random) -> str:
 
 
 def position_wording(position: str, count: int, rng: random.Random) -> str:
-    """A way of saying a position, with {name} and perhaps {anchor} in it; of two, mostly one that is for
-    pairs."""
+    """A way of saying a position, with {name} and perhaps {anchor} in it; of two, mostly one for pairs."""
     places = templates()["places"]
     for_pairs = places.get(f"{position}_two", []) * 2 if count == 2 else []
     return rng.choice(places[position] + for_pairs)

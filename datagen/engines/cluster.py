@@ -66,9 +66,7 @@ def _start(ray: Any, cpu_count: int) -> None:
             runtime_env={"env_vars": {"PYTHONPATH": str(PROJECT_FOLDER)}},
             **here,
         )
-    except (
-        Exception
-    ) as error:  # of no common kind: no cluster at RAY_ADDRESS, a machine too busy to start one
+    except Exception as error:  # of many kinds: no cluster at RAY_ADDRESS, a machine that is too busy
         ray.shutdown()
         raise BadInput(
             f"Ray does not start: {str(error).splitlines()[0][:MAX_ERROR_LENGTH]}; is the machine very busy, "

@@ -62,8 +62,8 @@ class RayWorker:
 
         Returns:
             A row for each image: "result", as JSON; "cached", {name: value} to be stored with it, as JSON;
-                and "error",
-            the BadInput that ended the batch, or "".
+                and
+            "error", the message of the BadInput that ended the batch, or "".
         """
         numbers = [json.loads(number) for number in batch["number"]]
         results, errors = [ImageResult()] * len(numbers), [""] * len(numbers)
@@ -125,8 +125,10 @@ def run_ray(
 def _worker_rows(
     ray: Any, waiting: list[str], settings: Settings, excluded: ExcludedImages | None
 ) -> Iterator[dict[str, Any]]:
-    """What the workers make of images, by their numbers as JSON, in the same order; nothing starts before
-    the first."""
+    """What the workers make of images, in the same order.
+
+    waiting: the images' numbers, as JSON. Nothing starts before the first row is asked for.
+    """
     if not waiting:
         return
     numbers = ray.data.from_items(
@@ -143,7 +145,7 @@ def _worker_rows(
 
 
 def _take_result(row: dict[str, Any], name: str, cache: ResultCache) -> dict[str, Any]:
-    """Store what a worker made, under the name of its image's result; returns the result as JSON object."""
+    """Store a worker's row; returns the image's result as JSON object. name: of the image's result."""
     for cached_name, value in json.loads(row["cached"]).items():
         cache.put(cached_name, value)
     if row["error"]:

@@ -3,10 +3,11 @@
     RAY_ADDRESS=head:6379 python -m datagen ... --engine ray --writer vllm --model Qwen/Qwen3-32B \\
         --workers 8 --vllm '{"tensor_parallel_size": 2}'
 
-All else is the plain engine's, here: its steps are gone through for every image, and what a model has yet to
-be asked is written to DIR/requests, which the workers must be able to read. Their answers are cached as a
-server's are, one by one as they come: the next round finds them and gets further (questions, then second
-opinions), and so does a run that was killed. Images are not sent: descriptions come from --captions.
+Everything but the answers is made in this process, as by the plain engine: every image goes through its steps
+as far as answers are known, and what a model has yet to be asked is written to DIR/requests, which the
+workers must be able to read. Their answers are cached one by one as they come, as a server's are: the next
+round finds them and gets further (questions, then second opinions), and so does a run that was killed. Images
+are not sent: descriptions come from --captions.
 """
 
 import asyncio
@@ -116,8 +117,7 @@ def _take_answers(ray: Any, rows: Iterable[dict[str, Any]], pending: PendingRequ
 
 
 def vllm_processor(settings: Settings, gpu_count: float, attempt: int = 0) -> Callable[[Any], Any]:
-    """Ray Data's own processor, with one engine a worker; vLLM's structured outputs hold answers to their
-    form.
+    """Ray Data's vLLM processor, with one engine a worker, whose answers can only be of the form asked for.
 
     Args:
         settings: Of the run.

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class UnreadableImage(Exception):
-    """An image that cannot be read: it costs itself, and not the run."""
+    """An image that cannot be read. It is dropped, and the run goes on."""
 
 
 class Worker:
@@ -87,7 +87,7 @@ class Worker:
         return self
 
     async def _open_model(self, name: str) -> LanguageModel:
-        """A model in this process for --writer hf, and where it is a folder and no server is named; else a
+        """Open a model: in this process for --writer hf, and for a folder where no server is named; else a
         server's."""
         settings = self.settings
         if settings.writer == "vllm":
@@ -120,13 +120,11 @@ class Worker:
             print(f"{self.ledger}", file=sys.stderr)
         await self._opened.aclose()
 
-    # What results are cached under
-    # --------------------------------------------------------------------------- The names below must stay as
-    # they are, down to the order of their parts: they find the results in the folders of earlier versions,
-    # and results of language models cost money.
+    # The names that results are cached under. They must stay as they are, down to the order of their parts:
+    # they find the results in the folders of earlier versions, and results of language models cost money.
 
     def _rules_name(self) -> str:
-        """Names all that decides what is made of an image, but the image."""
+        """Names everything that decides what is made of an image, except the image itself."""
         settings = self.settings
         parts = [
             settings.writer,
@@ -143,8 +141,8 @@ class Worker:
         return fingerprint(*parts, settings.model, not settings.second_opinion, LLM_WRITER_VERSION)
 
     def result_name(self, image: AnnotatedImage) -> str:
-        """Names what is made of an image; of an image whose file is read, by the file's size and time."""
-        reads_file = self.excluded or self.settings.describe_with or image.has_boxes_alone()
+        """Names what is made of an image; where its file is read, by the file's size and time too."""
+        reads_file = self.excluded or self.settings.describe_with or image.lacks_masks()
         state = image.file.stat() if reads_file else None
         return fingerprint(
             self._rules,
@@ -160,12 +158,11 @@ class Worker:
             self.captions.get(image.file.name, ""),
         )
 
-    # The steps
-    # -----------------------------------------------------------------------------------------------
-
     async def result(self, image: AnnotatedImage) -> ImageResult:
-        """Return what an earlier run made of an image; without one, make it, and cache what another run
-        would repeat."""
+        """Return what an earlier run made of an image, or make it now.
+
+        A result that lacks answers of a model is not cached, because another run may get them.
+        """
         name = self.result_name(image)
         if (row := self.cache.get(name)) is not None:
             return ImageResult.from_json(row)
@@ -196,7 +193,7 @@ class Worker:
 
     async def _with_masks(self, image: AnnotatedImage, drops: Counter[str]) -> AnnotatedImage:
         """The image with masks for boxes, and where nothing is annotated with masks and names."""
-        if image.instances and not image.has_boxes_alone():
+        if image.instances and not image.lacks_masks():
             return image
         if self.outliner is None:  # --sam none takes only images whose instances have masks
             return image
@@ -244,7 +241,7 @@ class Worker:
                 return end.value
 
     async def _answer(self, request: Request) -> dict | None:
-        """What a model answers; one with an image is for the describer."""
+        """Ask the describer where the request has an image, else the writing model."""
         messages, model = request.messages, self.model
         if request.image is not None:
             messages, model = await in_thread(with_image, messages, request.image), self.describer
@@ -253,7 +250,7 @@ class Worker:
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a function that reads an image beside what else is going on.
+    """Run a function that reads an image in a thread, so that requests go on meanwhile.
 
     Raises:
         UnreadableImage: It cannot be read.
@@ -277,7 +274,7 @@ def _excluded_state(excluded: ExcludedImages | None) -> str:
 
 
 def _instance_state(instance: Instance) -> dict[str, object]:
-    """An instance as results are named by it."""
+    """An instance as it goes into the name of a result."""
     return {
         "id": instance.id,
         "key": instance.key,

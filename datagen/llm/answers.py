@@ -54,14 +54,12 @@ class LanguageModel(Protocol):
 
 
 def request_name(model: str, messages: list[Message], schema: Schema, seed: int) -> str:
-    """Names a request in the result cache. It must stay as it is: under these names lies what users have
-    paid for."""
+    """Names a request in the result cache. It stays as it is: answers that were paid for are found by it."""
     return fingerprint("answer", model, messages, schema, seed)
 
 
 def parse_answer(content: str) -> dict[str, Any] | None:
-    """Read a JSON object, also from within the fence that models like to put around it; None where it is
-    none."""
+    """Read a JSON object, also from within a Markdown fence; None where it is none."""
     try:
         value = json.loads(content.strip().removeprefix("```json").removeprefix("```").removesuffix("```"))
     except (AttributeError, TypeError, ValueError, RecursionError):
@@ -70,8 +68,7 @@ def parse_answer(content: str) -> dict[str, Any] | None:
 
 
 def fits_schema(value: Any, schema: Schema) -> bool:
-    """Whether a value follows a schema made of what our prompts use of JSON Schema; servers may not
-    enforce it."""
+    """Whether a value follows a schema, which servers may not enforce. Only what our schemas use is known."""
     kind = schema["type"]
     if kind == "object":
         if not isinstance(value, dict) or any(key not in value for key in schema["required"]):

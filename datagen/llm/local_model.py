@@ -3,7 +3,7 @@
     async with LocalModel("path/to/Qwen3-4B", cache, Ledger(), batch_size=8, device="cuda") as model:
         answer = await model.ask(messages, SCHEMA)
 
-Text models and multimodal ones. Questions that wait are answered together, `batch_size` at a time. Only
+Takes text models and multimodal ones. Questions that wait are answered together, `batch_size` at a time. Only
 tokens that keep an answer in its form are allowed (`assistant.mllm.structured_output`), so it can only fail
 by being too long. The first answer is the likeliest one; further ones to the same question are drawn at
 random.
@@ -221,8 +221,11 @@ class BatchConstraint:
         self._has_begun = False
 
     def __call__(self, ids: Any, scores: Any) -> Any:
-        """ids: (N, L) tokens so far; scores: (N, V) logits of the next one; returns them with -inf for
-        what is not allowed."""
+        """Set the logits of what is not allowed to -inf.
+
+        ids: (N, L) int64, the tokens so far. scores: (N, V) float, the logits of the next one; returned
+        changed.
+        """
         for row, constraint in enumerate(self.constraints):
             if constraint and self._has_begun and int(ids[row, -1]) in self.end_tokens:
                 self.constraints[row] = constraint = None

@@ -1,7 +1,7 @@
 """What is asked of a model: messages, and the JSON schema that the answer has to follow.
 
-request = Request([{"role": "user", "content": "Which numbers?"}], object_schema("answer", numbers=NUMBERS),
-seed=0)
+schema = object_schema("answer", numbers=NUMBERS)
+request = Request([{"role": "user", "content": "Which numbers?"}], schema, seed=0)
 """
 
 from dataclasses import dataclass

@@ -186,8 +186,7 @@ class Server:
             ) from None
 
     async def _listens(self) -> bool:
-        """Whether anything takes connections at the address: the client calls a refused one a timeout,
-        too."""
+        """Whether anything takes connections at the address; the client calls a refused one a timeout."""
         url = self._client.base_url
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
@@ -217,8 +216,7 @@ def with_schema_in_text(messages: list[Message], schema: Schema) -> list[Message
 
 
 def _transport(openai: Any) -> Any:
-    """aiohttp where it is installed: the client's own transport goes through every connection for every
-    request."""
+    """aiohttp where it is installed: the default transport checks every connection for every request."""
     try:
         return openai.DefaultAioHttpClient()
     except RuntimeError:

@@ -43,10 +43,7 @@ from datagen.llm.requests import Request
 from datagen.sources.annotated_images import AnnotatedImage, Instance, seed_for
 
 MAX_ABSENT_NAMES = 120  # that a model is told are not there: LVIS has 1,200 categories
-SMALL_SHARE, MEDIUM_SHARE = (
-    0.01,
-    0.1,
-)  # of the image's area: an instance is small below the first, large from the second
+SMALL_SHARE, LARGE_SHARE = 0.01, 0.1  # of the image's area: below the first is small, from the second large
 QUESTIONS_READ_PER_WANTED = 2  # models that write more than they were asked for are not read to the end
 
 Answer = dict[str, Any] | None
@@ -133,7 +130,7 @@ def _place(image: AnnotatedImage, instance: Instance) -> str:
     if share < SMALL_SHARE:
         size = "small"
     else:
-        size = "medium" if share < MEDIUM_SHARE else "large"
+        size = "medium" if share < LARGE_SHARE else "large"
     return f"{across}, {down}, {size}"
 
 
@@ -244,7 +241,7 @@ def _read_targets(turn: dict[str, Any], instances: Sequence[Instance]) -> list[W
 def second_opinions(
     questions: list[WrittenQuestion], context: str, seed: int, drops: Counter[str]
 ) -> QuestionSteps:
-    """Keep the questions that a reader who has only the list of instances understands alike."""
+    """Keep the questions that a reader who has only the list of instances understands as they are meant."""
     opinions = yield [_opinion_request(question, context, seed) for question in questions]
     agreed = []
     for question, opinion in zip(questions, opinions, strict=True):
@@ -270,8 +267,7 @@ def _opinion_request(question: WrittenQuestion, context: str, seed: int) -> Requ
 def verify_absent(
     questions: list[WrittenQuestion], image: AnnotatedImage, drops: Counter[str]
 ) -> QuestionSteps:
-    """Keep the questions whose absent targets a multimodal model does not see either: outlines may be
-    missing."""
+    """Keep the questions whose absent targets a multimodal model does not see either."""
     absent = sorted({t.phrase for question in questions for t in question.targets if not t.ids})
     if not absent:
         return questions
@@ -292,8 +288,7 @@ def verify_absent(
 
 
 def record_of(image: AnnotatedImage, question: WrittenQuestion, settings: WriterSettings) -> Record | None:
-    """Make the record of a checked question; None where the reply grammar cannot express a target's
-    phrase."""
+    """Make the record of a checked question; None where the reply grammar cannot express a phrase."""
     turns = (*question.earlier, question)
     replies = [_reply(image, turn) for turn in turns]
     if None in replies:

@@ -85,7 +85,7 @@ class AnnotatedImage:
         """The instances of a category, by annotation id."""
         return sorted((each for each in self.instances if each.key == key), key=lambda each: each.id)
 
-    def has_boxes_alone(self) -> bool:
+    def lacks_masks(self) -> bool:
         """Whether some instance has a box and no mask."""
         return any(instance.segmentation is None for instance in self.instances)
 

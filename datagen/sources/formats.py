@@ -103,8 +103,7 @@ def _coco_file(annotations: Path, format: str) -> Iterator[Row]:
 
 
 def _coco_rows(files: Iterator[AnnotatedFile], names: Iterable[str] = ()) -> Iterator[Row]:
-    """COCO's rows of annotated files. names: what the data set outlines in every image that shows it,
-    where it says so."""
+    """COCO's rows of annotated files. names: what the data set outlines in every image that shows it."""
     from pycocotools import mask as coco_mask
 
     annotation_count = 0

@@ -1,4 +1,4 @@
-"""Annotations of any size in one SQLite file, by image: COCO's json lists them in no order of images.
+"""Annotations of any size in one SQLite file, by image; COCO's json lists them in any order.
 
     index = open_index("coco", Path("instances.json"), Path("images"), Path("questions/photos.sqlite"))
     for number, name, width, height, about in index.execute("select * from images order by name"): ...

@@ -175,8 +175,7 @@ def open_pixels(image: AnnotatedImage) -> np.ndarray:
 
 
 def distinct_regions(rles: Sequence[dict[str, Any]], image: AnnotatedImage) -> list[dict[str, Any]]:
-    """Choose the first masks, best first, that are neither specks nor the whole image, and unlike each
-    other."""
+    """Choose the first masks that are neither specks nor the whole image, and unlike each other."""
     from assistant.sam.mask_ops import rle_iou
 
     chosen: list[dict[str, Any]] = []

@@ -2,10 +2,10 @@
 
     images.only = pick(images, 10_000, 0.4, seed=0, drops=drops)
 
-As LLM-Seg40K was made (Wang & Ke 2024, arXiv 2404.08767): images with 2 to 5 categories are simple, with 6 or
-more complex, 6,000 to 4,000 of them; with fewer than 2 there is nothing to choose between. Which images are
-taken depends on the seed and their names alone: further images in the folder replace some of them, and do not
-shuffle all.
+This follows LLM-Seg40K (Wang & Ke 2024, arXiv 2404.08767), which was made of 6,000 simple images, with 2 to 5
+categories, and 4,000 complex ones, with 6 or more; with fewer than 2 there is nothing to choose between.
+Which images are taken depends on the seed and their names alone: further images in the folder replace some of
+them, and do not shuffle all.
 """
 
 import heapq
@@ -31,7 +31,8 @@ def pick(
 ) -> set[int]:
     """Pick images by their difficulty; of images without any annotations, any.
 
-    Where there are too few of one difficulty, the other does not make up for it. Memory: `count` numbers.
+    Where there are too few of one difficulty, the other does not make up for it. Only `count` numbers
+    are in memory.
 
     Args:
         images: The data set.

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 from assistant.grammar import parse
-from assistant.record import from_rle
+from assistant.sam.mask_ops import decode_rle
 from datagen.composer import questions
 from datagen.composer.phrasebank import load_bank, load_groups
 from tests.helpers.composed_images import (
@@ -43,7 +43,7 @@ def test_masks_are_the_unions_of_what_is_meant(cups_and_cat):
         for key, target, ids in of_targets:
             assert (target.rle is None) == (key not in areas) == (not ids)
             if target.rle and record.source["kind"] not in ("position", "followup"):
-                assert abs(from_rle(target.rle).sum() - areas[key]) < 0.05 * areas[key]
+                assert abs(decode_rle(target.rle).sum() - areas[key]) < 0.05 * areas[key]
     assert set(kinds) == set(questions.KIND_WEIGHTS) - {"part"}
     standalone = [record.question.lower().strip(" .?") for record in records if not record.history]
     assert len(set(standalone)) == len(standalone) and len(records) == 60

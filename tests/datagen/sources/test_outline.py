@@ -163,7 +163,7 @@ def test_the_numbers_are_drawn(boxes, segmenter):
         (["--format", "none"], "--describe-with"),
         (["--format", "none", "--sam", "none", "--describe-with", "x"], "--sam"),
         (["--format", "coco"], "--annotations"),
-        (["--format", "none", "--annotations", "x"], "left out with --format none"),
+        (["--format", "none", "--annotations", "x"], "must be left out"),
     ],
 )
 def test_what_is_missing_is_one_line(boxes, more, message, capsys):
