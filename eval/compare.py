@@ -2,33 +2,66 @@
 
     python -m eval compare runs/eval/lisa-7b runs/eval/ours
 
-Both must be runs of one benchmark over the same questions. Differences are B minus A, with the 95 %
-bootstrap interval over samples; the same sample drawn is drawn in both. An interval that holds 0 shows
-no difference.
+Both must be runs of one benchmark over the same questions. Differences are B minus A, with the 95 % bootstrap
+interval over samples; every resample holds the same samples of both runs. An interval that holds 0 shows no
+difference.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
-from eval.metrics import bootstrap_interval, iou
+from eval.metrics import PROTOCOLS, bootstrap_interval, iou
 from eval.questions.summary import groups_of, under_protocol
+
+Line = dict[str, Any]
+Table = dict[str, dict[str, Any]]
+
+SCORES = ("gIoU", "gIoU_present", "N_acc", "T_acc")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run in its folder.
+
+    Attributes:
+        result: Its result.json.
+        lines: {key: line} of the samples that could be scored.
+    """
+
+    result: dict[str, Any]
+    lines: dict[int | str, Line]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
     parser.add_argument("a", type=Path, help="folder of a run")
     parser.add_argument("b", type=Path, help="folder of another run of the same benchmark")
-    parser.add_argument("--protocol", default="lisa", choices=["lisa", "seg-zero"])
+    parser.add_argument("--protocol", default="lisa", choices=PROTOCOLS)
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     parser.add_argument("--out", type=Path, help="also write the table as JSON to this file")
 
 
-def read_run(folder: Path) -> tuple[dict, dict]:
-    """(result.json, {key: line} of the samples that could be scored)."""
+def main(args: argparse.Namespace) -> None:
+    """Compare two runs, print the table, and write it where --out says."""
+    compared = compare(args.a, args.b, args.protocol, args.seed)
+    _print(compared)
+    if args.out:
+        row = {name: value for name, value in compared.items() if name not in ("benchmark", "version")}
+        with replace_whole(args.out) as path:
+            path.write_text(json.dumps(row, indent=1) + "\n")
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """Read a run. Raises BadInput where it is not finished, or is of a benchmark that asks no questions."""
     try:
         result = json.loads((folder / "result.json").read_text())
         lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
@@ -39,82 +72,110 @@ def read_run(folder: Path) -> tuple[dict, dict]:
         raise BadInput(
             f"{folder} is a run of {result['benchmark']}, which has no masks of questions to compare"
         )
-    return result, good
+    return FinishedRun(result, good)
 
 
-def difference(a: list[dict], b: list[dict], protocol: str, seed: int) -> dict[str, dict]:
-    """Paired differences (B minus A) of the lines of the same questions, by figure."""
+def compare(a: Path, b: Path, protocol: str = "lisa", seed: int = 0) -> dict[str, Any]:
+    """Compare two runs of one benchmark.
 
-    def values(line: dict) -> dict[str, float | None]:
-        there = bool(line["targets"])
-        score = iou(*under_protocol(line, protocol)["pair"], protocol)
-        return {
-            "gIoU": score,
-            "gIoU_present": score if there else None,
-            "T_acc": float(line["said"]) if there else None,
-            "N_acc": None if there else float(not line["said"]),
-        }
+    Args:
+        a: Folder of a run.
+        b: Folder of the other run.
+        protocol: One of `eval.metrics.PROTOCOLS`.
+        seed: Seed of the bootstrap.
 
-    first, second = [values(line) for line in a], [values(line) for line in b]
+    Returns:
+        {"benchmark", "version", "a", "b", "n", "left_out", "protocol", "tables"}: how many questions are in
+        both runs and in only one of them, and {group: `difference`}.
+
+    Raises:
+        BadInput: The runs cannot be read, or do not ask the same.
+    """
+    first, second = read_run(a), read_run(b)
+    for name in ("benchmark", "version"):
+        if first.result[name] != second.result[name]:
+            raise BadInput(f"{a} and {b} have another {name}: {first.result[name]} and {second.result[name]}")
+    keys = [key for key in first.lines if key in second.lines]
+    for key in keys:
+        line, other = first.lines[key], second.lines[key]
+        if (line["question"], line["area"]) != (other["question"], other["area"]):
+            raise BadInput(f"the runs do not ask the same: {key} is another question in {b}")
+    if not keys:
+        raise BadInput(f"{a} and {b} have no question in common")
+    groups: dict[str, list[int | str]] = {}
+    for key in keys:
+        for group in groups_of(first.lines[key]):
+            groups.setdefault(group, []).append(key)
+    tables = {}
+    for group, members in {"all": keys, **dict(sorted(groups.items()))}.items():
+        pairs = [(first.lines[key], second.lines[key]) for key in members]
+        tables[group] = difference(pairs, protocol, seed)
+    return {
+        "benchmark": first.result["benchmark"],
+        "version": first.result["version"],
+        "a": str(a),
+        "b": str(b),
+        "n": len(keys),
+        "left_out": len(first.lines.keys() ^ second.lines.keys()),
+        "protocol": protocol,
+        "tables": tables,
+    }
+
+
+def difference(pairs: list[tuple[Line, Line]], protocol: str, seed: int) -> Table:
+    """The paired differences (B minus A) of some questions.
+
+    Args:
+        pairs: The lines of a question in both runs.
+        protocol: One of `eval.metrics.PROTOCOLS`.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        {score: {"n", "a", "b", "difference", "ci95", "better", "worse"}} of the `SCORES` that apply.
+    """
+    values = [(_scores(line, protocol), _scores(other, protocol)) for line, other in pairs]
     table = {}
-    for name in ("gIoU", "gIoU_present", "N_acc", "T_acc"):
-        pairs = [(x[name], y[name]) for x, y in zip(first, second) if x[name] is not None]
-        if pairs:
-            x, y = np.array(pairs).T
+    for name in SCORES:
+        known = [(a[name], b[name]) for a, b in values if a[name] is not None]
+        if known:
+            a, b = np.array(known).T
             table[name] = {
-                "n": len(x),
-                "a": float(x.mean()),
-                "b": float(y.mean()),
-                "difference": float((y - x).mean()),
-                "ci95": bootstrap_interval(y - x, seed),
-                "better": int((y > x).sum()),
-                "worse": int((y < x).sum()),
+                "n": len(a),
+                "a": float(a.mean()),
+                "b": float(b.mean()),
+                "difference": float((b - a).mean()),
+                "ci95": bootstrap_interval(b - a, seed),
+                "better": int((b > a).sum()),
+                "worse": int((b < a).sum()),
             }
     return table
 
 
-def main(args: argparse.Namespace) -> None:
-    (result_a, a), (result_b, b) = read_run(args.a), read_run(args.b)
-    for name in ("benchmark", "version"):
-        if result_a[name] != result_b[name]:
-            raise BadInput(
-                f"{args.a} and {args.b} have another {name}: {result_a[name]} and {result_b[name]}"
-            )
-    keys = [key for key in a if key in b]
-    for key in keys:
-        if (a[key]["question"], a[key]["area"]) != (b[key]["question"], b[key]["area"]):
-            raise BadInput(f"the runs do not ask the same: {key} is another question in {args.b}")
-    if not keys:
-        raise BadInput(f"{args.a} and {args.b} have no question in common")
-    left_out = len(a.keys() ^ b.keys())
-    tables = {"all": difference([a[k] for k in keys], [b[k] for k in keys], args.protocol, args.seed)}
-    for group in sorted({g for k in keys for g in groups_of(a[k])}):
-        these = [k for k in keys if group in groups_of(a[k])]
-        tables[group] = difference([a[k] for k in these], [b[k] for k in these], args.protocol, args.seed)
+def _scores(line: Line, protocol: str) -> dict[str, float | None]:
+    """The `SCORES` of one question; None where one does not apply."""
+    present = bool(line["targets"])
+    score = iou(*under_protocol(line, protocol)["pair"], protocol)
+    return {
+        "gIoU": score,
+        "gIoU_present": score if present else None,
+        "T_acc": float(line["said"]) if present else None,
+        "N_acc": None if present else float(not line["said"]),
+    }
+
+
+def _print(compared: dict[str, Any]) -> None:
+    """Print the tables, a line for each group and score."""
     print(
-        f"{result_a['benchmark']}, version {result_a['version']}, protocol {args.protocol}: {len(keys)} questions in both, "
-        f"{left_out} in one only (left out)\nA = {args.a}\nB = {args.b}"
+        f"{compared['benchmark']}, version {compared['version']}, protocol {compared['protocol']}: "
+        f"{compared['n']} questions in both, {compared['left_out']} in one only (left out)"
     )
-    for group, table in tables.items():
+    print(f"A = {compared['a']}")
+    print(f"B = {compared['b']}")
+    for group, table in compared["tables"].items():
         for name, row in table.items():
             low, high = row["ci95"]
             print(
-                f"  {group:<28} {name:<13} n {row['n']:<6} A {row['a']:.4f}  B {row['b']:.4f}  B-A {row['difference']:+.4f} "
-                f"[{low:+.4f}, {high:+.4f}]  better {row['better']}, worse {row['worse']}"
-            )
-    if args.out:
-        with replace_whole(args.out) as path:
-            path.write_text(
-                json.dumps(
-                    {
-                        "a": str(args.a),
-                        "b": str(args.b),
-                        "n": len(keys),
-                        "left_out": left_out,
-                        "protocol": args.protocol,
-                        "tables": tables,
-                    },
-                    indent=1,
-                )
-                + "\n"
+                f"  {group:<28} {name:<13} n {row['n']:<6} A {row['a']:.4f}  B {row['b']:.4f}  "
+                f"B-A {row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]  "
+                f"better {row['better']}, worse {row['worse']}"
             )

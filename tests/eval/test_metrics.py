@@ -70,7 +70,7 @@ def test_corners(prediction, target, ignore, lisa, seg_zero):
 
 
 def test_the_two_protocols_on_an_ignored_strip():
-    """field.md D.2: perfect on the target and leaving an ignore strip alone is 1 under LISA, .667 under Seg-Zero."""
+    """Perfect on the target and leaving an ignored strip alone: 1 under LISA, .667 under Seg-Zero."""
     target, ignore = np.zeros((10, 10), bool), np.zeros((10, 10), bool)
     target[2:6, 2:7], ignore[6:8, 2:7] = True, True
     assert metrics.iou(*metrics.counts(target, target, ignore, "lisa")) == 1
@@ -145,6 +145,39 @@ def test_the_bootstrap_interval_covers_the_mean_and_repeats():
     assert metrics.bootstrap_interval(values, seed=3) == [low, high]
     assert metrics.bootstrap_interval(values, seed=4) != [low, high]
     assert metrics.bootstrap_interval([]) is None and metrics.bootstrap_interval([0.5]) == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "a, b, expected",
+    [
+        ([0, 0, 2, 2], [1, 1, 3, 3], 1 / 7),
+        ([0, 0, 1, 1], [1, 0, 2, 1], 0),
+        ([0, 0, 0, 0], [0, 0, 0, 0], 0),
+        ([0, 0, 4, 4], [1, 1, 3, 3], 1 / 4),
+    ],
+)
+def test_box_iou(a, b, expected):
+    assert metrics.box_iou(a, b) == metrics.box_iou(b, a) == pytest.approx(expected)
+
+
+def test_class_counts_agree_with_a_loop():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        classes = int(rng.integers(1, 5))
+        said, true = rng.integers(-1, classes + 1, (2, *rng.integers(1, 9, 2)))
+        expected = np.zeros((3, classes), int)
+        for p, t in zip(said.ravel().tolist(), true.ravel().tolist(), strict=True):
+            if not 0 <= t < classes:
+                continue
+            expected[2, t] += 1
+            if 0 <= p < classes:
+                expected[1, p] += 1
+                expected[0, t] += p == t
+        counts = metrics.class_counts(said, true, classes)
+        assert (counts == expected).all()
+        for k, value in enumerate(metrics.class_ious(counts)):
+            union = expected[1, k] + expected[2, k] - expected[0, k]
+            assert np.isnan(value) if union == 0 else value == expected[0, k] / union
 
 
 def best_subset(proposals, target):

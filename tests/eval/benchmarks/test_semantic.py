@@ -1,0 +1,96 @@
+"""Class lists on a small set of label maps, counted by hand."""
+
+import numpy as np
+import pytest
+
+from assistant.dialogue.class_list import class_of
+from tests.helpers.benchmark_data import write_label_maps
+from tests.helpers.benchmark_runs import run_benchmark
+from tests.helpers.colour_finder import FakeAssistant, H, W
+
+
+class ChangedAnswers(FakeAssistant):
+    """Changes every answer before it is read."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def open(self, image):
+        scene = super().open(image)
+        ask = scene.ask
+
+        def changed(question):
+            answer = ask(question)
+            self.change(answer)
+            return answer
+
+        scene.ask = changed
+        return scene
+
+
+def run_semantic(monkeypatch, out, root, *options, assistant=None):
+    return run_benchmark(monkeypatch, out, "semantic", "--root", root, *options, assistant=assistant)[1]
+
+
+def test_semantic_by_hand(monkeypatch, tmp_path):
+    write_label_maps(tmp_path)
+    assistant = FakeAssistant()
+    result = run_semantic(monkeypatch, tmp_path / "out", tmp_path, "--per-question", "3", assistant=assistant)
+    assert len(assistant.asked) == 2
+    assert "red, blue, green?" in assistant.asked[0] and "grey wall?" in assistant.asked[1]
+    # red 400/400, blue 400/400, green neither true nor said: dropped. The wall is never answered: 0.
+    figures = result["figures"]
+    assert figures["mIoU"] == pytest.approx(2 / 3) and result["by"]["grey wall"]["IoU"] == 0
+    assert result["by"]["green"]["IoU"] is None and figures["classes"] == 3
+    wall = H * 50 - 800
+    assert figures["pixel_accuracy"] == pytest.approx(800 / (800 + wall))
+    assert figures["uncovered"] == pytest.approx(wall / (800 + wall))
+    assert result["N_acc"] == 1 and result["T_acc"] == pytest.approx(2 / 3)
+    assert figures["classes_not_answered"] == 1 and result["by"]["red"]["oracle_IoU"] == 1
+    # What it answered is what another model would have written.
+    predictions = tmp_path / "out/label_maps"
+    again = run_semantic(monkeypatch, tmp_path / "again", tmp_path, "--predictions", predictions)
+    assert again["figures"]["mIoU"] == figures["mIoU"] and again["by"]["red"]["right"] == 400
+
+
+def test_an_overlap_goes_to_the_answer_with_the_higher_confidence(monkeypatch, tmp_path):
+    write_label_maps(tmp_path)
+
+    def cover_everything(answer):
+        for target, confidence in zip(answer.targets, (0.6, 0.8), strict=False):
+            target.mask, target.confidence = np.ones((H, W), bool), confidence
+
+    assistant = ChangedAnswers(cover_everything)
+    result = run_semantic(monkeypatch, tmp_path / "out", tmp_path, assistant=assistant)
+    assert result["by"]["blue"]["predicted"] == H * 50 and result["by"]["red"]["right"] == 0
+
+
+def test_a_synonym_in_a_list_answered_in_order_is_bound_by_its_place(monkeypatch, tmp_path):
+    write_label_maps(tmp_path)
+
+    def say_scarlet(answer):
+        answer.targets[0].phrase = "scarlet"
+
+    two = ["--per-question", "2"]
+    result = run_semantic(monkeypatch, tmp_path / "a", tmp_path, *two, assistant=ChangedAnswers(say_scarlet))
+    assert result["by"]["red"]["IoU"] == 1  # red and blue were asked, two were answered
+    four = ["--per-question", "4"]
+    result = run_semantic(monkeypatch, tmp_path / "b", tmp_path, *four, assistant=ChangedAnswers(say_scarlet))
+    # Four were asked, three were answered.
+    assert result["by"]["red"]["IoU"] == 0 and result["figures"]["phrases_that_are_no_class"] == 1
+
+
+@pytest.mark.parametrize(
+    "phrase, name",
+    [
+        ("the cars", "car"),
+        ("Traffic lights", "traffic light"),
+        ("a bus", "bus"),
+        ("benches", "bench"),
+        ("cart", None),
+        ("light", None),
+    ],
+)
+def test_phrases_are_bound_to_classes_by_their_words(phrase, name):
+    assert class_of(phrase, ["car", "traffic light", "bus", "bench"]) == name
