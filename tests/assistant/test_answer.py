@@ -4,17 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from PIL import Image, ImageDraw
+from PIL import Image
 from skimage import data
 
 from assistant.answer import Answer, Target
 from assistant.errors import BadInput
-from assistant.export.colours import COLOURS, colour_of, rgb_of
-from assistant.export.drawing import outlines
+from assistant.export.colours import COLOURS, rgb_of
 from assistant.sam.mask_ops import decode_rle
+from tests.helpers.polygons import filled_polygon
 
 COFFEE = np.ascontiguousarray(data.coffee()[::2, ::2])  # (200, 300, 3)
 H, W = COFFEE.shape[:2]
@@ -101,13 +98,6 @@ def test_an_empty_mask_that_is_present():
     assert np.array_equal(np.asarray(empty.overlay()), COFFEE)
 
 
-def drawn(points, size):
-    """The pixels whose centres lie in a polygon, by 8 times oversampling."""
-    layer = Image.new("1", (size[1] * 8, size[0] * 8))
-    ImageDraw.Draw(layer).polygon([tuple(p) for p in (np.asarray(points) * 8 - 0.5).tolist()], fill=1)
-    return np.asarray(layer).reshape(size[0], 8, size[1], 8).mean((1, 3)) > 0.5
-
-
 def test_labelme_polygons():
     table = answer().to_labelme("coffee.png")
     assert (
@@ -121,33 +111,10 @@ def test_labelme_polygons():
     assert [s["group_id"] for s in table["shapes"]] == [1, 2, 3, 3]
     assert ring["description"] == "1 holes filled" and spoon["description"] == ""
     for shape, mask in ((ring, CUP), (spoon, SPOON)):
-        found = drawn(shape["points"], (H, W))
+        found = filled_polygon(shape["points"], (H, W))
         assert (found & mask).sum() / (found | mask).sum() > 0.97
     xs, ys = np.transpose(spoon["points"])
     assert np.abs(np.array([xs.min(), xs.max(), ys.min(), ys.max()]) - (241, W, 93, 108)).max() <= 0.5
-
-
-@settings(max_examples=60)
-@given(arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14))))
-def test_outlines_cover_any_mask(mask):
-    from scipy import ndimage
-
-    parts = outlines(mask, tolerance=0)
-    assert len(parts) == ndimage.label(mask, np.ones((3, 3)))[1]
-    covered = np.zeros_like(mask)
-    for points, holes in parts:
-        assert len(points) >= 4 and (points >= 0).all() and (points <= mask.shape[::-1]).all() and holes >= 0
-        covered |= drawn(points, mask.shape)
-    eight = np.ones((3, 3))
-    filled = np.zeros_like(mask)
-    labels, count = ndimage.label(mask, eight)
-    for k in range(1, count + 1):
-        filled |= ndimage.binary_fill_holes(labels == k)
-    assert not (covered & ~filled).any()
-    single = ndimage.binary_erosion(
-        filled, eight
-    )  # at corners a diagonal halves the pixel; inside nothing is lost
-    assert not (single & ~covered).any()
 
 
 def test_overlay_colours_the_masks_only():
@@ -164,13 +131,6 @@ def test_overlay_colours_the_masks_only():
     rows = np.flatnonzero(label.any(1))
     assert label.sum() > 200 and rows.max() < 60  # the name, above the mask
     assert (Answer("", [], (H, W), None).overlay().getpixel((5, 5))) == (128, 128, 128)
-
-
-def test_colours_differ_clearly():
-    assert len(set(COLOURS)) == len(COLOURS) == 12 and colour_of(12) == colour_of(0) != colour_of(11)
-    rgb = np.array([rgb_of(colour) for colour in COLOURS], float)
-    distances = np.linalg.norm(rgb[:, None] - rgb[None], axis=2)[~np.eye(12, dtype=bool)]
-    assert distances.min() > 60
 
 
 def test_overlay_labels_do_not_cover_each_other():
