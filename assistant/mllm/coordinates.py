@@ -143,4 +143,4 @@ def resize_within(
     if (scaled(height), scaled(width)) == (height, width):
         return image
     size = (scaled(width), scaled(height))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))

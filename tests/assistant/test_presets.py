@@ -1,4 +1,4 @@
-"""Real loading of tiny random models from folders, asked in both ways; the options that commands share; bad input."""
+"""Loading tiny random models from folders and asking them; the options that commands share; bad input."""
 
 import argparse
 import json
@@ -7,17 +7,23 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from PIL import Image
 
 from assistant import Assistant
 from assistant.cli import add_model_arguments, model_options, open_assistant
 from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.mllm.coordinates import UNIT, frame_of, scale_of
-from assistant.mllm.grounding_prompts import BOXED, boxes_schema, marks_schema, read_targets
+from assistant.mllm.grounding_prompts import BOXES_PROMPT, boxes_schema, marks_schema, read_targets
 from assistant.mllm.local_model import MultimodalLLM
-from assistant.mllm.structured_output import Said, StructuredLLM, read_json
+from assistant.mllm.structured_answer import StructuredAnswer, read_json
+from assistant.mllm.structured_output import StructuredLLM
 from assistant.presets import PRESETS, load_segmenter, pick_device
+from assistant.record import Record, RecordTarget, write_records
+from assistant.sam.mask_ops import encode_rle
 from assistant.weights import fingerprint
+from eval.__main__ import main as eval_command
+from tests.helpers.marked_image import ScriptedModel
 from tests.helpers.refusals import refusal
 from tests.helpers.tiny_models import (
     tiny_llava,
@@ -27,6 +33,7 @@ from tests.helpers.tiny_models import (
     tiny_sam,
     tiny_smolvlm,
 )
+from tests.helpers.tiny_sams import tiny_official_sam
 
 MODELS = {
     "qwen3_vl": tiny_qwen3_vl,
@@ -34,13 +41,13 @@ MODELS = {
     "smolvlm": tiny_smolvlm,
     "llava": tiny_llava,
 }
-CAT = skimage.data.chelsea()  # 300 x 451
+IMAGE = skimage.data.chelsea()  # 300 x 451
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    made = {name: build(tmp_path_factory.mktemp(name)) for name, build in MODELS.items()}
-    return made | {"sam": tiny_sam(tmp_path_factory.mktemp("sam"))}
+    models = {name: build(tmp_path_factory.mktemp(name)) for name, build in MODELS.items()}
+    return models | {"sam": tiny_sam(tmp_path_factory.mktemp("sam"))}
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -53,18 +60,18 @@ def few_clicks(monkeypatch):
     monkeypatch.setattr("assistant.sam.image_opener.POINTS_PER_SIDE", 3)
 
 
-def in_form(said: Said, schema: dict):
-    """The value, which must be as the schema says if the answer was not cut off."""
-    value = json.loads(said.text)
+def checked_targets(answer: StructuredAnswer) -> list[dict]:
+    """The targets of an answer, which must have the form asked for and the probabilities of its tokens."""
+    value = json.loads(answer.text)
     assert list(value) == ["thought", "targets"] and 1 <= len(value["targets"]) <= 24
-    assert b"".join(step.piece for step in said.steps).decode() == said.text
-    for step in said.steps:
-        assert 0 < step.likely[step.piece] and 0 < sum(step.likely.values()) < 1.001
+    assert b"".join(step.token for step in answer.steps).decode() == answer.text
+    for step in answer.steps:
+        assert 0 < step.likely[step.token] and 0 < sum(step.likely.values()) < 1.001
     return value["targets"]
 
 
 def short(schema: dict) -> dict:
-    """The schema with room for few words, since random models never stop by themselves."""
+    """The schema with room for few words, as random models do not stop by themselves."""
     fields = schema["properties"]
     fields["thought"]["maxLength"], fields["targets"]["maxItems"] = 12, 2
     fields["targets"]["items"]["properties"]["phrase"]["maxLength"] = 8
@@ -74,58 +81,48 @@ def short(schema: dict) -> dict:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_local_model_can_only_name_marks_that_exist(local, seed):
     schema = short(marks_schema([2, 3, 11, 12, 40]))
-    said = local.ask(
-        [Turn("which?", "a", [CAT]), Turn("and that?")], "Look.", schema, temperature=1.2, seed=seed
-    )
-    for row in in_form(said, schema):
+    turns = [Turn("which?", "a", [IMAGE]), Turn("and that?")]
+    answer = local.ask(turns, "Look.", schema, temperature=1.2, seed=seed)
+    for row in checked_targets(answer):
         assert set(row["marks"]) <= {2, 3, 11, 12, 40} and row["phrase"]
-    targets, _ = read_targets(said, "marks")
+    targets, _ = read_targets(answer, "marks")
     assert all(0 < t.confidence < 1 for t in targets)
-    assert (
-        local.ask([Turn("which?", images=[CAT])], "Look.", short(marks_schema([])), seed=seed).text.count(
-            '"marks": []'
-        )
-        >= 1
-    )
+    answer = local.ask([Turn("which?", images=[IMAGE])], "Look.", short(marks_schema([])), seed=seed)
+    assert '"marks": []' in answer.text
 
 
-def test_boxes_lie_in_the_picture(local):
-    frame = frame_of(scale_of(local.name), CAT.shape[:2], local.seen_size(CAT), local.crops)
+def test_boxes_lie_in_the_image(local):
+    frame = frame_of(scale_of(local.name), IMAGE.shape[:2], local.input_size(IMAGE), local.crops)
     schema = short(boxes_schema(frame))
     schema["properties"]["targets"]["items"]["properties"]["boxes"]["maxItems"] = 2
-    said = local.ask([Turn("which?", images=[CAT])], BOXED, schema, temperature=1.0, seed=1)
-    for row in in_form(said, schema):
+    answer = local.ask([Turn("which?", images=[IMAGE])], BOXES_PROMPT, schema, temperature=1.0, seed=1)
+    for row in checked_targets(answer):
         for box in row["boxes"]:
-            assert len(box["bbox_2d"]) == 4 and all(
-                0 <= v <= max(frame.extent) for v in box["bbox_2d"] + box["point_2d"]
-            )
+            numbers = box["bbox_2d"] + box["point_2d"]
+            assert len(box["bbox_2d"]) == 4 and all(0 <= v <= max(frame.extent) for v in numbers)
             assert frame.scale != UNIT or all(round(v, 2) == v for v in box["point_2d"])
 
 
 def test_an_answer_cut_short_is_read_as_far_as_it_goes(local):
-    said = local.ask([Turn("which?", images=[CAT])], "Look.", short(marks_schema([1, 2])), max_new_tokens=6)
-    assert said.tokens == 6 and said.text.startswith('{"th') and not read_json(said.text)
+    schema = short(marks_schema([1, 2]))
+    answer = local.ask([Turn("which?", images=[IMAGE])], "Look.", schema, max_new_tokens=6)
+    assert answer.tokens == 6 and answer.text.startswith('{"th') and not read_json(answer.text)
 
 
 def test_qwen2_5_sees_multiples_of_28_px(folders):
     model = StructuredLLM(MultimodalLLM.load(folders["qwen2_5_vl"]))
-    w, h = model.seen_size(CAT)
+    w, h = model.input_size(IMAGE)
     assert (w % 28, h % 28) == (0, 0) and w * h <= 112 * 112 and w > h
-    frame = frame_of(scale_of(model.name), CAT.shape[:2], (w, h))
+    frame = frame_of(scale_of(model.name), IMAGE.shape[:2], (w, h))
     assert frame.point(w, h) == (451, 300) and frame.point(w / 2, h / 4) == (225.5, 75)
 
 
-def test_a_model_that_thinks_first(folders):
+def test_a_model_that_thinks_first(folders, monkeypatch):
     llm = MultimodalLLM.load(folders["qwen3_vl"])
     llm.processor.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
-    import assistant.mllm.structured_output as structured
-
-    structured.LONGEST_THOUGHT, before = 12, structured.LONGEST_THOUGHT
-    try:
-        said = StructuredLLM(llm).ask([Turn("which?", images=[CAT])], "Look.", short(marks_schema([1])))
-    finally:
-        structured.LONGEST_THOUGHT = before
-    assert said.reasoning and in_form(said, {}) and said.tokens > len(said.steps)
+    monkeypatch.setattr("assistant.mllm.structured_output.MAX_THINKING_TOKENS", 12)
+    answer = StructuredLLM(llm).ask([Turn("which?", images=[IMAGE])], "Look.", short(marks_schema([1])))
+    assert answer.reasoning and checked_targets(answer) and answer.tokens > len(answer.steps)
 
 
 @pytest.mark.parametrize("selection", ["marks", "boxes"])
@@ -134,11 +131,10 @@ def test_from_pretrained_folders(folders, selection, monkeypatch):
         assistant = Assistant.from_pretrained(
             mllm=folders[name], sam=folders["sam"], selection=selection, device="cpu"
         )
-        assert assistant.pipeline.selection == selection and all(
-            len(assistant.weights[k]) == 64 for k in ("mllm", "sam")
-        )
-        scene = assistant.open(CAT)
-        assert len(scene.proposals) and scene.proposals.size == CAT.shape[:2]
+        assert assistant.pipeline.selection == selection
+        assert all(len(assistant.weights[k]) == 64 for k in ("mllm", "sam"))
+        scene = assistant.open(IMAGE)
+        assert len(scene.proposals) and scene.proposals.size == IMAGE.shape[:2]
         monkeypatch.setattr(
             "assistant.mllm.zero_shot.marks_schema", lambda numbers: short(marks_schema(numbers))
         )
@@ -154,14 +150,9 @@ def test_from_pretrained_folders(folders, selection, monkeypatch):
 
 
 def test_the_selection_that_a_model_gets(folders):
-    assert (
-        Assistant.from_pretrained(folders["qwen3_vl"], folders["sam"], device="cpu").pipeline.selection
-        == "marks"
-    )
-    assert (
-        Assistant.from_pretrained(folders["llava"], folders["sam"], device="cpu").pipeline.selection
-        == "boxes"
-    )
+    for name, selection in (("qwen3_vl", "marks"), ("llava", "boxes")):
+        assistant = Assistant.from_pretrained(folders[name], folders["sam"], device="cpu")
+        assert assistant.pipeline.selection == selection
     assert {name: p.selection for name, p in PRESETS.items()} == {
         "pocket": "trained",
         "small": "marks",
@@ -172,18 +163,19 @@ def test_the_selection_that_a_model_gets(folders):
 
 
 def test_a_known_answer_becomes_a_known_mask(tmp_path, folders):
-    answer = '{"thought": "It purrs.", "targets": [{"phrase": "cat", "marks": [1]}, {"phrase": "dog", "marks": []}]}'
-    scene = Assistant.from_pretrained(tiny_parrot(tmp_path, answer), folders["sam"], device="cpu").open(CAT)
-    # The parrot's one token is no JSON to the constraint, which splits it; as a server it says it: see test_remote.
-    scene.assistant.pipeline.model = type(
-        "Parrot", (), {"name": "qwen3_vl", "crops": False, "ask": lambda *a, **k: Said(answer)}
-    )()
+    answer = (
+        '{"thought": "It purrs.", '
+        '"targets": [{"phrase": "cat", "marks": [1]}, {"phrase": "dog", "marks": []}]}'
+    )
+    scene = Assistant.from_pretrained(tiny_parrot(tmp_path, answer), folders["sam"], device="cpu").open(IMAGE)
+    # The constraint does not accept the parrot's one token as JSON; test_openai_client asks it on a server.
+    scene.assistant.pipeline.model = ScriptedModel([answer])
     cat, dog = scene.ask("what purrs, and is there a dog?").targets
     number_one = scene.opened.cache["sheets"][0][1]
     assert np.array_equal(cat.mask, scene.proposals.mask(number_one)) and not dog.present
 
 
-# -- options and errors
+# --------------------------------------------------------------------------------------- options and errors
 
 
 def parsed(*words):
@@ -203,10 +195,8 @@ def test_options_open_what_they_name(folders):
     )
     assistant = open_assistant(model_options(args))
     assert assistant.pipeline.selection == "boxes" and assistant.pipeline.verify
-    assert (
-        model_options(args).describe()
-        == f"pocket, mllm {mllm.name}, sam {sam.name}, selection boxes, verification yes"
-    )
+    described = f"pocket, mllm {mllm.name}, sam {sam.name}, selection boxes, verification yes"
+    assert model_options(args).describe() == described
     assert model_options(parsed()).describe() == "pocket"
 
 
@@ -227,10 +217,8 @@ def test_what_does_not_go_together_is_one_line(folders, tmp_path, monkeypatch):
     )
     assert "no device" in refused("--mllm", mllm, "--sam", sam, "--device", "tpu9")
     if not torch.cuda.is_available():
-        assert (
-            "no GPU" in refused("--mllm", mllm, "--sam", sam, "--device", "cuda")
-            and pick_device(None) == "cpu"
-        )
+        assert "no GPU" in refused("--mllm", mllm, "--sam", sam, "--device", "cuda")
+        assert pick_device(None) == "cpu"
     assert "no SAM checkpoint" in refused(
         "--mllm", mllm, "--sam", str(tmp_path / "sam.pth"), "--device", "cpu"
     )
@@ -244,29 +232,27 @@ def test_too_little_memory_says_what_to_change(folders, monkeypatch):
     llm = MultimodalLLM.load(folders["qwen3_vl"])
     monkeypatch.setattr(llm.model, "generate", full)
     with pytest.raises(BadInput, match="not enough memory for a conversation of .* tokens: .*--four-bit"):
-        StructuredLLM(llm).ask([Turn("which?", images=[CAT])], "Look.", marks_schema([1]))
+        StructuredLLM(llm).ask([Turn("which?", images=[IMAGE])], "Look.", marks_schema([1]))
     monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", full)
     with pytest.raises(BadInput, match="not enough memory for .*--four-bit, or a smaller --preset"):
         MultimodalLLM.load(folders["qwen3_vl"])
 
 
-def test_four_bit_weights_pick_marks(folders):
+def test_four_bit_weights_select_marks(folders):
     pytest.importorskip("bitsandbytes")
-    model = Assistant.from_pretrained(
-        folders["qwen3_vl"], folders["sam"], device="cpu", four_bit=True
-    ).pipeline.model
+    assistant = Assistant.from_pretrained(folders["qwen3_vl"], folders["sam"], device="cpu", four_bit=True)
+    model = assistant.pipeline.model
     assert any(p.dtype == torch.uint8 for p in model.llm.model.parameters())
-    assert in_form(model.ask([Turn("which?", images=[CAT])], "Look.", short(marks_schema([1, 2]))), {})
+    answer = model.ask([Turn("which?", images=[IMAGE])], "Look.", short(marks_schema([1, 2])))
+    assert checked_targets(answer)
 
 
 def test_sam_of_every_kind(folders, tmp_path):
-    from tests.assistant.sam.test_segmenter import tiny_sam as official
-
-    torch.save(official().state_dict(), tmp_path / "sam.pth")
+    torch.save(tiny_official_sam().state_dict(), tmp_path / "sam.pth")
     for where in (folders["sam"], tmp_path / "sam.pth"):
-        segmenter, found = load_segmenter(str(where), "cpu")
-        masks, scores, _ = segmenter.predict(segmenter.encode(CAT), points=[[200, 100]])
-        assert masks.shape == (3, *CAT.shape[:2]) and len(found) == 64
+        segmenter, checksum = load_segmenter(str(where), "cpu")
+        masks, _, _ = segmenter.predict(segmenter.encode(IMAGE), points=[[200, 100]])
+        assert masks.shape == (3, *IMAGE.shape[:2]) and len(checksum) == 64
 
 
 def test_a_fingerprint_tells_weights_apart(folders, tmp_path):
@@ -275,88 +261,49 @@ def test_a_fingerprint_tells_weights_apart(folders, tmp_path):
     assert fingerprint(tmp_path / "same") == fingerprint(folders["sam"]) != fingerprint(tmp_path / "other")
 
 
+def run_eval(benchmark, folders, root, out, *words):
+    """The result.json of a benchmark on tiny models."""
+    options = ["--root", str(root), "--sam", str(folders["sam"]), "--device", "cpu", "--out", str(out)]
+    assert eval_command([benchmark, *options, *words]) == 0
+    return json.loads((out / "result.json").read_text())
+
+
 def test_eval_records_end_to_end(folders, tmp_path, monkeypatch):
-    from PIL import Image
-
-    from assistant.record import Record, RecordTarget, write_records
-    from assistant.sam.mask_ops import encode_rle
-    from eval.__main__ import main
-
-    Image.fromarray(CAT).save(tmp_path / "cat.png")
-    mask = np.zeros(CAT.shape[:2], bool)
+    Image.fromarray(IMAGE).save(tmp_path / "cat.png")
+    mask = np.zeros(IMAGE.shape[:2], bool)
     mask[40:260, 100:400] = True
-    rows = [
+    records = [
         Record("cat.png", 451, 300, "what purrs?", "the cat [SEG].", [RecordTarget("cat", encode_rle(mask))]),
         Record("cat.png", 451, 300, "is there a bus?", "no bus [ABS].", [RecordTarget("bus", None)]),
     ]
-    write_records(tmp_path / "records.jsonl", rows)
+    write_records(tmp_path / "records.jsonl", records)
     monkeypatch.setattr("assistant.mllm.zero_shot.marks_schema", lambda numbers: short(marks_schema(numbers)))
-    out = tmp_path / "out"
-    assert (
-        main(
-            [
-                "records",
-                "--root",
-                str(tmp_path / "records.jsonl"),
-                "--mllm",
-                str(folders["qwen3_vl"]),
-                "--sam",
-                str(folders["sam"]),
-                "--selection",
-                "marks",
-                "--device",
-                "cpu",
-                "--out",
-                str(out),
-            ]
-        )
-        == 0
-    )
-    result = json.loads((out / "result.json").read_text())
+    words = ["--mllm", str(folders["qwen3_vl"]), "--selection", "marks"]
+    result = run_eval("records", folders, tmp_path / "records.jsonl", tmp_path / "out", *words)
     assert result["n"] == 2 and result["bad"] == [] and set(result["weights"]) == {"mllm", "sam"}
-    assert (
-        result["preset"].startswith("pocket, mllm qwen3_vl")
-        and 0 <= result["gIoU"] <= 1
-        and result["tokens_per_query"] > 10
-    )
-    proposals = tmp_path / "proposals"
+    assert result["preset"].startswith("pocket, mllm qwen3_vl")
+    assert 0 <= result["gIoU"] <= 1 and result["tokens_per_query"] > 10
+
+
+def test_eval_proposals_end_to_end(folders, tmp_path):
     (tmp_path / "images").mkdir()
-    Image.fromarray(CAT).save(tmp_path / "images/cat.png")
-    (tmp_path / "instances.json").write_text(
-        json.dumps(
-            {
-                "images": [{"id": 1, "file_name": "cat.png", "width": 451, "height": 300}],
-                "categories": [{"id": 1, "name": "cat"}],
-                "annotations": [
-                    {
-                        "id": 1,
-                        "image_id": 1,
-                        "category_id": 1,
-                        "bbox": [100, 40, 300, 220],
-                        "area": 66000,
-                        "iscrowd": 0,
-                        "segmentation": [[100, 40, 400, 40, 400, 260, 100, 260]],
-                    }
-                ],
-            }
-        )
+    Image.fromarray(IMAGE).save(tmp_path / "images/cat.png")
+    annotation = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "bbox": [100, 40, 300, 220],
+        "area": 66000,
+        "iscrowd": 0,
+        "segmentation": [[100, 40, 400, 40, 400, 260, 100, 260]],
+    }
+    coco = {
+        "images": [{"id": 1, "file_name": "cat.png", "width": 451, "height": 300}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [annotation],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(coco))
+    result = run_eval(
+        "proposals", folders, tmp_path, tmp_path / "proposals", "--setting", "points_per_side=3"
     )
-    assert (
-        main(
-            [
-                "proposals",
-                "--root",
-                str(tmp_path),
-                "--sam",
-                str(folders["sam"]),
-                "--setting",
-                "points_per_side=3",
-                "--device",
-                "cpu",
-                "--out",
-                str(proposals),
-            ]
-        )
-        == 0
-    )
-    assert list(json.loads((proposals / "result.json").read_text())["weights"]) == ["sam"]
+    assert list(result["weights"]) == ["sam"]

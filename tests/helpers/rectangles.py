@@ -1,10 +1,15 @@
-"""Pictures of coloured rectangles, records about them, and eyes that propose every rectangle: a world that a tiny model
-learns."""
+"""Images of coloured squares, records about them, and an opener that proposes every square: a data set that a tiny
+model learns.
+
+train = write_dataset(folder, 6)                    # folder/train.jsonl with its images
+"""
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from assistant.record import Record, RecordTarget, write_records
@@ -12,66 +17,69 @@ from assistant.sam.mask_ops import encode_rle
 from assistant.sam.proposals import Proposals
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 40, 230)}
-PLACES = [(4, 4), (4, 36), (36, 4), (36, 36)]  # top left corners (y, x) of 24 px squares in 64 px
-SIDE = 64
+CORNERS = [(4, 4), (4, 36), (36, 4), (36, 36)]  # upper left (y, x) of the squares
+SQUARE_SIDE = 24
+IMAGE_SIDE = 64
 
 
 def square(k: int) -> np.ndarray:
-    mask = np.zeros((SIDE, SIDE), bool)
-    y, x = PLACES[k]
-    mask[y : y + 24, x : x + 24] = True
+    """(IMAGE_SIDE, IMAGE_SIDE) bool, the square at corner k."""
+    mask = np.zeros((IMAGE_SIDE, IMAGE_SIDE), bool)
+    y, x = CORNERS[k]
+    mask[y : y + SQUARE_SIDE, x : x + SQUARE_SIDE] = True
     return mask
 
 
 class RectangleOpener:
-    """Proposes the four places; the embedding is the picture itself, small."""
+    """Proposes the four squares; the embedding is the image itself, made smaller."""
 
-    segmenter = SimpleNamespace(threshold=0.0, side=SIDE, low_res_side=16)
+    segmenter = SimpleNamespace(threshold=0.0, side=IMAGE_SIDE, low_res_side=16)
 
-    def __init__(self):
-        self.opened = 0
-
-    def open(self, image, progress=None):
-        import torch
-
-        self.opened += 1
-        masks = [square(k) for k in range(len(PLACES))]
-        low = np.stack([np.where(m[::4, ::4], 5.0, -5.0) for m in masks]).astype(np.float32)
-        boxes = np.array([(x, y, x + 23, y + 23) for y, x in PLACES], np.float32)
+    def open(self, image: np.ndarray, progress: Any = None) -> Any:
+        masks = [square(k) for k in range(len(CORNERS))]
+        low_res_logits = np.stack([np.where(m[::4, ::4], 5.0, -5.0) for m in masks]).astype(np.float32)
+        last = SQUARE_SIDE - 1
+        boxes = np.array([(x, y, x + last, y + last) for y, x in CORNERS], np.float32)
         ones = np.ones(len(masks), np.float32)
         areas = np.array([m.sum() for m in masks])
+        size = (IMAGE_SIDE, IMAGE_SIDE)
         proposals = Proposals(
-            [encode_rle(m) for m in masks], boxes, ones, ones, areas, boxes[:, :2], low, (SIDE, SIDE)
+            [encode_rle(m) for m in masks], boxes, ones, ones, areas, boxes[:, :2], low_res_logits, size
         )
         features = torch.from_numpy(image[::4, ::4].astype(np.float32) / 255).movedim(-1, 0)[None]
-        return SimpleNamespace(
-            embedding=SimpleNamespace(features=features, size=(SIDE, SIDE), input_size=(SIDE, SIDE)),
-            proposals=proposals,
-        )
+        embedding = SimpleNamespace(features=features, size=size, input_size=size)
+        return SimpleNamespace(embedding=embedding, proposals=proposals)
 
 
-def write_world(folder: Path, pictures: int, seed: int = 0, name: str = "train") -> Path:
-    """`pictures` pictures, each with a question about every colour. Two colours are there, one is not."""
+def write_dataset(folder: Path, count: int, seed: int = 0, name: str = "train") -> Path:
+    """Write `count` images, each with a question about every colour; two colours are in the image, one is not.
+
+    Returns:
+        The records file.
+    """
     rng = np.random.default_rng(seed)
-    rows = []
-    for i in range(pictures):
-        colours, places = rng.permutation(list(COLOURS))[:2], rng.permutation(len(PLACES))[:2]
-        image = np.full((SIDE, SIDE, 3), 200, np.uint8)
-        for colour, place in zip(colours, places):
-            image[square(place)] = COLOURS[colour]
-        Image.fromarray(image).save(folder / f"{name}{i}.png")
-        at = dict(zip(colours, places))
+    records = []
+    for i in range(count):
+        colours = rng.permutation(list(COLOURS))[:2]
+        corners = rng.permutation(len(CORNERS))[:2]
+        image = np.full((IMAGE_SIDE, IMAGE_SIDE, 3), 200, np.uint8)
+        for colour, corner in zip(colours, corners, strict=True):
+            image[square(corner)] = COLOURS[colour]
+        file = f"{name}{i}.png"
+        Image.fromarray(image).save(folder / file)
+        corner_of = dict(zip(colours, corners, strict=True))
         for colour in COLOURS:
-            rle = encode_rle(square(at[colour])) if colour in at else None
-            rows.append(
+            rle = encode_rle(square(corner_of[colour])) if colour in corner_of else None
+            marker = "[SEG]" if rle else "[ABS]"
+            records.append(
                 Record(
-                    f"{name}{i}.png",
-                    SIDE,
-                    SIDE,
+                    file,
+                    IMAGE_SIDE,
+                    IMAGE_SIDE,
                     f"where is the {colour} one?",
-                    f"{colour} {'[SEG]' if rle else '[ABS]'}.",
+                    f"{colour} {marker}.",
                     [RecordTarget(colour, rle)],
                 )
             )
-    write_records(folder / f"{name}.jsonl", rows)
+    write_records(folder / f"{name}.jsonl", records)
     return folder / f"{name}.jsonl"

@@ -1,13 +1,19 @@
-"""What is refused is refused in one clear line."""
+"""What is refused must be refused in one clear line."""
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from assistant.errors import BadInput
 
+MAX_MESSAGE_LENGTH = 500  # characters, about five lines of a terminal
 
-def refusal(act) -> str:
-    """The line with which act() refuses bad input."""
+
+def refusal(act: Callable[[], Any]) -> str:
+    """The line with which `act` refuses bad input."""
     with pytest.raises(BadInput) as caught:
         act()
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
-    return str(caught.value)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < MAX_MESSAGE_LENGTH
+    return message

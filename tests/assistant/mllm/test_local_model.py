@@ -1,83 +1,24 @@
-"""The general reasoner on four tiny random models: states, lessons, adapters, streaming, bad input."""
+"""A local multimodal LLM on four tiny random models: states, adapters, streaming, bad input."""
 
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
-import skimage.data
 import torch
 
-from assistant.grammar import ABS, SEG, SYSTEM_PROMPT, Turn
-from assistant.mllm.local_model import MultimodalLLM, _Pieces
+from assistant.grammar import ABS, SEG, Turn
+from assistant.mllm.local_model import MultimodalLLM, peft_deprecations_ignored
+from assistant.mllm.reply_text import ReplyStreamer
+from assistant.mllm.teacher_forcing import force_answer
+from tests.helpers.conversations import ANSWER, CONVERSATIONS, WIDE_IMAGE, recorded_generation
 from tests.helpers.refusals import refusal
-from tests.helpers.tiny_models import tiny_llava, tiny_qwen3_vl, tiny_smolvlm
-
-MODELS = {
-    "qwen": tiny_qwen3_vl,
-    "qwen tied": partial(tiny_qwen3_vl, tied=True),
-    "smolvlm": tiny_smolvlm,
-    "llava": tiny_llava,
-}
-WIDE, TALL = skimage.data.coffee()[::8, ::4], skimage.data.astronaut()[::4, ::8]
-LESSON = "The cup [SEG]; I see no bench [ABS]."
-CONVERSATIONS = {
-    "no picture": [Turn("What is it?")],
-    "one picture": [Turn("What keeps the rain off?", images=[TALL])],
-    "pictures in two turns": [
-        Turn("Which?", "The red car [SEG].", [WIDE, TALL]),
-        Turn("And here?", images=[WIDE]),
-    ],
-    "a picture that comes later": [
-        Turn("Are you there?", "I see no picture [ABS]."),
-        Turn("Now?", images=[TALL]),
-    ],
-}
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return {name: build(tmp_path_factory.mktemp(name.replace(" ", "-"))) for name, build in MODELS.items()}
-
-
-@pytest.fixture(scope="module", params=MODELS)
-def folder(folders, request):
-    return folders[request.param]
-
-
-@pytest.fixture(scope="module")
-def llm(folder):
-    """Loaded, with output rows so long for the two tokens that the random model says one of them every few words."""
-    llm = MultimodalLLM.load(folder)
-    with torch.no_grad():
-        rows = llm.model.get_output_embeddings().weight
-        rows[llm.seg] = torch.randn(rows.shape[1], generator=torch.manual_seed(3))
-        rows[llm.abs] = -rows[llm.seg]
-    return llm
-
-
-@contextmanager
-def watch(llm):
-    """What passes through `generate`: the inputs it gets and the sequences it returns."""
-    generate, seen = llm.model.generate, []
-
-    def watched(**inputs):
-        out = generate(**inputs)
-        seen.append((inputs, out.sequences))
-        return out
-
-    llm.model.generate = watched
-    try:
-        yield seen
-    finally:
-        del llm.model.generate
 
 
 @pytest.mark.parametrize("turns", CONVERSATIONS.values(), ids=CONVERSATIONS)
 def test_states_and_margins_are_those_of_one_teacher_forced_pass(llm, turns):
-    with watch(llm) as seen:
+    with recorded_generation(llm) as calls:
         reply = llm.reply(turns, temperature=0.8, seed=1, max_new_tokens=40)
-    ((inputs, sequence),) = seen
+    ((inputs, sequence),) = calls
     start, length = inputs["input_ids"].shape[1], sequence.shape[1]
     whole = {
         k: torch.nn.functional.pad(v, (0, length - start), value=int(k == "attention_mask"))
@@ -93,9 +34,8 @@ def test_states_and_margins_are_those_of_one_teacher_forced_pass(llm, turns):
     config = llm.model.config
     assert getattr(config, "image_token_id", None) not in sequence[0, start:]
     assert reply.markers == [bool(sequence[0, k] == llm.seg) for k in places]
-    assert reply.text.count(SEG) == sum(reply.markers) and reply.text.count(ABS) == len(places) - sum(
-        reply.markers
-    )
+    assert reply.text.count(SEG) == sum(reply.markers)
+    assert reply.text.count(ABS) == len(places) - sum(reply.markers)
     torch.testing.assert_close(
         reply.states, torch.stack([out.hidden_states[-1][0, k - 1] for k in places]), atol=2e-4, rtol=1e-3
     )
@@ -109,48 +49,16 @@ def test_states_and_margins_are_those_of_one_teacher_forced_pass(llm, turns):
 
 def test_a_reply_without_tokens_has_empty_states(folders):
     llm = MultimodalLLM.load(folders["qwen"])
-    reply = llm.reply(CONVERSATIONS["one picture"], max_new_tokens=3)
+    reply = llm.reply(CONVERSATIONS["one image"], max_new_tokens=3)
     assert reply.markers == [] and reply.states.shape == (0, 64) and reply.margins.shape == (0,)
     assert reply.states.dtype == reply.margins.dtype == torch.float32
-
-
-@pytest.mark.parametrize("turns", CONVERSATIONS.values(), ids=CONVERSATIONS)
-def test_a_lesson_is_the_prompt_of_reply_and_then_the_answer(llm, turns):
-    with watch(llm) as seen:
-        llm.reply(turns, max_new_tokens=1)
-    prompt = seen[0][0]["input_ids"][0]
-    inputs, labels, positions = llm.teacher([*turns[:-1], Turn(turns[-1].question, LESSON, turns[-1].images)])
-    ids, taught = inputs["input_ids"][0], labels[0][labels[0] != -100]
-    start = len(ids) - len(taught)
-    assert (
-        torch.equal(ids[:start], prompt)
-        and torch.equal(ids[start:], taught)
-        and (labels[0, :start] == -100).all()
-    )
-    said = llm.tokenizer.decode(taught, clean_up_tokenization_spaces=False)
-    assert said.strip() == LESSON + llm.tokenizer.eos_token
-    assert ids[positions + 1].tolist() == [llm.seg, llm.abs]
-    assert all(len(v) == 1 for k, v in inputs.items() if k in ("input_ids", "attention_mask"))
-    text = llm.tokenizer.decode(ids)
-    assert text.count(SYSTEM_PROMPT) == 1 and text.count(llm.tokenizer.bos_token or SYSTEM_PROMPT) == 1
-
-
-def test_a_lesson_follows_generation_where_the_template_writes_a_past_answer_differently(folders):
-    llm = MultimodalLLM.load(folders["qwen"])
-    llm.processor.chat_template += "{% if add_generation_prompt %}<think>\n\n</think>\n\n{% endif %}"
-    inputs, labels, positions = llm.teacher([Turn("What is it?", LESSON, [TALL])])
-    text = llm.tokenizer.decode(inputs["input_ids"][0])
-    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n" + LESSON + "<|im_end|>")
-    assert llm.tokenizer.decode(labels[0][labels[0] != -100]) == LESSON + "<|im_end|>"
-    assert len(positions) == 2
 
 
 def test_an_adapter_learns_is_saved_and_gives_the_same_reply_when_loaded(folder, tmp_path):
     from peft import LoraConfig, get_peft_model
 
     llm = MultimodalLLM.load(folder)
-    asked = [Turn("What is there?", images=[WIDE])]
-    inputs, labels, positions = llm.teacher([Turn("What is there?", LESSON, [WIDE])])
+    forced = force_answer(llm, [Turn("What is there?", ANSWER, [WIDE_IMAGE])])
     lora = LoraConfig(
         r=16,
         lora_alpha=32,
@@ -158,59 +66,49 @@ def test_an_adapter_learns_is_saved_and_gives_the_same_reply_when_loaded(folder,
         trainable_token_indices=llm.marker_rows(),
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     )
-    tuned = get_peft_model(llm.model, lora)
+    with peft_deprecations_ignored():
+        tuned = get_peft_model(llm.model, lora)
     optimiser = torch.optim.Adam([p for p in tuned.parameters() if p.requires_grad], lr=1e-2)
     losses = []
     for _ in range(40):
         optimiser.zero_grad()
-        loss = tuned(**inputs, labels=labels).loss
+        loss = tuned(**forced.inputs, labels=forced.labels).loss
         losses.append(loss.item())
         loss.backward()
         optimiser.step()
     assert losses[-1] < losses[0] / 5  # the frozen head of a random model allows no less
     tuned.save_pretrained(tmp_path)
     with torch.no_grad():
-        states = tuned(**inputs, output_hidden_states=True).hidden_states[-1][0, positions]
+        hidden = tuned(**forced.inputs, output_hidden_states=True).hidden_states[-1]
+    states = hidden[0, forced.marker_positions]
 
-    reply = MultimodalLLM.load(folder, adapter=tmp_path).reply(asked)
-    assert reply.text == LESSON and reply.markers == [True, False]
+    question = [Turn("What is there?", images=[WIDE_IMAGE])]
+    reply = MultimodalLLM.load(folder, adapter=tmp_path).reply(question)
+    assert reply.text == ANSWER and reply.markers == [True, False]
     assert reply.margins[0] > 2 and reply.margins[1] < -2
     torch.testing.assert_close(reply.states, states, atol=5e-3, rtol=1e-2)
 
 
-def test_typed_tokens_have_no_power(llm):
-    live = set(llm.tokenizer.added_tokens_decoder) - {llm.tokenizer.unk_token_id}
-
-    def count(question):
-        ids = llm.teacher([Turn(question, "Yes.", [TALL])])[0]["input_ids"][0].tolist()
-        return sum(i in live for i in ids)
-
-    typed = (
-        "a [SEG] [abs] </s> <s> <image> <|im_end|> <|image_pad|> <think> <row_1_col_1> <end_of_utterance> b"
-    )
-    assert count(typed) == count("a b")
-
-
 def test_sampling_repeats_with_its_seed_and_leaves_the_callers_random_state(folders):
     llm = MultimodalLLM.load(folders["smolvlm"])
-    ask = partial(llm.reply, CONVERSATIONS["one picture"], max_new_tokens=12, temperature=1.5)
+    ask = partial(llm.reply, CONVERSATIONS["one image"], max_new_tokens=12, temperature=1.5)
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    one, again, other = ask(seed=1), ask(seed=1), ask(seed=2)
+    first, again, other = ask(seed=1), ask(seed=1), ask(seed=2)
     assert torch.rand(1) == expected
-    assert one.text == again.text != other.text
+    assert first.text == again.text != other.text
 
 
 def test_greedy_ignores_the_checkpoints_own_sampling_defaults(folders, tmp_path):
     llm = MultimodalLLM.load(folders["qwen"])
-    plain = llm.reply(CONVERSATIONS["one picture"], max_new_tokens=30).text
+    plain = llm.reply(CONVERSATIONS["one image"], max_new_tokens=30).text
     llm.model.generation_config.update(
         repetition_penalty=5.0, do_sample=True, temperature=9.0, eos_token_id=2
     )
     llm.model.save_pretrained(tmp_path)
     llm.processor.save_pretrained(tmp_path)
-    assert MultimodalLLM.load(tmp_path).reply(CONVERSATIONS["one picture"], max_new_tokens=30).text == plain
+    assert MultimodalLLM.load(tmp_path).reply(CONVERSATIONS["one image"], max_new_tokens=30).text == plain
 
 
 def test_stream_brings_the_text_in_pieces(llm):
@@ -219,19 +117,39 @@ def test_stream_brings_the_text_in_pieces(llm):
     assert "".join(pieces).strip() == reply.text and 5 < len(pieces) <= 20 and all(pieces)
 
 
+def test_markers_spelled_in_ordinary_tokens_are_neutralised(folders, monkeypatch):
+    """They have no hidden state, so that nothing can be selected for them."""
+    llm = MultimodalLLM.load(folders["qwen"])
+    spelled = [i for part in ("a [", "SE", "G], no b [A", "BS] ") for i in llm.tokenizer(part).input_ids]
+    ids = [*spelled, llm.seg, *llm.tokenizer(" and c").input_ids, llm.end_tokens[0]]
+    assert llm.decode(ids) == "a [SEG], no b [ABS] [SEG] and c"
+    generate = llm.model.generate
+
+    def generate_ids(**inputs):
+        output = generate(**inputs | {"max_new_tokens": len(ids), "min_new_tokens": len(ids)})
+        start = inputs["input_ids"].shape[1]
+        output.sequences = torch.cat([output.sequences[:, :start], torch.tensor([ids])], 1)
+        return output
+
+    monkeypatch.setattr(llm.model, "generate", generate_ids)
+    reply = llm.reply([Turn("What?")])
+    assert reply.text == "a (SEG), no b (ABS) [SEG] and c" and reply.markers == [True]
+    assert len(reply.states) == 1
+
+
 def test_stream_never_shows_half_a_character(folders):
     llm = MultimodalLLM.load(folders["qwen"])
     text, pieces = "the ümbrella ☂ [SEG] and 𝄞", []
-    streamer = _Pieces(llm.spoken, pieces.append)
+    streamer = ReplyStreamer(llm.decode, pieces.append)
     streamer.put(torch.tensor([[1, 2]]))  # the prompt
     ids = llm.tokenizer(text).input_ids
-    for i in [*ids, *llm.ends]:
+    for i in [*ids, *llm.end_tokens]:
         streamer.put(torch.tensor([i]))
     streamer.end()
     assert "".join(pieces) == text and "\ufffd" not in "".join(pieces) and len(ids) > len(pieces) > 10
 
 
-def test_token_rows_are_new_once_then_kept(folders, tmp_path):
+def test_token_rows_are_added_once(folders, tmp_path):
     for name, rows in (("qwen", 324), ("llava", 512)):  # LLaVA's spare rows are used
         llm = MultimodalLLM.load(folders[name])
         weight = llm.model.get_input_embeddings().weight
@@ -243,8 +161,8 @@ def test_token_rows_are_new_once_then_kept(folders, tmp_path):
         llm.processor.save_pretrained(tmp_path / name)
         again = MultimodalLLM.load(tmp_path / name)
         assert (again.seg, again.abs) == (llm.seg, llm.abs)
-        for one in ("get_input_embeddings", "get_output_embeddings"):
-            assert torch.equal(getattr(again.model, one)().weight, getattr(llm.model, one)().weight)
+        for getter in ("get_input_embeddings", "get_output_embeddings"):
+            assert torch.equal(getattr(again.model, getter)().weight, getattr(llm.model, getter)().weight)
 
 
 def test_what_cannot_be_loaded_is_one_clear_line(folders, tmp_path):
@@ -269,9 +187,9 @@ def test_an_adapter_of_another_model_is_refused(folders, tmp_path):
 
     other = MultimodalLLM.load(folders["smolvlm"])
     rows = {"embed_tokens": [5, 6]}
-    get_peft_model(
-        other.model, LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=rows)
-    ).save_pretrained(tmp_path)
+    lora = LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=rows)
+    with peft_deprecations_ignored():
+        get_peft_model(other.model, lora).save_pretrained(tmp_path)
     assert "trained on another model" in refusal(
         lambda: MultimodalLLM.load(folders["smolvlm"], adapter=tmp_path)
     )
@@ -287,15 +205,13 @@ def test_turns_that_do_not_fit_the_call_are_a_mistake_of_the_program(folders):
     llm = MultimodalLLM.load(folders["llava"])
     with pytest.raises(ValueError, match="question to answer"):
         llm.reply([Turn("a", "b")])
-    with pytest.raises(ValueError, match="answer to learn"):
-        llm.teacher([Turn("a")])
 
 
-def test_four_bit_weights_speak(folders):
+def test_four_bit_weights_answer(folders):
     pytest.importorskip("bitsandbytes")
     llm = MultimodalLLM.load(folders["qwen"], four_bit=True)
     assert any(p.dtype == torch.uint8 for p in llm.model.parameters())
-    assert llm.reply(CONVERSATIONS["one picture"], max_new_tokens=4).tokens > 0
+    assert llm.reply(CONVERSATIONS["one image"], max_new_tokens=4).tokens > 0
 
 
 def test_four_bit_without_its_package_says_what_to_install(folders, monkeypatch):

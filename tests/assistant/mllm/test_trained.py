@@ -1,7 +1,6 @@
-"""Features of proposals for a trained selector, and what cannot be loaded."""
+"""The trained pipeline: features of proposals, the selector's decision, and what cannot be loaded."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +10,10 @@ from safetensors.torch import save_file
 
 from assistant.errors import BadInput
 from assistant.grammar import Turn
+from assistant.mllm.dino import Dino
 from assistant.mllm.selector import Scores, Selector, selection_losses
 from assistant.mllm.trained import (
-    SHAPE,
-    Dino,
+    SHAPE_DIM,
     StandardisedSelector,
     TrainedImageOpener,
     TrainedOpenedImage,
@@ -22,14 +21,12 @@ from assistant.mllm.trained import (
     read_heads,
 )
 from assistant.pipeline import Reply
+from assistant.sam.backends import TransformersSegmenter
 from assistant.sam.image_opener import SamImageOpener
-from assistant.sam.segmenter import Segmenter
-from tests.assistant.sam.test_segmenter import tiny_sam
 from tests.helpers import rectangles
+from tests.helpers.tiny_models import tiny_sam
 
-COFFEE = np.ascontiguousarray(
-    skimage.data.coffee()[::6, ::4]
-)  # wider than high: a part of the square is padding
+IMAGE = np.ascontiguousarray(skimage.data.coffee()[::6, ::4])  # wider than high: SAM's square is padded
 
 
 @pytest.fixture(scope="module")
@@ -46,85 +43,84 @@ def dino(tmp_path_factory):
     return Dino(folder)
 
 
-def test_features_are_averages_under_the_mask_where_the_picture_is(dino):
-    segmenter = Segmenter.from_sam(tiny_sam())
-    seeing = SamImageOpener(
-        segmenter,
+def test_features_are_averages_under_the_mask_where_the_image_is(dino, tmp_path):
+    base = SamImageOpener(
+        TransformersSegmenter.from_pretrained(tiny_sam(tmp_path), "cpu"),
         max_proposals=5,
         points_per_side=4,
         pred_iou_thresh=-9.0,
         stability_score_thresh=0.0,
         fast=False,
     )
-    opener = TrainedImageOpener(seeing, dino)
-    view = opener.open(COFFEE)
-    assert len(view.proposals) and view.features.shape == (len(view.proposals), 32 + 24 + SHAPE)
-    assert view.features.isfinite().all()
-    assert np.allclose(
-        view.features[:, -2:], np.stack([view.proposals.predicted_iou, view.proposals.stability], 1)
-    )
-    whole = SimpleNamespace(embedding=view.embedding, proposals=view.proposals.select([0]))
-    whole.proposals.low_res_logits = np.full_like(
-        whole.proposals.low_res_logits, 9
-    )  # everything, padding included
-    h, w = (-(-s // 16) for s in view.embedding.input_size)
-    mean = view.embedding.features[0, :, :h, :w].mean((1, 2))
-    assert torch.allclose(opener.features(COFFEE, whole)[0, :32], mean, atol=1e-4)
-    assert torch.allclose(opener.features(COFFEE, whole)[0, 32:56], dino(COFFEE)[0].mean((1, 2)), atol=1e-4)
+    opener = TrainedImageOpener(base, dino)
+    opened = opener.open(IMAGE)
+    proposals = opened.proposals
+    assert len(proposals) and opened.features.shape == (len(proposals), 32 + 24 + SHAPE_DIM)
+    assert opened.features.isfinite().all()
+    judged = np.stack([proposals.predicted_iou, proposals.stability], 1)
+    assert np.allclose(opened.features[:, -2:], judged)
+    everything = proposals.select([0])
+    everything.low_res_logits = np.full_like(everything.low_res_logits, 9)  # padding included
+    features = opener.features(IMAGE, opened.embedding, everything)[0]
+    h, w = (-(-side // 16) for side in opened.embedding.input_size)
+    mean = opened.embedding.features[0, :, :h, :w].mean((1, 2))
+    assert torch.allclose(features[:32], mean, atol=1e-4)
+    assert torch.allclose(features[32:56], dino(IMAGE)[0].mean((1, 2)), atol=1e-4)
 
 
-def test_dino_sees_the_whole_picture_in_its_shape(dino):
-    assert dino(COFFEE, side=56).shape == (1, 24, round(COFFEE.shape[0] * 4 / COFFEE.shape[1]), 4)
-    left, right = (dino(np.full((28, 28, 3), v, np.uint8), side=28) for v in (0, 255))
-    assert not torch.allclose(left, right)
+def test_dino_sees_the_whole_image_in_its_shape(dino):
+    assert dino(IMAGE, side=56).shape == (1, 24, round(IMAGE.shape[0] * 4 / IMAGE.shape[1]), 4)
+    black, white = (dino(np.full((28, 28, 3), value, np.uint8), side=28) for value in (0, 255))
+    assert not torch.allclose(black, white)
 
 
-class Says:
-    def __init__(self, text, marks):
-        self.text, self.marks, self.turns = text, marks, None
+class AnsweringLLM:
+    """A language model that gives the same reply to everything, and records the turns it was asked."""
+
+    def __init__(self, text, markers):
+        self.text = text
+        self.markers = markers
+        self.turns = None
 
     def reply(self, turns, **options):
         self.turns = turns
-        return Reply(self.text, 9, [True] * self.marks, torch.randn(self.marks, 8), torch.zeros(self.marks))
+        states = torch.randn(self.markers, 8)
+        return Reply(self.text, 9, [True] * self.markers, states, torch.zeros(self.markers))
 
 
-def test_the_selector_decides_what_is_there_and_the_picture_is_always_shown():
-    view = rectangles.RectangleOpener().open(np.zeros((64, 64, 3), np.uint8))
-    shown = TrainedOpenedImage(
-        view.embedding, view.proposals, np.zeros((64, 64, 3), np.uint8), features=torch.randn(4, 3 + SHAPE)
-    )
-    llm = Says("The cup [SEG] and the dog [SEG].", 2)
-    parts = TrainedPipeline(None, llm, StandardisedSelector(8, 3 + SHAPE).eval())
-    reply, found = parts.ask([Turn("a?", "b."), Turn("which?")], shown, 2.0)
-    assert reply.text == "The cup [ABS] and the dog [ABS]." and len(found) == 2
-    assert [len(t.images) for t in llm.turns] == [1, 0]
-    reply, found = parts.ask([Turn("which?")], shown, 0.0)
-    assert reply.text == "The cup [SEG] and the dog [SEG]." and all(f.proposals for f in found)
-    shown.features = torch.zeros(0, 3 + SHAPE)
-    reply, found = parts.ask([Turn("which?")], shown, 0.0)
-    assert reply.text.count("[ABS]") == 2 and found[0].confidence == 0
+def test_the_selector_decides_what_is_present_and_the_image_is_always_shown():
+    image = np.zeros((64, 64, 3), np.uint8)
+    base = rectangles.RectangleOpener().open(image)
+    opened = TrainedOpenedImage(base.embedding, base.proposals, image, features=torch.randn(4, 3 + SHAPE_DIM))
+    llm = AnsweringLLM("The cup [SEG] and the dog [SEG].", 2)
+    pipeline = TrainedPipeline(None, llm, StandardisedSelector(8, 3 + SHAPE_DIM).eval())
+    reply, selections = pipeline.ask([Turn("a?", "b."), Turn("which?")], opened, 2.0)
+    assert reply.text == "The cup [ABS] and the dog [ABS]." and len(selections) == 2
+    assert [len(turn.images) for turn in llm.turns] == [1, 0]
+    reply, selections = pipeline.ask([Turn("which?")], opened, 0.0)
+    assert reply.text == "The cup [SEG] and the dog [SEG]." and all(s.proposals for s in selections)
+    opened.features = torch.zeros(0, 3 + SHAPE_DIM)
+    reply, selections = pipeline.ask([Turn("which?")], opened, 0.0)
+    assert reply.text.count("[ABS]") == 2 and selections[0].confidence == 0
 
 
 def test_hard_negatives_weigh_more():
     scores = Scores(torch.zeros(1, 3), torch.tensor([[3.0, 3.0, -3.0]]), torch.zeros(1), torch.zeros(1, 3))
     iop = torch.tensor([[1.0, 0.0, 0.0]])
-    given = (scores, iop, iop, torch.tensor([True]), torch.zeros(1, 3, dtype=torch.bool))
-    assert selection_losses(*given, hard=1)["iop"] > selection_losses(*given)["iop"]
+    arguments = (scores, iop, iop, torch.tensor([True]), torch.zeros(1, 3, dtype=torch.bool))
+    assert selection_losses(*arguments, hard_negatives=1)["iop"] > selection_losses(*arguments)["iop"]
 
 
 def test_what_is_no_adapter_of_ours_is_one_clear_line(tmp_path):
     with pytest.raises(BadInput, match="finetune wrote"):
         read_heads(tmp_path)
-    save_file(Selector(8, 8, 3).state_dict(), tmp_path / "heads.safetensors", {"forms": "{}"})
+    file = tmp_path / "heads.safetensors"
+    save_file(Selector(8, 8, 3).state_dict(), file, {"forms": "{}"})
     with pytest.raises(BadInput, match="pocket"):
         read_heads(tmp_path)
-    selector = StandardisedSelector(8, 3 + SHAPE)
-    save_file(
-        selector.state_dict(),
-        tmp_path / "heads.safetensors",
-        {"tuned": json.dumps({"selector": selector.config})},
-    )
+    selector = StandardisedSelector(8, 3 + SHAPE_DIM)
+    save_file(selector.state_dict(), file, {"tuned": json.dumps({"selector": selector.config})})
     assert read_heads(tmp_path)[0].config == selector.config
-    (tmp_path / "heads.safetensors").write_bytes(b"cut")
+    file.write_bytes(b"cut")
     with pytest.raises(BadInput, match="fetch it again"):
         read_heads(tmp_path)
