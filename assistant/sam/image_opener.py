@@ -1,6 +1,6 @@
 """Opens an image with any SAM: its encoding and the masks of everything mode.
 
-opener = SamImageOpener(Segmenter.official("sam_vit_h_4b8939.pth", device="cuda"))
+opener = SamImageOpener(OfficialSegmenter.from_checkpoint("sam_vit_h_4b8939.pth", device="cuda"))
 opened = opener.open(image)                  # opened.embedding, opened.proposals, opened.image
 """
 
@@ -44,8 +44,8 @@ class SamImageOpener:
     Args:
         segmenter: Any SAM.
         max_proposals: Number of proposals at most.
-        settings: Of `assistant.sam.proposals.everything`. By default its fast way, because people wait while an
-            image is opened.
+        settings: Of `assistant.sam.proposals.everything`. By default its fast way, because people wait while
+            an image is opened.
     """
 
     def __init__(self, segmenter: Segmenter, max_proposals: int = MAX_PROPOSALS, **settings: Any):

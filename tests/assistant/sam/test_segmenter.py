@@ -8,115 +8,11 @@ import pytest
 import skimage.data
 import torch
 from segment_anything import SamPredictor
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 from assistant.errors import BadInput
+from assistant.sam.backends import OfficialSegmenter, PocketSegmenter, TransformersSegmenter
 from assistant.sam.checkpoints import default_processor
-from assistant.sam.segmenter import Segmenter, TransformersSegmenter
-
-
-def tiny_sam(seed: int = 0) -> Sam:
-    """A random SAM of 128 px with 40 thousand parameters whose masks differ from prompt to prompt."""
-    torch.manual_seed(seed)
-    encoder = ImageEncoderViT(
-        img_size=128,
-        patch_size=16,
-        embed_dim=32,
-        depth=2,
-        num_heads=2,
-        mlp_ratio=2,
-        out_chans=32,
-        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        qkv_bias=True,
-        use_rel_pos=True,
-        window_size=4,
-        global_attn_indexes=[1],
-    )
-    transformer = TwoWayTransformer(depth=2, embedding_dim=32, num_heads=8, mlp_dim=64)
-    decoder = MaskDecoder(
-        transformer_dim=32,
-        transformer=transformer,
-        num_multimask_outputs=3,
-        iou_head_depth=3,
-        iou_head_hidden_dim=32,
-    )
-    sam = Sam(encoder, PromptEncoder(32, (8, 8), (128, 128), 8), decoder).eval()
-    with torch.no_grad():
-        for parameter in sam.mask_decoder.parameters():  # wide enough that attention is not flat
-            parameter.mul_(2 if parameter.ndim > 1 else 1)
-    return sam
-
-
-def tiny_transformers_sam(seed: int = 0):
-    from transformers import (
-        SamConfig,
-        SamMaskDecoderConfig,
-        SamModel,
-        SamPromptEncoderConfig,
-        SamVisionConfig,
-    )
-
-    torch.manual_seed(seed)
-    vision = SamVisionConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=128,
-        patch_size=16,
-        output_channels=32,
-        global_attn_indexes=[1],
-        window_size=4,
-        mlp_dim=64,
-        num_pos_feats=16,
-    )
-    prompts = SamPromptEncoderConfig(hidden_size=32, image_size=128, patch_size=16, mask_input_channels=8)
-    decoder = SamMaskDecoderConfig(hidden_size=32, mlp_dim=64, num_attention_heads=4, iou_head_hidden_dim=32)
-    return randomised(
-        SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
-    )
-
-
-def tiny_sam2(seed: int = 0):
-    from transformers import (
-        Sam2Config,
-        Sam2HieraDetConfig,
-        Sam2MaskDecoderConfig,
-        Sam2Model,
-        Sam2PromptEncoderConfig,
-        Sam2VisionConfig,
-    )
-
-    torch.manual_seed(seed)
-    backbone = Sam2HieraDetConfig(
-        hidden_size=8,
-        image_size=[128, 128],
-        blocks_per_stage=[1, 1, 2, 1],
-        embed_dim_per_stage=[8, 16, 32, 64],
-        num_attention_heads_per_stage=[1, 1, 2, 2],
-        window_size_per_stage=[4, 4, 4, 2],
-        global_attention_blocks=[3],
-    )
-    vision = Sam2VisionConfig(
-        backbone_config=backbone,
-        backbone_channel_list=[64, 32, 16, 8],
-        fpn_hidden_size=32,
-        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
-    )
-    prompts = Sam2PromptEncoderConfig(hidden_size=32, image_size=128, patch_size=16, mask_input_channels=8)
-    decoder = Sam2MaskDecoderConfig(hidden_size=32, mlp_dim=64, num_attention_heads=4, iou_head_hidden_dim=32)
-    return randomised(
-        Sam2Model(
-            Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
-        )
-    )
-
-
-def randomised(model):
-    """transformers starts everything near zero, which would hide mistakes: draw again, wider."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.3 if parameter.ndim > 1 else 0.1)
-    return model.eval()
+from tests.helpers.tiny_sams import tiny_official_sam, tiny_sam2, tiny_transformers_sam
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +43,8 @@ def same_masks(ours, theirs) -> bool:
 @pytest.mark.parametrize("multimask", [True, False])
 @pytest.mark.parametrize("name", PROMPTS)
 def test_equals_sam_predictor(cat, name, multimask):
-    sam, prompt = tiny_sam(), with_mask(PROMPTS[name])
-    segmenter, predictor = Segmenter.from_sam(sam), SamPredictor(sam)
+    sam, prompt = tiny_official_sam(), with_mask(PROMPTS[name])
+    segmenter, predictor = OfficialSegmenter(sam), SamPredictor(sam)
     predictor.set_image(cat)
     names = {"points": "point_coords", "labels": "point_labels", "box": "box", "mask": "mask_input"}
     theirs = predictor.predict(
@@ -195,7 +91,7 @@ def test_pocket_equals_sam_predictor(cat):
 
     torch.manual_seed(0)
     sam = build_pocket_sam()
-    segmenter, predictor = Segmenter.pocket(sam), SamPredictor(sam)
+    segmenter, predictor = PocketSegmenter(sam), SamPredictor(sam)
     predictor.set_image(cat)
     embedding = segmenter.encode(cat)
     assert [m.shape[-1] for m in embedding.maps] == [128, 64, 32, 16]
@@ -210,7 +106,7 @@ def test_pocket_equals_sam_predictor(cat):
 
 def test_many_prompts_equal_one_by_one(cat):
     for segmenter in (
-        Segmenter.from_sam(tiny_sam()),
+        OfficialSegmenter(tiny_official_sam()),
         TransformersSegmenter(m := tiny_sam2(), default_processor(m)),
     ):
         embedding = segmenter.encode(cat)
@@ -227,7 +123,10 @@ def test_many_prompts_equal_one_by_one(cat):
 
 
 def test_bfloat16_is_near(cat):
-    exact, near = Segmenter.from_sam(tiny_sam()), Segmenter.from_sam(tiny_sam(), dtype=torch.bfloat16)
+    exact, near = (
+        OfficialSegmenter(tiny_official_sam()),
+        OfficialSegmenter(tiny_official_sam(), dtype=torch.bfloat16),
+    )
     low = [s.predict(s.encode(cat), box=[20, 30, 150, 170])[2] for s in (exact, near)]
     difference = np.abs(low[0] - low[1]).max() / np.abs(low[0]).max()
     assert 0 < difference < 0.05
@@ -235,7 +134,7 @@ def test_bfloat16_is_near(cat):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (700, 90), (129, 128)])
 def test_any_shape_of_picture(size):
-    segmenter = Segmenter.from_sam(tiny_sam())
+    segmenter = OfficialSegmenter(tiny_official_sam())
     image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
     embedding = segmenter.encode(image)
     masks, scores, low = segmenter.predict(embedding, points=[[0.5, 0.5]])
@@ -246,7 +145,7 @@ def test_any_shape_of_picture(size):
 
 
 def test_a_mask_in_pixels_becomes_logits_that_give_it_back(cat):
-    segmenter = Segmenter.from_sam(tiny_sam())
+    segmenter = OfficialSegmenter(tiny_official_sam())
     embedding = segmenter.encode(cat)
     mask = np.zeros(cat.shape[:2], bool)
     mask[60:180, 30:160] = True
@@ -277,7 +176,7 @@ def test_a_mask_in_pixels_becomes_logits_that_give_it_back(cat):
     ],
 )
 def test_bad_prompts(cat, prompt, words):
-    segmenter = Segmenter.from_sam(tiny_sam())
+    segmenter = OfficialSegmenter(tiny_official_sam())
     with pytest.raises(BadInput, match=words) as error:
         segmenter.predict(segmenter.encode(cat), **prompt)
     assert "\n" not in str(error.value)
@@ -288,17 +187,17 @@ def test_bad_prompts(cat, prompt, words):
 )
 def test_what_is_no_picture(image):
     with pytest.raises(BadInput):
-        Segmenter.from_sam(tiny_sam()).encode(image)
+        OfficialSegmenter(tiny_official_sam()).encode(image)
 
 
 def test_official_checkpoint(tmp_path, cat):
-    sam, path = tiny_sam(), tmp_path / "sam.pth"
+    sam, path = tiny_official_sam(), tmp_path / "sam.pth"
     torch.save(sam.state_dict(), path)
-    a, b = Segmenter.from_sam(sam), Segmenter.official(path)
+    a, b = OfficialSegmenter(sam), OfficialSegmenter.from_checkpoint(path)
     low = [s.predict(s.encode(cat), points=[[50, 60]])[2] for s in (a, b)]
     np.testing.assert_array_equal(*low)
     with pytest.raises(BadInput, match="not vit_b"):
-        Segmenter.official(path, "vit_b")
+        OfficialSegmenter.from_checkpoint(path, "vit_b")
 
     cut = tmp_path / "cut.pth"
     cut.write_bytes(path.read_bytes()[:5000])
@@ -319,7 +218,7 @@ def test_official_checkpoint(tmp_path, cat):
         (tmp_path / "none.pth", "no SAM checkpoint"),
     ):
         with pytest.raises(BadInput, match=words) as error:
-            Segmenter.official(wrong)
+            OfficialSegmenter.from_checkpoint(wrong)
         assert "\n" not in str(error.value)
 
 
@@ -328,14 +227,17 @@ def test_transformers_folder(tmp_path, cat, make):
     model = make()
     model.save_pretrained(tmp_path)
     default_processor(model).save_pretrained(tmp_path)
-    a, b = TransformersSegmenter(model, default_processor(model)), Segmenter.transformers(tmp_path)
+    a, b = (
+        TransformersSegmenter(model, default_processor(model)),
+        TransformersSegmenter.from_pretrained(tmp_path),
+    )
     low = [s.predict(s.encode(cat), points=[[50, 60]])[2] for s in (a, b)]
     np.testing.assert_allclose(*low, rtol=1e-5, atol=1e-5)
 
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:4000])
     with pytest.raises(BadInput, match="cannot load") as error:
-        Segmenter.transformers(tmp_path)
+        TransformersSegmenter.from_pretrained(tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -344,13 +246,13 @@ def test_transformers_that_cannot_be_had(tmp_path, monkeypatch):
 
     BertConfig().save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="bert"):
-        Segmenter.transformers(tmp_path)
+        TransformersSegmenter.from_pretrained(tmp_path)
     with pytest.raises(BadInput, match="no SAM at"):
-        Segmenter.transformers(tmp_path / "nowhere")
+        TransformersSegmenter.from_pretrained(tmp_path / "nowhere")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(BadInput, match="network") as error:
-            Segmenter.transformers("nobody/never-uploaded-sam")
+            TransformersSegmenter.from_pretrained("nobody/never-uploaded-sam")
     assert "\n" not in str(error.value)

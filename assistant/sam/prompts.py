@@ -1,0 +1,103 @@
+"""Checks prompts by hand before SAM sees them.
+
+    points, labels = checked_points([[x, y]], None, embedding.size)
+    box = checked_box([x0, y0, x1, y1], embedding.size)
+
+Whatever is wrong with a prompt is one line of BadInput.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from assistant.errors import BadInput
+
+
+def checked_points(
+    points: ArrayLike | None, labels: ArrayLike | None, size: tuple[int, int]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Check clicks.
+
+    Args:
+        points: (N, 2) xy px of the image, or None.
+        labels: (N,) of 1 (inside the target) and 0 (outside); None if all are inside.
+        size: (H, W) of the image, px.
+
+    Returns:
+        Points (N, 2) float64 and labels (N,); both None without points.
+
+    Raises:
+        BadInput: Points or labels are malformed, or a point lies outside of the image.
+    """
+    if points is None:
+        if labels is not None:
+            raise BadInput("labels were given without points")
+        return None, None
+    height, width = size
+    points = _numbers(points, "points")
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
+        raise BadInput(f"points must be a list of (x, y) pairs, not of shape {points.shape}")
+    labels = np.ones(len(points), int) if labels is None else _numbers(labels, "labels").reshape(-1)
+    if len(labels) != len(points) or not np.isin(labels, (0, 1)).all():
+        raise BadInput(f"{len(points)} points need as many labels, each 1 (inside) or 0 (outside)")
+    if (points < 0).any() or (points > (width, height)).any():
+        raise BadInput(f"a point lies outside of the image of {width} x {height} px")
+    return points, labels
+
+
+def checked_box(box: ArrayLike, size: tuple[int, int]) -> np.ndarray:
+    """Check a box and clip it to the image.
+
+    Args:
+        box: (4,) xyxy px of the image.
+        size: (H, W) of the image, px.
+
+    Returns:
+        (4,) float64 xyxy px.
+
+    Raises:
+        BadInput: The box is malformed, or has no area within the image.
+    """
+    height, width = size
+    box = _numbers(box, "the box")
+    if box.shape != (4,):
+        raise BadInput("a box must be four numbers: left, top, right, bottom")
+    box = np.clip(box, 0, (width, height, width, height))
+    if box[0] >= box[2] or box[1] >= box[3]:
+        raise BadInput(f"the box is empty within the image of {width} x {height} px")
+    return box
+
+
+def checked_mask(mask: ArrayLike, size: tuple[int, int], low_res_side: int) -> np.ndarray:
+    """Check a mask prompt.
+
+    Args:
+        mask: (H, W) bool, or (l, l) or (1, l, l) low-resolution logits.
+        size: (H, W) of the image, px.
+        low_res_side: Side l of the low-resolution logits.
+
+    Returns:
+        (H, W) bool, or (l, l) logits.
+
+    Raises:
+        BadInput: The mask is neither.
+    """
+    array = np.asarray(mask)
+    if array.ndim == 3 and len(array) == 1:
+        array = array[0]
+    expected = size if array.dtype == bool else (low_res_side, low_res_side)
+    if array.shape != tuple(expected):
+        raise BadInput(
+            f"a mask must be {size[0]} x {size[1]} bool, or {low_res_side} x {low_res_side} logits"
+        )
+    return array
+
+
+def _numbers(values: ArrayLike, what: str) -> np.ndarray:
+    """Values as float64. Raises BadInput where they are not finite numbers."""
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise BadInput(f"{what} must be numbers") from None
+    if not np.isfinite(array).all():
+        raise BadInput(f"{what} must be finite numbers")
+    return array
