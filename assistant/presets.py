@@ -364,7 +364,7 @@ def load_segmenter(sam: str | Path, device: str | None = None) -> tuple[Segmente
     Raises:
         BadInput: It is none of these, or it cannot be had.
     """
-    from assistant.sam.segmenter import Segmenter
+    from assistant.sam.backends import OfficialSegmenter, TransformersSegmenter
     from assistant.weights import fingerprint, pocket_file, resolve_model, sha256_of
 
     path = pocket_file("sam.safetensors") if str(sam) == EMBEDDED else Path(sam)
@@ -374,9 +374,9 @@ def load_segmenter(sam: str | Path, device: str | None = None) -> tuple[Segmente
         return load_pocket_opener(path).segmenter, sha256_of(path)
     device = pick_device(device)
     if path.is_file() or path.suffix in (".pth", ".pt"):
-        return Segmenter.official(path, device=device), sha256_of(path)
+        return OfficialSegmenter.from_checkpoint(path, device=device), sha256_of(path)
     where = resolve_model(str(sam))
-    return Segmenter.transformers(where, device), fingerprint(where)
+    return TransformersSegmenter.from_pretrained(where, device), fingerprint(where)
 
 
 def load_everything_mode(
