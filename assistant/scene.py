@@ -1,170 +1,304 @@
-"""A picture opened once and asked many times.
+"""An image that is opened once and asked about many times.
 
-assistant = Assistant.from_preset("pocket")
-scene = assistant.open("photo.jpg")
-answer = scene.ask("what keeps the rain off?")
-answer.text, answer.mask, answer.targets
-scene.ask("and the one on the left?")          # earlier turns are remembered; scene.reset() forgets them
-scene.ask("what is this?", about=mask)         # a question about a part of the picture
+    assistant = Assistant.from_preset("pocket")
+    scene = assistant.open("photo.jpg")
+    answer = scene.ask("what keeps the rain off?")
+    answer.text, answer.mask, answer.targets
+    scene.ask("and the one on the left?")          # earlier turns are remembered; scene.reset() forgets them
+    scene.ask("what is this?", about=mask)         # a question about a part of the image
+
+Coordinates are pixels of the image as it is displayed: x runs to the right, y down, and a shape is (height,
+    width).
 """
+
+from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
 
 from assistant.answer import Answer, Target
-from assistant.dialogue import followups as followup
+from assistant.dialogue import followups
 from assistant.errors import BadInput
 from assistant.grammar import Turn, check_question, parse, plain, reply_for
 from assistant.images import open_image
+from assistant.pipeline import OpenedImage, Pipeline, Selection
+from assistant.sam.image_opener import Progress
+from assistant.sam.proposals import Proposals
+from assistant.sam.segmenter import Segmenter
 
-THRESHOLD = 0.5  # confidence from which a target counts as present; [ABS] and anything below both mean absent
-LONGEST = 32  # sides to each other of a picture, at most: of a longer one SAM would see a line of cells
-REMEMBERED = 6  # turns the reasoner still reads
+if TYPE_CHECKING:
+    from assistant.few_shot.matcher import Matcher
+
+# The confidence from which a target counts as present; [ABS] and everything below the threshold mean absent.
+PRESENCE_THRESHOLD = 0.5
+# SAM sees an image as 64 cells along its longer side, so that at 32 to 1 the shorter side has two cells.
+MAX_ASPECT_RATIO = 32
+# Earlier turns that the language model reads again with a new question.
+MAX_REMEMBERED_TURNS = 6
+
+ImageSource = str | Path | Image.Image | np.ndarray
+MaskSource = str | Path | Image.Image | np.ndarray
 
 
 class Assistant:
-    """A preset's parts. weights: {part: sha256} of what is loaded; threshold: see THRESHOLD. keep: how many opened
-    pictures to hold on to, by their content, so that opening one again is free (0: none; the pocket's take 8 MB each)."""
+    """A loaded pipeline, and the images that it has opened.
 
-    def __init__(self, pipeline, weights: dict[str, str], threshold: float = THRESHOLD, keep: int = 0):
-        self.pipeline, self.weights, self.threshold, self.keep = pipeline, weights, threshold, keep
-        self.opened_images: OrderedDict[str, object] = OrderedDict()  # the latest used last
+    Args:
+        pipeline: The models that open images and answer questions.
+        weights: {part: sha256 of the weights that are loaded}.
+        threshold: Confidence in [0, 1] from which a target counts as present.
+        cache_size: Number of opened images to hold in memory, found again by their pixels, so that opening
+            the same image again is free; 0 holds none. An image that the pocket preset has opened takes about
+            8 MB.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline[Any],
+        weights: dict[str, str],
+        threshold: float = PRESENCE_THRESHOLD,
+        cache_size: int = 0,
+    ):
+        self.pipeline = pipeline
+        self.weights = weights
+        self.threshold = threshold
+        self.cache_size = cache_size
+        self.opened_images: OrderedDict[str, OpenedImage] = OrderedDict()  # the one used last comes last
 
     @classmethod
     def from_preset(
         cls,
         name: str = "pocket",
-        adapter=None,
+        adapter: str | Path | None = None,
         device: str | None = None,
-        threshold: float = THRESHOLD,
-        **options,
-    ) -> "Assistant":
-        """name: see `assistant.presets`; adapter: a folder that finetune wrote; device: None for the GPU if there is one;
-        options: those of `from_pretrained`, in the place of the preset's. BadInput: unknown, or no weights to be had."""
+        threshold: float = PRESENCE_THRESHOLD,
+        **options: Any,
+    ) -> Assistant:
+        """Load a preset.
+
+        Args:
+            name: A name of `assistant.presets.PRESETS`.
+            adapter: A folder that `python -m finetune` wrote.
+            device: "cpu", "cuda" or "cuda:1"; None for the GPU if there is one.
+            threshold: Confidence in [0, 1] from which a target counts as present.
+            options: Options of `from_pretrained`, which replace the preset's own parts.
+
+        Returns:
+            An assistant that holds no opened images.
+
+        Raises:
+            BadInput: There is no such preset, or its weights cannot be had.
+        """
         from assistant.presets import load_preset
 
-        return cls(*load_preset(name, adapter, device, **options), threshold)
+        pipeline, weights = load_preset(name, adapter, device, **options)
+        return cls(pipeline, weights, threshold)
 
     @classmethod
     def from_pretrained(
         cls,
         mllm: str,
         sam: str,
-        adapter=None,
+        adapter: str | Path | None = None,
         selection: str | None = None,
         device: str | None = None,
         four_bit: bool = False,
         base_url: str | None = None,
         verify: bool = False,
-        threshold: float = THRESHOLD,
-    ) -> "Assistant":
-        """mllm: a hub id or folder in transformers' layout, or "openai:MODEL" on a server at `base_url`; sam: a hub id, a
-        folder, an official .pth file, or "pocket"; adapter: a folder that finetune wrote; selection: "marks", "boxes" or
-        "trained" (see `assistant.presets`); four_bit: the LLM's weights; verify: show each chosen mask again."""
+        threshold: float = PRESENCE_THRESHOLD,
+    ) -> Assistant:
+        """Load an assistant from its parts.
+
+        Args:
+            mllm: The multimodal LLM: a hub id or a folder in the layout of transformers, or "openai:MODEL"
+                for a model on a server at `base_url`.
+            sam: A hub id, a folder, an official .pth file, or "pocket" for the SAM of the pocket preset.
+            adapter: A folder that `python -m finetune` wrote.
+            selection: How masks are selected: "marks", "boxes" or "trained"; None for the best that the parts
+                allow (see `assistant.presets.load_pipeline`).
+            device: "cpu", "cuda" or "cuda:1"; None for the GPU if there is one.
+            four_bit: Whether the weights of the LLM are kept in 4 bits.
+            base_url: Address of the server of an openai:MODEL, such as "http://127.0.0.1:8000/v1".
+            verify: Whether each selected mask is shown to the model again, to be confirmed or dropped.
+            threshold: Confidence in [0, 1] from which a target counts as present.
+
+        Returns:
+            An assistant that holds no opened images.
+
+        Raises:
+            BadInput: A part is unknown, does not fit the others, or its weights cannot be had.
+        """
         from assistant.presets import load_pipeline
 
-        return cls(
-            *load_pipeline(mllm, sam, adapter, selection, device, four_bit, base_url, verify), threshold
-        )
+        pipeline, weights = load_pipeline(mllm, sam, adapter, selection, device, four_bit, base_url, verify)
+        return cls(pipeline, weights, threshold)
 
     @property
-    def segmenter(self):
+    def segmenter(self) -> Segmenter:
+        """The SAM behind the proposals and behind `Scene.segment`."""
         return self.pipeline.opener.segmenter
 
     @cached_property
-    def matcher(self):
-        """What `segment_like` goes by, an `assistant.few_shot.matcher.Matcher`; the pocket preset brings one, others are given
-        one: `assistant.matcher = Matcher.load(folder, assistant.segmenter)`."""
+    def matcher(self) -> Matcher:
+        """The few-shot matcher that `Scene.segment_like` uses.
+
+        The pocket preset brings one. Other presets are given one:
+        `assistant.matcher = Matcher.load(folder, assistant.segmenter)`. Raises BadInput where there is none.
+        """
         from assistant.few_shot.matcher import pocket_matcher
 
         return pocket_matcher(self.segmenter)
 
-    def open(self, image, progress=None) -> "Scene":
-        """image: path | PIL.Image | (H, W, 3) uint8 RGB. The expensive step, once per picture. BadInput: no picture.
+    def open(self, image: ImageSource, progress: Progress | None = None) -> Scene:
+        """Open an image. This is the expensive step, and is needed once per image.
 
-        progress: called before each step as progress(what is done next, proposals or None); what it raises ends the work.
+        Args:
+            image: A path, a PIL image, or an array (H, W, 3) or (H, W) of uint8, RGB or grey, both sides at
+                least 8 px. The EXIF orientation of files and PIL images is applied.
+            progress: Called before each step as `progress(step, proposals)`, where step is "encoding",
+                "proposing" or "recognising" and proposals are those known so far, or None. What it raises
+                ends the work.
+
+        Returns:
+            A scene without earlier turns.
+
+        Raises:
+            BadInput: It is no image that can be read, it has too many pixels or too few, or one side is more
+                than 32 times the other.
         """
-        image = open_image(image)
-        height, width = image.shape[:2]
-        if max(height, width) > LONGEST * min(height, width):
+        pixels = open_image(image)
+        height, width = pixels.shape[:2]
+        if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
             raise BadInput(
-                f"the picture is {width}x{height}, too long and thin to be looked at: crop it to at most {LONGEST} to 1"
+                f"the image is {width}x{height}, too long and thin to be segmented: crop it to at most "
+                f"{MAX_ASPECT_RATIO} to 1"
             )
-        if not self.keep:
-            return Scene(self, image, self._open(image, progress))
+        return Scene(self, pixels, self._opened(pixels, progress))
+
+    def _opened(self, image: np.ndarray, progress: Progress | None) -> OpenedImage:
+        """The opened image, from memory where the same pixels were opened before."""
+        if not self.cache_size:
+            return self.pipeline.opener.open(image, progress=progress)
         key = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
         if key not in self.opened_images:
-            view = self._open(image, progress)
-            while len(self.opened_images) >= self.keep:
+            opened = self.pipeline.opener.open(image, progress=progress)
+            while len(self.opened_images) >= self.cache_size:
                 self.opened_images.popitem(last=False)
-            self.opened_images[key] = view
+            self.opened_images[key] = opened
         self.opened_images.move_to_end(key)
-        return Scene(self, image, self.opened_images[key])
-
-    def _open(self, image, progress):
-        return (
-            self.pipeline.opener.open(image, progress=progress)
-            if progress
-            else self.pipeline.opener.open(image)
-        )
+        return self.opened_images[key]
 
 
 class Scene:
-    """One opened picture. image: (H, W, 3) uint8 RGB; proposals: see `assistant.sam.proposals.Proposals`."""
+    """One opened image and the conversation about it; made by `Assistant.open`.
 
-    def __init__(self, assistant: Assistant, image: np.ndarray, opened):
-        self.assistant, self.image, self.opened = assistant, image, opened
+    Attributes:
+        assistant: The assistant that opened the image.
+        image: (H, W, 3) uint8 RGB, upright.
+        opened: What the pipeline computed once for this image.
+        turns: The questions and answers so far, oldest first, as the language model reads them again.
+        shown: The targets of the last answer, which follow-ups such as "the one on the left" refer to.
+            Whoever corrects an answer by hand may replace them.
+    """
+
+    def __init__(self, assistant: Assistant, image: np.ndarray, opened: OpenedImage):
+        self.assistant = assistant
+        self.image = image
+        self.opened = opened
         self.turns: list[Turn] = []
-        self.shown: list[Target] = []  # what the last answer was about; a correction by hand may replace it
+        self.shown: list[Target] = []
 
     @property
-    def proposals(self):
+    def proposals(self) -> Proposals:
+        """The masks of everything mode, best first: masks (N, H, W) bool, boxes (N, 4) float32 xyxy in px,
+        predicted_iou (N,) and stability (N,) float32."""
         return self.opened.proposals
 
     @property
     def size(self) -> tuple[int, int]:
-        return self.image.shape[:2]
+        """(height, width) of the image in px."""
+        height, width = self.image.shape[:2]
+        return height, width
 
-    def fresh(self) -> "Scene":
-        """The same opened picture with nothing said about it."""
+    @property
+    def threshold(self) -> float:
+        """The confidence in [0, 1] from which a target counts as present."""
+        return self.assistant.threshold
+
+    def fresh(self) -> Scene:
+        """The same opened image without earlier turns."""
         return Scene(self.assistant, self.image, self.opened)
 
     def ask(
-        self, question: str, *, about: np.ndarray | None = None, remember: bool = True, **options
+        self, question: str, *, about: np.ndarray | None = None, remember: bool = True, **options: Any
     ) -> Answer:
-        """Find what the question means. about: (H, W) bool, the part of the picture that "it" and "this" mean.
-        options: temperature, seed, max_new_tokens, stream, as the reasoner's `reply`.
+        """Find what a question means in the image.
 
-        What refers to the masks of the last answer ("the one on the left?", "now remove the cup") is worked out by
-        `assistant.dialogue.followups`; everything else is the model's. BadInput: an empty or overlong question, an empty `about`.
-        The confidence of a target is the selector's that it is there.
+        A question that refers to the masks of the last answer ("the one on the left?", "now remove the cup")
+        is worked out on those masks by `assistant.dialogue.followups`; every other question goes to the
+        language model.
+
+        Args:
+            question: Any text of 1 to 4,000 characters.
+            about: (H, W) bool, not empty: the part of the image that "it" and "this" mean.
+            remember: Whether later questions may refer to this one and its answer.
+            options: `temperature` (0 for greedy decoding), `seed`, `max_new_tokens`, and `stream`, which is
+                called with each new piece of the reply's text.
+
+        Returns:
+            The answer: its text, and a target for each thing asked about, with a confidence in [0, 1] that it
+                is
+            present and, where it is, a mask (H, W) bool.
+
+        Raises:
+            BadInput: The question is empty or too long, `about` is no mask of the image or is empty, the
+                conversation is too long for the model, or the model does not answer as it should.
         """
         question = check_question(question)
         if about is None:
-            answer = followup.answer(self, question, options)
+            answer = followups.answer(self, question, options) or self.ask_model(question, **options)
         else:
-            about = np.asarray(about)
-            if about.dtype != bool or about.shape != self.size or not about.any():
+            region = np.asarray(about)
+            if region.dtype != bool or region.shape != self.size or not region.any():
                 raise BadInput(
                     f"about must be a mask of {self.size[0]} x {self.size[1]} bool that is not empty"
                 )
-            answer = followup.answer_about(self, question, about, options)
-        answer = answer or self._ask(question, options)
+            answer = followups.answer_about(self, question, region, options)
         if remember:
             self.turns.append(turn_of(answer))
             self.shown = answer.targets
         return answer
 
-    def _ask(self, question: str, options: dict) -> Answer:
-        """What the model itself says."""
-        turns = [*self.turns[-REMEMBERED:], Turn(question)]
-        reply, found = self.assistant.pipeline.ask(turns, self.opened, self.assistant.threshold, **options)
+    def ask_model(self, question: str, **options: Any) -> Answer:
+        """Put a question to the language model itself, after the turns that are remembered.
+
+        It is not checked for references to the masks of the last answer, and neither it nor its answer is
+        remembered.
+
+        Args:
+            question: The question, not empty.
+            options: See `ask`.
+
+        Returns:
+            The model's answer; see `ask`.
+
+        Raises:
+            BadInput: The conversation is too long for the model, or the model does not answer as it should.
+        """
+        turns = [*self.turns[-MAX_REMEMBERED_TURNS:], Turn(question)]
+        reply, selections = self.assistant.pipeline.ask(turns, self.opened, self.threshold, **options)
         targets = [
-            self._target(mention.phrase, mention.present, one)
-            for mention, one in zip(parse(reply.text), found)
+            self._target(mention.phrase, mention.present, selection)
+            # A mark that the model spelled in ordinary tokens has no selection.
+            for mention, selection in zip(parse(reply.text), selections, strict=False)
         ]
         return Answer(
             plain(reply.text),
@@ -177,61 +311,133 @@ class Scene:
             reply.reasoning,
         )
 
-    def _target(self, phrase: str, present: bool, found) -> Target:
-        if not present or not found.proposals and found.mask is None:
-            return Target(
-                phrase,
-                False,
-                min(found.confidence, self.assistant.threshold),
-                None,
-                found.proposals,
-                found.others,
-            )
-        mask = self.union(found.proposals)
-        mask = mask if found.mask is None else mask | found.mask
-        return Target(phrase, True, found.confidence, mask, found.proposals, found.others)
+    def _target(self, phrase: str, present: bool, selection: Selection) -> Target:
+        """A target of an answer; without a mask it is absent, whatever the reply says."""
+        if not present or (not selection.proposals and selection.mask is None):
+            confidence = min(selection.confidence, self.threshold)
+            return Target(phrase, False, confidence, None, selection.proposals, selection.others)
+        mask = self.union(selection.proposals)
+        if selection.mask is not None:
+            mask |= selection.mask
+        return Target(phrase, True, selection.confidence, mask, selection.proposals, selection.others)
 
-    def union(self, proposals: list[int]) -> np.ndarray:
-        """(H, W) bool: all that these proposals cover."""
+    def union(self, proposals: Sequence[int]) -> np.ndarray:
+        """The union of some proposals.
+
+        Args:
+            proposals: Their indices in `self.proposals`.
+
+        Returns:
+            (H, W) bool; all False without proposals.
+        """
         mask = np.zeros(self.size, bool)
-        for i in proposals:
-            mask |= self.proposals.mask(i)
+        for index in proposals:
+            mask |= self.proposals.mask(index)
         return mask
 
+    def name_region(self, mask: np.ndarray) -> list[tuple[str, float]]:
+        """Name a part of the image.
+
+        Args:
+            mask: (H, W) bool, the part.
+
+        Returns:
+            (name, probability among the names that the pipeline knows), most likely first; [] for a pipeline
+            that has no fixed set of names.
+        """
+        return self.assistant.pipeline.name_region(self.image, self.opened, mask)
+
     def reset(self) -> None:
-        """Forget the turns and what was shown."""
+        """Forget the turns so far and the targets of the last answer."""
         self.turns.clear()
         self.shown = []
 
-    def segment(self, points=None, labels=None, box=None, mask=None, multimask: bool = True):
-        """SAM by hand: points (N, 2) xy px with labels (N,) 1 inside / 0 outside, box xyxy px, mask (H, W) bool or
-        low-resolution logits -> masks (M, H, W) bool, scores (M,) float32 in [0, 1]; M = 3, or 1 unless `multimask`."""
-        return self.assistant.segmenter.predict(self.opened.embedding, points, labels, box, mask, multimask)[
-            :2
-        ]
+    def restore(self, answers: Sequence[Answer]) -> None:
+        """Remember these answers, oldest first, and nothing else: after answers were taken back, corrected or
+        read from a file."""
+        self.turns[:] = [turn_of(answer) for answer in answers]
+        self.shown = answers[-1].targets if answers else []
 
-    def segment_like(self, reference_image, reference_mask, label: str | None = None):
-        """What is like this reference: a picture (path | PIL.Image | (H, W, 3) uint8) and its mask (path | (H, W),
-        nonzero = inside), or a list of each; `label` names it -> mask (H, W) bool, score in [0, 1].
+    def segment(
+        self,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        multimask: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Segment what a prompt points at, as SAM does. At least one of points, box and mask is needed.
 
-        VLP-SAM (arXiv 2502.00719), without a label VRP-SAM (arXiv 2402.17726). BadInput: a mask that is empty, of another
-        size than its picture, or covers all of it. The score is the mean probability inside the mask, which is never
-        asked whether the thing is there at all.
+        Args:
+            points: (N, 2) numbers, clicks as (x, y) in px.
+            labels: (N,) numbers, for each click 1 (inside) or 0 (outside); None means that all are inside.
+            box: (4,) numbers, (left, top, right, bottom) in px.
+            mask: (H, W) bool, a rough mask; or (l, l) float, the low-resolution logits of an earlier
+                prediction.
+            multimask: Whether to return three interpretations of an ambiguous prompt instead of a single
+                mask.
+
+        Returns:
+            masks: (M, H, W) bool, where M is 3, or 1 unless `multimask`.
+            scores: (M,) float32, the IoU that SAM predicts for each mask; near [0, 1], but not clipped to it.
+
+        Raises:
+            BadInput: The prompt is empty, malformed or outside the image.
         """
-        from assistant.few_shot.matcher import references
+        segmenter = self.assistant.segmenter
+        masks, scores, _ = segmenter.predict(self.opened.embedding, points, labels, box, mask, multimask)
+        return masks, scores
+
+    def segment_like(
+        self,
+        reference_image: ImageSource | list[ImageSource],
+        reference_mask: MaskSource | list[MaskSource],
+        label: str | None = None,
+    ) -> tuple[np.ndarray, float]:
+        """Segment what is like an example: VLP-SAM (arXiv 2502.00719), or VRP-SAM (arXiv 2402.17726) without
+        a label.
+
+        Args:
+            reference_image: An image with the example (see `Assistant.open`), or a list of several.
+            reference_mask: The mask of the example: a path, a PIL image or an array (h, w) of bool or
+                integers of the size of its image, where nonzero means inside; a list of as many masks for a
+                list of images.
+            label: The name of the example, such as "mug"; None to go by its appearance alone.
+
+        Returns:
+            mask: (H, W) bool, what is like the example. It is not verified that it is the same kind of
+                object.
+            score: The mean probability inside the mask, in [0, 1]; 0 for an empty mask.
+
+        Raises:
+            BadInput: A reference mask is empty, covers its whole image or has another size; or there are no
+                weights of a matcher for this preset's SAM.
+        """
+        from assistant.few_shot.matcher import open_references
 
         matcher = self.assistant.matcher
-        like = references(matcher, reference_image, reference_mask)
-        return matcher.segment(matcher.look(self.image, self.opened.embedding), like, label)
+        examples = open_references(matcher, reference_image, reference_mask)
+        return matcher.segment(matcher.features_of(self.image, self.opened.embedding), examples, label)
 
     def attend(self, phrase: str) -> np.ndarray:
-        """Where the model looks for a phrase such as "a mug": (H, W) float32 heat map in [0, 1], see `assistant.attention.maps`.
-        BadInput: a phrase that names nothing, a preset whose model exposes no attention."""
+        """Map where the language model attends for a phrase; see `assistant.attention.maps`.
+
+        Args:
+            phrase: What to look for, such as "a mug"; at most 200 characters.
+
+        Returns:
+            (H, W) float32 in [0, 1], the attention map.
+
+        Raises:
+            BadInput: The phrase names nothing or is too long, or the preset's model exposes no attention.
+        """
         from assistant.attention.maps import attend
 
         return attend(self.assistant.pipeline.attention_probe(), self.opened, phrase)
 
 
 def turn_of(answer: Answer) -> Turn:
-    """What a scene remembers of an answer."""
-    return Turn(answer.question, answer.said or reply_for([(t.phrase, t.present) for t in answer.targets]))
+    """The turn that a scene remembers of an answer: its question, and the reply with its [SEG] and [ABS]
+    marks."""
+    reply = answer.said or reply_for([(target.phrase, target.present) for target in answer.targets])
+    return Turn(answer.question, reply)

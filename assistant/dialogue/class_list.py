@@ -1,99 +1,180 @@
-"""A list of class names becomes a semantic map: every class said to be there, with its pixels, or absent (LaSagnA).
+"""Asks for a list of classes and makes a semantic map of the answers (LaSagnA, arXiv 2404.08506).
 
-    names = read_names("road, sky, car")
-    found = ask_classes(scene.fresh(), names)
-    found["label"], found["said"]                # (H, W) int16, {class: [present, confidence]}
+    names = read_class_names("road, sky, car")
+    class_map = ask_classes(scene.fresh(), names)
+    class_map.label, class_map.answers           # (H, W) int16, {class: (present, confidence)}
 
-A list longer than PER_QUESTION is split into several questions.
+A list of more than CLASSES_PER_QUESTION names is split into several questions.
 """
+
+from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
-from assistant.answer import Target
+from assistant.answer import Answer, Target
 from assistant.errors import BadInput
 
-PER_QUESTION = 6
-MOST = 200  # names in a list
-LONGEST = 80  # characters of a name
+CLASSES_PER_QUESTION = 6
+MAX_CLASSES = 200  # in a list
+MAX_CLASS_NAME_LENGTH = 80  # characters
+MAX_LIST_LENGTH = 100_000  # characters of a pasted list that are read
+UNANSWERED_PIXEL = -1  # in a label map, where no class was answered
 
 
-def read_names(text: str) -> list[str]:
-    """The names in pasted text: one a line, or between commas, semicolons or tabs; numbers and bullets before them go,
-    and so do repetitions. BadInput: none, too many, or one too long."""
+class AskableScene(Protocol):
+    """What this module needs of an `assistant.scene.Scene`; see there."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    def ask(self, question: str) -> Answer: ...
+
+    def reset(self) -> None: ...
+
+
+@dataclass
+class ClassMap:
+    """The answers to a list of classes.
+
+    Attributes:
+        names: The classes that were asked for.
+        label: (H, W) int16, the index in `names` of the class of each pixel; UNANSWERED_PIXEL where there is
+            none. Where masks overlap, the answer with the higher confidence counts.
+        answers: {class: (whether it is present, confidence in [0, 1])} of the classes that the model
+            answered.
+        unknown_phrases: Phrases of the answers that are none of the classes.
+        seconds: How long each question took.
+        tokens: How many tokens were generated for each question; None where that is unknown.
+    """
+
+    names: list[str]
+    label: np.ndarray
+    answers: dict[str, tuple[bool, float]] = field(default_factory=dict)
+    unknown_phrases: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    tokens: list[int | None] = field(default_factory=list)
+
+    @property
+    def unanswered(self) -> list[str]:
+        """The classes of which the model said neither that they are present nor that they are absent."""
+        return [name for name in self.names if name not in self.answers]
+
+    def targets(self) -> list[Target]:
+        """A target for each class that was answered: the pixels of its label; absent where it has none."""
+        targets = []
+        for index, name in enumerate(self.names):
+            if name in self.answers:
+                present, confidence = self.answers[name]
+                mask = self.label == index
+                visible = bool(present and mask.any())
+                targets.append(Target(name, visible, confidence, mask if visible else None, []))
+        return targets
+
+
+def read_class_names(text: str) -> list[str]:
+    """Read class names from pasted text.
+
+    Args:
+        text: Names, one a line or separated by commas, semicolons, tabs or bars. Numbers and bullets before a
+            name are dropped, and so are repetitions in any case.
+
+    Returns:
+        The names in their order, at least one.
+
+    Raises:
+        BadInput: There are none or too many, or a name is too long.
+    """
     if not isinstance(text, str):
         raise BadInput(f"a list of classes is text, not {type(text).__name__}")
     bullet = re.compile(r"^\s*(?:[-*\u2022]|\d+[.):]?(?=\s))?\s*")
-    parts = (bullet.sub("", part) for part in re.split(r"[\n,;\t|]+", text[:100_000]))
-    names, seen = [], set()
-    for name in (" ".join(part.strip(" \"'").split()) for part in parts):
-        if name and name.lower() not in seen:
-            seen.add(name.lower())
-            names.append(name)
+    names: dict[str, str] = {}  # by its lower case
+    for part in re.split(r"[\n,;\t|]+", text[:MAX_LIST_LENGTH]):
+        name = " ".join(bullet.sub("", part).strip(" \"'").split())
+        if name:
+            names.setdefault(name.lower(), name)
     if not names:
         raise BadInput("the list of classes is empty: give names, one a line or with commas between them")
-    if len(names) > MOST:
-        raise BadInput(f"the list has {len(names)} classes: give at most {MOST}")
-    if long := next((name for name in names if len(name) > LONGEST), None):
-        raise BadInput(f"{long[:30]!r}... has {len(long)} characters: names have at most {LONGEST}")
-    return names
+    if len(names) > MAX_CLASSES:
+        raise BadInput(f"the list has {len(names)} classes: give at most {MAX_CLASSES}")
+    for name in names.values():
+        if len(name) > MAX_CLASS_NAME_LENGTH:
+            raise BadInput(
+                f"{name[:30]!r}... has {len(name)} characters: names have at most {MAX_CLASS_NAME_LENGTH}"
+            )
+    return list(names.values())
 
 
 def class_of(phrase: str, asked: list[str]) -> str | None:
-    """The class that an answer's phrase names: the same words, whatever the article, case or plural."""
-    plain = lambda text: re.sub(
-        r"(s|es)\b", "", re.sub(r"^(the|an?|some)\s+", "", " ".join(text.lower().split()))
-    )
-    return next((name for name in asked if plain(name) == plain(phrase)), None)
+    """The class that a phrase of an answer names: the same words, whatever the article, the case or the
+    plural."""
+    return next((name for name in asked if _comparable(name) == _comparable(phrase)), None)
 
 
-def ask_classes(scene, names: list[str], per_question: int = PER_QUESTION, check=None) -> dict:
-    """Ask for all classes. check: called before each question, what it raises ends the work.
+def _comparable(text: str) -> str:
+    """A name in lower case without its article and plural endings."""
+    words = " ".join(text.lower().split())
+    return re.sub(r"(s|es)\b", "", re.sub(r"^(the|an?|some)\s+", "", words))
 
-    Forgets what `scene` remembers; to keep it, pass `scene.fresh()`. Returns {"label": (H, W) int16, the class's
-    number in `names`, -1 where nothing was answered; "said": {class: [present, confidence]} of those answered;
-    "strange": phrases that are no class; "seconds", "tokens": of each question}. Where masks overlap, the surer answer
-    lies on top.
+
+def ask_classes(
+    scene: AskableScene,
+    names: list[str],
+    per_question: int = CLASSES_PER_QUESTION,
+    check: Callable[[], None] | None = None,
+) -> ClassMap:
+    """Ask for all classes of a list.
+
+    Args:
+        scene: The scene to ask; its earlier turns are forgotten. Pass `scene.fresh()` to keep them.
+        names: The classes.
+        per_question: Number of classes in one question.
+        check: Called before each question. What it raises ends the work.
+
+    Returns:
+        The answers and their label map.
+
+    Raises:
+        BadInput: See `Scene.ask`.
     """
-    size, painted, said, strange = scene.size, [], {}, []
-    seconds, tokens = [], []
+    class_map = ClassMap(names, np.full(scene.size, UNANSWERED_PIXEL, np.int16))
+    masks: list[tuple[float, int, np.ndarray]] = []  # (confidence, index of the class, mask)
     for first in range(0, len(names), per_question):
         asked = names[first : first + per_question]
         if check:
             check()
         scene.reset()
-        began = time.perf_counter()
+        start = time.perf_counter()
         answer = scene.ask(f"Which of these are in the picture: {', '.join(asked)}?")
-        seconds.append(time.perf_counter() - began)
-        tokens.append(answer.tokens)
-        complete = len(answer.targets) == len(asked)
-        for target, in_order in zip(answer.targets, asked if complete else [None] * len(answer.targets)):
-            name = class_of(target.phrase, asked)
-            if (
-                name is None and in_order not in said
-            ):  # a synonym ("person" for pedestrian), answered in order
-                name = in_order
-            if name is None:
-                strange.append(target.phrase)
-            elif name not in said:  # of a class that is answered twice, the first answer
-                said[name] = [bool(target.present), float(target.confidence)]
-                if target.present:
-                    painted.append((float(target.confidence), names.index(name), target.mask))
-    label = np.full(size, -1, np.int16)
-    for _, number, mask in sorted(painted, key=lambda p: p[0]):
-        label[mask] = number
-    return {"label": label, "said": said, "strange": strange, "seconds": seconds, "tokens": tokens}
+        class_map.seconds.append(time.perf_counter() - start)
+        class_map.tokens.append(answer.tokens)
+        masks += _record_answers(class_map, answer.targets, asked)
+    for _, index, mask in sorted(masks, key=lambda row: row[0]):
+        class_map.label[mask] = index
+    return class_map
 
 
-def class_targets(found: dict, names: list[str]) -> list[Target]:
-    """What `ask_classes` found as a Target for each name that was answered: its pixels of the map; absent without any."""
-    targets = []
-    for number, name in enumerate(names):
-        if name in found["said"]:
-            present, confidence = found["said"][name]
-            mask = found["label"] == number
-            there = bool(present and mask.any())
-            targets.append(Target(name, there, confidence, mask if there else None, []))
-    return targets
+def _record_answers(
+    class_map: ClassMap, targets: list[Target], asked: list[str]
+) -> list[tuple[float, int, np.ndarray]]:
+    """Enter the answer to one question; returns (confidence, index of the class, mask) of its present
+    classes."""
+    masks = []
+    in_order: list[str] | list[None] = asked if len(targets) == len(asked) else [None] * len(targets)
+    for target, asked_here in zip(targets, in_order, strict=True):
+        name = class_of(target.phrase, asked)
+        if name is None and asked_here not in class_map.answers:
+            name = asked_here  # a synonym ("person" for pedestrian) in a complete answer
+        if name is None:
+            class_map.unknown_phrases.append(target.phrase)
+        elif name not in class_map.answers:  # of a class that is answered twice, the first answer counts
+            confidence = float(target.confidence)
+            class_map.answers[name] = (bool(target.present), confidence)
+            if target.present and target.mask is not None:
+                masks.append((confidence, class_map.names.index(name), target.mask))
+    return masks

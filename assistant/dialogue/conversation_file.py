@@ -1,17 +1,23 @@
-"""A conversation as one JSON file that reopens it: photos, questions, answers with their masks.
+"""A conversation as one JSON file that reopens it: images, questions, and answers with their masks.
 
     text = dump(Conversation([("cups.jpg", image)], [Exchange(0, "where is the cup?", answer)]))
     conversation = load(text)                # BadInput, one line, for anything that is not such a file
 
-The file is data only: nothing in it is executed, no path in it is opened, every field is checked. Photos are inside it
-as JPEG (quality 95, less where the file would be too large), so masks stay exact and pixels nearly so.
+The file holds data only: nothing in it is executed, no path in it is opened, and every field is checked.
+    Images are
+stored in it as JPEG (quality 95, less where the file would be too large), so masks stay exact and pixels
+nearly so.
 """
+
+from __future__ import annotations
 
 import base64
 import binascii
 import io
 import json
 from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -19,19 +25,36 @@ from assistant.answer import Answer, Target
 from assistant.errors import BadInput
 from assistant.grammar import check_question
 from assistant.images import open_image
-from assistant.record import from_rle, to_rle
+from assistant.sam.mask_ops import decode_rle, encode_rle
 
-VERSION = 1
-LARGEST = 50_000_000  # bytes of a file, what the page lets be uploaded
-MOST = {"photos": 6, "exchanges": 500, "targets": 300}
-PIXELS = {"photos": 128_000_000, "masks": 500_000_000}  # in all: small files can unfold to any size
-LONGEST = 4_000  # characters of a text
+FILE_VERSION = 1
+MAX_FILE_LENGTH = 50_000_000  # characters, all ASCII: the 50 MB that the page lets be uploaded
+MAX_PHOTOS = 6
+MAX_EXCHANGES = 500
+MAX_TARGETS_PER_EXCHANGE = 300
+# In all of a file: a few bytes of JPEG or RLE can decode to any number of pixels.
+MAX_PHOTO_PIXELS = 128_000_000
+MAX_MASK_PIXELS = 500_000_000
+MAX_TEXT_LENGTH = 4_000  # characters of a question, an answer or a phrase
+MAX_NAME_LENGTH = 200  # characters of a photo's name
+JPEG_QUALITY = 95
+FALLBACK_JPEG_QUALITIES = (80, 60)  # tried in turn where the file would be too large
+NOT_A_CONVERSATION = "this is no conversation that can be reopened"
+
+Json = Any  # what json.loads returns, before it is checked
 
 
 @dataclass
 class Exchange:
-    """A question about a photo (its index) and its answer. about: (H, W) bool, the part that was pointed at, or
-    None."""
+    """A question and its answer, as the file stores them (the page's own, with its state, is a
+    `session.Question`).
+
+    Attributes:
+        photo: Index of the image in the conversation.
+        question: The question.
+        answer: Its answer.
+        about: (H, W) bool, the part of the image that the question is about; None for the whole image.
+    """
 
     photo: int
     question: str
@@ -41,59 +64,77 @@ class Exchange:
 
 @dataclass
 class Conversation:
-    """photos: (name, (H, W, 3) uint8 RGB) each."""
+    """What a file holds.
+
+    Attributes:
+        photos: (name, (H, W, 3) uint8 RGB) of each image.
+        exchanges: Questions and answers, oldest first.
+    """
 
     photos: list[tuple[str, np.ndarray]]
     exchanges: list[Exchange]
 
 
 def dump(conversation: Conversation) -> str:
-    """The file's text, ASCII. BadInput where it would be larger than can be opened again."""
-    for quality in (95, 80, 60):
-        table = _table(conversation, quality)
-        if _mask_pixels(table["exchanges"], conversation.photos) > PIXELS["masks"]:
+    """Write a conversation.
+
+    Args:
+        conversation: At most MAX_PHOTOS images and MAX_EXCHANGES exchanges.
+
+    Returns:
+        The text of the file, ASCII.
+
+    Raises:
+        BadInput: The file would be too large to be opened again.
+    """
+    for quality in (JPEG_QUALITY, *FALLBACK_JPEG_QUALITIES):
+        table = _to_json(conversation, quality)
+        if _mask_pixels(table["exchanges"], conversation.photos) > MAX_MASK_PIXELS:
             raise BadInput(
-                "the conversation has more masks than can be opened again: start a new one, or undo some questions"
+                "the conversation has more masks than can be opened again: start a new one, or undo some "
+                "questions"
             )
         text = json.dumps(table)
-        if len(text) <= LARGEST:
+        if len(text) <= MAX_FILE_LENGTH:
             return text
     raise BadInput(
-        f"the conversation takes {len(text) // 10**6} MB, more than the {LARGEST // 10**6} MB that can be opened "
-        "again: keep fewer or smaller photos in it"
+        f"the conversation takes {len(text) // 10**6} MB, more than the {MAX_FILE_LENGTH // 10**6} MB that "
+        "can be opened again: keep fewer or smaller photos in it"
     )
 
 
-def _table(conversation: Conversation, quality: int) -> dict:
+def _to_json(conversation: Conversation, quality: int) -> dict[str, Any]:
     return {
-        "maskpick": VERSION,
+        "maskpick": FILE_VERSION,
         "photos": [
-            {"name": name[:200], "jpeg": base64.b64encode(as_jpeg(image, quality)).decode()}
+            {"name": name[:MAX_NAME_LENGTH], "jpeg": base64.b64encode(as_jpeg(image, quality)).decode()}
             for name, image in conversation.photos
         ],
-        "exchanges": [
-            {
-                "photo": e.photo,
-                "question": e.question,
-                "about": None if e.about is None else to_rle(e.about),
-                "text": e.answer.text[:LONGEST],
-                "targets": [
-                    {
-                        "phrase": t.phrase[:LONGEST],
-                        "present": bool(t.present),
-                        "confidence": float(t.confidence),
-                        "rle": to_rle(t.mask) if t.present else None,
-                    }
-                    for t in e.answer.targets
-                ],
-            }
-            for e in conversation.exchanges
-        ],
+        "exchanges": [_exchange_to_json(exchange) for exchange in conversation.exchanges],
     }
 
 
-def as_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
-    """(H, W, 3) uint8 -> JPEG without chroma subsampling."""
+def _exchange_to_json(exchange: Exchange) -> dict[str, Any]:
+    return {
+        "photo": exchange.photo,
+        "question": exchange.question,
+        "about": None if exchange.about is None else encode_rle(exchange.about),
+        "text": exchange.answer.text[:MAX_TEXT_LENGTH],
+        "targets": [_target_to_json(target) for target in exchange.answer.targets],
+    }
+
+
+def _target_to_json(target: Target) -> dict[str, Any]:
+    return {
+        "phrase": target.phrase[:MAX_TEXT_LENGTH],
+        "present": bool(target.present),
+        "confidence": float(target.confidence),
+        "rle": encode_rle(target.mask) if target.present and target.mask is not None else None,
+    }
+
+
+def as_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
+    """An image (H, W, 3) uint8 RGB as a JPEG file without chroma subsampling; quality: 1 to 100."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -102,78 +143,96 @@ def as_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
 
 
 def load(text: str | bytes) -> Conversation:
-    """What `dump` wrote. Raises BadInput that names the first field that is wrong."""
-    if len(text) > LARGEST:
-        raise BadInput(f"the conversation file is larger than {LARGEST // 10**6} MB")
+    """Read what `dump` wrote.
+
+    Args:
+        text: The contents of a file, of any kind.
+
+    Returns:
+        The conversation, with at least one image.
+
+    Raises:
+        BadInput: It is not such a file; the message names the first field that is wrong.
+    """
+    if len(text) > MAX_FILE_LENGTH:
+        raise BadInput(f"the conversation file is larger than {MAX_FILE_LENGTH // 10**6} MB")
     try:
-        table = json.loads(text, parse_constant=lambda name: _bad(f"it holds {name}"))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, BadInput):
-            raise
+        table = json.loads(text, parse_constant=_refuse_constant)
+    except BadInput:
+        raise
+    except (ValueError, RecursionError):
         raise _bad("it is not JSON") from None
-    _fields(table, {"maskpick": int, "photos": list, "exchanges": list}, "the file")
-    if table["maskpick"] != VERSION:
-        raise _bad(f"it has version {table['maskpick']}, this program reads {VERSION}")
-    for name in ("photos", "exchanges"):
-        if len(table[name]) > MOST[name]:
-            raise _bad(f"it has {len(table[name])} {name}, at most {MOST[name]} are read")
-    photos = []
-    for k, row in enumerate(table["photos"], 1):
-        photos.append(_photo(row, f"photo {k}"))
-        if sum(image.shape[0] * image.shape[1] for _, image in photos) > PIXELS["photos"]:
-            raise _bad(f"its photos have more than {PIXELS['photos']:,} pixels")
-    if not photos:
-        raise _bad("it has no photo")
-    if _mask_pixels(table["exchanges"], photos) > PIXELS["masks"]:
-        raise _bad(f"its masks have more than {PIXELS['masks']:,} pixels")
-    return Conversation(
-        photos, [_exchange(row, f"exchange {k}", photos) for k, row in enumerate(table["exchanges"], 1)]
-    )
+    _check_fields(table, {"maskpick": int, "photos": list, "exchanges": list}, "the file")
+    if table["maskpick"] != FILE_VERSION:
+        raise _bad(f"it has version {table['maskpick']}, this program reads {FILE_VERSION}")
+    for name, limit in (("photos", MAX_PHOTOS), ("exchanges", MAX_EXCHANGES)):
+        if len(table[name]) > limit:
+            raise _bad(f"it has {len(table[name])} {name}, at most {limit} are read")
+    photos = _read_photos(table["photos"])
+    if _mask_pixels(table["exchanges"], photos) > MAX_MASK_PIXELS:
+        raise _bad(f"its masks have more than {MAX_MASK_PIXELS:,} pixels")
+    exchanges = [_read_exchange(row, f"exchange {k}", photos) for k, row in enumerate(table["exchanges"], 1)]
+    return Conversation(photos, exchanges)
 
 
-def _mask_pixels(rows: list, photos: list) -> int:
-    """How many pixels the masks of these exchanges unfold to; of rows that are no exchanges, none."""
+def _refuse_constant(name: str) -> NoReturn:
+    """NaN and Infinity, which Python's JSON reader accepts otherwise."""
+    raise _bad(f"it holds {name}")
+
+
+def _mask_pixels(rows: list[Json], photos: list[tuple[str, np.ndarray]]) -> int:
+    """How many pixels the masks of some exchanges decode to; malformed rows, which are refused later, count
+    as 0."""
     total = 0
     for row in rows:
-        if (
-            isinstance(row, dict)
-            and isinstance(row.get("targets"), list)
-            and isinstance(row.get("photo"), int)
-            and row["photo"] in range(len(photos))
-        ):
-            masks = sum(isinstance(t, dict) and t.get("rle") is not None for t in row["targets"]) + (
-                row.get("about") is not None
-            )
-            total += masks * photos[row["photo"]][1].shape[0] * photos[row["photo"]][1].shape[1]
+        if not isinstance(row, dict) or not isinstance(row.get("targets"), list):
+            continue
+        if not isinstance(row.get("photo"), int) or row["photo"] not in range(len(photos)):
+            continue
+        masks = sum(isinstance(target, dict) and target.get("rle") is not None for target in row["targets"])
+        masks += row.get("about") is not None
+        height, width = photos[row["photo"]][1].shape[:2]
+        total += masks * height * width
     return total
 
 
 def _bad(reason: str) -> BadInput:
-    return BadInput(
-        f'this is no conversation that can be reopened: {reason}; give a file that "Save conversation" wrote'
-    )
+    return BadInput(f'{NOT_A_CONVERSATION}: {reason}; give a file that "Save conversation" wrote')
 
 
-def _fields(row, kinds: dict[str, type], where: str) -> None:
-    """Exactly these fields, of these kinds."""
+def _check_fields(row: Json, kinds: dict[str, type | UnionType], where: str) -> None:
+    """Raise BadInput unless `row` has exactly these fields, each of its kind."""
     if not isinstance(row, dict) or set(row) != set(kinds):
         raise _bad(f"{where} must have the fields {', '.join(kinds)}")
     for name, kind in kinds.items():
         if not isinstance(row[name], kind) or (isinstance(row[name], bool) and kind is not bool):
             raise _bad(f"{name} of {where} is not of the right kind")
-        if isinstance(row[name], str) and name != "jpeg" and len(row[name]) > LONGEST:
-            raise _bad(f"{name} of {where} is longer than {LONGEST:,} characters")
+        if isinstance(row[name], str) and name != "jpeg" and len(row[name]) > MAX_TEXT_LENGTH:
+            raise _bad(f"{name} of {where} is longer than {MAX_TEXT_LENGTH:,} characters")
 
 
-def _photo(row, where: str) -> tuple[str, np.ndarray]:
+def _read_photos(rows: list[Json]) -> list[tuple[str, np.ndarray]]:
+    photos = []
+    pixels = 0
+    for k, row in enumerate(rows, 1):
+        name, image = _read_photo(row, f"photo {k}")
+        photos.append((name, image))
+        pixels += image.shape[0] * image.shape[1]
+        if pixels > MAX_PHOTO_PIXELS:
+            raise _bad(f"its photos have more than {MAX_PHOTO_PIXELS:,} pixels")
+    if not photos:
+        raise _bad("it has no photo")
+    return photos
+
+
+def _read_photo(row: Json, where: str) -> tuple[str, np.ndarray]:
     from PIL import Image, UnidentifiedImageError
 
-    _fields(row, {"name": str, "jpeg": str}, where)
+    _check_fields(row, {"name": str, "jpeg": str}, where)
     try:
-        with Image.open(
-            io.BytesIO(base64.b64decode(row["jpeg"], validate=True)), formats=["JPEG"]
-        ) as picture:
-            return row["name"][:200], open_image(picture)
+        content = base64.b64decode(row["jpeg"], validate=True)
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            return row["name"][:MAX_NAME_LENGTH], open_image(image)
     except BadInput as error:
         raise _bad(f"{where}: {error}") from None
     except (
@@ -187,35 +246,39 @@ def _photo(row, where: str) -> tuple[str, np.ndarray]:
         raise _bad(f"{where} is not a JPEG picture") from None
 
 
-def _exchange(row, where: str, photos: list) -> Exchange:
-    _fields(row, {"photo": int, "question": str, "about": dict | None, "text": str, "targets": list}, where)
+def _read_exchange(row: Json, where: str, photos: list[tuple[str, np.ndarray]]) -> Exchange:
+    kinds = {"photo": int, "question": str, "about": dict | None, "text": str, "targets": list}
+    _check_fields(row, kinds, where)
     if not 0 <= row["photo"] < len(photos):
         raise _bad(f"{where} is about photo {row['photo'] + 1} of {len(photos)}")
-    if len(row["targets"]) > MOST["targets"]:
-        raise _bad(f"{where} has {len(row['targets'])} targets, at most {MOST['targets']} are read")
+    if len(row["targets"]) > MAX_TARGETS_PER_EXCHANGE:
+        raise _bad(f"{where} has {len(row['targets'])} targets, at most {MAX_TARGETS_PER_EXCHANGE} are read")
     image = photos[row["photo"]][1]
     try:
         question = check_question(row["question"])
-        about = None if row["about"] is None else _mask(row["about"], image)
-        targets = [_target(t, f"target {k} of {where}", image) for k, t in enumerate(row["targets"], 1)]
+        about = None if row["about"] is None else _read_mask(row["about"], image)
+        targets = [_read_target(t, f"target {k} of {where}", image) for k, t in enumerate(row["targets"], 1)]
     except BadInput as error:
-        raise error if str(error).startswith("this is no") else _bad(f"{where}: {error}") from None
-    return Exchange(
-        row["photo"], question, Answer(row["text"], targets, image.shape[:2], image, question), about
-    )
+        if str(error).startswith(NOT_A_CONVERSATION):
+            raise
+        raise _bad(f"{where}: {error}") from None
+    answer = Answer(row["text"], targets, image.shape[:2], image, question)
+    return Exchange(row["photo"], question, answer, about)
 
 
-def _target(row, where: str, image: np.ndarray) -> Target:
-    _fields(row, {"phrase": str, "present": bool, "confidence": float | int, "rle": dict | None}, where)
+def _read_target(row: Json, where: str, image: np.ndarray) -> Target:
+    kinds = {"phrase": str, "present": bool, "confidence": float | int, "rle": dict | None}
+    _check_fields(row, kinds, where)
     if not 0 <= row["confidence"] <= 1:
         raise _bad(f"confidence of {where} is outside of 0 to 1")
     if row["present"] != (row["rle"] is not None):
         raise _bad(f"{where} is {'present without' if row['present'] else 'absent with'} a mask")
-    mask = _mask(row["rle"], image) if row["present"] else None
+    mask = _read_mask(row["rle"], image) if row["present"] else None
     return Target(row["phrase"], row["present"], float(row["confidence"]), mask, [])
 
 
-def _mask(rle: dict, image: np.ndarray) -> np.ndarray:
+def _read_mask(rle: dict[str, Any], image: np.ndarray) -> np.ndarray:
+    """A mask (H, W) bool of the size of its image."""
     if rle.get("size") != list(image.shape[:2]):
         raise BadInput(f"a mask is not of its photo's size, {image.shape[1]}x{image.shape[0]}")
-    return from_rle(rle)
+    return decode_rle(rle)

@@ -1,9 +1,13 @@
-"""Corrected answers as training records, which `finetune` and `eval records` read as they are.
+"""Corrected answers as training records, which `python -m finetune` and `python -m eval records` read.
 
-save_correction("corrections", answer, history)      # corrections/records.jsonl, corrections/images/HASH.jpg
+save_correction("corrections", answer, history)      # corrections/records.jsonl,
+corrections/images/HASH.jpg
 """
 
+from __future__ import annotations
+
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from assistant.answer import Answer
@@ -11,17 +15,30 @@ from assistant.dialogue.conversation_file import as_jpeg
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.grammar import Turn, clean_phrase, reply_for
-from assistant.record import Record, RecordTarget, read_records, to_rle, write_records
+from assistant.record import Record, RecordTarget, read_records, write_records
+from assistant.sam.mask_ops import encode_rle
 
-FILE = "records.jsonl"
+RECORDS_FILE = "records.jsonl"
+HASH_LENGTH = 16  # hexadecimal digits of an image's SHA-256 in its file name
 
 
-def save_correction(folder, answer: Answer, history: list[Turn] = ()) -> Path:
-    """Add an answer as it now stands to the records of `folder`, made where missing; returns the records file.
+def save_correction(folder: str | Path, answer: Answer, history: Sequence[Turn] = ()) -> Path:
+    """Add an answer, as it now stands, to the records of a folder.
 
-    history: the turns before it, for a question that needs them. The same question about the same photo is replaced.
-    The photo is kept once, as JPEG, under a name made from its pixels. BadInput: no photo or question, nothing in the
-    answer, a folder that cannot be written, records in it that cannot be read.
+    A record of the same question about the same image after the same turns is replaced. The image is stored
+    once, as JPEG, under a name made of its pixels.
+
+    Args:
+        folder: The folder; it is made where it does not exist.
+        answer: The answer, with its image, its question and at least one target.
+        history: The turns before it, oldest first, for a question that refers to them.
+
+    Returns:
+        The records file.
+
+    Raises:
+        BadInput: The answer has no image, no question or no target; the folder cannot be written, or its
+            records cannot be read.
     """
     if answer.image is None or not answer.question.strip():
         raise BadInput("a training record needs a photo and a question: ask something first")
@@ -30,31 +47,44 @@ def save_correction(folder, answer: Answer, history: list[Turn] = ()) -> Path:
             "the answer names nothing: a training record needs at least one thing, there or not there"
         )
     folder = Path(folder)
-    pixels = hashlib.sha256(repr(answer.size).encode() + answer.image.tobytes()).hexdigest()[:16]
-    file, image = folder / FILE, f"images/{pixels}.jpg"
-    targets = [
-        RecordTarget(clean_phrase(t.phrase), to_rle(t.mask) if t.present else None) for t in answer.targets
-    ]
-    said = reply_for([(t.phrase, t.rle is not None) for t in targets])
-    before = [{"question": turn.question, "answer": turn.answer or ""} for turn in history]
-    record = Record(
-        image,
-        answer.size[1],
-        answer.size[0],
-        answer.question,
-        said,
-        targets,
-        {"dataset": "corrections", "history": before},
-    )
+    digest = hashlib.sha256(repr(answer.size).encode() + answer.image.tobytes()).hexdigest()[:HASH_LENGTH]
+    image_path = f"images/{digest}.jpg"
+    record = _record_of(answer, image_path, history)
+    records_file = folder / RECORDS_FILE
     try:
-        kept = read_records(file) if file.exists() else []
-        if not (folder / image).exists():
-            with replace_whole(folder / image) as temporary:
+        earlier = read_records(records_file) if records_file.exists() else []
+        if not (folder / image_path).exists():
+            with replace_whole(folder / image_path) as temporary:
                 temporary.write_bytes(as_jpeg(answer.image))
-        same = lambda r: (r.image, r.question, r.source.get("history")) == (image, answer.question, before)
-        write_records(file, [*(r for r in kept if not same(r)), record])
+        write_records(records_file, [*(r for r in earlier if not _same_question(r, record)), record])
     except OSError as error:
         raise BadInput(
             f"cannot write to {folder} ({error.strerror or error}): choose another folder"
         ) from None
-    return file
+    return records_file
+
+
+def _record_of(answer: Answer, image_path: str, history: Sequence[Turn]) -> Record:
+    targets = [
+        RecordTarget(
+            clean_phrase(target.phrase),
+            encode_rle(target.mask) if target.present and target.mask is not None else None,
+        )
+        for target in answer.targets
+    ]
+    reply = reply_for([(target.phrase, target.rle is not None) for target in targets])
+    height, width = answer.size
+    source = {
+        "dataset": "corrections",
+        "history": [{"question": turn.question, "answer": turn.answer or ""} for turn in history],
+    }
+    return Record(image_path, width, height, answer.question, reply, targets, source)
+
+
+def _same_question(first: Record, second: Record) -> bool:
+    """Whether two records ask the same about the same image after the same turns."""
+    return (first.image, first.question, first.source.get("history")) == (
+        second.image,
+        second.question,
+        second.source.get("history"),
+    )

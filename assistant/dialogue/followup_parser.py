@@ -1,113 +1,129 @@
-"""Reads what refers to the masks of the last answer: "now remove the cup", "only the smaller one", "not that one".
+"""Parses questions that refer to the masks of the last answer: "now remove the cup", "only the smaller one".
 
-    read("and the one on the left?", ["cup"])            # FollowUp("choose", "", "left")
-    read("not that one, the smaller", ["cup"])           # FollowUp("other", "", "smaller")
-    read("now remove the cup", ["cup", "spoon"])         # FollowUp("drop", "cup")
-    read("only the cup", ["cup", "spoon"])               # FollowUp("keep", "cup")
-    read("add the spoon", ["cup"])                       # FollowUp("add", "spoon")
-    read_about("the cup next to it")                     # ("near", "cup")
-    read_about("what is this?")                          # ("name", "")
+    parse_followup("and the one on the left?", ["cup"])          # Choose("left")
+    parse_followup("not that one, the smaller", ["cup"])         # Another("smaller")
+    parse_followup("now remove the cup", ["cup", "spoon"])       # Remove("cup")
+    parse_followup("only the cup", ["cup", "spoon"])             # Keep(("cup",))
+    parse_followup("add the spoon", ["cup"])                     # Add("spoon")
+    parse_region_question("the cup next to it")                  # FindBeside("near", "cup")
+    parse_region_question("what is this?")                       # NameRegion()
 
-Rules, in English. What they do not read in full is None: it goes to the model.
+The rules are for English. A question that they do not cover from its first word to its last is None: it goes
+to the language model. `assistant.dialogue.followups` carries the actions out.
 """
 
 import re
-from dataclasses import dataclass
 
-PICKS = {
-    name: pick
-    for pick, names in {
-        "left": "left leftmost lefthand",
-        "right": "right rightmost righthand",
-        "top": "top topmost upper uppermost highest higher",
-        "bottom": "bottom bottommost lower lowest lowermost",
-        "middle": "middle central centre center",
-        "smallest": "smallest tiniest littlest",
-        "largest": "largest biggest hugest",
-        "smaller": "small smaller little tiny",
-        "larger": "big bigger large larger",
-    }.items()
-    for name in names.split()
-}
-FILLER = set(
-    "and the a an one ones only just what about is are which on at in to of side hand please now that those these this "
-    "it them show me keep i mean meant no so then ok okay but actually rather thing instead where whats wheres there "
-    "let see by itself alone make next want need narrow down could can you do mark find as well far too sorry give".split()
+from assistant.dialogue.followup_actions import (
+    Add,
+    Again,
+    Another,
+    Choose,
+    Criterion,
+    Direction,
+    FindBeside,
+    FollowUp,
+    Keep,
+    NameRegion,
+    Others,
+    Remove,
 )
-# What may stand before and after the matter itself.
-LEAD = re.compile(
-    r"(?:and|now|then|ok|okay|please|no|so|but|actually|well|sorry|next|good|thanks|yes|of (?:those|them|these)|"
-    r"too many|not all of them|on second thoughts|(?:can|could|would|will) you|can i see|show(?: me)?|let me see|give me|"
-    r"mark|outline|select|find|where(?: exactly)? (?:is|are)|wheres|whereabouts (?:is|are)|(?:what|how) about|"
+
+CRITERION_WORDS: dict[Criterion, str] = {
+    "left": "left leftmost lefthand",
+    "right": "right rightmost righthand",
+    "top": "top topmost upper uppermost highest higher",
+    "bottom": "bottom bottommost lower lowest lowermost",
+    "middle": "middle central centre center",
+    "smallest": "smallest tiniest littlest",
+    "largest": "largest biggest hugest",
+    "smaller": "small smaller little tiny",
+    "larger": "big bigger large larger",
+}
+CRITERIA: dict[str, Criterion] = {
+    word: criterion for criterion, words in CRITERION_WORDS.items() for word in words.split()
+}
+# Criteria that also mean something else ("what's left?", "right."), unless one of POINTING_WORDS is near.
+AMBIGUOUS_CRITERIA = ("left", "right", "top", "middle", "little", "big")
+POINTING_WORDS = set("the one ones on at in to".split())
+# Words that change nothing about which instance is meant.
+FILLER_WORDS = set(
+    "and the a an one ones only just what about is are which on at in to of side hand please now that those "
+    "these this it them show me keep i mean meant no so then ok okay but actually rather thing instead where "
+    "whats wheres there let see by itself alone make next want need narrow down could can you do mark find "
+    "as well far too sorry give".split()
+)
+PRONOUNS = set("it that this one them those these".split())
+# What may stand before and after the request itself.
+LEADING_WORDS = re.compile(
+    r"(?:and|now|then|ok|okay|please|no|so|but|actually|well|sorry|next|good|thanks|yes|"
+    r"of (?:those|them|these)|too many|not all of them|on second thoughts|(?:can|could|would|will) you|"
+    r"can i see|show(?: me)?|let me see|give me|mark|outline|select|find|where(?: exactly)? (?:is|are)|"
+    r"wheres|whereabouts (?:is|are)|(?:what|how) about|"
     r"which(?: one| of them)? is|i (?:mean|meant|want|need)) "
 )
-TRAIL = re.compile(r" (?:please|too|as well|now|instead|then|again|sorry)$")
-KEEP = re.compile(
+TRAILING_WORDS = re.compile(r" (?:please|too|as well|now|instead|then|again|sorry)$")
+KEEP_PATTERN = re.compile(
     r"(?:only|just|keep|nothing but|nothing except|i (?:only|just) (?:want|need|meant)|make (?:it|that)|"
-    r"leave everything out but|narrow it down to) (.+)|(.+) (?:only|alone|by (?:itself|themselves)|and nothing else)"
+    r"leave everything out but|narrow it down to) (.+)|"
+    r"(.+) (?:only|alone|by (?:itself|themselves)|and nothing else)"
 )
-DROP = re.compile(
-    r"(?:remove|delete|drop|hide|erase|forget|discard|exclude|skip|leave out|take (?:away|out|off)|get rid of|without|"
-    r"except|not|ignore|i (?:did not|didnt|dont|do not) (?:want|mean|need)|(?:all|everything)(?: of (?:that|them|it))?"
-    r"(?: just named)? (?:but|except|without)|the same without) (.+)|take (.+) away"
+REMOVE_PATTERN = re.compile(
+    r"(?:remove|delete|drop|hide|erase|forget|discard|exclude|skip|leave out|take (?:away|out|off)|"
+    r"get rid of|without|except|not|ignore|i (?:did not|didnt|dont|do not) (?:want|mean|need)|"
+    r"(?:all|everything)(?: of (?:that|them|it))?(?: just named)? (?:but|except|without)|"
+    r"the same without) (.+)|take (.+) away"
 )
-OTHER = re.compile(
-    r"(?:(?:not|wrong|isnt|its not|it isnt|thats not) (?:it|that|this|the)?(?: one| right)?|wrong|no|another(?: one)?|"
-    r"(?:try |show me |show )?another(?: one)?)((?: .*)?)"
+ANOTHER_PATTERN = re.compile(
+    r"(?:(?:not|wrong|isnt|its not|it isnt|thats not) (?:it|that|this|the)?(?: one| right)?|wrong|no|"
+    r"another(?: one)?|(?:try |show me |show )?another(?: one)?)((?: .*)?)"
 )
-OTHERS = re.compile(
+OTHERS_PATTERN = re.compile(
     r"(?:(?:not|everything but|all but) (?:that|this|it)(?: one)? )?(?:the |all the |all )?"
     r"(?:others?|other ones?|rest(?: of (?:them|those))?|remaining(?: ones?)?)"
 )
-ADD = re.compile(
-    r"(?:add|plus|include|as well as) (.+)"
-)  # "also the spoon" asks for the spoon: that is the model's
-AGAIN = re.compile(
+# "also the spoon" is left out: it asks where the spoon is, which the model answers.
+ADD_PATTERN = re.compile(r"(?:add|plus|include|as well as) (.+)")
+AGAIN_PATTERN = re.compile(
     r"(?:(?:show|point at|point to|outline|select|mark|segment|trace|cut|colour|color|draw|find|see|"
-    r"where(?: exactly)? (?:is|are)|give me the mask of) )?(?:it|them|that|those|this|these)(?: (?:to me|out|in))?"
-    r"(?: again| once more)?|once more(?: please)?(?: where)?|again|where(?: again)?"
+    r"where(?: exactly)? (?:is|are)|give me the mask of) )?(?:it|them|that|those|this|these)"
+    r"(?: (?:to me|out|in))?(?: again| once more)?|once more(?: please)?(?: where)?|again|where(?: again)?"
 )
-POINTING = set("the one ones on at in to".split())
-START = r"(?:(?:and|now|then|ok|okay|please|so|but|can you|could you|well) )*"
-IT = set("it that this one them those these".split())
-NAME = re.compile(
-    START + r"(?:what|who|which)(?: kind of| sort of)?(?: \w+)?(?: is| are|s| do you (?:call|see)|)"
+QUESTION_OPENING = r"(?:(?:and|now|then|ok|okay|please|so|but|can you|could you|well) )*"
+NAME_PATTERN = re.compile(
+    QUESTION_OPENING
+    + r"(?:what|who|which)(?: kind of| sort of)?(?: \w+)?(?: is| are|s| do you (?:call|see)|)"
     r"(?: (?:it|this|that|here|these|those|there))?(?: \w+)?(?: called)?|"
     r"(?:tell me what|name) (?:it|this|that)(?: is)?"
 )
-NAMED = set(
-    "what whats who which kind sort of is are s do you call see it this that here these those there thing object "
-    "called name tell me".split()
+# A question that matches NAME_PATTERN asks for a name only if it has no other words ("what colour is it?").
+NAME_QUESTION_WORDS = set(
+    "what whats who which kind sort of is are s do you call see it this that here these those there thing "
+    "object called name tell me".split()
 )
-RELATION = re.compile(
-    START
+BESIDE_PATTERN = re.compile(
+    QUESTION_OPENING
     + r"(?:(?:where|what|which|who|find|show me|show|is there|are there|and|wheres|whats)\s+)?(?:is |are )?"
-    r"(?:the |a |an |any |some )?(.*?) ?(?:is |are |that is |thats )?(?:(?:to|on) the (left|right) of|(left|right) of|"
-    r"(next to|near|beside|by|closest to|nearest to|close to)|(above|over)|(below|under|beneath|underneath)) "
+    r"(?:the |a |an |any |some )?(?P<noun>.*?) ?(?:is |are |that is |thats )?"
+    r"(?:(?:to|on) the (?P<side>left|right) of|(?P<bare_side>left|right) of|"
+    r"(?P<near>next to|near|beside|by|closest to|nearest to|close to)|(?P<above>above|over)|"
+    r"(?P<below>below|under|beneath|underneath)) "
     r"(?:it|this|that|them|these|those)"
 )
+INDEFINITE_NOUNS = ("", "thing", "one", "object", "what", "there", "anything", "something")
 
 
-@dataclass(frozen=True)
-class FollowUp:
-    """act: drop | keep | choose | other | others | add | again; phrase: the name it is about (keep: names, a line each;
-    drop: "*" = all), "" = what was shown last; pick: a value of PICKS, or ""."""
-
-    act: str
-    phrase: str = ""
-    pick: str = ""
-
-
-def words_of(text: str) -> str:
-    """Lower case words with single spaces, no punctuation: "What's that?" -> "whats that"."""
+def normalise(text: str) -> str:
+    """Lower-case words with single spaces and without punctuation: "What's that?" -> "whats that"."""
     joined = re.sub(r"['’]|(?<=left)-(?=hand)|(?<=right)-(?=hand)", "", text.lower())
     return " ".join(re.sub(r"[^\w\s]", " ", joined).split())
 
 
-def bare(phrase: str) -> str:
-    """What a phrase names, without what singles one out: "cup on the left", "smaller cup", "other cup" -> "cup"."""
+def bare_noun(phrase: str) -> str:
+    """A phrase without what singles one instance out: "cup on the left", "smaller cup", "other cup" ->
+    "cup"."""
     phrase = re.sub(
-        rf"^(?:(?:the|other|nearest|furthest|{'|'.join(PICKS)})\s+)+(?=\w)", "", phrase, flags=re.I
+        rf"^(?:(?:the|other|nearest|furthest|{'|'.join(CRITERIA)})\s+)+(?=\w)", "", phrase, flags=re.I
     )
     return re.sub(
         r"(?<=\w)\s+(?:(?:on|at|in|to) the (?:far )?(?:left|right|top|bottom|middle)"
@@ -118,101 +134,151 @@ def bare(phrase: str) -> str:
     )
 
 
-def singular(word: str) -> str:
-    return re.sub(r"(?<=\w\w)(?<!s)s$", "", word)
+def match_name(text: str, names: list[str]) -> str | None:
+    """The name that a text means.
 
+    Args:
+        text: What the user calls it, such as "the cups".
+        names: What it may mean.
 
-def name_in(text: str, names: list[str]) -> str | None:
-    """The one of `names` that `text` (words) means, by all its words or its last one; None where none or several do."""
-    asked = [singular(w) for w in words_of(text).split() if w not in FILLER]
+    Returns:
+        The name with the same words, or else the only one that has all the words of the text or its last
+        word; None where there is no such name, or several.
+    """
+    asked = [_singular(word) for word in normalise(text).split() if word not in FILLER_WORDS]
     if not asked:
         return None
-    known = [(name, [singular(w) for w in words_of(name).split()]) for name in names]
+    known = [(name, [_singular(word) for word in normalise(name).split()]) for name in names]
     exact = [name for name, words in known if words == asked]
+    if exact:
+        return exact[0]
     close = [
         name
         for name, words in known
         if words and (set(asked) <= set(words) or words[-1:] == asked[-1:] == asked)
     ]
-    return exact[0] if exact else close[0] if len(close) == 1 else None
+    return close[0] if len(close) == 1 else None
 
 
-def read(question: str, names: list[str]) -> FollowUp | None:
-    """What `question` asks to do with the things shown, `names` (at least one); None where it is for the model."""
+def _singular(word: str) -> str:
+    return re.sub(r"(?<=\w\w)(?<!s)s$", "", word)
+
+
+def parse_followup(question: str, names: list[str]) -> FollowUp | None:
+    """What a question asks to do with the targets that are shown.
+
+    Args:
+        question: Any text.
+        names: The phrases of the targets that are shown, in their order.
+
+    Returns:
+        The action; None for a question to the language model, and always where nothing is shown.
+    """
     if not names:
         return None
-    whole = text = words_of(question)
-    if found := ADD.fullmatch(re.sub(r"^(?:and|now|please|ok) ", "", text)):
-        phrase = re.sub(r"^(?:the|an?|some|any)\s+", "", found[1])
-        if not set(phrase.split()) & {"other", "others", "rest"} and not set(phrase.split()) <= IT | FILLER:
-            return FollowUp("add", phrase)
-    while True:  # down to the matter
-        if OTHERS.fullmatch(text):
-            return FollowUp("others")
-        if found := OTHER.fullmatch(text):
-            rest = [w for w in found[1].split() if w not in FILLER]
-            if rest in (["others"], ["other"], ["rest"]):
-                return FollowUp("others")
-            if not rest:
-                return FollowUp("other")
-            if len(rest) == 1 and rest[0] in PICKS:
-                return FollowUp("other", "", PICKS[rest[0]])
-        if AGAIN.fullmatch(text) and text != whole.split(" ")[0]:
-            return FollowUp("again")
-        if found := DROP.fullmatch(text):
-            return _read_drop(found[1] or found[2], names)
-        chosen = _read_choice(text, names)
-        if chosen:
-            return chosen
-        if found := KEEP.fullmatch(text):
-            parts = re.split(r" and |, ", re.sub(r" (?:drop|forget) the rest$", "", found[1] or found[2]))
-            kept = [name_in(part, names) for part in parts]
-            if kept and all(kept):
-                return FollowUp("keep", "\n".join(kept))
-        shorter = TRAIL.sub("", LEAD.sub("", text, count=1) if LEAD.match(text) else text)
+    text = normalise(question)
+    first_word = text.split(" ")[0]
+    if added := _parse_add(text):
+        return added
+    while True:
+        if found := _parse_others(text) or _parse_again(text, first_word):
+            return found
+        if match := REMOVE_PATTERN.fullmatch(text):
+            return _parse_removed(match[1] or match[2], names)
+        if found := _parse_choice(text, names) or _parse_keep(text, names):
+            return found
+        shorter = LEADING_WORDS.sub("", text, count=1) if LEADING_WORDS.match(text) else text
+        shorter = TRAILING_WORDS.sub("", shorter)
         if shorter == text:
             return None
         text = shorter
 
 
-def _read_drop(what: str, names: list[str]) -> FollowUp | None:
-    words = set(what.split())
-    if words <= {"everything", "all", "them", "it", "of", "that"} and words & {"everything", "all", "them"}:
-        return FollowUp("drop", "*")
-    if words <= IT | FILLER:
-        return FollowUp("drop", names[-1])
-    name = name_in(what, names)
-    return FollowUp("drop", name) if name else None
-
-
-def _read_choice(text: str, names: list[str]) -> FollowUp | None:
-    """One pick, filler, and at most the name of something shown: "and the left one?", "only the smaller cup"."""
-    words = [w for w in text.split() if w not in FILLER]
-    picks = [w for w in words if w in PICKS]
-    if len(picks) != 1:
+def _parse_add(text: str) -> Add | None:
+    """Parse "add the spoon", but neither "add it" nor "add the others"."""
+    match = ADD_PATTERN.fullmatch(re.sub(r"^(?:and|now|please|ok) ", "", text))
+    if not match:
         return None
-    others = " ".join(w for w in words if w not in PICKS)
-    ambiguous = picks[0] in ("left", "right", "top", "middle", "little", "big")
-    if not others and ambiguous and not POINTING & set(text.split()):
-        return None  # "what's left?", "right."
+    phrase = re.sub(r"^(?:the|an?|some|any)\s+", "", match[1])
+    words = set(phrase.split())
+    if words & {"other", "others", "rest"} or words <= PRONOUNS | FILLER_WORDS:
+        return None
+    return Add(phrase)
+
+
+def _parse_others(text: str) -> Others | Another | None:
+    """Parse "the others", "not that one" and "another one, the smaller"."""
+    if OTHERS_PATTERN.fullmatch(text):
+        return Others()
+    match = ANOTHER_PATTERN.fullmatch(text)
+    if not match:
+        return None
+    rest = [word for word in match[1].split() if word not in FILLER_WORDS]
+    if rest in (["others"], ["other"], ["rest"]):
+        return Others()
+    if not rest:
+        return Another()
+    return Another(CRITERIA[rest[0]]) if len(rest) == 1 and rest[0] in CRITERIA else None
+
+
+def _parse_again(text: str, first_word: str) -> Again | None:
+    """Parse "show it again" and "once more", but not a question of a single word such as "where"."""
+    return Again() if AGAIN_PATTERN.fullmatch(text) and text != first_word else None
+
+
+def _parse_removed(what: str, names: list[str]) -> Remove | None:
+    """Parse what follows "remove": everything, the target shown last, or a name."""
+    words = set(what.split())
+    everything = {"everything", "all", "them"}
+    if words <= everything | {"it", "of", "that"} and words & everything:
+        return Remove(None)
+    if words <= PRONOUNS | FILLER_WORDS:
+        return Remove(names[-1])
+    name = match_name(what, names)
+    return Remove(name) if name else None
+
+
+def _parse_choice(text: str, names: list[str]) -> Choose | None:
+    """Parse one criterion, fillers and at most one name: "and the left one?", "only the smaller cup"."""
+    words = [word for word in text.split() if word not in FILLER_WORDS]
+    criteria = [word for word in words if word in CRITERIA]
+    if len(criteria) != 1:
+        return None
+    criterion = CRITERIA[criteria[0]]
+    others = " ".join(word for word in words if word not in CRITERIA)
     if not others:
-        return FollowUp("choose", "", PICKS[picks[0]])
-    name = name_in(others, names)
-    return FollowUp("choose", name, PICKS[picks[0]]) if name else None
+        ambiguous = criteria[0] in AMBIGUOUS_CRITERIA and not POINTING_WORDS & set(text.split())
+        return None if ambiguous else Choose(criterion)
+    name = match_name(others, names)
+    return Choose(criterion, name) if name else None
 
 
-def read_about(question: str) -> tuple[str, str] | None:
-    """(relation, noun) of a question about a marked part of the picture: name | near | left | right | above | below;
-    noun: "" for "what is next to it?". None where it is for the model."""
-    text = words_of(question)
-    if found := RELATION.fullmatch(text):
-        noun = (
-            ""
-            if found[1] in ("thing", "one", "object", "what", "there", "anything", "something")
-            else found[1]
-        )
-        kind = found[2] or found[3] or (found[4] and "near") or (found[5] and "above") or "below"
-        return kind, noun
-    if NAME.fullmatch(text) and set(text.split()) <= NAMED:
-        return "name", ""
+def _parse_keep(text: str, names: list[str]) -> Keep | None:
+    """Parse "only the cup" and "keep the cup and the spoon, drop the rest"."""
+    match = KEEP_PATTERN.fullmatch(text)
+    if not match:
+        return None
+    parts = re.split(r" and |, ", re.sub(r" (?:drop|forget) the rest$", "", match[1] or match[2]))
+    kept = [name for part in parts if (name := match_name(part, names))]
+    return Keep(tuple(kept)) if len(kept) == len(parts) else None
+
+
+def parse_region_question(question: str) -> NameRegion | FindBeside | None:
+    """What a question about a marked part of the image asks; None where the language model answers it."""
+    text = normalise(question)
+    if match := BESIDE_PATTERN.fullmatch(text):
+        noun = None if match["noun"] in INDEFINITE_NOUNS else match["noun"]
+        return FindBeside(_direction(match), noun)
+    if NAME_PATTERN.fullmatch(text) and set(text.split()) <= NAME_QUESTION_WORDS:
+        return NameRegion()
     return None
+
+
+def _direction(match: re.Match[str]) -> Direction:
+    """The direction in a match of BESIDE_PATTERN."""
+    side = match["side"] or match["bare_side"]
+    if side:
+        return "left" if side == "left" else "right"
+    if match["near"]:
+        return "near"
+    return "above" if match["above"] else "below"

@@ -1,237 +1,345 @@
-"""Answers what refers to the masks of the last answer: "now remove the cup", "only the smaller one", "not that one".
+"""Answers questions that refer to the masks of the last answer: "now remove the cup", "not that one", "the
+left one".
 
-A reasoner of 135 million parameters does not know what its own masks look like, so rules read such questions
-(`assistant.dialogue.followup_parser`) and work on the masks: places and sizes are measured, other candidates are the
-selector's. What the rules do not read goes to the model, and so does what they cannot answer, spelled out where that
-helps ("the cup on the left").
+    answer(scene, "only the smaller one", {})               # an Answer, or None: ask the language model
+    answer_about(scene, "what is this?", region, {})        # about a part of the image, (H, W) bool
+
+A language model does not know what its masks look like, least of all one of 135 million parameters. So rules
+parse such questions (`assistant.dialogue.followup_parser`) and work on the masks: positions and sizes are
+measured, and other instances are the selector's next best proposals. What the rules cannot parse or answer
+goes to the language model, spelled out where that helps ("the cup on the left").
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from assistant.answer import Answer, Target
-from assistant.dialogue.followup_parser import FollowUp, bare, read, read_about
+from assistant.dialogue.followup_actions import (
+    Add,
+    Again,
+    Another,
+    Choose,
+    Criterion,
+    FindBeside,
+    Keep,
+    NameRegion,
+    Others,
+    Remove,
+)
+from assistant.dialogue.followup_parser import bare_noun, parse_followup, parse_region_question
+from assistant.dialogue.instances import (
+    SAME_INSTANCE_OVERLAP,
+    Instance,
+    distance,
+    distinct,
+    instances,
+    misfit,
+    overlap,
+    share,
+)
 from assistant.grammar import ABS, SEG, clean_phrase, plain, reply_for
+from assistant.sam.proposals import Proposals
 
-SAID = {
+# Criteria that stand after the noun in a question to the language model; the others stand before it.
+POSITION_PHRASES: dict[str, str] = {
     "left": "on the left",
     "right": "on the right",
     "top": "at the top",
     "bottom": "at the bottom",
     "middle": "in the middle",
-}  # others stand before the name
-ALIKE = 0.5  # share of the smaller of two masks in the other, from which both are taken for one thing
-FEWEST = 0.05  # a part this much smaller than the largest is not an instance of its own
-TRIED = 6  # runners-up that are looked at for a comparison
+}
+# The selector's next best proposals among which the first that fits better than what was shown is looked for.
+MAX_COMPARED_PROPOSALS = 6
+# Share of a proposal in the region that is named, from which the proposal counts as part of it.
+MIN_SHARE_OF_NAMED_REGION = 0.8
+# Share of a target's proposal in the region asked about, from which the proposal is used for the answer.
+MIN_SHARE_IN_REGION = 0.6
+# Share of the smaller of a target and the region asked about that must lie in both; otherwise it is absent.
+MIN_COMMON_SHARE = 0.1
+# The names after the first that the answer to "what is this?" mentions, and their least probability.
+MAX_ALTERNATIVE_NAMES = 2
+MIN_ALTERNATIVE_PROBABILITY = 0.05
 
 
-def answer(scene, question: str, options: dict) -> Answer | None:
-    """The answer to what refers to `scene.shown`; None where the model should be asked."""
-    shown = [t for t in scene.shown if t.present]
-    found = read(question, [t.phrase for t in shown])
-    if found is None:
+class AnsweringScene(Protocol):
+    """What this module needs of an `assistant.scene.Scene`; see there."""
+
+    image: np.ndarray
+    shown: list[Target]
+
+    @property
+    def proposals(self) -> Proposals: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def threshold(self) -> float: ...
+
+    def ask_model(self, question: str, **options: Any) -> Answer: ...
+
+    def name_region(self, mask: np.ndarray) -> list[tuple[str, float]]: ...
+
+    def union(self, proposals: list[int]) -> np.ndarray: ...
+
+
+def answer(scene: AnsweringScene, question: str, options: dict[str, Any]) -> Answer | None:
+    """Answer a question that refers to the targets of the last answer.
+
+    Args:
+        scene: The scene, whose `shown` are those targets.
+        question: Any text.
+        options: For the language model, see `Scene.ask`.
+
+    Returns:
+        The answer; None where the question should go to the language model.
+    """
+    shown = [target for target in scene.shown if target.present]
+    action = parse_followup(question, [target.phrase for target in shown])
+    match action:
+        case Remove():
+            return _remove(scene, question, action, shown)
+        case Keep():
+            return _answer(scene, question, [target for target in shown if target.phrase in action.phrases])
+        case Add():
+            return _add(scene, question, action, shown, options)
+        case Again():
+            return _answer(scene, question, shown)
+        case Others():
+            return _others(scene, question, shown[-1], options)
+        case Another():
+            return _another(scene, question, action, shown[-1], options)
+        case Choose():
+            return _choose(scene, question, action, shown, options)
+    return None
+
+
+def _remove(scene: AnsweringScene, question: str, action: Remove, shown: list[Target]) -> Answer:
+    if action.phrase is None:
+        return _answer(scene, question, [], "Without everything. Nothing is left.")
+    remaining = [target for target in shown if target.phrase != action.phrase]
+    reply = _plain_reply(remaining) if remaining else "Nothing is left."
+    return _answer(scene, question, remaining, f"Without the {clean_phrase(action.phrase)}. {reply}")
+
+
+def _add(
+    scene: AnsweringScene, question: str, action: Add, shown: list[Target], options: dict[str, Any]
+) -> Answer:
+    new = scene.ask_model(f"Where is the {action.phrase}?", **options).targets
+    replaced = {target.phrase.lower() for target in new}
+    return _answer(scene, question, [t for t in shown if t.phrase.lower() not in replaced] + new)
+
+
+def _others(scene: AnsweringScene, question: str, target: Target, options: dict[str, Any]) -> Answer | None:
+    """All instances of the target's name but the one that is shown; None where the model finds no other."""
+    others = _other_instances(scene, target, options)
+    if not others:
         return None
-    if found.act == "drop":
-        rest = [] if found.phrase == "*" else [t for t in shown if t.phrase != found.phrase]
-        gone = "everything" if found.phrase == "*" else f"the {clean_phrase(found.phrase)}"
-        left = plain(reply_for([(t.phrase, True) for t in rest])) if rest else "Nothing is left."
-        return _answer(scene, question, rest, f"Without {gone}. {left}")
-    if found.act == "again":
-        return _answer(scene, question, shown)
-    if found.act == "keep":
-        return _answer(scene, question, [t for t in shown if t.phrase in found.phrase.split("\n")])
-    if found.act == "others":
-        return _others(scene, question, shown[-1], options)
-    if found.act == "add":
-        new = scene._ask(f"Where is the {found.phrase}?", options)
-        known = {t.phrase.lower() for t in new.targets}
-        return _answer(scene, question, [t for t in shown if t.phrase.lower() not in known] + new.targets)
-    target = next((t for t in shown if t.phrase == found.phrase), shown[-1])
-    mask, proposals = _pick(scene, target, found, options)
-    if mask is None:
-        name = bare(target.phrase)
-        named = f"the {name} {SAID[found.pick]}" if found.pick in SAID else f"the {found.pick} {name}"
-        return (
-            replace(scene._ask(f"Where is {named}?", options), question=question)
-            if found.act == "choose"
-            else None
-        )
-    others = [*target.proposals, *target.others]
-    if found.act == "other":  # the rejected last
-        others = [*target.others, *target.proposals]
-    others = [i for i in others if i not in proposals]
-    return _answer(scene, question, [Target(target.phrase, True, target.confidence, mask, proposals, others)])
+    mask = np.logical_or.reduce([other.mask for other in others])
+    proposals = [index for other in others for index in other.proposals]
+    found = Target(target.phrase, True, target.confidence, mask, proposals, target.proposals)
+    return _answer(scene, question, [found])
 
 
-def _all_but(scene, target: Target, options: dict) -> list[tuple[np.ndarray, list[int]]]:
-    """The instances of the target's name that the model finds and that are not alike to it, with their proposals."""
-    told = scene._ask(
-        f"Please segment {bare(target.phrase)}.", options
-    )  # as classes are asked for: all there is of it
+def _another(
+    scene: AnsweringScene, question: str, action: Another, target: Target, options: dict[str, Any]
+) -> Answer | None:
+    """Another instance than the one that is shown, which becomes the last of those to try next."""
+    instance = _other_instance(scene, target, action.criterion, options)
+    if instance is None:
+        return None
+    candidates = [*target.others, *target.proposals]
+    return _answer_with(scene, question, target, instance, candidates)
+
+
+def _choose(
+    scene: AnsweringScene, question: str, action: Choose, shown: list[Target], options: dict[str, Any]
+) -> Answer:
+    """One instance of a target; the language model is asked in full where none fits."""
+    target = next((target for target in shown if target.phrase == action.phrase), shown[-1])
+    instance = _other_instance(scene, target, action.criterion, options)
+    if instance is None:
+        noun = bare_noun(target.phrase)
+        position = POSITION_PHRASES.get(action.criterion)
+        phrase = f"{noun} {position}" if position else f"{action.criterion} {noun}"
+        return replace(scene.ask_model(f"Where is the {phrase}?", **options), question=question)
+    candidates = [*target.proposals, *target.others]
+    return _answer_with(scene, question, target, instance, candidates)
+
+
+def _answer_with(
+    scene: AnsweringScene, question: str, target: Target, instance: Instance, candidates: list[int]
+) -> Answer:
+    """The answer that shows one instance of a target; candidates: what to try next, best first."""
+    others = [index for index in candidates if index not in instance.proposals]
+    found = Target(target.phrase, True, target.confidence, instance.mask, instance.proposals, others)
+    return _answer(scene, question, [found])
+
+
+def _other_instance(
+    scene: AnsweringScene, target: Target, criterion: Criterion | None, options: dict[str, Any]
+) -> Instance | None:
+    """The instance that a criterion singles out, or without one the selector's next best.
+
+    It is looked for among the instances that are shown if there are several, then among the others that the
+    model finds, then among the selector's next best proposals.
+    """
+    assert target.mask is not None
+    shown = instances(scene.proposals, target)
+    others = distinct(scene.proposals, target.others, [target.mask])
+    if criterion is None:
+        return Instance(scene.proposals.mask(others[0]), others[:1]) if others else None
+
+    def misfit_of(instance: Instance) -> float:
+        return misfit(instance.mask, criterion)
+
+    if len(shown) > 1:
+        return min(shown, key=misfit_of)
+    shown_misfit = misfit(target.mask, criterion)
+    fitting = [other for other in _other_instances(scene, target, options) if misfit_of(other) < shown_misfit]
+    if fitting:
+        return min(fitting, key=misfit_of)
+    for index in others[:MAX_COMPARED_PROPOSALS]:  # best first: the first that is smaller, further left, ...
+        mask = scene.proposals.mask(index)
+        if misfit(mask, criterion) < shown_misfit:
+            return Instance(mask, [index])
+    return None
+
+
+def _other_instances(scene: AnsweringScene, target: Target, options: dict[str, Any]) -> list[Instance]:
+    """The instances of the target's name that the model finds beside the one that is shown."""
+    assert target.mask is not None
+    # The wording of questions about a whole class, which asks for all instances.
+    reply = scene.ask_model(f"Please segment {bare_noun(target.phrase)}.", **options)
     return [
-        (m, p)
-        for t in told.targets
-        if t.present
-        for m, p in instances(scene, t)
-        if _alike(m, target.mask) < ALIKE
+        instance
+        for found in reply.targets
+        if found.present
+        for instance in instances(scene.proposals, found)
+        if overlap(instance.mask, target.mask) < SAME_INSTANCE_OVERLAP
     ]
 
 
-def _others(scene, question: str, target: Target, options: dict) -> Answer | None:
-    """All things of the target's name but the one shown; None where the model finds no other."""
-    found = _all_but(scene, target, options)
-    if not found:
+def answer_about(scene: AnsweringScene, question: str, region: np.ndarray, options: dict[str, Any]) -> Answer:
+    """Answer a question about a part of the image.
+
+    Args:
+        scene: The scene.
+        question: Any text, in which "it" and "this" mean the part.
+        region: (H, W) bool, the part; not empty.
+        options: For the language model, see `Scene.ask`.
+
+    Returns:
+        The part's name, what lies in a direction of it, or what the language model finds within it.
+    """
+    action = parse_region_question(question)
+    if isinstance(action, FindBeside):
+        return _find_beside(scene, question, action, region, options)
+    named = _name_region(scene, question, region) if isinstance(action, NameRegion) else None
+    if named:
+        return named
+    targets = scene.ask_model(question, **options).targets
+    return _answer(scene, question, [_within(scene, target, region) for target in targets])
+
+
+def _name_region(scene: AnsweringScene, question: str, region: np.ndarray) -> Answer | None:
+    """The name of a region; None where the pipeline names no regions."""
+    names = scene.name_region(region)
+    if not names:
         return None
-    mask, proposals = np.logical_or.reduce([m for m, _ in found]), [i for _, p in found for i in p]
-    return _answer(
-        scene, question, [Target(target.phrase, True, target.confidence, mask, proposals, target.proposals)]
-    )
+    name, probability = names[0]
+    alternatives = [
+        f"{other} {chance:.0%}"
+        for other, chance in names[1 : 1 + MAX_ALTERNATIVE_NAMES]
+        if chance >= MIN_ALTERNATIVE_PROBABILITY
+    ]
+    inside = [
+        index
+        for index in range(len(scene.proposals))
+        if share(scene.proposals.mask(index), region) > MIN_SHARE_OF_NAMED_REGION
+    ]
+    text = f"This looks like: {name} ({probability:.0%})."
+    if alternatives:
+        text += f" Or else: {', '.join(alternatives)}."
+    return _answer(scene, question, [Target(name, True, probability, region, inside)], text)
 
 
-def answer_about(scene, question: str, about: np.ndarray, options: dict) -> Answer | None:
-    """The answer to a question about the part of the picture `about` (H, W) bool; None never: the model's own last."""
-    kind, noun = read_about(question) or ("within", "")
-    if kind == "name":
-        names = scene.assistant.pipeline.name_region(scene.image, scene.opened, about)
-        if names:
-            (name, sure), rest = names[0], [f"{n} {p:.0%}" for n, p in names[1:3] if p >= 0.05]
-            maybe = f" Or else: {', '.join(rest)}." if rest else ""
-            inside = [i for i in range(len(scene.proposals)) if _share(scene.proposals.mask(i), about) > 0.8]
-            text = f"This looks like: {name} ({sure:.0%}).{maybe}"
-            return _answer(scene, question, [Target(name, True, sure, about, inside)], text)
-    if kind not in ("within", "name"):
-        if noun:
-            told = scene._ask(f"Where is the {noun}?", options)
-            places = [(m, p, t) for t in told.targets if t.present for m, p in instances(scene, t)]
-        else:
-            told, places = None, [(scene.proposals.mask(i), [i], None) for i in range(len(scene.proposals))]
-        apart = [
-            (k, distance(m, about, kind)) for k, (m, _, _) in enumerate(places) if _alike(m, about) < ALIKE
-        ]
-        fitting = [(d, k) for k, d in apart if d is not None]
-        if fitting:
-            mask, proposals, target = places[min(fitting)[1]]
-            target = target or _named(scene, mask, proposals)
-            return _answer(scene, question, [replace(target, mask=mask, proposals=proposals)])
-        absent = [_absent(scene, t) for t in told.targets] if told else []
+def _find_beside(
+    scene: AnsweringScene, question: str, action: FindBeside, region: np.ndarray, options: dict[str, Any]
+) -> Answer:
+    """The nearest instance of a noun, or without one the nearest proposal, in a direction of a region."""
+    asked: list[Target] = []
+    candidates: list[tuple[Instance, Target | None]] = []
+    if action.noun:
+        asked = scene.ask_model(f"Where is the {action.noun}?", **options).targets
+        for target in asked:
+            if target.present:
+                candidates += [(instance, target) for instance in instances(scene.proposals, target)]
+    else:
+        for index in range(len(scene.proposals)):
+            candidates.append((Instance(scene.proposals.mask(index), [index]), None))
+    distances = [
+        distance(instance.mask, region, action.direction)
+        if overlap(instance.mask, region) < SAME_INSTANCE_OVERLAP
+        else None
+        for instance, _ in candidates
+    ]
+    fitting = [(pixels, k) for k, pixels in enumerate(distances) if pixels is not None]
+    if not fitting:
+        absent = [_absent(scene, target) for target in asked]
         return _answer(scene, question, absent, None if absent else "There is nothing there that stands out.")
-    told = scene._ask(question, options)
-    return _answer(scene, question, [_within(scene, t, about) for t in told.targets])
+    instance, target = candidates[min(fitting)[1]]
+    if target is None:
+        target = _named_target(scene, instance)
+    return _answer(scene, question, [replace(target, mask=instance.mask, proposals=instance.proposals)])
 
 
-def _named(scene, mask: np.ndarray, proposals: list[int]) -> Target:
-    """A proposal under the name that is likeliest, where the preset names parts of a picture."""
-    names = scene.assistant.pipeline.name_region(scene.image, scene.opened, mask)
-    name, sure = (
-        names[0] if names else ("thing", float(scene.proposals.predicted_iou[proposals[0]].clip(0, 1)))
-    )
-    return Target(name, True, sure, mask, proposals)
+def _named_target(scene: AnsweringScene, instance: Instance) -> Target:
+    """A proposal as a target: under its likeliest name, or as a "thing" where the pipeline names no
+    regions."""
+    names = scene.name_region(instance.mask)
+    if names:
+        name, confidence = names[0]
+    else:
+        name = "thing"
+        confidence = float(scene.proposals.predicted_iou[instance.proposals[0]].clip(0, 1))
+    return Target(name, True, confidence, instance.mask, instance.proposals)
 
 
-def _absent(scene, target: Target) -> Target:
-    return replace(
-        target, present=False, mask=None, confidence=min(target.confidence, scene.assistant.threshold)
-    )
-
-
-def _answer(scene, question: str, targets: list[Target], text: str | None = None) -> Answer:
-    text = plain(reply_for([(t.phrase, t.present) for t in targets])) if text is None else text
-    said = ", ".join(f"{clean_phrase(t.phrase)} {SEG if t.present else ABS}" for t in targets)
-    return Answer(text, targets, scene.size, scene.image, question, None, f"{said}." if said else "")
-
-
-def _within(scene, target: Target, about: np.ndarray) -> Target:
-    """The part of a target that lies in `about`; absent where hardly anything does."""
+def _within(scene: AnsweringScene, target: Target, region: np.ndarray) -> Target:
+    """The part of a target that lies in a region; the target is absent where they have hardly anything in
+    common."""
     if not target.present:
         return target
-    inside = [i for i in target.proposals if _share(scene.proposals.mask(i), about) > 0.6]
-    mask = scene.union(inside) & about if inside else target.mask & about
-    if mask.sum() < 0.1 * min(target.mask.sum(), about.sum()):
+    assert target.mask is not None
+    inside = [
+        index
+        for index in target.proposals
+        if share(scene.proposals.mask(index), region) > MIN_SHARE_IN_REGION
+    ]
+    mask = (scene.union(inside) if inside else target.mask) & region
+    if mask.sum() < MIN_COMMON_SHARE * min(target.mask.sum(), region.sum()):
         return _absent(scene, target)
     return replace(target, mask=mask, proposals=inside)
 
 
-def instances(scene, target: Target) -> list[tuple[np.ndarray, list[int]]]:
-    """The single things that a target's mask is made of: [((H, W) bool, their proposals)].
-
-    Its proposals, best first, without those that mostly lie in one before; where that leaves one, the mask's own
-    connected parts, from FEWEST of the largest one's area.
-    """
-    from scipy import ndimage
-
-    kept = _distinct(
-        scene, [i for i in target.proposals if _share(scene.proposals.mask(i), target.mask) > 0.9], []
-    )
-    if len(kept) > 1:
-        return [(scene.proposals.mask(i), [i]) for i in kept]
-    parts, count = ndimage.label(target.mask, np.ones((3, 3)))
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
-    large = [k for k in range(count) if sizes[k] >= FEWEST * sizes.max()]
-    if len(large) < 2:
-        return [(target.mask, list(target.proposals))]
-    return [(parts == k + 1, []) for k in large]
+def _absent(scene: AnsweringScene, target: Target) -> Target:
+    """The target as one that is not in the image."""
+    return replace(target, present=False, mask=None, confidence=min(target.confidence, scene.threshold))
 
 
-def _distinct(scene, proposals: list[int], rejected: list[np.ndarray]) -> list[int]:
-    """Of `proposals`, in order, those that are alike to none of the masks before them nor of `rejected`."""
-    kept, masks = [], list(rejected)
-    for i in proposals:
-        mask = scene.proposals.mask(i)
-        if all(_alike(mask, other) < ALIKE for other in masks):
-            kept.append(i)
-            masks.append(mask)
-    return kept
+def _plain_reply(targets: list[Target]) -> str:
+    return plain(reply_for([(target.phrase, target.present) for target in targets]))
 
 
-def _pick(scene, target: Target, found: FollowUp, options: dict) -> tuple[np.ndarray | None, list[int]]:
-    """The instance meant and its proposals: among those shown if there are several, else among the others that the
-    model finds, else among the runners-up."""
-    shown = instances(scene, target)
-    if found.pick and len(shown) > 1:
-        return min(shown, key=lambda one: _rank(one[0], found.pick))
-    others = _distinct(scene, target.others, [target.mask])
-    if not found.pick:
-        return (scene.proposals.mask(others[0]), others[:1]) if others else (None, [])
-    fitting = [
-        one
-        for one in _all_but(scene, target, options)
-        if _rank(one[0], found.pick) < _rank(target.mask, found.pick)
-    ]
-    if fitting:
-        return min(fitting, key=lambda one: _rank(one[0], found.pick))
-    for i in others[:TRIED]:  # best first: the first that is smaller than, left of, ... what was shown
-        mask = scene.proposals.mask(i)
-        if _rank(mask, found.pick) < _rank(target.mask, found.pick):
-            return mask, [i]
-    return None, []
-
-
-def _rank(mask: np.ndarray, pick: str) -> float:
-    """Lower fits better."""
-    if pick in ("smaller", "smallest", "larger", "largest"):
-        return float(mask.sum()) * (1 if pick.startswith("small") else -1)
-    y, x = (float(v.mean()) for v in np.nonzero(mask))
-    middle = np.hypot(y - mask.shape[0] / 2, x - mask.shape[1] / 2)
-    return {"left": x, "right": -x, "top": y, "bottom": -y, "middle": middle}[pick]
-
-
-def distance(mask: np.ndarray, about: np.ndarray, relation: str) -> float | None:
-    """How far (px, between centres) `mask` is from `about`, None where it does not lie on that side of it."""
-    (y, x), (v, u) = ([float(c.mean()) for c in np.nonzero(m)] for m in (mask, about))
-    right, down = x - u, y - v
-    ahead = {"near": 1.0, "left": -right, "right": right, "above": -down, "below": down}[relation]
-    aside = {"left": abs(down), "right": abs(down), "above": abs(right), "below": abs(right)}.get(
-        relation, 0.0
-    )
-    return float(np.hypot(right, down)) if ahead > 0 and ahead >= aside / 2 else None
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> float:
-    """Share of `part` that lies in `whole`."""
-    return float((part & whole).sum() / max(1, part.sum()))
-
-
-def _alike(a: np.ndarray, b: np.ndarray) -> float:
-    """Share of the smaller mask that lies in the other."""
-    return float((a & b).sum() / max(1, min(a.sum(), b.sum())))
+def _answer(scene: AnsweringScene, question: str, targets: list[Target], text: str | None = None) -> Answer:
+    """An answer about these targets; text: what it says, None for a sentence that lists them."""
+    marks = [f"{clean_phrase(target.phrase)} {SEG if target.present else ABS}" for target in targets]
+    reply = f"{', '.join(marks)}." if marks else ""
+    if text is None:
+        text = _plain_reply(targets)
+    return Answer(text, targets, scene.size, scene.image, question, None, reply)

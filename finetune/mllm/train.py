@@ -20,7 +20,7 @@ from assistant.images import open_image
 from assistant.mllm.local_model import MultimodalLLM
 from assistant.mllm.trained import answer, read_heads
 from assistant.sam.mask_ops import Rle
-from assistant.scene import THRESHOLD
+from assistant.scene import PRESENCE_THRESHOLD
 from finetune.log import Log, rate
 from finetune.mllm import deepspeed
 from finetune.mllm.adapter import AdapterOrigin, save_adapter, write_card
@@ -196,7 +196,7 @@ class TrainingRun:
                 self.model.selector,
                 turns,
                 regions.features,
-                THRESHOLD,
+                PRESENCE_THRESHOLD,
                 max_new_tokens=MAX_ANSWER_TOKENS,
             )
         return reply.text, present_masks(reply.text, selections, regions.rles)

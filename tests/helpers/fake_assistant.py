@@ -1,155 +1,204 @@
-"""A stand-in for the models, for tests of the page: it finds colours by their names. Everything else is the product's.
+"""A stand-in for the models, for tests of the page: it finds colours by their names. Everything else is the
+product's.
 
-python -m tests.helpers.fake_assistant      # the page on this stand-in, to look at
+    python -m tests.helpers.fake_assistant      # the page on this stand-in, to be looked at
 """
+
+from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from assistant import Assistant
-from assistant.grammar import clean_phrase, reply_for
+from assistant.grammar import Turn, clean_phrase, reply_for
 from assistant.pipeline import Pipeline, Reply, Selection
 from assistant.sam.mask_ops import encode_rle
 from assistant.sam.proposals import Proposals
 from assistant.scene import Scene
 
-PAINT = {"red": (220, 40, 40), "green": (40, 170, 70), "blue": (50, 90, 220)}
-THINGS = {"red": "red ball", "green": "green box", "blue": "blue sky", "bench": "bench"}
+COLOURS = {"red": (220, 40, 40), "green": (40, 170, 70), "blue": (50, 90, 220)}
+PHRASES = {"red": "red ball", "green": "green box", "blue": "blue sky", "bench": "bench"}
+SLEEP_STEP = 0.05  # seconds between two reports of a request that takes its time
+SLOW_SECONDS = 3.0  # how long a question with the word "slow" takes
 
 
-def picture(height=240, width=360):
+def sample_image(height: int = 240, width: int = 360) -> np.ndarray:
     """(H, W, 3) uint8: a blue upper third over grey, a green box on the left, a red disc on the right."""
     image = np.full((height, width, 3), 200, np.uint8)
-    image[: height // 3] = PAINT["blue"]
-    image[height // 2 : height - 20, 30 : width // 3] = PAINT["green"]
+    image[: height // 3] = COLOURS["blue"]
+    image[height // 2 : height - 20, 30 : width // 3] = COLOURS["green"]
     y, x = np.mgrid[:height, :width]
-    image[(y - height * 0.7) ** 2 + (x - width * 0.7) ** 2 < (height // 5) ** 2] = PAINT["red"]
+    image[(y - height * 0.7) ** 2 + (x - width * 0.7) ** 2 < (height // 5) ** 2] = COLOURS["red"]
     return image
 
 
-def near(image, colour):
-    """(H, W) bool"""
+def colour_mask(image: np.ndarray, colour: Any) -> np.ndarray:
+    """(H, W) bool: where an image has about that colour."""
     return np.abs(image.astype(int) - np.asarray(colour, int)).max(-1) < 30
 
 
-class FakePipeline(Pipeline):
-    """Answers with the colours that the question names, and "turn N" where it asks for the turns. "crash" breaks it,
-    "slow" takes its time."""
+@dataclass
+class FakeOpenedImage:
+    """The embedding is the image itself."""
 
-    def __init__(self, seconds):
-        self.seconds, self.opened, self.steps = seconds, 0, 0
-        self.opener = SimpleNamespace(open=self.open, segmenter=SimpleNamespace(predict=self.predict))
+    embedding: Any
+    proposals: Proposals
 
-    def rest(self, tell, seconds):
-        for _ in range(max(1, int(seconds / 0.05))) if seconds else ():
-            time.sleep(0.05)
+
+class FakePipeline(Pipeline[FakeOpenedImage]):
+    """Answers with the colours that a question names, and with "turn N" where it has the word "turns".
+
+    The word "crash" breaks it, and "slow" makes it take its time. It opens images itself: it is its own
+    opener.
+
+    Args:
+        seconds: How long opening and answering take.
+
+    Attributes:
+        opened: Number of images opened.
+        steps: Number of waits of SLEEP_STEP so far.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.opened = 0
+        self.steps = 0
+        self.opener: Any = self
+        self.segmenter = SimpleNamespace(predict=self.predict)
+
+    def _wait(self, seconds: float, report: Callable[[], object]) -> None:
+        if not seconds:
+            return
+        for _ in range(max(1, int(seconds / SLEEP_STEP))):
+            time.sleep(SLEEP_STEP)
             self.steps += 1
-            if tell:
-                tell()
+            report()
 
-    def open(self, image, progress=None):
+    def open(self, image: np.ndarray, progress: Any = None) -> FakeOpenedImage:
         self.opened += 1
-        tell = progress or (lambda *news: None)
-        tell("encoding", None)
+        report = progress or (lambda *values: None)
+        report("encoding", None)
         time.sleep(self.seconds)
-        masks = [m for colour in PAINT.values() if (m := near(image, colour)).any()]
+        masks = [mask for colour in COLOURS.values() if (mask := colour_mask(image, colour)).any()]
         boxes = np.zeros((len(masks), 4), np.float32)
-        found = Proposals(
-            [encode_rle(m) for m in masks],
+        proposals = Proposals(
+            [encode_rle(mask) for mask in masks],
             boxes,
             np.linspace(0.9, 0.7, len(masks)).astype(np.float32),
             np.ones(len(masks), np.float32),
-            np.array([m.sum() for m in masks], np.int64),
+            np.array([mask.sum() for mask in masks], np.int64),
             boxes[:, :2],
             np.zeros((len(masks), 4, 4), np.float32),
             image.shape[:2],
         )
-        tell("recognising", found)
+        report("recognising", proposals)
         time.sleep(self.seconds)
-        return SimpleNamespace(embedding=image, proposals=found)
+        return FakeOpenedImage(image, proposals)
 
-    def ask(self, turns, view, threshold, stream=None, **options):
-        question, said, found = turns[-1].question, [], []
-        self.rest(lambda: stream and stream(""), self.seconds + 3 * ("slow" in question))
+    def ask(
+        self, turns: list[Turn], opened: FakeOpenedImage, threshold: float, **options: Any
+    ) -> tuple[Reply, list[Selection]]:
+        question = turns[-1].question
+        stream = options.get("stream") or (lambda text: None)
+        self._wait(self.seconds + SLOW_SECONDS * ("slow" in question), lambda: stream(""))
         if "crash" in question:
             raise RuntimeError("a secret inside")
-        colours = {name: near(view.embedding, colour) for name, colour in PAINT.items()}
-        pool = [i for i in range(len(view.proposals))]
-        for word in re.findall("|".join(THINGS), question):
-            own = [i for i in pool if word in PAINT and (view.proposals.mask(i) == colours[word]).all()]
-            said.append((THINGS[word], bool(own)))
-            found.append(Selection(0.92 if own else 0.12, own, [i for i in pool if i not in own]))
+        mentions: list[tuple[str, bool]] = []
+        selections: list[Selection] = []
+        everything = list(range(len(opened.proposals)))
+        for word in re.findall("|".join(PHRASES), question):
+            chosen = [i for i in everything if self._has_colour(opened, i, word)]
+            mentions.append((PHRASES[word], bool(chosen)))
+            others = [i for i in everything if i not in chosen]
+            selections.append(Selection(0.92 if chosen else 0.12, chosen, others))
         if "turns" in question:
-            said.append((f"turn {len(turns)}", False))
-            found.append(Selection(0.1, []))
-        if "<" in question:  # a model that repeats what it was told
-            said.append((clean_phrase(question), True))
-            found.append(Selection(0.5, pool))
-        for phrase, _ in said:
-            if stream:
-                stream(phrase + " ")
-        return Reply(reply_for(said), len(said)), found
+            mentions.append((f"turn {len(turns)}", False))
+            selections.append(Selection(0.1, []))
+        if "<" in question:  # a model that repeats the question
+            mentions.append((clean_phrase(question), True))
+            selections.append(Selection(0.5, everything))
+        for phrase, _ in mentions:
+            stream(phrase + " ")
+        return Reply(reply_for(mentions), len(mentions)), selections
+
+    @staticmethod
+    def _has_colour(opened: FakeOpenedImage, index: int, word: str) -> bool:
+        """Whether a proposal is the mask of a colour."""
+        if word not in COLOURS:
+            return False
+        mask = colour_mask(opened.embedding, COLOURS[word])
+        return bool((opened.proposals.mask(index) == mask).all())
 
     def predict(self, image, points=None, labels=None, box=None, mask=None, multimask=True):
-        """The colour under the clicks; for a box, the commonest paint in it; else the mask, less what is left out."""
+        """The mask, the colour under each click with it or without, and the commonest colour in the box."""
         whole = np.zeros(image.shape[:2], bool) if mask is None else mask.copy()
-        labels = [1] * len(points or []) if labels is None else labels
-        for (x, y), label in zip(points or [], labels):
-            here = near(image, image[min(int(y), image.shape[0] - 1), min(int(x), image.shape[1] - 1)])
+        points = points or []
+        labels = [1] * len(points) if labels is None else labels
+        for (x, y), label in zip(points, labels, strict=True):
+            clicked = image[min(int(y), image.shape[0] - 1), min(int(x), image.shape[1] - 1)]
+            here = colour_mask(image, clicked)
             whole = whole | here if label else whole & ~here
         if box is not None:
             x0, y0, x1, y1 = (int(v) for v in box)
-            paints = [near(image, colour) for colour in PAINT.values()]
-            whole |= max(paints, key=lambda m: m[y0:y1, x0:x1].sum())
+            masks = [colour_mask(image, colour) for colour in COLOURS.values()]
+            whole |= max(masks, key=lambda m: m[y0:y1, x0:x1].sum())
         if not multimask:
             return whole[None], np.array([0.9], np.float32), None
-        return (
-            np.stack(
-                [
-                    whole,
-                    ndimage.binary_dilation(whole, iterations=6),
-                    ndimage.binary_erosion(whole, iterations=6),
-                ]
-            ),
-            np.array([0.8, 0.6, 0.4], np.float32),
-            None,
-        )
+        larger = ndimage.binary_dilation(whole, iterations=6)
+        smaller = ndimage.binary_erosion(whole, iterations=6)
+        return np.stack([whole, larger, smaller]), np.array([0.8, 0.6, 0.4], np.float32), None
 
-    def name_region(self, image, view, mask):
+    def name_region(
+        self, image: np.ndarray, opened: FakeOpenedImage, mask: np.ndarray
+    ) -> list[tuple[str, float]]:
         colour = np.median(image[mask], axis=0)
-        word = min(PAINT, key=lambda name: np.abs(np.asarray(PAINT[name]) - colour).sum())
-        return [(THINGS[word], 0.8)]
+        word = min(COLOURS, key=lambda name: np.abs(np.asarray(COLOURS[name]) - colour).sum())
+        return [(PHRASES[word], 0.8)]
 
 
 class FakeScene(Scene):
-    def segment_like(self, reference_image, reference_mask, label=None):
-        found = near(self.image, np.median(reference_image[reference_mask], axis=0))
-        return found, 0.7
+    """Finds what has the colour of an example; its model attends to the middle of the image."""
 
-    def attend(self, phrase):
-        y, x = np.mgrid[: self.size[0], : self.size[1]]
-        return np.exp(-((y / self.size[0] - 0.5) ** 2 + (x / self.size[1] - 0.5) ** 2) * 8)
+    def segment_like(self, reference_image, reference_mask, label=None):
+        return colour_mask(self.image, np.median(reference_image[reference_mask], axis=0)), 0.7
+
+    def attend(self, phrase: str) -> np.ndarray:
+        height, width = self.size
+        y, x = np.mgrid[:height, :width]
+        return np.exp(-((y / height - 0.5) ** 2 + (x / width - 0.5) ** 2) * 8)
 
 
 class FakeAssistant(Assistant):
-    def __init__(self, seconds=0.0):
-        super().__init__(FakePipeline(seconds), {}, keep=12)
+    """An assistant on the fake pipeline; seconds: how long opening and answering take."""
 
-    def open(self, image, progress=None):
-        opened = super().open(image, progress)
-        return FakeScene(self, opened.image, opened.opened)
+    pipeline: FakePipeline
+
+    def __init__(self, seconds: float = 0.0):
+        super().__init__(FakePipeline(seconds), {}, cache_size=12)
+
+    def open(self, image: Any, progress: Any = None) -> FakeScene:
+        scene = super().open(image, progress)
+        return FakeScene(self, scene.image, scene.opened)
 
 
-if __name__ == "__main__":
+def main() -> None:
     import tempfile
     from pathlib import Path
 
     import app
+    from assistant.page.examples import save_examples
     from assistant.page.layout import build_page
 
     with tempfile.TemporaryDirectory() as folder:
-        app.serve(build_page(FakeAssistant(seconds=1.0), app.save_examples(Path(folder))))
+        app.serve(build_page(FakeAssistant(seconds=1.0), save_examples(Path(folder))))
+
+
+if __name__ == "__main__":
+    main()
