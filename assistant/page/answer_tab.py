@@ -1,75 +1,111 @@
 """The Answer tab: what can be done with the masks of an answer."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
 import gradio as gr
 
 from assistant.dialogue.corrections import save_correction
 from assistant.errors import BadInput
-from assistant.page.session import ANSWER, LOOKING
-from assistant.page.ui import HEAVY, INSTANT, TABS, line
+from assistant.page.components import TAB_TITLES, AnswerTabComponents, small_button
+from assistant.page.handlers import INSTANT_EVENT, QUEUED_EVENT, Panel, Updates, guarded, status_line
+from assistant.page.session import Session, View
 
 
-def build(ui) -> None:
-    with gr.Tab(TABS[ANSWER], id=ANSWER) as ui.answer_tab:
+def build() -> AnswerTabComponents:
+    """Add the tab."""
+    with gr.Tab(TAB_TITLES[View.ANSWER], id=View.ANSWER.value) as tab:
         with gr.Row():
-            ui.refine = gr.Button("Refine by hand", size="sm", min_width=90, elem_id="refine")
-            ui.gone = gr.Button("Not there", size="sm", min_width=90, elem_id="gone")
-            ui.look = gr.Button("Where it looked", size="sm", min_width=90, elem_id="look")
-            ui.teach = gr.Button("Save as training record", size="sm", min_width=90, elem_id="teach")
+            refine = small_button("Refine by hand", "refine", min_width=90)
+            mark_absent = small_button("Not there", "gone", min_width=90)
+            attention = small_button("Where it looked", "look", min_width=90)
+            save_record = small_button("Save as training record", "teach", min_width=90)
         gr.HTML(
             '<p class="hint">Click a mask, then ask about it, refine it, or say that it is not there.</p>'
         )
+    return AnswerTabComponents(tab, refine, mark_absent, attention, save_record)
 
 
-def wire(ui) -> None:
-    @ui.guarded
-    def turn(s):
-        if s.scene is None or s.view == ANSWER:
-            return {ui.session: s}
-        s.view, s.selected = ANSWER, None
-        return ui.show(s, marks=True)
+class AnswerTab(Panel):
+    """The handlers of the Answer tab, and of clicks on a mask."""
 
-    @ui.guarded
-    def pick(s, event: gr.EventData):
-        s.select(event._data.get("number"))
-        return {ui.session: s, ui.canvas: gr.HTML(selected=s.selected), **ui.chips(s)}
+    def wire(self) -> None:
+        """Connect the components with their handlers."""
+        answer = self.components.tabs.answer
+        canvas: Any = self.components.photo.canvas  # its events are those that canvas.js triggers
+        state, outputs = self.components.session, self.components.changeable
+        answer.tab.select(self.open_tab, state, outputs, **INSTANT_EVENT)
+        canvas.pick(self.select_target, state, outputs, **INSTANT_EVENT)
+        answer.refine.click(self.refine, state, outputs, **INSTANT_EVENT)
+        answer.mark_absent.click(self.mark_absent, state, outputs, **INSTANT_EVENT)
+        answer.attention.click(self.toggle_attention, state, outputs, **QUEUED_EVENT)
+        answer.save_record.click(self.save_record, state, outputs, **QUEUED_EVENT)
 
-    @ui.guarded
-    def refine(s):
-        if s.chosen is None:
-            raise BadInput("select a mask first: click on it, or on its name")
-        phrase = s.chosen.phrase if s.view == ANSWER else ""
-        s.start_hand()
+    @guarded
+    def open_tab(self, session: Session) -> Updates:
+        """Show the masks of the answer."""
+        if session.scene is None or session.view == View.ANSWER:
+            return self.unchanged(session)
+        session.view = View.ANSWER
+        session.selected = None
+        return self.page.show(session, clear_marks=True)
+
+    @guarded
+    def select_target(self, session: Session, event: gr.EventData) -> Updates:
+        """Select the target that was clicked."""
+        session.select(event._data.get("number"))
         return {
-            **ui.show(s, marks=True, note="Add and leave out with clicks, a box or the brush."),
-            ui.name: phrase,
+            **self.unchanged(session),
+            self.components.photo.canvas: gr.HTML(selected=session.selected),
+            **self.page.subject(session),
         }
 
-    @ui.guarded
-    def not_there(s):
-        s.not_there()
-        return ui.show(s)
+    @guarded
+    def refine(self, session: Session) -> Updates:
+        """Refine the selected mask by hand."""
+        target = session.selected_target
+        if target is None:
+            raise BadInput("select a mask first: click on it, or on its name")
+        phrase = target.phrase if session.view == View.ANSWER else ""
+        session.start_marking()
+        return {
+            **self.page.show(
+                session, clear_marks=True, note="Add and leave out with clicks, a box or the brush."
+            ),
+            self.components.tabs.by_hand.name: phrase,
+        }
 
-    def where(s):
-        if s.view == LOOKING:
-            s.view = ANSWER
-            yield ui.show(s, marks=True)
+    @guarded
+    def mark_absent(self, session: Session) -> Updates:
+        """Correct the answer: the selected target is not in the photo."""
+        session.mark_absent()
+        return self.page.show(session)
+
+    def toggle_attention(self, session: Session) -> Iterator[Updates]:
+        """Show where the model attends, or the masks again."""
+        if session.view == View.ATTENTION:
+            session.view = View.ANSWER
+            yield self.page.show(session, clear_marks=True)
             return
-        yield from ui.busily(
-            s, "Seeing where it looks", lambda tell: s.attend(), lambda _: ui.show(s, marks=True)
+        yield from self.page.run_stoppable(
+            session,
+            "Seeing where it looks",
+            lambda report: session.show_attention(),
+            lambda _: self.page.show(session, clear_marks=True),
         )
 
-    @ui.guarded
-    def teach(s):
-        s.save_correction()
-        if ui.records:
-            ui.worker.call(lambda: save_correction(ui.records, *s.corrections[-1]))
-        count = len(s.corrections)
-        home = f"take {'it' if count == 1 else 'them'} home under Save"
-        return {ui.session: s, ui.status: line(f"Kept as a training record ({count} so far); {home}.")}
-
-    ui.answer_tab.select(turn, ui.session, ui.every, **INSTANT)
-    ui.canvas.pick(pick, ui.session, ui.every, **INSTANT)
-    ui.refine.click(refine, ui.session, ui.every, **INSTANT)
-    ui.gone.click(not_there, ui.session, ui.every, **INSTANT)
-    ui.look.click(where, ui.session, ui.every, **HEAVY)
-    ui.teach.click(teach, ui.session, ui.every, **HEAVY)
+    @guarded
+    def save_record(self, session: Session) -> Updates:
+        """Save the answer as a training record, for the visitor to download and in the server's own
+        folder."""
+        session.save_correction()
+        folder = self.page.records_folder
+        if folder:
+            answer, history = session.corrections[-1]
+            self.page.worker.call(lambda: save_correction(folder, answer, history))
+        count = len(session.corrections)
+        what = "it" if count == 1 else "them"
+        line = f"Kept as a training record ({count} so far); take {what} home under Save."
+        return {**self.unchanged(session), self.components.photo.status: status_line(line)}

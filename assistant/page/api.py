@@ -1,87 +1,91 @@
-"""The page's actions for programs: typed endpoints (gradio_client, curl); with `app.py --mcp`, tools of an MCP server.
+"""The page's actions for programs: typed endpoints (gradio_client, curl), and with `app.py --mcp` tools of an
+MCP server.
 
     from gradio_client import Client, handle_file
     client = Client("http://127.0.0.1:7860")
     client.predict(handle_file("photo.jpg"), "what keeps the rain off?", api_name="/ask")
 
 Every call names its picture; a picture that was opened lately is not opened again. Masks are COCO RLE
-{"size": [h, w], "counts": str}, which pycocotools.mask.decode reads; boxes are [x, y, w, h] px. Errors are one line
-that says what to do.
+{"size": [h, w], "counts": str}, which pycocotools.mask.decode reads; boxes are [x, y, w, h] px. Errors are
+one line that says what to do.
+
+Gradio derives the endpoints' schemas from the annotations, which therefore are not postponed in this module,
+and their descriptions from the docstrings, in which each argument takes one line.
 """
 
 import json
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
+import gradio as gr
 import numpy as np
 from PIL import Image
 
-from assistant.dialogue.class_list import ask_classes, class_targets, read_names
+from assistant.dialogue.class_list import ask_classes, read_class_names
 from assistant.errors import BadInput
 from assistant.images import open_image
-from assistant.page.canvas import as_url
-from assistant.page.work import Worker, polite
+from assistant.page.canvas import as_data_url
+from assistant.page.uploads import uploaded_file
+from assistant.page.worker import Worker, error_line
 from assistant.sam.mask_ops import decode_rle, encode_rle
 from assistant.sam.proposals import by_granularity
+from assistant.scene import Assistant, Scene
 
-EARLIER = 6  # questions before the one that is asked
-PNG = "data:image/png;base64,"
-
-
-def uploaded(payload) -> Path:
-    """The file that a browser or client has uploaded. BadInput for anything else on this machine."""
-    from gradio.utils import get_upload_folder
-
-    path = payload.get("path") if isinstance(payload, dict) else None
-    if (
-        not isinstance(path, str)
-        or "\0" in path
-        or not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve())
-    ):
-        raise BadInput("the picture is missing: upload a file, with gradio_client by handle_file(path)")
-    return Path(path)
+MAX_EARLIER_QUESTIONS = 6  # before the one that is asked; each of them is asked again
+PNG_URL_PREFIX = "data:image/png;base64,"
 
 
-def add_api(assistant, worker: Worker) -> None:
-    """Add the endpoints to the gr.Blocks that is being built."""
-    import gradio as gr
+class Endpoints:
+    """The endpoints; each public method is one."""
 
-    def answering(image, work):
-        """What `work` makes of the opened picture; every error as one line."""
+    def __init__(self, assistant: Assistant, worker: Worker):
+        self._assistant = assistant
+        self._worker = worker
+
+    def _answer(self, image: Any, work: Callable[[Scene], dict]) -> dict:
+        """What `work` returns for the scene of an uploaded image, with its size; every error as one line."""
         file = None
         try:
-            file = uploaded(image)
-            return worker.call(lambda: work(assistant.open(file)))
+            file = uploaded_file(image)
+            return self._worker.call(lambda: work(self._assistant.open(file)))
         except Exception as error:
-            raise gr.Error(polite(error, file), print_exception=False) from None
+            raise gr.Error(error_line(error, file), print_exception=False) from None
 
     def ask(
-        image: gr.FileData, question: str, about: dict | None = None, earlier: list[str] | None = None
+        self,
+        image: gr.FileData,
+        question: str,
+        about: dict | None = None,
+        earlier: list[str] | None = None,
     ) -> dict:
-        """Find what a question means in a picture: what is there with masks, what is not there said to be absent.
+        """Find what a question means in a picture: what is there with masks, what is not there said to be
+        absent.
 
         Args:
             image: the picture
-            question: any text of at most 4,000 characters, such as "what keeps the rain off, and is there a bear?"
-            about: a mask as COCO RLE {"size": [h, w], "counts": str} of the part of the picture that "it" means
-            earlier: questions that were asked before this one, oldest first, for follow-ups such as "the left one"
+            question: at most 4,000 characters, such as "what keeps the rain off, and is there a bear?"
+            about: a mask as COCO RLE {"size": [h, w], "counts": str} of the part that "it" means
+            earlier: questions asked before this one, oldest first, for follow-ups such as "the left one"
 
         Returns:
-            {"question", "text", "width", "height", "targets": [{"phrase": str, "present": bool, "confidence": 0 to 1,
-            "box": [x, y, w, h], "area": px, "proposals": [int], "rle": mask}]}; rle and box are null where the thing is
-            absent
+            {"question", "text", "width", "height", "targets": [{"phrase": str, "present": bool, "confidence":
+            0 to 1, "box": [x, y, w, h], "area": px, "proposals": [int], "rle": mask}]}; rle and box are null
+            where the thing is absent
         """
 
-        def work(scene):
+        def work(scene: Scene) -> dict:
             before = earlier or []
-            if not isinstance(before, list) or len(before) > EARLIER:
-                raise BadInput(f"earlier must be a list of at most {EARLIER} questions")
-            for one in before:
-                scene.ask(one)
-            return scene.ask(question, **({} if about is None else {"about": mask_of(about)})).to_json()
+            if not isinstance(before, list) or len(before) > MAX_EARLIER_QUESTIONS:
+                raise BadInput(f"earlier must be a list of at most {MAX_EARLIER_QUESTIONS} questions")
+            for earlier_question in before:
+                scene.ask(earlier_question)
+            region = None if about is None else _read_mask(about)
+            return scene.ask(question, about=region).to_json()
 
-        return answering(image, work)
+        return self._answer(image, work)
 
     def segment(
+        self,
         image: gr.FileData,
         points: list[list[float]] | None = None,
         labels: list[int] | None = None,
@@ -103,22 +107,18 @@ def add_api(assistant, worker: Worker) -> None:
             {"width", "height", "masks": [{"rle": mask, "score": predicted IoU, 0 to 1}]}, best first
         """
 
-        def work(scene):
-            masks, scores = scene.segment(
-                points, labels, box, None if mask is None else mask_of(mask), bool(multimask)
-            )
+        def work(scene: Scene) -> dict:
+            rough = None if mask is None else _read_mask(mask)
+            masks, scores = scene.segment(points, labels, box, rough, bool(multimask))
             rows = [
-                {"rle": encode_rle(m), "score": min(max(float(s), 0.0), 1.0)} for m, s in zip(masks, scores)
+                {"rle": encode_rle(found), "score": _probability(score)}
+                for found, score in zip(masks, scores, strict=True)
             ]
-            return {
-                "width": scene.size[1],
-                "height": scene.size[0],
-                "masks": sorted(rows, key=lambda row: -row["score"]),
-            }
+            return _with_size(scene, masks=sorted(rows, key=lambda row: -row["score"]))
 
-        return answering(image, work)
+        return self._answer(image, work)
 
-    def everything(image: gr.FileData, granularity: float = 0.5) -> dict:
+    def everything(self, image: gr.FileData, granularity: float = 0.5) -> dict:
         """Outline everything in a picture.
 
         Args:
@@ -126,24 +126,23 @@ def add_api(assistant, worker: Worker) -> None:
             granularity: 0 = parts, 1 = whole things
 
         Returns:
-            {"width", "height", "masks": [{"rle": mask, "score": predicted IoU, 0 to 1, "area": px}]}, largest first
+            {"width", "height", "masks": [{"rle": mask, "score": predicted IoU, 0 to 1, "area": px}]}, largest
+            first
         """
 
-        def work(scene):
-            found = by_granularity(scene.proposals, granularity)
+        def work(scene: Scene) -> dict:
+            proposals = by_granularity(scene.proposals, granularity)
             rows = [
-                {"rle": rle, "score": min(max(float(s), 0.0), 1.0), "area": int(a)}
-                for rle, s, a in zip(found.rles, found.predicted_iou, found.areas)
+                {"rle": rle, "score": _probability(score), "area": int(area)}
+                for rle, score, area in zip(
+                    proposals.rles, proposals.predicted_iou, proposals.areas, strict=True
+                )
             ]
-            return {
-                "width": scene.size[1],
-                "height": scene.size[0],
-                "masks": sorted(rows, key=lambda row: -row["area"]),
-            }
+            return _with_size(scene, masks=sorted(rows, key=lambda row: -row["area"]))
 
-        return answering(image, work)
+        return self._answer(image, work)
 
-    def classes(image: gr.FileData, names: str) -> dict:
+    def classes(self, image: gr.FileData, names: str) -> dict:
         """Make a semantic map of a picture: which pixels belong to which of the given classes.
 
         Args:
@@ -151,25 +150,26 @@ def add_api(assistant, worker: Worker) -> None:
             names: the classes, one a line or with commas between them
 
         Returns:
-            {"width", "height", "classes": [{"name": str, "present": bool, "confidence": 0 to 1, "rle": mask or null}]};
-            present and confidence are null where the model said nothing of a class
+            {"width", "height", "classes": [{"name": str, "present": bool, "confidence": 0 to 1, "rle": mask
+            or null}]}; present and confidence are null where the model said nothing of a class
         """
 
-        def work(scene):
-            listed = read_names(names)
-            rows = {name: {"name": name, "present": None, "confidence": None, "rle": None} for name in listed}
-            for target in class_targets(ask_classes(scene, listed), listed):
-                rle = encode_rle(target.mask) if target.present else None
+        def work(scene: Scene) -> dict:
+            listed = read_class_names(names)
+            rows: dict[str, dict[str, Any]] = {
+                name: {"name": name, "present": None, "confidence": None, "rle": None} for name in listed
+            }
+            for target in ask_classes(scene, listed).targets():
                 rows[target.phrase] |= {
                     "present": target.present,
                     "confidence": target.confidence,
-                    "rle": rle,
+                    "rle": None if target.mask is None else encode_rle(target.mask),
                 }
-            return {"width": scene.size[1], "height": scene.size[0], "classes": list(rows.values())}
+            return _with_size(scene, classes=list(rows.values()))
 
-        return answering(image, work)
+        return self._answer(image, work)
 
-    def segment_like(image: gr.FileData, reference: gr.FileData, mask: dict, label: str = "") -> dict:
+    def segment_like(self, image: gr.FileData, reference: gr.FileData, mask: dict, label: str = "") -> dict:
         """Outline in a picture what is like an example that is outlined in another picture.
 
         Args:
@@ -182,18 +182,15 @@ def add_api(assistant, worker: Worker) -> None:
             {"width", "height", "rle": mask or null where nothing is like it, "score": 0 to 1}
         """
 
-        def work(scene):
-            found, score = scene.segment_like(open_image(uploaded(reference)), mask_of(mask), label or None)
-            return {
-                "width": scene.size[1],
-                "height": scene.size[0],
-                "rle": encode_rle(found) if found.any() else None,
-                "score": min(max(float(score), 0.0), 1.0),
-            }
+        def work(scene: Scene) -> dict:
+            example = open_image(uploaded_file(reference))
+            found, score = scene.segment_like(example, _read_mask(mask), label or None)
+            rle = encode_rle(found) if found.any() else None
+            return _with_size(scene, rle=rle, score=_probability(score))
 
-        return answering(image, work)
+        return self._answer(image, work)
 
-    def attend(image: gr.FileData, phrase: str) -> dict:
+    def attend(self, image: gr.FileData, phrase: str) -> dict:
         """Show where the model looks for a phrase, as a heat map.
 
         Args:
@@ -201,35 +198,66 @@ def add_api(assistant, worker: Worker) -> None:
             phrase: what to look for, such as "a mug"
 
         Returns:
-            {"width", "height", "heat": a grey PNG of the picture's size as a data URL, 255 = where it looks most}
+            {"width", "height", "heat": a grey PNG of the picture's size as a data URL, 255 = where it looks
+            most}
         """
 
-        def work(scene):
-            heat = Image.fromarray((scene.attend(phrase).clip(0, 1) * 255).round().astype(np.uint8))
-            return {"width": scene.size[1], "height": scene.size[0], "heat": as_url(heat)}
+        def work(scene: Scene) -> dict:
+            grey = (scene.attend(phrase).clip(0, 1) * 255).round().astype(np.uint8)
+            return _with_size(scene, heat=as_data_url(Image.fromarray(grey)))
 
-        return answering(image, work)
+        return self._answer(image, work)
 
-    for action in (ask, segment, everything, classes, segment_like, attend):
+
+def add_api(assistant: Assistant, worker: Worker) -> None:
+    """Add the endpoints to the gr.Blocks that is being built."""
+    endpoints = Endpoints(assistant, worker)
+    for action in (
+        endpoints.ask,
+        endpoints.segment,
+        endpoints.everything,
+        endpoints.classes,
+        endpoints.segment_like,
+        endpoints.attend,
+    ):
         gr.api(action, api_name=action.__name__, concurrency_id="assistant", concurrency_limit=1)
 
 
 def tool_reply(data: list[dict]) -> list:
-    """What an endpoint returns, as the content of an MCP tool's reply: JSON, where Gradio writes Python's repr, and
-    pictures as pictures, which a model can look at."""
+    """What an endpoint returns, as the content of an MCP tool's reply.
+
+    It is JSON, where Gradio would write Python's repr, and images as images, which a model can look at.
+    """
     from mcp.types import ImageContent, TextContent
 
-    content = []
-    for value in data:
-        urls = {name: url for name, url in value.items() if isinstance(url, str) and url.startswith(PNG)}
-        rest = {name: part for name, part in value.items() if name not in urls}
+    content: list[Any] = []
+    for row in data:
+        urls = [url for url in row.values() if _is_png_url(url)]
+        rest = {name: value for name, value in row.items() if not _is_png_url(value)}
         content.append(TextContent(type="text", text=json.dumps(rest, ensure_ascii=False)))
-        for url in urls.values():
-            content.append(ImageContent(type="image", data=url.removeprefix(PNG), mimeType="image/png"))
+        for url in urls:
+            png = url.removeprefix(PNG_URL_PREFIX)
+            content.append(ImageContent(type="image", data=png, mimeType="image/png"))
     return content
 
 
-def mask_of(rle) -> np.ndarray:
+def _is_png_url(value: object) -> bool:
+    return isinstance(value, str) and value.startswith(PNG_URL_PREFIX)
+
+
+def _with_size(scene: Scene, **results: Any) -> dict[str, Any]:
+    """Results with the size of the image."""
+    height, width = scene.size
+    return {"width": width, "height": height, **results}
+
+
+def _probability(value: float) -> float:
+    """A score, clipped to [0, 1]."""
+    return min(max(float(value), 0.0), 1.0)
+
+
+def _read_mask(rle: object) -> np.ndarray:
+    """A mask (H, W) bool from its RLE. Raises BadInput where it is none."""
     if not isinstance(rle, dict):
         raise BadInput("a mask must be an RLE {'size': [h, w], 'counts': str}")
     return decode_rle(rle)

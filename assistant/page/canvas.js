@@ -1,15 +1,15 @@
-// The picture with its masks. Props from the server: photo, masks, view, selected, found, busy (see canvas.py).
-// Events to it: "pick" {number}, "prompt" {points, box, added, erased}, "choose" {number}. Coordinates are shares of
-// the picture's width and height. All text goes in as text, never as HTML.
+// The photo with its masks. Props from the server: photo, masks, view, selected, candidates, marks_round, busy, label
+// (see canvas.py). Events to it: "pick" {number}, "prompt" {points, box, added, erased}, "choose" {number}. Coordinates
+// are shares of the photo's width and height. All text is inserted as text, never as HTML.
 const $ = (name) => element.querySelector(".mp-" + name);
 const stage = $("stage"), photo = $("photo"), over = $("over"), tip = $("tip");
-const legend = $("legend"), tools = $("tools"), found = $("found");
+const legend = $("legend"), tools = $("tools"), candidateBar = $("found");
 const pen = over.getContext("2d");
 let masks = [], candidates = [], choice = 0, hidden = new Set(), hovered = -1, epoch = 0;
-let keys = false; // the crosshair is for those who mark by keyboard
+let keyboardUsed = false; // the crosshair is shown to those who mark by keyboard
 let tool = "add", marks = [], box = null, corner = null, cursor = null, drag = null, strokes = [];
 
-const layer = () => Object.assign(document.createElement("canvas"), { width: over.width, height: over.height });
+const newCanvas = () => Object.assign(document.createElement("canvas"), { width: over.width, height: over.height });
 const load = (url) => new Promise((done) => {
   const image = new Image();
   image.onload = () => done(image);
@@ -17,34 +17,34 @@ const load = (url) => new Promise((done) => {
   image.src = url;
 });
 
-// A mask arrives as its opacity; here it gets its colour, and an alpha plane to tell what lies under the pointer.
+// A mask arrives as its opacity. Here it gets its colour, and an alpha plane that tells what lies under the pointer.
 async function coloured(mask) {
-  const image = await load(mask.png), own = layer(), draw = own.getContext("2d", { willReadFrequently: true });
-  if (image) draw.drawImage(image, 0, 0, own.width, own.height);
-  if (mask.raw) return { ...mask, own, alpha: [], area: 0 }; // a picture of its own, such as a heat map
-  const alpha = draw.getImageData(0, 0, own.width, own.height).data;
+  const image = await load(mask.png), canvas = newCanvas();
+  const draw = canvas.getContext("2d", { willReadFrequently: true });
+  if (image) draw.drawImage(image, 0, 0, canvas.width, canvas.height);
+  if (mask.raw) return { ...mask, canvas, alpha: [], area: 0 }; // it has colours of its own, as a heat map does
+  const alpha = draw.getImageData(0, 0, canvas.width, canvas.height).data;
   let area = 0;
   for (let i = 3; i < alpha.length; i += 4) area += alpha[i] > 40;
   draw.globalCompositeOperation = "source-in";
   draw.fillStyle = mask.colour;
-  draw.fillRect(0, 0, own.width, own.height);
-  return { ...mask, own, alpha, area };
+  draw.fillRect(0, 0, canvas.width, canvas.height);
+  return { ...mask, canvas, alpha, area };
 }
 
 function paint() {
   pen.clearRect(0, 0, over.width, over.height);
-  const hand = props.view === "hand";
-  if (!hand) {
+  if (props.view !== "hand") {
     [...masks.keys()].sort((a, b) => masks[b].area - masks[a].area).forEach((k) => {
       if (hidden.has(k) || !masks[k].present) return;
       const focus = props.selected ?? (hovered >= 0 ? hovered : null);
       pen.globalAlpha = focus === null || focus === k ? 1 : 0.35;
-      pen.drawImage(masks[k].own, 0, 0);
+      pen.drawImage(masks[k].canvas, 0, 0);
     });
     pen.globalAlpha = 1;
     return;
   }
-  if (candidates[choice]) pen.drawImage(candidates[choice].own, 0, 0);
+  if (candidates[choice]) pen.drawImage(candidates[choice].canvas, 0, 0);
   const unit = Math.max(over.width / (stage.clientWidth || over.width), 0.5);
   pen.lineCap = pen.lineJoin = "round";
   strokes.forEach((stroke) => trace(pen, stroke, stroke.erase ? "rgba(255,255,255,.55)" : "rgba(20,160,150,.55)"));
@@ -67,7 +67,7 @@ function paint() {
     if (inside) { pen.moveTo(at[0], at[1] - r / 2); pen.lineTo(at[0], at[1] + r / 2); }
     pen.stroke();
   });
-  if (cursor && keys && document.activeElement === over) {
+  if (cursor && keyboardUsed && document.activeElement === over) {
     const at = [cursor[0] * over.width, cursor[1] * over.height], r = 10 * unit;
     for (const [width, colour] of [[4, "#000a"], [2, "#fff"]]) {
       pen.beginPath(); pen.lineWidth = width * unit; pen.strokeStyle = colour;
@@ -89,18 +89,18 @@ function trace(to, stroke, colour) {
   to.stroke();
 }
 
-// What was painted (or erased) last at each place, as a small PNG; null where nothing was.
+// Where something was painted (or erased) last, as a small PNG; null where nothing was.
 function strokesAs(erase) {
   if (!strokes.some((s) => s.erase === erase)) return null;
   const scale = Math.min(1, 640 / Math.max(over.width, over.height));
   const size = { width: Math.round(over.width * scale), height: Math.round(over.height * scale) };
-  const own = Object.assign(document.createElement("canvas"), size);
-  const draw = own.getContext("2d");
+  const canvas = Object.assign(document.createElement("canvas"), size);
+  const draw = canvas.getContext("2d");
   strokes.forEach((stroke) => {
     draw.globalCompositeOperation = stroke.erase === erase ? "source-over" : "destination-out";
     trace(draw, stroke, "#000");
   });
-  return own.toDataURL("image/png");
+  return canvas.toDataURL("image/png");
 }
 
 function send() {
@@ -134,7 +134,7 @@ function hover(event) {
   if (now !== hovered) { hovered = now; paint(); }
 }
 
-function use(at, negative) { // one click of the tool in hand
+function useTool(at, negative) { // one click with the tool that is chosen
   if (props.busy) return;
   if (tool === "box") {
     if (!corner) { corner = at; box = null; paint(); return; }
@@ -150,7 +150,7 @@ function use(at, negative) { // one click of the tool in hand
 over.addEventListener("pointerdown", (event) => {
   if (props.view !== "hand") return;
   event.preventDefault();
-  keys = false;
+  keyboardUsed = false;
   over.focus({ preventScroll: true });
   over.setPointerCapture(event.pointerId);
   drag = { at: place(event), right: event.button === 2 };
@@ -169,14 +169,14 @@ over.addEventListener("pointerup", (event) => {
   const at = place(event), { at: from, right } = drag, moved = Math.hypot(at[0] - from[0], at[1] - from[1]) > 0.01;
   drag = null;
   if (tool === "brush" || tool === "erase") send();
-  else if (tool === "box") { if (moved || corner !== from) use(at); }
-  else use(at, right || event.shiftKey);
+  else if (tool === "box") { if (moved || corner !== from) useTool(at); }
+  else useTool(at, right || event.shiftKey);
 });
 over.addEventListener("pointercancel", () => { drag = corner = null; paint(); });
 over.addEventListener("pointerleave", () => hover(null));
 over.addEventListener("contextmenu", (event) => { if (props.view === "hand") event.preventDefault(); });
 over.addEventListener("blur", paint);
-over.addEventListener("focus", () => { keys = over.matches(":focus-visible"); cursor ||= [0.5, 0.5]; paint(); });
+over.addEventListener("focus", () => { keyboardUsed = over.matches(":focus-visible"); cursor ||= [0.5, 0.5]; paint(); });
 over.addEventListener("click", (event) => {
   if (props.view === "hand") return;
   const number = under(place(event));
@@ -187,11 +187,11 @@ over.addEventListener("keydown", (event) => {
   const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   const step = event.shiftKey ? 0.05 : 0.01;
   cursor ||= [0.5, 0.5];
-  keys = true;
+  keyboardUsed = true;
   if (ways[event.key]) {
     cursor = cursor.map((v, k) => Math.min(1, Math.max(0, v + step * ways[event.key][k])));
     paint();
-  } else if (event.key === "Enter" || event.key === " ") use([...cursor]);
+  } else if (event.key === "Enter" || event.key === " ") useTool([...cursor]);
   else if (event.key === "Backspace") back();
   else return;
   event.preventDefault();
@@ -216,16 +216,18 @@ tools.addEventListener("click", (event) => {
 
 const wipe = () => { marks = []; strokes = []; box = corner = null; };
 const press = () => {
-  for (const own of tools.querySelectorAll("[data-tool]")) own.setAttribute("aria-pressed", own.dataset.tool === tool);
+  for (const item of tools.querySelectorAll("[data-tool]")) {
+    item.setAttribute("aria-pressed", item.dataset.tool === tool);
+  }
 };
 
 function button(text, pressed, title) {
-  const own = document.createElement("button");
-  own.type = "button";
-  own.textContent = text;
-  if (pressed !== undefined) own.setAttribute("aria-pressed", pressed);
-  if (title) own.title = own.ariaLabel = title;
-  return own;
+  const item = document.createElement("button");
+  item.type = "button";
+  item.textContent = text;
+  if (pressed !== undefined) item.setAttribute("aria-pressed", pressed);
+  if (title) item.title = item.ariaLabel = title;
+  return item;
 }
 
 function list() {
@@ -240,10 +242,11 @@ function list() {
     } else {
       const pick = button(mask.name, props.selected === k, `${mask.tip}: select, to ask about it`);
       const eye = button("", !hidden.has(k), `show the mask of ${mask.name}`);
-      pick.className = "mp-name"; pick.style.setProperty("--own", mask.colour);
-      const sure = document.createElement("span");
-      sure.textContent = " " + mask.sure;
-      pick.append(sure);
+      pick.className = "mp-name";
+      pick.style.setProperty("--mask-colour", mask.colour);
+      const confidence = document.createElement("span");
+      confidence.textContent = " " + mask.confidence;
+      pick.append(confidence);
       eye.className = "mp-eye";
       pick.addEventListener("click", () => trigger("pick", { number: k }));
       pick.addEventListener("mouseenter", () => { hovered = k; paint(); });
@@ -257,24 +260,28 @@ function list() {
     }
     legend.append(item);
   });
-  found.hidden = props.view !== "hand";
-  found.replaceChildren(...candidates.map((one, k) => {
-    const own = button(one.name, k === choice, one.tip);
-    own.addEventListener("click", () => { choice = k; trigger("choose", { number: k }); list(); paint(); });
-    return own;
+  candidateBar.hidden = props.view !== "hand";
+  candidateBar.replaceChildren(...candidates.map((candidate, k) => {
+    const item = button(candidate.name, k === choice, candidate.tip);
+    item.addEventListener("click", () => { choice = k; trigger("choose", { number: k }); list(); paint(); });
+    return item;
   }));
-  if (!candidates.length) found.textContent = "Click on a thing to outline it. Arrow keys and Enter work too.";
+  if (!candidates.length) candidateBar.textContent = "Click on a thing to outline it. Arrow keys and Enter work too.";
   tools.hidden = props.view !== "hand";
 }
 
+const TRACKED = ["photo", "masks", "candidates", "marks_round"]; // props whose change means more than drawing anew
 let last = {};
 async function update() {
-  const mine = ++epoch, changed = (name) => last[name] !== JSON.stringify(props[name] ?? null);
-  const fresh = { photo: changed("photo"), masks: changed("masks"), found: changed("found"), round: changed("round") };
-  for (const name of ["photo", "masks", "found", "round"]) last[name] = JSON.stringify(props[name] ?? null);
+  const mine = ++epoch, changed = {};
+  for (const name of TRACKED) {
+    const value = JSON.stringify(props[name] ?? null);
+    changed[name] = last[name] !== value;
+    last[name] = value;
+  }
   element.querySelector(".mp").hidden = !props.photo;
   if (!props.photo) { masks = candidates = []; return; }
-  if (fresh.photo) {
+  if (changed.photo) {
     photo.src = props.photo.url;
     photo.alt = props.photo.alt;
     over.width = props.photo.width;
@@ -283,14 +290,14 @@ async function update() {
     stage.style.setProperty("--ratio", props.photo.width / props.photo.height);
     cursor = null;
   }
-  if (fresh.photo || fresh.round) { wipe(); hidden = new Set(); }
+  if (changed.photo || changed.marks_round) { wipe(); hidden = new Set(); }
   const all = (layers) => Promise.all((layers || []).map(coloured));
-  const more = { masks: await all(props.masks), found: await all(props.found) };
-  if (mine !== epoch) return;
-  if (fresh.masks) hidden = new Set();
-  masks = more.masks;
-  candidates = more.found;
-  if (fresh.found) choice = 0;
+  const loaded = { masks: await all(props.masks), candidates: await all(props.candidates) };
+  if (mine !== epoch) return; // a later update has begun meanwhile
+  if (changed.masks) hidden = new Set();
+  masks = loaded.masks;
+  candidates = loaded.candidates;
+  if (changed.candidates) choice = 0;
   over.setAttribute("aria-label", props.label || "");
   stage.classList.toggle("mp-busy", !!props.busy);
   hovered = -1;
@@ -301,5 +308,5 @@ async function update() {
   stage.dataset.drawn = String(masks.filter((m) => m.present).length + candidates.length);
   stage.dataset.view = props.view;
 }
-watch(["photo", "masks", "view", "selected", "found", "round", "busy", "label"], update);
+watch(["photo", "masks", "view", "selected", "candidates", "marks_round", "busy", "label"], update);
 update();

@@ -1,27 +1,41 @@
-"""The picture with its masks, as a gr.HTML whose script is canvas.js: what the browser is sent, and what it sends.
+"""The photo with its masks on the page, a gr.HTML whose script is canvas.js: what the browser is sent.
 
-canvas = gr.HTML(html_template=TEMPLATE, js_on_load=SCRIPT, **nothing())
-canvas.prompt(handler)                   # handler(event: gr.EventData): read_prompt(event._data, scene.size)
-return gr.HTML(**shown(session))         # what an event changes
+    canvas = gr.HTML(html_template=CANVAS_TEMPLATE, js_on_load=CANVAS_SCRIPT, **empty_props())
+    canvas.prompt(handler)                   # what the browser sends back: see
+    `assistant.page.canvas_prompts` return gr.HTML(**canvas_props(session))  # in a handler: what has changed
+
+A layer is a dictionary with the keys `name`, `confidence`, `colour`, `tip` (its tooltip), `present` and
+`png`, a data URL of a PNG whose opacity is that of the mask. `raw` in it says that the image has colours of
+its own.
 """
+
+from __future__ import annotations
 
 import base64
 import io
-import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image, ImageFilter
 
 from assistant.answer import Target
-from assistant.errors import BadInput
-from assistant.page.session import EVERYTHING, HAND, LOOKING, Session
-from assistant.page.words import named
+from assistant.export.drawing import draw_heat
+from assistant.page.session import Session, View
+from assistant.page.wording import NamedTarget, name_targets
+from assistant.sam.proposals import Proposals
 
-VIEW_SIDE = 1280  # pixels: the page shows the picture at most this large; exports keep its full size
-MARKS = 100  # clicks of a prompt
-PAINTED = 3_000_000  # characters of a painted layer
-SCRIPT = (Path(__file__).parent / "canvas.js").read_text(encoding="utf-8")
-TEMPLATE = """<div class="mp" hidden>
+MAX_VIEW_SIDE = 1280  # px: the longer side of the photo on the page; exports have its full size
+PHOTO_JPEG_QUALITY = 88
+ATTENTION_JPEG_QUALITY = 85
+RIM_FILTER_SIZE = 5  # px: a mask's rim is what a minimum filter of this size takes away
+OUTLINE_OPACITY = 200  # of 255, of the outlines that are shown while a photo is opened
+CANDIDATE_COLOUR = "#14b8a6"  # of masks that are made by hand; the page's teal
+ATTENTION_COLOUR = "#f0e442"  # of an attention map's name, the yellow of its brightest places
+OUTLINES_COLOUR = "#ffffff"
+
+CANVAS_SCRIPT = (Path(__file__).parent / "canvas.js").read_text(encoding="utf-8")
+CANVAS_TEMPLATE = """<div class="mp" hidden>
 <div class="mp-stage"><img class="mp-photo" alt=""><canvas class="mp-over" tabindex="0" role="img"></canvas>
 <div class="mp-tip" role="tooltip" hidden></div></div>
 <div class="mp-tools" role="toolbar" aria-label="Marking tools" hidden>
@@ -38,227 +52,189 @@ TEMPLATE = """<div class="mp" hidden>
 <div class="mp-found" role="group" aria-label="Candidates" hidden></div>
 <ul class="mp-legend" aria-label="What is outlined"></ul></div>"""
 
+Layer = dict[str, Any]
+Props = dict[str, Any]
+
 
 def view_size(image: np.ndarray) -> tuple[int, int]:
-    """(width, height) in px of the picture (H, W, 3) on the page."""
-    h, w = image.shape[:2]
-    scale = min(1.0, VIEW_SIDE / max(h, w))
-    return max(1, round(w * scale)), max(1, round(h * scale))
+    """(width, height) in px of an image (H, W, 3) on the page."""
+    height, width = image.shape[:2]
+    scale = min(1.0, MAX_VIEW_SIDE / max(height, width))
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def as_url(picture, kind: str = "PNG", **options) -> str:
-    """A PIL image as a data URL."""
+def as_data_url(image: Image.Image, kind: str = "PNG", **options: Any) -> str:
+    """An image as a data URL; kind: Pillow's name of the format; options: of `Image.save`."""
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def outlined(mask: np.ndarray, size: tuple[int, int]):
-    """Opacity of a mask (H, W) bool at `size` (w, h) as a PIL LA image: half inside, full on its rim."""
-    from PIL import Image, ImageFilter
+def mask_opacity(mask: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """The opacity of a mask on the page: half inside, full on its rim.
 
+    Args:
+        mask: (H, W) bool.
+        size: (width, height) in px of the result.
+
+    Returns:
+        A PIL image of mode LA.
+    """
     full = Image.fromarray(np.asarray(mask, np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
-    rim = np.asarray(full) > np.asarray(full.filter(ImageFilter.MinFilter(5)))
+    inner = full.filter(ImageFilter.MinFilter(RIM_FILTER_SIZE))
+    rim = np.asarray(full) > np.asarray(inner)
     alpha = np.where(rim, 255, np.asarray(full) // 2).astype(np.uint8)
     return Image.fromarray(np.dstack([np.zeros_like(alpha), alpha]))
 
 
-def layer(mask: np.ndarray, size: tuple[int, int], name: str, sure: str, colour: str, tip: str) -> dict:
+def mask_layer(
+    mask: np.ndarray, size: tuple[int, int], name: str, confidence: str, colour: str, tip: str
+) -> Layer:
+    """A mask (H, W) bool as a layer; size: (width, height) in px on the page."""
+    return _layer(name, colour, tip, as_data_url(mask_opacity(mask, size)), confidence=confidence)
+
+
+def _layer(name: str, colour: str, tip: str, url: str, confidence: str = "", present: bool = True) -> Layer:
     return {
         "name": name,
-        "sure": sure,
+        "confidence": confidence,
         "colour": colour,
         "tip": tip,
-        "present": True,
-        "png": as_url(outlined(mask, size)),
+        "present": present,
+        "png": url,
     }
 
 
-def nothing() -> dict:
+def empty_props() -> Props:
+    """The props of a canvas without a photo."""
     return {
         "photo": None,
         "masks": [],
-        "view": "answer",
+        "view": View.ANSWER.value,
         "selected": None,
-        "found": [],
-        "round": 0,
+        "candidates": [],
+        "marks_round": 0,
         "busy": False,
         "label": "",
     }
 
 
-def photo_of(image: np.ndarray, name: str) -> dict:
-    from PIL import Image
-
+def photo_prop(image: np.ndarray, name: str) -> dict[str, Any]:
+    """An image (H, W, 3) uint8 as the prop `photo`."""
     width, height = view_size(image)
-    small = (
-        Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
-        if (height, width) != image.shape[:2]
-        else Image.fromarray(image)
-    )
+    photo = Image.fromarray(image)
+    if (height, width) != image.shape[:2]:
+        photo = photo.resize((width, height), Image.Resampling.LANCZOS)
     return {
-        "url": as_url(small, "JPEG", quality=88),
+        "url": as_data_url(photo, "JPEG", quality=PHOTO_JPEG_QUALITY),
         "width": width,
         "height": height,
         "alt": f"Photo: {name}",
     }
 
 
-def ghosts(image: np.ndarray, proposals) -> list[dict]:
-    """The outlines of all proposals, as one layer: what is seen while a photo is being opened."""
-    from PIL import Image
-
-    size, edges = view_size(image), np.zeros(view_size(image)[::-1], np.uint8)
-    for i in range(len(proposals)):
-        small = np.asarray(Image.fromarray(proposals.mask(i)).resize(size, Image.Resampling.NEAREST))
+def outline_layers(image: np.ndarray, proposals: Proposals) -> list[Layer]:
+    """The outlines of all proposals as one layer, which is shown while a photo is opened."""
+    size = view_size(image)
+    edges = np.zeros(size[::-1], np.uint8)
+    for index in range(len(proposals)):
+        mask = Image.fromarray(proposals.mask(index)).resize(size, Image.Resampling.NEAREST)
+        small = np.asarray(mask)
         edges[:, 1:] |= small[:, 1:] != small[:, :-1]
         edges[1:] |= small[1:] != small[:-1]
-    url = as_url(Image.fromarray(np.dstack([edges * 0, edges * 200])))
-    return [{"name": "all outlines", "sure": "", "colour": "#ffffff", "tip": "", "present": True, "png": url}]
+    opacity = Image.fromarray(np.dstack([edges * 0, edges * OUTLINE_OPACITY]))
+    return [_layer("all outlines", OUTLINES_COLOUR, "", as_data_url(opacity))]
 
 
-def layers(targets: list[Target], size: tuple[int, int], percent: bool = True) -> list[dict]:
-    out = []
-    for target, name, sure, colour in named(targets):
-        tip = f"{name}, {sure} sure" if percent else name
-        if target.present:
-            out.append(layer(target.mask, size, name, sure if percent else "", colour, tip))
-        else:
-            out.append(
-                {
-                    "name": name,
-                    "sure": "",
-                    "colour": colour,
-                    "tip": f"{name}: not in the picture",
-                    "present": False,
-                    "png": "",
-                }
-            )
-    return out
+def target_layers(targets: list[Target], size: tuple[int, int], show_confidence: bool = True) -> list[Layer]:
+    """A layer for each target; that of an absent one has no PNG. size: (width, height) in px on the page."""
+    return [_target_layer(row, size, show_confidence) for row in name_targets(targets)]
 
 
-def heat_layer(image: np.ndarray, phrase: str, heat: np.ndarray) -> dict:
-    """A heat map (H, W) in [0, 1] over the picture, its highest place as bright as can be."""
-    from PIL import Image
+def _target_layer(row: NamedTarget, size: tuple[int, int], show_confidence: bool) -> Layer:
+    if not row.target.present:
+        return _layer(row.name, row.colour, f"{row.name}: not in the picture", "", present=False)
+    assert row.target.mask is not None
+    tip = f"{row.name}, {row.confidence} sure" if show_confidence else row.name
+    confidence = row.confidence if show_confidence else ""
+    return mask_layer(row.target.mask, size, row.name, confidence, row.colour, tip)
 
-    from assistant.export.drawing import draw_heat
 
+def attention_layer(image: np.ndarray, phrase: str, heat: np.ndarray) -> Layer:
+    """An attention map (H, W) in [0, 1] over its image, stretched so that its highest value is 1."""
     size = view_size(image)
-    small = [
-        np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR))
-        for x in (image, heat.astype(np.float32))
-    ]
-    url = as_url(
-        draw_heat(small[0], (small[1] / max(float(small[1].max()), 1e-6)).clip(0, 1)), "JPEG", quality=85
+    small_image, small_heat = (
+        np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BILINEAR))
+        for array in (image, heat.astype(np.float32))
     )
-    return {
-        "name": phrase,
-        "sure": "",
-        "colour": "#f0e442",
-        "tip": f"where the model looks for {phrase}",
-        "present": True,
-        "raw": True,
-        "png": url,
-    }
+    stretched = (small_heat / max(float(small_heat.max()), 1e-6)).clip(0, 1)
+    url = as_data_url(draw_heat(small_image, stretched), "JPEG", quality=ATTENTION_JPEG_QUALITY)
+    layer = _layer(phrase, ATTENTION_COLOUR, f"where the model looks for {phrase}", url)
+    return layer | {"raw": True}
 
 
-def shown(session: Session, marks: bool = False) -> dict:
-    """The canvas's settings for what a session shows; marks: take back the visitor's marks. The picture itself is sent
-    where another one was shown before."""
-    if session.scene is None:
-        session.drawn = None
-        return nothing()
-    image = session.scene.image
-    size, targets = view_size(image), session.targets
-    every = session.view == EVERYTHING
-    present = [name for target, name, *_ in named(targets) if target.present]
-    if session.view == HAND:
-        label = "the photo, to be marked by hand: arrow keys move, Enter marks, Backspace takes back"
-    elif session.view == LOOKING:
-        label = f"where the model looks for {session.heat[0]}"
-    else:
-        label = (
-            f"{len(present)} regions"
-            if every
-            else f"outlined: {', '.join(present)}"
-            if present
-            else "nothing is outlined"
-        )
-    tips = {True: "exactly what was drawn", False: "predicted IoU: how good the mask is likely to be"}
-    settings = {
-        "masks": []
-        if session.view == HAND
-        else [heat_layer(image, *session.heat)]
-        if session.view == LOOKING
-        else layers(targets, size, not every),
-        "view": session.view,
+def canvas_props(session: Session, clear_marks: bool = False) -> Props:
+    """The props of the canvas for what a session shows.
+
+    The photo is among them only where the browser shows another one, which the session notes.
+
+    Args:
+        session: The session.
+        clear_marks: Whether to take back the visitor's marks.
+    """
+    scene = session.scene
+    if scene is None:
+        session.drawn_scene = None
+        return empty_props()
+    props: Props = {
+        "masks": _layers(session, scene.image),
+        "view": session.view.value,
         "busy": False,
         "selected": session.selected,
-        "label": label,
-        "found": [
-            layer(mask, size, name, "", "#14b8a6", tips[score is None])
-            for name, mask, score in session.hand.found
-        ]
-        if session.view == HAND
-        else [],
+        "label": _description(session),
+        "candidates": candidate_layers(session),
     }
-    photo = session.drawn is not session.scene
-    if photo:
-        session.drawn = session.scene
-        settings["photo"] = photo_of(image, session.names[session.at])
-    if marks or photo:
-        settings["round"] = session.round = session.round + 1
-    return settings
+    photo_changed = session.drawn_scene is not scene
+    if photo_changed:
+        session.drawn_scene = scene
+        props["photo"] = photo_prop(scene.image, session.names[session.photo])
+    if clear_marks or photo_changed:
+        session.marks_round += 1
+        props["marks_round"] = session.marks_round
+    return props
 
 
-def read_prompt(data: dict, size: tuple[int, int]) -> dict:
-    """What the browser says is marked, checked, for `Session.mark`; size: (H, W) px of the picture."""
-    height, width = size
-    rows = data.get("points") or []
-    if not isinstance(rows, list) or len(rows) > MARKS:
-        raise BadInput(f"at most {MARKS} clicks can be marked at once")
-    rows = [_shares(row, 3, "a click") for row in rows]
-    prompt = {
-        "points": [[x * width, y * height] for x, y, _ in rows],
-        "labels": [int(label > 0.5) for *_, label in rows],
-    }
-    if data.get("box") is not None:
-        x0, y0, x1, y1 = _shares(data["box"], 4, "the box")
-        prompt["box"] = [x0 * width, y0 * height, x1 * width, y1 * height]
-    for name in ("added", "erased"):
-        if data.get(name) is not None:
-            prompt[name] = _painted(data[name], size)
-    return prompt
+def _layers(session: Session, image: np.ndarray) -> list[Layer]:
+    if session.view == View.BY_HAND:
+        return []
+    if session.view == View.ATTENTION and session.attention:
+        return [attention_layer(image, session.attention.phrase, session.attention.heat)]
+    show_confidence = session.view != View.EVERYTHING
+    return target_layers(session.targets, view_size(image), show_confidence)
 
 
-def _shares(row, count: int, what: str) -> list[float]:
-    fine = (
-        isinstance(row, list)
-        and len(row) == count
-        and all(
-            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and 0 <= v <= 1
-            for v in row
-        )
-    )
-    if not fine:
-        raise BadInput(f"{what} is not within the picture")
-    return [float(v) for v in row]
+def candidate_layers(session: Session) -> list[Layer]:
+    """The candidates by hand as layers; none in another view."""
+    if session.view != View.BY_HAND:
+        return []
+    size = view_size(session.open_scene().image)
+    layers = []
+    for candidate in session.manual.candidates:
+        if candidate.score is None:
+            tip = "exactly what was drawn"
+        else:
+            tip = "predicted IoU: how good the mask is likely to be"
+        layers.append(mask_layer(candidate.mask, size, candidate.name, "", CANDIDATE_COLOUR, tip))
+    return layers
 
 
-def _painted(url, size: tuple[int, int]) -> np.ndarray:
-    """A painted layer, a PNG data URL with transparency, as (H, W) bool."""
-    from PIL import Image
-
-    head = "data:image/png;base64,"
-    if not isinstance(url, str) or not url.startswith(head) or len(url) > PAINTED:
-        raise BadInput("what was painted cannot be read: clear it and paint again")
-    try:
-        with Image.open(
-            io.BytesIO(base64.b64decode(url[len(head) :], validate=True)), formats=["PNG"]
-        ) as picture:
-            if max(picture.size) > 2 * VIEW_SIDE:
-                raise ValueError
-            alpha = picture.convert("RGBA").getchannel("A")
-    except Exception:  # what a broken PNG raises varies
-        raise BadInput("what was painted cannot be read: clear it and paint again") from None
-    return np.asarray(alpha.resize(size[::-1], Image.Resampling.BILINEAR)) > 127
+def _description(session: Session) -> str:
+    """What the picture shows, for screen readers."""
+    if session.view == View.BY_HAND:
+        return "the photo, to be marked by hand: arrow keys move, Enter marks, Backspace takes back"
+    if session.view == View.ATTENTION and session.attention:
+        return f"where the model looks for {session.attention.phrase}"
+    present = [row.name for row in name_targets(session.targets) if row.target.present]
+    if session.view == View.EVERYTHING:
+        return f"{len(present)} regions"
+    return f"outlined: {', '.join(present)}" if present else "nothing is outlined"

@@ -1,18 +1,38 @@
-"""The conversation: questions, replies that stream, and taking back, editing and trying again."""
+"""The chat panel: questions, replies that are shown as they are written, and taking back, editing and trying
+again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import gradio as gr
 
 from assistant.errors import BadInput
-from assistant.page.session import ANSWER
-from assistant.page.ui import HEAVY, INSTANT, line
-from assistant.page.words import bubbles, messages
-from assistant.page.work import polite
+from assistant.page.components import ChatComponents, small_button
+from assistant.page.examples import Example
+from assistant.page.handlers import (
+    INSTANT_EVENT,
+    QUEUED_EVENT,
+    EventStep,
+    Panel,
+    Updates,
+    guarded,
+    status_line,
+)
+from assistant.page.question import Question
+from assistant.page.session import Session, View
+from assistant.page.wording import bubbles, chat_messages
+from assistant.page.worker import Done, error_line
 
 WELCOME = "### What are you looking for?\nDrop a photo, then ask for things in your own words."
+# Of a second try: greedy decoding would give the same reply again.
+RETRY_TEMPERATURE = 0.7
 
 
-def build(ui) -> None:
-    ui.chat = gr.Chatbot(
+def build(examples: list[Example]) -> ChatComponents:
+    """Add the conversation, the question and its buttons."""
+    messages = gr.Chatbot(
         show_label=False,
         label="Conversation",
         elem_id="chat",
@@ -22,12 +42,12 @@ def build(ui) -> None:
         feedback_options=None,
         allow_file_downloads=False,
         placeholder=WELCOME,
-        examples=[{"text": e["question"], "files": [str(e["file"])]} for e in ui.examples] or None,
+        examples=[{"text": example.question, "files": [str(example.file)]} for example in examples] or None,
     )
-    with gr.Row(visible=False, elem_id="chip") as ui.chip:
-        ui.about = gr.HTML("", elem_id="about")
-        ui.let_go = gr.Button("Let go", size="sm", min_width=60, scale=0)
-    ui.question = gr.Textbox(
+    with gr.Row(visible=False, elem_id="chip") as subject_row:
+        subject = gr.HTML("", elem_id="about")
+        clear_subject = small_button("Let go", scale=0)
+    question = gr.Textbox(
         label="Your question",
         show_label=False,
         container=False,
@@ -37,119 +57,180 @@ def build(ui) -> None:
         placeholder="What keeps the rain off?",
         elem_id="question",
     )
-    with gr.Row(visible=False, elem_id="turns") as ui.turns:
-        ui.stop = gr.Button("Stop", size="sm", min_width=60, variant="stop", visible=False, elem_id="stop")
-        ui.undo = gr.Button("Undo", size="sm", min_width=60, elem_id="undo")
-        ui.edit = gr.Button("Edit question", size="sm", min_width=60, elem_id="edit")
-        ui.retry = gr.Button("Try again", size="sm", min_width=60, elem_id="retry")
+    with gr.Row(visible=False, elem_id="turns") as actions:
+        stop = small_button("Stop", "stop", variant="stop", visible=False)
+        undo = small_button("Undo", "undo")
+        edit = small_button("Edit question", "edit")
+        retry = small_button("Try again", "retry")
+    return ChatComponents(
+        messages, subject_row, subject, clear_subject, question, actions, stop, undo, edit, retry
+    )
 
 
-def wire(ui) -> None:
-    @ui.guarded
-    def put(s, text):
-        if s.editing is not None:
-            s.take_back(s.editing)
-            s.editing = None
-        s.note = ""
-        s.put(text)
-        s.selected = None
-        return {**ui.talk(s), **ui.chips(s), ui.question: ""}
+class ChatPanel(Panel):
+    """The handlers of the chat panel."""
 
-    def answer(s):
-        e = s.next()
-        if e is None:
-            yield {ui.session: s}
+    def wire(self, open_photos: EventStep, store_conversation: EventStep) -> None:
+        """Connect the components with their handlers.
+
+        Args:
+            open_photos: The step that opens the photos that were chosen.
+            store_conversation: The step that stores the conversation in the browser.
+        """
+        chat = self.components.chat
+        state, outputs = self.components.session, self.components.changeable
+        answer: EventStep = {"fn": self.answer, "inputs": state, "outputs": outputs, **QUEUED_EVENT}
+        (
+            chat.messages.example_select(self.choose_example, state, outputs, **INSTANT_EVENT)
+            .then(**open_photos)
+            .then(**answer)
+            .then(**store_conversation)
+        )
+        (
+            chat.question.submit(self.ask, [state, chat.question], outputs, **INSTANT_EVENT)
+            .then(**answer)
+            .then(**store_conversation)
+        )
+        (
+            chat.retry.click(self.try_again, state, outputs, **INSTANT_EVENT)
+            .then(**answer)
+            .then(**store_conversation)
+        )
+        chat.stop.click(self.stop, state, outputs, **INSTANT_EVENT)
+        chat.undo.click(self.undo, state, outputs, **INSTANT_EVENT).then(**store_conversation)
+        chat.edit.click(self.edit, state, outputs, **INSTANT_EVENT).then(**store_conversation)
+        chat.messages.select(self.select_bubble, state, outputs, **INSTANT_EVENT)
+        chat.clear_subject.click(self.clear_subject, state, outputs, **INSTANT_EVENT)
+
+    @guarded
+    def ask(self, session: Session, text: str) -> Updates:
+        """Add a question, in place of the one that is edited and of those after it."""
+        if session.editing is not None:
+            session.take_back(session.editing)
+            session.editing = None
+        session.notice = ""
+        session.add_question(text)
+        session.selected = None
+        return {
+            **self.page.conversation(session),
+            **self.page.subject(session),
+            self.components.chat.question: "",
+        }
+
+    def choose_example(self, session: Session, event: gr.SelectData) -> Updates:
+        """Start anew with an example and its question."""
+        session.clear()
+        example = self.page.examples[event.index]
+        session.queue_photos(example.file)
+        session.add_question(example.question)
+        return {
+            **self.page.conversation(session),
+            self.components.photo.status: status_line("Opening the photo", busy=True),
+            self.components.chat.question: "",
+        }
+
+    def answer(self, session: Session) -> Iterator[Updates]:
+        """Answer the next question, and show the reply while it is written."""
+        question = session.next_question()
+        if question is None:
+            yield self.unchanged(session)
             return
-        epoch, written = s.epoch, []
+        epoch = session.epoch
         try:
-            for kind, news in ui.worker.run(lambda tell: s.ask(e, stream=tell), s.stop):
-                if e not in s.log:
-                    break
-                if kind == "told":
-                    written.append(news[0])
-                    e.said = "".join(written)
-                    yield {ui.chat: messages(s)}
-                else:
-                    s.answered(e, news)
+            yield from self._stream_answer(session, question)
         except Exception as error:
-            if s.epoch == epoch and e in s.log:
-                s.failed(e, polite(error))
-                s.remember(e.photo)
-                yield ui.talk(s)
+            if session.epoch == epoch and question in session.questions:
+                session.set_failure(question, error_line(error))
+                session.restore_turns(question.photo)
+                yield self.page.conversation(session)
                 return
-        if s.epoch != epoch or e not in s.log:
-            for k in range(len(s.scenes)):
-                s.remember(k)
-            yield {ui.session: s}
+        if session.epoch == epoch and question in session.questions:
+            yield self.page.show(session, clear_marks=True)
             return
-        yield ui.show(s, marks=True)
+        for photo in range(len(session.scenes)):  # the question was taken back meanwhile
+            session.restore_turns(photo)
+        yield self.unchanged(session)
 
-    def choose_example(s, event: gr.SelectData):
-        s.clear()
-        example = ui.examples[event.index]
-        s.choose(example["file"])
-        s.put(example["question"])
-        return {**ui.talk(s), ui.status: line("Opening the photo", busy=True), ui.question: ""}
+    def _stream_answer(self, session: Session, question: Question) -> Iterator[Updates]:
+        """Ask the assistant, and enter the answer unless the question was taken back meanwhile."""
+        pieces: list[str] = []
+        events = self.page.worker.run(lambda report: session.ask(question, stream=report), session.stop)
+        for event in events:
+            if question not in session.questions:
+                break
+            if isinstance(event, Done):
+                session.set_answer(question, event.result)
+            else:
+                pieces.append(event.values[0])
+                question.status = "".join(pieces)
+                yield {self.components.chat.messages: chat_messages(session)}
 
-    @ui.guarded
-    def halt(s):
-        opening = s.scene is None and bool(s.pending)
-        s.halt()
+    @guarded
+    def stop(self, session: Session) -> Updates:
+        """Stop what is under way; a first photo that was being opened is forgotten."""
+        opening = session.scene is None and bool(session.pending)
+        session.stop_all()
         if opening:
-            s.clear()
-            return ui.show(s, note="Stopped.")
-        return ui.talk(s)
+            session.clear()
+            return self.page.show(session, note="Stopped.")
+        return self.page.conversation(session)
 
-    @ui.guarded
-    def take_back(s):
-        s.take_back()
-        return ui.show(s, marks=True)
+    @guarded
+    def undo(self, session: Session) -> Updates:
+        """Take back the last question."""
+        session.take_back()
+        return self.page.show(session, clear_marks=True)
 
-    @ui.guarded
-    def edit_last(s):
-        text = s.take_back()
-        return {**ui.show(s, marks=True), ui.question: text}
+    @guarded
+    def edit(self, session: Session) -> Updates:
+        """Take back the last question to be typed again."""
+        text = session.take_back()
+        return {**self.page.show(session, clear_marks=True), self.components.chat.question: text}
 
-    @ui.guarded
-    def try_again(s):
-        if not s.log:
+    @guarded
+    def try_again(self, session: Session) -> Updates:
+        """Ask the last question again, with a reply that is sampled."""
+        if not session.questions:
             raise BadInput("there is nothing to try again: ask something first")
-        last = s.log[-1]
-        s.take_back()
-        e = s.put(last.question, temperature=0.7)  # greedy would say the same again
-        e.about, e.photo = last.about, last.photo
-        return ui.talk(s)
+        last = session.questions[-1]
+        session.take_back()
+        again = session.add_question(last.text, temperature=RETRY_TEMPERATURE)
+        again.about = last.about
+        again.photo = last.photo
+        return self.page.conversation(session)
 
-    @ui.guarded
-    def look_back(s, event: gr.SelectData):
-        """An earlier reply shows its masks again; an earlier question is edited."""
-        every_one = bubbles(s)
+    @guarded
+    def select_bubble(self, session: Session, event: gr.SelectData) -> Updates:
+        """Show the masks of an earlier reply again, or edit an earlier question."""
+        rows = bubbles(session)
         index = event.index[0] if isinstance(event.index, list | tuple) else event.index
-        bubble = every_one[index] if isinstance(index, int) and 0 <= index < len(every_one) else {}
-        if "id" not in bubble:
-            return {ui.session: s}
-        e = s.log[bubble["id"]]
-        if bubble["role"] == "user" and not e.waiting:
-            s.editing = bubble["id"]
-            return {ui.session: s, **ui.chips(s), ui.question: e.question}
-        if e.answer is None or (e is s.exchange and s.view == ANSWER):
-            return {ui.session: s}
-        s.look()
-        s.at, s.current = e.photo, e
-        return ui.show(s, marks=True)
+        if not isinstance(index, int) or not 0 <= index < len(rows) or rows[index].question is None:
+            return self.unchanged(session)
+        number = rows[index].question
+        question = session.questions[number]
+        if rows[index].role == "user" and not question.waiting:
+            session.editing = number
+            return {
+                **self.unchanged(session),
+                **self.page.subject(session),
+                self.components.chat.question: question.text,
+            }
+        shown = question is session.shown_question and session.view == View.ANSWER
+        if question.answer is None or shown:
+            return self.unchanged(session)
+        session.reset_view()
+        session.photo = question.photo
+        session.recalled = question
+        return self.page.show(session, clear_marks=True)
 
-    @ui.guarded
-    def release(s):
-        s.selected, s.editing = None, None
-        return {ui.session: s, ui.canvas: gr.HTML(selected=None), **ui.chips(s)}
-
-    asked = dict(fn=answer, inputs=ui.session, outputs=ui.every, **HEAVY)
-    example = ui.chat.example_select(choose_example, ui.session, ui.every, **INSTANT)
-    example.then(**ui.opened).then(**asked).then(**ui.noted)
-    ui.question.submit(put, [ui.session, ui.question], ui.every, **INSTANT).then(**asked).then(**ui.noted)
-    ui.retry.click(try_again, ui.session, ui.every, **INSTANT).then(**asked).then(**ui.noted)
-    ui.stop.click(halt, ui.session, ui.every, **INSTANT)
-    ui.undo.click(take_back, ui.session, ui.every, **INSTANT).then(**ui.noted)
-    ui.edit.click(edit_last, ui.session, ui.every, **INSTANT).then(**ui.noted)
-    ui.chat.select(look_back, ui.session, ui.every, **INSTANT)
-    ui.let_go.click(release, ui.session, ui.every, **INSTANT)
+    @guarded
+    def clear_subject(self, session: Session) -> Updates:
+        """Ask about the whole photo again."""
+        session.selected = None
+        session.editing = None
+        canvas: Any = gr.HTML(selected=None)
+        return {
+            **self.unchanged(session),
+            self.components.photo.canvas: canvas,
+            **self.page.subject(session),
+        }

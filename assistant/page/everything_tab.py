@@ -1,29 +1,49 @@
 """The Everything tab: all that SAM outlines, from parts to whole things."""
 
+from __future__ import annotations
+
 import gradio as gr
 
-from assistant.page.session import EVERYTHING
-from assistant.page.ui import HEAVY, TABS
+from assistant.page.components import TAB_TITLES, EverythingTabComponents
+from assistant.page.handlers import QUEUED_EVENT, Panel, Updates, guarded
+from assistant.page.session import Session, View
 
 
-def build(ui) -> None:
-    with gr.Tab(TABS[EVERYTHING], id=EVERYTHING) as ui.everything_tab:
-        info = "0 = parts, 1 = whole things"
-        ui.grain = gr.Slider(0, 1, 0.5, step=0.05, label="Granularity", info=info, elem_id="grain")
+def build() -> EverythingTabComponents:
+    """Add the tab."""
+    with gr.Tab(TAB_TITLES[View.EVERYTHING], id=View.EVERYTHING.value) as tab:
+        granularity = gr.Slider(
+            0,
+            1,
+            0.5,
+            step=0.05,
+            label="Granularity",
+            info="0 = parts, 1 = whole things",
+            elem_id="grain",
+        )
+    return EverythingTabComponents(tab, granularity)
 
 
-def wire(ui) -> None:
-    @ui.guarded
-    def turn(s, granularity):
-        if s.scene is None or s.view == EVERYTHING:
-            return {ui.session: s}
-        ui.worker.call(lambda: s.everything(granularity))
-        return ui.show(s, marks=True)
+class EverythingTab(Panel):
+    """The handlers of the Everything tab."""
 
-    @ui.guarded
-    def regions(s, granularity):
-        ui.worker.call(lambda: s.everything(granularity))
-        return ui.show(s)
+    def wire(self) -> None:
+        """Connect the components with their handlers."""
+        everything = self.components.tabs.everything
+        inputs, outputs = [self.components.session, everything.granularity], self.components.changeable
+        everything.tab.select(self.open_tab, inputs, outputs, **QUEUED_EVENT)
+        everything.granularity.release(self.change_granularity, inputs, outputs, **QUEUED_EVENT)
 
-    ui.everything_tab.select(turn, [ui.session, ui.grain], ui.every, **HEAVY)
-    ui.grain.release(regions, [ui.session, ui.grain], ui.every, **HEAVY)
+    @guarded
+    def open_tab(self, session: Session, granularity: float) -> Updates:
+        """Show all regions."""
+        if session.scene is None or session.view == View.EVERYTHING:
+            return self.unchanged(session)
+        self.page.worker.call(lambda: session.show_everything(granularity))
+        return self.page.show(session, clear_marks=True)
+
+    @guarded
+    def change_granularity(self, session: Session, granularity: float) -> Updates:
+        """Show the regions of another granularity."""
+        self.page.worker.call(lambda: session.show_everything(granularity))
+        return self.page.show(session)

@@ -1,53 +1,105 @@
-"""The page: which panel stands where. Each panel is a file of its own, see `assistant.page.ui`."""
+"""The page: which panel stands where. Each panel is a file, see `assistant.page.components`.
 
+blocks = build_page(Assistant.from_preset("pocket"), save_examples(folder))
+blocks.launch()                                      # `app.serve` launches it with its theme and its
+limits
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 from pathlib import Path
 
 import gradio as gr
 
 from assistant.page import (
     answer_tab,
+    by_hand_tab,
     chat,
     classes_tab,
+    earlier_conversations,
     everything_tab,
-    hand_tab,
     like_tab,
-    past,
     photos,
     save_tab,
 )
 from assistant.page.api import add_api
-from assistant.page.session import ANSWER, Session
-from assistant.page.ui import Ui
+from assistant.page.components import Components, TabsComponents
+from assistant.page.examples import Example
+from assistant.page.handlers import Page
+from assistant.page.session import Session, View
+from assistant.scene import Assistant
 
-UPLOADS_KEPT = (3600, 24 * 3600)  # seconds: look for old uploads every hour, delete those older than a day
-SESSION_KEPT = 3600  # seconds after the last action
-TABS = (answer_tab, hand_tab, everything_tab, classes_tab, like_tab, save_tab)
+# Seconds: old uploads are looked for every hour, and those older than a day are deleted.
+UPLOAD_CLEANUP = (3600, 24 * 3600)
+SESSION_LIFETIME = 3600  # seconds after a visitor's last action
+MAX_QUEUED_EVENTS = 64  # waiting for the worker; further ones are told to try again
+HEADING = (
+    "<h1>maskpick</h1><p>Ask a photo in everyday words. What you mean is outlined and named; "
+    "what is not there is said to be absent.</p>"
+)
 
 
-def build_page(assistant, examples=(), records: Path | None = None) -> gr.Blocks:
-    """The page over `assistant`; see `app.serve` and `assistant.page.ui.Ui` for examples and records."""
-    ui = Ui(assistant, list(examples), records)
+def build_page(
+    assistant: Assistant, examples: Iterable[Example] = (), records_folder: Path | None = None
+) -> gr.Blocks:
+    """Build the page over an assistant.
+
+    Args:
+        assistant: The assistant, asked by one visitor at a time.
+        examples: Photos to begin with.
+        records_folder: Where corrections are also saved as training records; None for nowhere.
+
+    Returns:
+        The page, with the endpoints of `assistant.page.api`, to be launched.
+    """
+    examples = list(examples)
     with gr.Blocks(
-        title="maskpick", delete_cache=UPLOADS_KEPT, analytics_enabled=False, fill_width=True
-    ) as ui.page:
-        ui.session = gr.State(Session(), time_to_live=SESSION_KEPT, delete_callback=lambda s: s.clear())
-        gr.HTML(
-            "<h1>maskpick</h1><p>Ask a photo in everyday words. What you mean is outlined and named; "
-            "what is not there is said to be absent.</p>",
-            elem_id="head",
-        )
-        with gr.Row(elem_id="panes"):
-            with gr.Column(scale=5, min_width=320, elem_id="talk"):
-                chat.build(ui)
-                past.build(ui)
-            with gr.Column(scale=6, min_width=320, elem_id="side"):
-                photos.build(ui)
-                with gr.Column(visible=False, elem_id="power") as ui.power:
-                    with gr.Tabs(selected=ANSWER, elem_id="tabs") as ui.tabs:
-                        for tab in TABS:
-                            tab.build(ui)
-                photos.build_tools(ui)
-        for panel in (past, photos, chat, *TABS):  # in this order: chat goes on with steps of the first two
-            panel.wire(ui)
-        add_api(assistant, ui.worker)
-    return ui.page.queue(default_concurrency_limit=1, max_size=64)
+        title="maskpick", delete_cache=UPLOAD_CLEANUP, analytics_enabled=False, fill_width=True
+    ) as blocks:
+        page = Page(_build_components(blocks, examples), assistant, examples, records_folder)
+        add_api(assistant, page.worker)  # first, for Gradio numbers what has the name of something before it
+        _wire(page)
+    return blocks.queue(default_concurrency_limit=1, max_size=MAX_QUEUED_EVENTS)
+
+
+def _build_components(blocks: gr.Blocks, examples: list[Example]) -> Components:
+    session = gr.State(Session(), time_to_live=SESSION_LIFETIME, delete_callback=Session.clear)
+    gr.HTML(HEADING, elem_id="head")
+    with gr.Row(elem_id="panes"):
+        with gr.Column(scale=5, min_width=320, elem_id="talk"):
+            chat_components = chat.build(examples)
+            earlier = earlier_conversations.build()
+        with gr.Column(scale=6, min_width=320, elem_id="side"):
+            photo = photos.build()
+            tabs = _build_tabs()
+            tools = photos.build_tools()
+    return Components(blocks, session, chat_components, earlier, photo, tabs, tools)
+
+
+def _build_tabs() -> TabsComponents:
+    with gr.Column(visible=False, elem_id="power") as column:
+        with gr.Tabs(selected=View.ANSWER.value, elem_id="tabs") as tabs:
+            return TabsComponents(
+                column,
+                tabs,
+                answer=answer_tab.build(),
+                by_hand=by_hand_tab.build(),
+                everything=everything_tab.build(),
+                classes=classes_tab.build(),
+                like=like_tab.build(),
+                save=save_tab.build(),
+            )
+
+
+def _wire(page: Page) -> None:
+    """Connect all components with their handlers."""
+    store_conversation = earlier_conversations.EarlierPanel(page).wire()
+    open_photos = photos.PhotoPanel(page).wire()
+    chat.ChatPanel(page).wire(open_photos, store_conversation)
+    answer_tab.AnswerTab(page).wire()
+    by_hand_tab.ByHandTab(page).wire()
+    everything_tab.EverythingTab(page).wire()
+    classes_tab.ClassesTab(page).wire()
+    like_tab.LikeTab(page).wire()
+    save_tab.SaveTab(page).wire()

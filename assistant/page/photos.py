@@ -1,26 +1,49 @@
-"""Photos: dropped, opened while what is found appears, several in a conversation; starting over."""
+"""The photo panel: photos are dropped, and opened while the masks appear; several in a conversation; starting
+over."""
 
+from __future__ import annotations
+
+import threading
 import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from assistant.errors import BadInput
 from assistant.images import open_image
-from assistant.page import canvas as picture
-from assistant.page.api import uploaded
-from assistant.page.ui import HEAVY, INSTANT, line, warn
-from assistant.page.words import literal
-from assistant.page.work import Stopped, polite
+from assistant.page.canvas import CANVAS_SCRIPT, CANVAS_TEMPLATE, empty_props, outline_layers, photo_prop
+from assistant.page.components import PhotoComponents, ToolComponents
+from assistant.page.handlers import (
+    INSTANT_EVENT,
+    QUEUED_EVENT,
+    EventStep,
+    Panel,
+    Updates,
+    guarded,
+    show_warning,
+    status_line,
+)
+from assistant.page.session import Session
+from assistant.page.uploads import uploaded_file
+from assistant.page.wording import escape
+from assistant.page.worker import Done, ReportFunction, Stopped, error_line
+from assistant.scene import Scene
 
-DOING = {
+# What the page says of each step of opening an image, see `assistant.sam.image_opener.Progress`.
+STEP_TEXTS = {
     "encoding": "looking at it",
     "proposing": "outlining everything in it",
     "recognising": "recognising what was outlined",
 }
+READ_STEP = "read"  # the page's own first step, which reports the image
 
 
-def build(ui) -> None:
-    ui.photo = gr.Image(
+def build() -> PhotoComponents:
+    """Add the place for the photo, the canvas and what stands beneath them."""
+    upload = gr.Image(
         type="filepath",
         sources=["upload", "clipboard", "webcam"],
         show_label=False,
@@ -31,145 +54,200 @@ def build(ui) -> None:
         alt_text="The photo that is being opened",
         placeholder="# Drop a photo here\nor click to choose one",
     )
-    ui.canvas = gr.HTML(
-        html_template=picture.TEMPLATE,
-        js_on_load=picture.SCRIPT,
+    canvas = gr.HTML(
+        html_template=CANVAS_TEMPLATE,
+        js_on_load=CANVAS_SCRIPT,
         elem_id="picture",
         apply_default_css=False,
-        **picture.nothing(),
+        **empty_props(),
     )
-    ui.status = gr.HTML("", elem_id="status")
-    ui.strip = gr.Radio([], show_label=False, label="Photos", container=False, visible=False, elem_id="strip")
+    status = gr.HTML("", elem_id="status")
+    choice = gr.Radio([], show_label=False, label="Photos", container=False, visible=False, elem_id="strip")
+    return PhotoComponents(upload, canvas, status, choice)
 
 
-def build_tools(ui) -> None:
-    """The buttons beneath everything else."""
+def build_tools() -> ToolComponents:
+    """Add the buttons beneath everything else."""
+    size: dict[str, Any] = {"size": "sm", "min_width": 80}
     with gr.Row(elem_id="tools"):
-        ui.more = gr.UploadButton(
+        add_photos = gr.UploadButton(
             "Add photos",
-            size="sm",
-            min_width=80,
             file_types=["image"],
             file_count="multiple",
             visible=False,
             elem_id="more",
+            **size,
         )
-        ui.again = gr.Button("Start over", size="sm", min_width=80, visible=False, elem_id="again")
-        ui.fresh = gr.Button("New conversation", size="sm", min_width=80, visible=False, elem_id="fresh")
-        ui.reopen = gr.UploadButton(
-            "Open a saved conversation", size="sm", min_width=80, file_types=[".json"], elem_id="reopen"
+        start_over = gr.Button("Start over", visible=False, elem_id="again", **size)
+        new_conversation = gr.Button("New conversation", visible=False, elem_id="fresh", **size)
+        reopen = gr.UploadButton("Open a saved conversation", file_types=[".json"], elem_id="reopen", **size)
+    return ToolComponents(add_photos, start_over, new_conversation, reopen)
+
+
+class PhotoPanel(Panel):
+    """The handlers of the photo and of the buttons beneath everything else."""
+
+    def wire(self) -> EventStep:
+        """Connect the components with their handlers; returns the step that opens the photos that were
+        chosen."""
+        photo, tools = self.components.photo, self.components.tools
+        state, outputs = self.components.session, self.components.changeable
+        open_photos: EventStep = {
+            "fn": self.open_photos,
+            "inputs": state,
+            "outputs": outputs,
+            **QUEUED_EVENT,
+        }
+        # Without preprocessing the upload comes as it is, so that `open_image` is what judges the file.
+        raw = INSTANT_EVENT | {"preprocess": False}
+        photo.upload.input(self.choose_first, [state, photo.upload], outputs, **raw).then(**open_photos)
+        tools.add_photos.upload(self.choose_more, [state, tools.add_photos], outputs, **raw).then(
+            **open_photos
         )
+        photo.choice.input(self.switch, [state, photo.choice], outputs, **INSTANT_EVENT)
+        tools.start_over.click(self.start_over, state, outputs, **INSTANT_EVENT)
+        gr.on(
+            [tools.new_conversation.click, photo.upload.clear],
+            self.begin_anew,
+            state,
+            outputs,
+            **INSTANT_EVENT,
+        )
+        return open_photos
 
-
-def wire(ui) -> None:
-    def choose(s, *paths):
-        s.choose(*paths)
-        return {**ui.talk(s), ui.status: line("Opening the photo", busy=True)}
-
-    @ui.guarded
-    def choose_first(
-        s, payload
-    ):  # payload: the upload as it came, so that `open_image` is what judges the file
-        if not payload:
-            return {ui.session: s}
-        s.clear()
+    @guarded
+    def choose_first(self, session: Session, upload: object) -> Updates:
+        """Begin a conversation with a photo; upload: what Gradio says of the file."""
+        if not upload:
+            return self.unchanged(session)
+        session.clear()
         try:
-            return choose(s, uploaded(payload))
+            return self._queue(session, uploaded_file(upload))
         except BadInput as error:
-            return refused(s, error)
+            return self._refuse(session, error)
 
-    @ui.guarded
-    def choose_more(s, payload):
-        files = payload if isinstance(payload, list) else [payload]
-        return choose(s, *(uploaded(file) for file in files)) if payload else {ui.session: s}
+    @guarded
+    def choose_more(self, session: Session, uploads: object) -> Updates:
+        """Add photos to the conversation."""
+        if not uploads:
+            return self.unchanged(session)
+        files = uploads if isinstance(uploads, list) else [uploads]
+        return self._queue(session, *(uploaded_file(file) for file in files))
 
-    def refused(s, error, path=None):
-        said = polite(error, path)
-        warn(said)
-        if not s.scenes:
-            s.clear()
-        s.pending, s.note = [], f"I could not open this photo: {said}."
-        return ui.show(s)
+    def _queue(self, session: Session, *files: Path) -> Updates:
+        """Note photos to be opened by the next step."""
+        session.queue_photos(*files)
+        return {
+            **self.page.conversation(session),
+            self.components.photo.status: status_line("Opening the photo", busy=True),
+        }
 
-    def open_photo(s):
-        epoch, stopped = s.epoch, s.stop
-        if not s.pending:
-            yield {ui.session: s}
-        while s.pending and s.epoch == epoch:
-            path, start = s.pending[0], time.perf_counter()
+    def _refuse(self, session: Session, error: Exception, file: Path | None = None) -> Updates:
+        """Say why a photo cannot be opened; file: the photo, where it is known."""
+        message = error_line(error, file)
+        show_warning(message)
+        if not session.scenes:
+            session.clear()
+        session.pending = []
+        session.notice = f"I could not open this photo: {message}."
+        return self.page.show(session)
+
+    def open_photos(self, session: Session) -> Iterator[Updates]:
+        """Open the photos that were chosen, one after the other."""
+        epoch, stop = session.epoch, session.stop
+        if not session.pending:
+            yield self.unchanged(session)
+        while session.pending and session.epoch == epoch:
+            file = session.pending[0]
+            start = time.perf_counter()
             try:
-                for kind, news in ui.worker.run(
-                    lambda tell: (tell(open_image(path)), ui.assistant.open(path, progress=tell))[1], stopped
-                ):
-                    if s.epoch != epoch:
-                        break
-                    if kind == "done":
-                        scene = news
-                    elif len(news) == 1:  # the picture itself, read
-                        image = news[0]
-                        s.drawn = None
-                        plain = picture.nothing() | {
-                            "photo": picture.photo_of(image, path.stem),
-                            "busy": True,
-                        }
-                        yield {
-                            ui.photo: gr.Image(visible=False, value=None),
-                            ui.status: line("Opening the photo", busy=True),
-                            ui.canvas: gr.HTML(**plain),
-                        }
-                    else:
-                        outlines = picture.ghosts(image, news[1]) if news[1] is not None else []
-                        yield {
-                            ui.status: line(
-                                f"Opening the photo: {DOING.get(news[0], literal(news[0]))}", busy=True
-                            ),
-                            **({ui.canvas: gr.HTML(masks=outlines, busy=True)} if outlines else {}),
-                        }
+                scene = yield from self._open(session, file, stop)
             except Exception as error:
-                if s.epoch == epoch:
-                    s.pending = []
-                    yield (
-                        ui.show(s, note="Stopped.") if isinstance(error, Stopped) else refused(s, error, path)
-                    )
+                if session.epoch == epoch:
+                    session.pending = []
+                    if isinstance(error, Stopped):
+                        yield self.page.show(session, note="Stopped.")
+                    else:
+                        yield self._refuse(session, error, file)
                 break
-            if s.epoch == epoch:
-                s.pending = s.pending[1:]
-                s.add(scene, path.stem)
-                height, width = scene.image.shape[:2]
-                yield ui.show(
-                    s, note=f"{width} x {height} pixels, opened in {time.perf_counter() - start:.1f} s."
-                )
-        yield {ui.session: s}
+            if session.epoch == epoch and scene is not None:
+                session.pending = session.pending[1:]
+                session.add_photo(scene, file.stem)
+                height, width = scene.size
+                seconds = time.perf_counter() - start
+                note = f"{width} x {height} pixels, opened in {seconds:.1f} s."
+                yield self.page.show(session, note=note)
+        yield self.unchanged(session)
 
-    @ui.guarded
-    def switch(s, label):
-        number = int(str(label).split(".")[0]) - 1 if label else s.at
-        if number == s.at:
-            return {ui.session: s}
-        s.show_photo(number)
-        return ui.show(s)
+    def _open(
+        self, session: Session, file: Path, stop: threading.Event
+    ) -> Generator[Updates, None, Scene | None]:
+        """Open a photo and show the steps; returns its scene, or None where the visitor began anew
+        meanwhile."""
+        epoch = session.epoch
+        image: np.ndarray | None = None
+        for event in self.page.worker.run(lambda report: self._read_and_open(file, report), stop):
+            if session.epoch != epoch:
+                return None
+            if isinstance(event, Done):
+                return event.result
+            step, value = event.values
+            if step == READ_STEP:
+                image = value
+                yield self._show_read(session, value, file.stem)
+            else:
+                yield self._show_step(step, image, value)
+        return None
 
-    @ui.guarded
-    def start_over(s):
-        if s.scene is None:
-            return {ui.session: s}
-        s.take_back(0) if s.log else None
-        s.note = "Forgotten. What are you looking for" + (" in this photo?" if len(s.scenes) == 1 else "?")
-        return ui.show(s, marks=True)
+    def _read_and_open(self, file: Path, report: ReportFunction) -> Scene:
+        """The work of opening a photo: report the image itself, then the steps."""
+        report(READ_STEP, open_image(file))
+        return self.page.assistant.open(file, progress=report)
 
-    def begin_anew(s):
-        s.clear()
-        return {**ui.show(s), ui.question: "", ui.name: ""}
+    def _show_read(self, session: Session, image: np.ndarray, name: str) -> Updates:
+        """The photo without masks, in place of the field where it was dropped."""
+        session.drawn_scene = None
+        props = empty_props() | {"photo": photo_prop(image, name), "busy": True}
+        return {
+            self.components.photo.upload: gr.Image(visible=False, value=None),
+            self.components.photo.status: status_line("Opening the photo", busy=True),
+            self.components.photo.canvas: gr.HTML(**props),
+        }
 
-    ui.opened = dict(
-        fn=open_photo, inputs=ui.session, outputs=ui.every, **HEAVY
-    )  # a step of other events, too
-    ui.photo.input(choose_first, [ui.session, ui.photo], ui.every, preprocess=False, **INSTANT).then(
-        **ui.opened
-    )
-    ui.more.upload(choose_more, [ui.session, ui.more], ui.every, preprocess=False, **INSTANT).then(
-        **ui.opened
-    )
-    ui.strip.input(switch, [ui.session, ui.strip], ui.every, **INSTANT)
-    ui.again.click(start_over, ui.session, ui.every, **INSTANT)
-    gr.on([ui.fresh.click, ui.photo.clear], begin_anew, ui.session, ui.every, **INSTANT)
+    def _show_step(self, step: str, image: np.ndarray | None, proposals: Any) -> Updates:
+        """A step of opening a photo, with the outlines of the proposals once they are known."""
+        text = f"Opening the photo: {STEP_TEXTS.get(step, escape(step))}"
+        updates: Updates = {self.components.photo.status: status_line(text, busy=True)}
+        if image is not None and proposals is not None:
+            layers = outline_layers(image, proposals)
+            updates[self.components.photo.canvas] = gr.HTML(masks=layers, busy=True)
+        return updates
+
+    @guarded
+    def switch(self, session: Session, label: str | None) -> Updates:
+        """Show another photo of the conversation; label: its number and name."""
+        photo = int(str(label).split(".")[0]) - 1 if label else session.photo
+        if photo == session.photo:
+            return self.unchanged(session)
+        session.show_photo(photo)
+        return self.page.show(session)
+
+    @guarded
+    def start_over(self, session: Session) -> Updates:
+        """Forget the conversation, but not the photos."""
+        if session.scene is None:
+            return self.unchanged(session)
+        if session.questions:
+            session.take_back(0)
+        ending = " in this photo?" if len(session.scenes) == 1 else "?"
+        session.notice = f"Forgotten. What are you looking for{ending}"
+        return self.page.show(session, clear_marks=True)
+
+    def begin_anew(self, session: Session) -> Updates:
+        """Forget photos and conversation."""
+        session.clear()
+        return {
+            **self.page.show(session),
+            self.components.chat.question: "",
+            self.components.tabs.by_hand.name: "",
+        }

@@ -1,106 +1,145 @@
-"""The Save tab, and opening what it has saved."""
+"""The Save tab, and opening a conversation that was saved."""
+
+from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 
 from assistant.answer import Answer
 from assistant.dialogue.conversation_file import dump, load
 from assistant.dialogue.corrections import save_correction
 from assistant.errors import BadInput
-from assistant.page.api import uploaded
-from assistant.page.session import CLASSES, EVERYTHING, PHOTOS
-from assistant.page.ui import HEAVY, TABS, line, warn
-from assistant.page.work import polite
+from assistant.page.components import SAVE_TAB, TAB_TITLES, SaveTabComponents, small_button
+from assistant.page.handlers import QUEUED_EVENT, Panel, Updates, show_warning, status_line
+from assistant.page.saved_conversation import reopen, to_conversation
+from assistant.page.session import Session, View
+from assistant.page.uploads import uploaded_file
+from assistant.page.worker import error_line
+from assistant.scene import Scene
+
+# Runs in the browser once a file is ready.
+CLICK_DOWNLOAD = "() => document.querySelector('#download').click()"
 
 
-def build(ui) -> None:
-    with gr.Tab(TABS["keep"], id="keep"):
+def build() -> SaveTabComponents:
+    """Add the tab."""
+    with gr.Tab(TAB_TITLES[SAVE_TAB], id=SAVE_TAB):
         with gr.Row():
-            ui.export = gr.Button("Masks (zip)", size="sm", min_width=90, elem_id="export")
-            ui.keep = gr.Button("Conversation (json)", size="sm", min_width=90, elem_id="keep")
-            ui.taught = gr.Button("Training records (zip)", size="sm", min_width=90, elem_id="taught")
+            masks = small_button("Masks (zip)", "export", min_width=90)
+            conversation = small_button("Conversation (json)", "keep", min_width=90)
+            records = small_button("Training records (zip)", "taught", min_width=90)
         gr.HTML(
-            '<p class="hint">Masks: PNG, cut-outs, COCO and LabelMe json. The conversation file reopens everything, '
-            "photos included.</p>"
+            '<p class="hint">Masks: PNG, cut-outs, COCO and LabelMe json. The conversation file reopens '
+            "everything, photos included.</p>"
         )
-        ui.download = gr.DownloadButton(visible="hidden", elem_id="download")
+        download = gr.DownloadButton(visible="hidden", elem_id="download")
+    return SaveTabComponents(masks, conversation, records, download)
 
 
-def zipped(inside: Path) -> str:
-    return shutil.make_archive(str(inside), "zip", inside)
-
-
-# Each writes into an empty folder and returns the one file to send.
-
-
-def masks_zip(s, folder: Path):
-    inside = folder / "maskpick"
-    if not any(t.present for t in s.targets):
+def save_masks(session: Session, folder: Path) -> Path:
+    """Write what the picture shows into an empty folder, as a zip. Raises BadInput where nothing is
+    outlined."""
+    if not any(target.present for target in session.targets):
         raise BadInput("nothing is outlined: ask for something first")
-    if s.view in (EVERYTHING, CLASSES):
-        Answer(TABS[s.view], s.targets, s.scene.size, s.scene.image).save(inside)
+    if session.view in (View.EVERYTHING, View.CLASSES):
+        scene = session.open_scene()
+        answer = Answer(TAB_TITLES[session.view], session.targets, scene.size, scene.image)
     else:
-        s.answer.save(inside)
-    return zipped(inside)
+        assert session.answer is not None
+        answer = session.answer
+    answer.save(folder / "maskpick")
+    return _zip(folder / "maskpick")
 
 
-def conversation_json(s, folder: Path):
-    if s.scene is None:
+def save_conversation(session: Session, folder: Path) -> Path:
+    """Write the conversation into an empty folder. Raises BadInput where there is none, or it is too
+    large."""
+    if session.scene is None:
         raise BadInput("there is no conversation yet: open a photo first")
-    (folder / "conversation.maskpick.json").write_text(dump(s.conversation()), encoding="utf-8")
-    return folder / "conversation.maskpick.json"
+    file = folder / "conversation.maskpick.json"
+    file.write_text(dump(to_conversation(session)), encoding="utf-8")
+    return file
 
 
-def records_zip(s, folder: Path):
-    if not s.corrections:
+def save_records(session: Session, folder: Path) -> Path:
+    """Write the corrections into an empty folder as training records, as a zip. Raises BadInput without
+    any."""
+    if not session.corrections:
         raise BadInput('no training records yet: correct an answer, then "Save as training record"')
-    for one in s.corrections:
-        save_correction(folder / "records", *one)
-    return zipped(folder / "records")
+    for answer, history in session.corrections:
+        save_correction(folder / "records", answer, history)
+    return _zip(folder / "records")
 
 
-def wire(ui) -> None:
-    def packed(fill):
-        def run(s):
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    yield str(fill(s, Path(folder)))  # Gradio takes its copy before this goes on
-                except Exception as error:
-                    raise gr.Error(polite(error), print_exception=False) from None
+def _zip(folder: Path) -> Path:
+    return Path(shutil.make_archive(str(folder), "zip", folder))
 
-        return run
 
-    def reopen(s, payload):
-        if not payload:
-            yield {ui.session: s}
+class SaveTab(Panel):
+    """The handlers of the Save tab, and of the button that opens a saved conversation."""
+
+    def wire(self) -> None:
+        """Connect the components with their handlers."""
+        save, reopen_button = self.components.tabs.save, self.components.tools.reopen
+        state = self.components.session
+        for button, handler in (
+            (save.masks, self.download_masks),
+            (save.conversation, self.download_conversation),
+            (save.records, self.download_records),
+        ):
+            saved = button.click(handler, state, save.download, **QUEUED_EVENT)
+            saved.success(None, js=CLICK_DOWNLOAD, api_visibility="private")
+        reopen_button.upload(
+            self.open_saved,
+            [state, reopen_button],
+            self.components.changeable,
+            preprocess=False,
+            **QUEUED_EVENT,
+        )
+
+    def download_masks(self, session: Session) -> Iterator[str]:
+        """Send what the picture shows."""
+        yield from self._download(session, save_masks)
+
+    def download_conversation(self, session: Session) -> Iterator[str]:
+        """Send the conversation."""
+        yield from self._download(session, save_conversation)
+
+    def download_records(self, session: Session) -> Iterator[str]:
+        """Send the training records."""
+        yield from self._download(session, save_records)
+
+    def _download(self, session: Session, save: Callable[[Session, Path], Path]) -> Iterator[str]:
+        """Send the file that `save` writes into a folder of its own."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                yield str(save(session, Path(folder)))  # Gradio takes its copy before this goes on
+            except Exception as error:
+                raise gr.Error(error_line(error), print_exception=False) from None
+
+    def open_saved(self, session: Session, upload: object) -> Iterator[Updates]:
+        """Go on with a saved conversation; upload: what Gradio says of the file."""
+        if not upload:
+            yield self.unchanged(session)
             return
         try:
-            yield {ui.session: s, ui.status: line("Opening the conversation", busy=True)}
-            saved = load(uploaded(payload).read_bytes())
-            if len(saved.photos) > PHOTOS:
-                raise BadInput(
-                    f"the conversation has {len(saved.photos)} photos: at most {PHOTOS} can be opened at once"
-                )
-            scenes = []
-            for _, image in saved.photos:
-                for kind, news in ui.worker.run(lambda tell: ui.assistant.open(image, progress=tell), s.stop):
-                    if kind == "done":
-                        scenes.append(news)
-            s.reopen(saved, scenes)
+            status = status_line("Opening the conversation", busy=True)
+            yield {**self.unchanged(session), self.components.photo.status: status}
+            saved = load(uploaded_file(upload).read_bytes())
+            reopen(session, saved, [self._open(session, image) for _, image in saved.photos])
         except Exception as error:
-            said = polite(error)
-            warn(said)
-            s.clear()
-            s.note = f"I could not open this: {said}."
-            yield ui.show(s)
-            return
-        yield ui.show(s)
+            message = error_line(error)
+            show_warning(message)
+            session.clear()
+            session.notice = f"I could not open this: {message}."
+        yield self.page.show(session)
 
-    for button, fill in ((ui.export, masks_zip), (ui.keep, conversation_json), (ui.taught, records_zip)):
-        button.click(packed(fill), ui.session, ui.download, **HEAVY).success(
-            None, js="() => document.querySelector('#download').click()", api_visibility="private"
+    def _open(self, session: Session, image: np.ndarray) -> Scene:
+        return self.page.worker.run_to_end(
+            lambda report: self.page.assistant.open(image, progress=report), session.stop
         )
-    ui.reopen.upload(reopen, [ui.session, ui.reopen], ui.every, preprocess=False, **HEAVY)

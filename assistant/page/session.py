@@ -1,342 +1,381 @@
-"""What one visitor has open: photos, the conversation about them, what the picture shows, what is marked by hand.
+"""What one visitor has open: photos, the conversation about them, what the picture shows, what is marked by
+hand.
 
-Everything that can be done on the page is a method here and ends in one call into `assistant`; models are asked through
-the page's one worker (`assistant.page.work`), so methods that compute are called from it.
+    session = Session()
+    session.add_photo(assistant.open("photo.jpg"), "photo")
+    question = session.add_question("where is the cup?")
+    session.set_answer(question, session.ask(question))
+
+Everything that a visitor can do on the page is a method here and ends in one call into `assistant`. Methods
+that compute are called in the page's worker (`assistant.page.worker`).
 """
 
+from __future__ import annotations
+
 import threading
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 
 from assistant.answer import Answer, Target
-from assistant.dialogue.class_list import ask_classes, class_targets, read_names
-from assistant.dialogue.conversation_file import MOST, Conversation, Exchange
+from assistant.dialogue.class_list import ClassMap, ask_classes, read_class_names
+from assistant.dialogue.conversation_file import MAX_PHOTOS
 from assistant.errors import BadInput
-from assistant.grammar import check_question, clean_phrase, plain, reply_for
-from assistant.page.hand import Hand
+from assistant.grammar import Turn, check_question, plain, reply_for
+from assistant.page.manual_prompts import Candidate, ManualPrompts, use_mask
+from assistant.page.question import Question
 from assistant.sam.proposals import by_granularity
-from assistant.scene import turn_of
+from assistant.scene import Scene, turn_of
 
-# What the picture shows.
-ANSWER, HAND, EVERYTHING, CLASSES, LOOKING = "answer", "hand", "everything", "classes", "looking"
-PHOTOS = 6  # of a conversation
-REGIONS = 60  # of everything mode
+MAX_REGIONS = 60  # of everything mode, the largest; more are too small to click on
+
+
+class View(StrEnum):
+    """What the picture shows; the values are the `data-view` of its HTML."""
+
+    ANSWER = "answer"
+    BY_HAND = "hand"
+    EVERYTHING = "everything"
+    CLASSES = "classes"
+    ATTENTION = "looking"
 
 
 @dataclass
-class Exchanged:
-    """A question of the conversation. answer: None while it waits and where it failed; said: what to show then."""
+class AttentionMap:
+    """Where the model attends for a phrase: heat (H, W) float in [0, 1]."""
 
-    photo: int
-    question: str
-    about: Target | None = None
-    answer: Answer | None = None
-    said: str = ""
-    waiting: bool = True
-    corrected: bool = False
-    options: dict = field(default_factory=dict)  # of `Scene.ask`: a second try is sampled
+    phrase: str
+    heat: np.ndarray
 
 
 class Session:
-    def __init__(self):
+    """The state of one visitor.
+
+    Attributes:
+        stop: Set to end the work that is under way.
+        epoch: Counts new beginnings. Work that began in an earlier epoch is dropped.
+        marks_round: Counts how often the visitor's marks were taken back.
+        corrections: (answer, earlier turns) of the answers saved as training records.
+        scenes: The opened photos.
+        names: Their names.
+        pending: Files of photos that were chosen and still have to be opened.
+        questions: The conversation.
+        photo: Index of the photo that is shown.
+        notice: Text of a last bubble that belongs to no question.
+        stored_rows: The conversation as the browser has stored it.
+        drawn_scene: The scene whose photo the browser shows; None for no photo.
+        view: What the picture shows.
+        selected: Index of the target that is selected; None for none.
+        recalled: The earlier question whose masks are shown again; None for the latest.
+        manual: What is marked by hand.
+        candidate: Index of the candidate that is chosen by hand.
+        editing: Index of the question that is edited; None for none.
+        regions: The targets of everything mode.
+        class_map: The semantic map; None where none was asked for.
+        class_targets: Its targets.
+        attention: The attention map; None where none was asked for.
+    """
+
+    def __init__(self) -> None:
         self.stop = threading.Event()
-        self.epoch = 0  # counts beginnings: work begun for an earlier one is dropped
-        self.round = 0  # counts what the picture was cleared of marks for
-        self.corrections = []  # (answer, history) saved as training records
+        self.epoch = 0
+        self.marks_round = 0
+        self.corrections: list[tuple[Answer, list[Turn]]] = []
         self.clear()
 
-    def __deepcopy__(self, memo):  # Gradio copies a state's first value for each visitor
+    def __deepcopy__(self, memo: dict) -> Session:
+        """A new session: Gradio copies the initial value of a state for each visitor."""
         return Session()
 
     def clear(self) -> None:
-        """Forget everything; work under way for it stops."""
+        """Forget photos and conversation; the work under way for them stops. Saved corrections stay."""
         self.interrupt()
         self.epoch += 1
-        self.scenes, self.names, self.pending = (
-            [],
-            [],
-            [],
-        )  # pending: Paths of photos that were chosen, not yet open
-        self.log: list[Exchanged] = []
-        self.at = 0  # photo that is shown
-        self.note = ""  # a last bubble that belongs to no question
-        self.kept: list = []  # what the browser keeps of this conversation
-        self.drawn = None  # scene whose photo the browser shows
-        self.look()
+        self.scenes: list[Scene] = []
+        self.names: list[str] = []
+        self.pending: list[Path] = []
+        self.questions: list[Question] = []
+        self.photo = 0
+        self.notice = ""
+        self.stored_rows: list[list[str]] = []
+        self.drawn_scene: Scene | None = None
+        self.reset_view()
 
     def interrupt(self) -> None:
         """End the work that is under way."""
         self.stop.set()
         self.stop = threading.Event()
 
-    def look(self) -> None:
-        """Back to the plain picture with the answer."""
-        self.view, self.selected, self.current, self.hand = ANSWER, None, None, Hand()
-        self.choice, self.editing = 0, None  # candidate by hand; number of the exchange that is being edited
+    def reset_view(self) -> None:
+        """Show the answer, with nothing selected."""
+        self.view = View.ANSWER
+        self.selected: int | None = None
+        self.recalled: Question | None = None
+        self.manual = ManualPrompts()
+        self.candidate = 0
+        self.editing: int | None = None
         self.regions: list[Target] = []
-        self.classes: dict | None = None
-        self.heat: tuple | None = None  # (phrase, (H, W) float in [0, 1])
+        self.class_map: ClassMap | None = None
+        self.class_targets: list[Target] = []
+        self.attention: AttentionMap | None = None
 
-    # -- photos ---------------------------------------------------------------------------------------------------
+    # -- photos ----------------------------------------------------------------------------------------------
 
     @property
-    def scene(self):
-        return self.scenes[self.at] if self.scenes else None
+    def scene(self) -> Scene | None:
+        """The scene of the photo that is shown."""
+        return self.scenes[self.photo] if self.scenes else None
 
-    def add(self, scene, name: str) -> None:
+    def open_scene(self) -> Scene:
+        """The scene of the photo that is shown. Raises BadInput where no photo is open."""
+        if self.scene is None:
+            raise BadInput("no photo is open: drop one first, then ask")
+        return self.scene
+
+    def add_photo(self, scene: Scene, name: str) -> None:
+        """Add an opened photo to the conversation and show it."""
         self.scenes.append(scene)
         self.names.append(name)
         self.show_photo(len(self.scenes) - 1)
 
-    def show_photo(self, at: int) -> None:
-        if not 0 <= at < len(self.scenes):
+    def show_photo(self, photo: int) -> None:
+        """Show the photo of that index. Raises BadInput where there is none."""
+        if not 0 <= photo < len(self.scenes):
             raise BadInput("there is no such photo in this conversation")
-        if at != self.at:
-            self.look()
-        self.at = at
+        if photo != self.photo:
+            self.reset_view()
+        self.photo = photo
 
-    def choose(self, *paths: Path) -> None:
-        """Queue photos to be opened."""
-        if len(self.scenes) + len(self.pending) + len(paths) > PHOTOS:
-            raise BadInput(f"a conversation has at most {PHOTOS} photos: start a new one")
-        self.note, self.pending = "", [*self.pending, *paths]
+    def queue_photos(self, *files: Path) -> None:
+        """Note photos to be opened. Raises BadInput where they would be too many."""
+        if len(self.scenes) + len(self.pending) + len(files) > MAX_PHOTOS:
+            raise BadInput(f"a conversation has at most {MAX_PHOTOS} photos: start a new one")
+        self.notice = ""
+        self.pending = [*self.pending, *files]
 
-    # -- asking ---------------------------------------------------------------------------------------------------
+    # -- asking ----------------------------------------------------------------------------------------------
 
     @property
-    def exchange(self) -> Exchanged | None:
-        """The answered question whose masks are shown: the one chosen, or this photo's latest."""
-        answered = [e for e in self.log if e.answer is not None and e.photo == self.at]
-        return (
-            self.current if any(e is self.current for e in answered) else answered[-1] if answered else None
-        )
+    def shown_question(self) -> Question | None:
+        """The answered question whose masks are shown: the one recalled, or this photo's latest."""
+        answered = [q for q in self.questions if q.answer is not None and q.photo == self.photo]
+        if self.recalled in answered:
+            return self.recalled
+        return answered[-1] if answered else None
 
     @property
     def answer(self) -> Answer | None:
-        return self.exchange.answer if self.exchange else None
+        """The answer whose masks are shown."""
+        return self.shown_question.answer if self.shown_question else None
 
-    def put(self, question: str, **options) -> Exchanged:
-        """Queue a question about the photo that is shown, and about the mask that is selected, if any."""
-        self.log.append(Exchanged(self.at, question, self.chosen, options=options))
-        return self.log[-1]
+    def add_question(self, text: str, **options: object) -> Question:
+        """Add a question about the photo that is shown, and about the target that is selected, if any."""
+        self.questions.append(Question(self.photo, text, self.selected_target, options=options))
+        return self.questions[-1]
 
-    def next(self) -> Exchanged | None:
-        return next((e for e in self.log if e.waiting), None)
+    def next_question(self) -> Question | None:
+        """The oldest question that waits for an answer."""
+        return next((question for question in self.questions if question.waiting), None)
 
-    def ask(self, exchange: Exchanged, stream=None) -> Answer:
-        if not self.scenes:
-            raise BadInput("no photo is open: drop one first, then ask")
-        check_question(exchange.question)
-        about = {} if exchange.about is None else {"about": exchange.about.mask}
-        return self.scenes[exchange.photo].ask(exchange.question, stream=stream, **about, **exchange.options)
+    def ask(self, question: Question, stream: Callable[[str], None] | None = None) -> Answer:
+        """Ask the assistant. Raises BadInput where no photo is open, and as `Scene.ask`.
 
-    def answered(self, exchange: Exchanged, answer: Answer) -> None:
-        exchange.answer, exchange.waiting = answer, False
-        self.look()
-        self.at = exchange.photo
+        Args:
+            question: A question of the conversation.
+            stream: Called with each new piece of the reply's text.
+        """
+        self.open_scene()
+        check_question(question.text)
+        about = {} if question.about is None else {"about": question.about.mask}
+        return self.scenes[question.photo].ask(question.text, stream=stream, **about, **question.options)
 
-    def halt(self) -> None:
-        """Stop what runs and what waits."""
+    def set_answer(self, question: Question, answer: Answer) -> None:
+        """Enter the answer to a question, and show it."""
+        question.answer = answer
+        question.waiting = False
+        self.reset_view()
+        self.photo = question.photo
+
+    def set_failure(self, question: Question, reason: str) -> None:
+        """Enter why a question has no answer."""
+        question.status = f"{reason[:1].upper()}{reason[1:]}."
+        question.waiting = False
+
+    def stop_all(self) -> None:
+        """Stop what is under way and what waits."""
         self.interrupt()
         self.pending = []
-        for exchange in self.log:
-            if exchange.waiting:
-                self.failed(exchange, "stopped")
-
-    def failed(self, exchange: Exchanged, said: str) -> None:
-        exchange.said, exchange.waiting = f"{said[:1].upper()}{said[1:]}.", False
+        for question in self.questions:
+            if question.waiting:
+                self.set_failure(question, "stopped")
 
     def take_back(self, first: int | None = None) -> str:
-        """Forget the exchanges from number `first` on (None: the last one); the question of the first of them."""
-        if not self.log:
+        """Forget questions and their answers.
+
+        Args:
+            first: Index of the first question to forget; None for the last one.
+
+        Returns:
+            The text of the first of them.
+
+        Raises:
+            BadInput: There are no questions.
+        """
+        if not self.questions:
             raise BadInput("there is nothing to take back")
-        first = len(self.log) - 1 if first is None else first
-        gone, self.log = self.log[first:], self.log[:first]
-        if any(e.waiting for e in gone):
+        if first is None:
+            first = len(self.questions) - 1
+        removed = self.questions[first:]
+        self.questions = self.questions[:first]
+        if any(question.waiting for question in removed):
             self.interrupt()
-        for photo in {e.photo for e in gone}:
-            self.remember(photo)
-        self.look()
-        if gone and self.scenes:
-            self.at = gone[0].photo
-        return gone[0].question if gone else ""
+        for photo in {question.photo for question in removed}:
+            self.restore_turns(photo)
+        self.reset_view()
+        if removed and self.scenes:
+            self.photo = removed[0].photo
+        return removed[0].text if removed else ""
 
-    def remember(self, photo: int) -> None:
-        """Let a scene know the conversation as the log now has it."""
+    def restore_turns(self, photo: int) -> None:
+        """Let the scene of a photo remember the conversation as it now stands."""
         if photo < len(self.scenes):
-            told = [e.answer for e in self.log if e.photo == photo and e.answer is not None]
-            self.scenes[photo].turns[:] = [turn_of(a) for a in told]
-            self.scenes[photo].shown = told[-1].targets if told else []
+            answers = [q.answer for q in self.questions if q.photo == photo and q.answer is not None]
+            self.scenes[photo].restore(answers)
 
-    # -- masks ----------------------------------------------------------------------------------------------------
+    # -- masks -----------------------------------------------------------------------------------------------
 
     @property
     def targets(self) -> list[Target]:
-        """What the picture shows now."""
-        if self.view == EVERYTHING:
+        """The targets that the picture shows."""
+        if self.view == View.EVERYTHING:
             return self.regions
-        if self.view == LOOKING:
+        if self.view == View.ATTENTION:
             return []
-        if self.view == CLASSES and self.classes:
-            return self.classes["targets"]
+        if self.view == View.CLASSES and self.class_map:
+            return self.class_targets
         return self.answer.targets if self.answer else []
 
     @property
-    def chosen(self) -> Target | None:
-        """The target that is selected and has a mask."""
-        if self.selected is None or self.selected >= len(self.targets):
+    def selected_target(self) -> Target | None:
+        """The target that is selected, where it is present."""
+        targets = self.targets
+        if self.selected is None or self.selected >= len(targets):
             return None
-        return self.targets[self.selected] if self.targets[self.selected].present else None
+        return targets[self.selected] if targets[self.selected].present else None
 
-    def select(self, number) -> None:
-        """Select a target by its number, or none; the same again lets go."""
-        known = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(self.targets)
-        self.selected = number if known and number != self.selected else None
+    def select(self, index: object) -> None:
+        """Select a target by its index; nothing where it is selected already, or no index (a browser sends
+        it)."""
+        valid = isinstance(index, int) and not isinstance(index, bool) and 0 <= index < len(self.targets)
+        self.selected = index if valid and index != self.selected else None
 
-    def change(self, targets: list[Target]) -> None:
-        """Put these in place of the targets of the answer that is shown: a correction by hand."""
-        exchange = self.exchange
-        text = plain(reply_for([(t.phrase, t.present) for t in targets]))
-        exchange.answer = replace(exchange.answer, text=text, targets=targets, said="")
-        exchange.corrected = True
-        self.remember(exchange.photo)
+    def correct(self, targets: list[Target]) -> None:
+        """Put targets that were corrected by hand in place of those of the answer that is shown."""
+        question = self.shown_question
+        assert question is not None and question.answer is not None
+        text = plain(reply_for([(target.phrase, target.present) for target in targets]))
+        question.answer = replace(question.answer, text=text, targets=targets, said="")
+        question.corrected = True
+        self.restore_turns(question.photo)
 
-    def not_there(self) -> None:
-        """The selected target of the answer is said to be absent, by the visitor."""
-        if self.view != ANSWER or self.chosen is None:
+    def mark_absent(self) -> None:
+        """Correct the answer: the selected target is not in the photo. Raises BadInput where none is
+        selected."""
+        target = self.selected_target
+        if self.view != View.ANSWER or target is None:
             raise BadInput("select one of the answer's masks first, then say that it is not there")
-        gone = replace(self.chosen, present=False, confidence=0.0, mask=None, proposals=[], others=[])
-        self.change([gone if k == self.selected else t for k, t in enumerate(self.targets)])
+        absent = replace(target, present=False, confidence=0.0, mask=None, proposals=[], others=[])
+        self.correct([absent if k == self.selected else t for k, t in enumerate(self.targets)])
         self.selected = None
 
     def save_correction(self) -> None:
-        """Mark the answer that is shown as a training record."""
-        exchange = self.exchange
-        if exchange is None:
+        """Note the answer that is shown as a training record. Raises BadInput where there is none."""
+        question = self.shown_question
+        if question is None or question.answer is None:
             raise BadInput("there is no answer to save as a training record: ask something first")
-        answer, earlier = exchange.answer, self.log[: self.log.index(exchange)]
-        history = [turn_of(e.answer) for e in earlier if e.photo == exchange.photo and e.answer is not None]
-        same = lambda other: other.question == answer.question and other.image is answer.image
-        self.corrections = [one for one in self.corrections if not same(one[0])] + [(answer, history)]
-
-    # -- by hand --------------------------------------------------------------------------------------------------
-
-    def start_hand(self) -> None:
-        """Mark something new, or refine what is selected."""
-        chosen, number = self.chosen, self.selected
-        kept = number if self.view == ANSWER and chosen is not None else None
-        self.view, self.selected = HAND, None
-        self.hand = (
-            Hand(kept) if chosen is None else Hand(kept, chosen.mask, [("as it was", chosen.mask, None)])
-        )
-
-    def use(self, number: int, name: str) -> None:
-        """Take a candidate into the answer, in place of the target that it refines, or as a new thing called `name`."""
-        if not self.hand.found:
-            raise BadInput("nothing is marked yet: click on the picture first")
-        if not (isinstance(number, int) and 0 <= number < len(self.hand.found)):
-            number = 0
-        mask, targets = self.hand.found[number][1], list(self.answer.targets) if self.answer else []
-        if self.hand.target is not None and self.hand.target < len(targets):
-            phrase = name.strip() or targets[self.hand.target].phrase
-            targets[self.hand.target] = Target(clean_phrase(phrase)[:200], True, 1.0, mask, [])
-        else:
-            if not name.strip():
-                raise BadInput("give the thing a name first, then use the mask")
-            phrase = clean_phrase(name)[:200]
-            gone = [k for k, t in enumerate(targets) if not t.present and t.phrase.lower() == phrase.lower()]
-            target = Target(phrase, True, 1.0, mask, [])
-            targets = (
-                [target if k in gone[:1] else t for k, t in enumerate(targets)]
-                if gone
-                else [*targets, target]
-            )
-        if self.exchange is None:
-            question = f"Where is the {targets[0].phrase}?"
-            empty = Answer("", [], self.scene.size, self.scene.image, question)
-            self.log.append(Exchanged(self.at, question, answer=empty, waiting=False))
-        current = self.exchange
-        self.change(targets)
-        self.look()
-        self.current = current
-
-    # -- everything and classes -----------------------------------------------------------------------------------
-
-    def everything(self, granularity: float) -> None:
-        found = by_granularity(self.scene.proposals, granularity)
-        order = np.argsort(-found.areas)[:REGIONS]
-        self.regions = [
-            Target(f"region {n}", True, float(found.predicted_iou[i].clip(0, 1)), found.mask(int(i)), [])
-            for n, i in enumerate(order, 1)
+        answer = question.answer
+        earlier = self.questions[: self.questions.index(question)]
+        history = [turn_of(q.answer) for q in earlier if q.photo == question.photo and q.answer is not None]
+        others = [
+            (other, turns)
+            for other, turns in self.corrections
+            if other.question != answer.question or other.image is not answer.image
         ]
-        self.view, self.selected = EVERYTHING, None
+        self.corrections = [*others, (answer, history)]
 
-    def map_classes(self, text: str, check=None) -> None:
-        names = read_names(text)
-        found = ask_classes(self.scene.fresh(), names, check=check)
-        unanswered = [n for n in names if n not in found["said"]]
-        self.classes = {"targets": class_targets(found, names), "unanswered": unanswered}
-        self.view, self.selected = CLASSES, None
+    # -- by hand ---------------------------------------------------------------------------------------------
 
-    # -- elsewhere ------------------------------------------------------------------------------------------------
+    def start_marking(self) -> None:
+        """Mark a new target by hand, or refine the one that is selected."""
+        target = self.selected_target
+        if target is None:
+            self.manual = ManualPrompts()
+        else:
+            assert target.mask is not None
+            replaced = self.selected if self.view == View.ANSWER else None
+            unchanged = Candidate("as it was", target.mask, None)
+            self.manual = ManualPrompts(replaced, target.mask, [unchanged])
+        self.view = View.BY_HAND
+        self.selected = None
 
-    def attend(self) -> None:
-        """Where the model looks for the thing that is selected, or for the answer's first."""
-        target = self.chosen or next(iter(self.targets), None)
-        if target is None or self.view != ANSWER:
+    def use_candidate(self, index: object, name: str) -> None:
+        """Take a mask made by hand into the answer.
+
+        Args:
+            index: Index of the candidate; the first where it is no index (a browser sends it).
+            name: What the target is called; "" leaves a refined target its name.
+
+        Raises:
+            BadInput: Nothing is marked, or a new target has no name.
+        """
+        candidates = self.manual.candidates
+        if not candidates:
+            raise BadInput("nothing is marked yet: click on the picture first")
+        chosen = index if isinstance(index, int) and 0 <= index < len(candidates) else 0
+        earlier = self.answer.targets if self.answer else []
+        targets = use_mask(earlier, self.manual.target, name, candidates[chosen].mask)
+        if self.shown_question is None:  # a mask that was made before anything was asked
+            scene = self.open_scene()
+            text = f"Where is the {targets[0].phrase}?"
+            answer = Answer("", [], scene.size, scene.image, text)
+            self.questions.append(Question(self.photo, text, answer=answer, waiting=False))
+        question = self.shown_question
+        self.correct(targets)
+        self.reset_view()
+        self.recalled = question
+
+    # -- everything, classes, attention ----------------------------------------------------------------------
+
+    def show_everything(self, granularity: float) -> None:
+        """Show the proposals, from parts (0) to whole objects (1)."""
+        proposals = by_granularity(self.open_scene().proposals, granularity)
+        largest = np.argsort(-proposals.areas)[:MAX_REGIONS]
+        scores = proposals.predicted_iou.clip(0, 1)
+        self.regions = [
+            Target(f"region {n}", True, float(scores[i]), proposals.mask(int(i)), [])
+            for n, i in enumerate(largest, 1)
+        ]
+        self.view = View.EVERYTHING
+        self.selected = None
+
+    def map_classes(self, text: str, check: Callable[[], None] | None = None) -> None:
+        """Show the semantic map of pasted class names; check: see `ask_classes`. Raises BadInput for a bad
+        list."""
+        names = read_class_names(text)
+        self.class_map = ask_classes(self.open_scene().fresh(), names, check=check)
+        self.class_targets = self.class_map.targets()
+        self.view = View.CLASSES
+        self.selected = None
+
+    def show_attention(self) -> None:
+        """Show where the model attends for the selected target, or the answer's first. BadInput without
+        one."""
+        target = self.selected_target or next(iter(self.targets), None)
+        if target is None or self.view != View.ANSWER:
             raise BadInput("ask for something first, then see where the model looks for it")
-        self.heat = target.phrase, self.scene.attend(target.phrase)
-        self.view, self.selected = LOOKING, None
-
-    def find_alike(self, label: str, tell) -> int:
-        """Find on every other photo what is like the selected mask; how many photos. label: its name, or ""."""
-        example, shown = self.chosen, self.at
-        if example is None:
-            raise BadInput("select a mask first: click on it, or make one by hand")
-        others = [k for k in range(len(self.scenes)) if k != shown]
-        if not others:
-            raise BadInput('there is no other photo yet: add those to search with "Add photos"')
-        label, found = " ".join(label.split())[:200], []
-        phrase = clean_phrase(label or example.phrase)
-        for number in others:
-            tell("photo", number)
-            scene = self.scenes[number]
-            mask, score = scene.segment_like(self.scenes[shown].image, example.mask, label or None)
-            question, there = f"Where is what is like the {phrase} of photo {shown + 1}?", bool(mask.any())
-            target = Target(phrase, there, float(min(max(score, 0.0), 1.0)), mask if there else None, [])
-            text = f"The most alike here is this {phrase}; whether it is one was not asked."
-            text = text if there else f"Nothing here is like the {phrase}."
-            answer = Answer(text, [target], scene.size, scene.image, question)
-            found.append(Exchanged(number, question, answer=answer, waiting=False))
-        self.log += found
-        for number in others:
-            self.remember(number)
-        self.show_photo(others[0])
-        self.look()
-        return len(others)
-
-    # -- files ----------------------------------------------------------------------------------------------------
-
-    def conversation(self) -> Conversation:
-        answered = [e for e in self.log if e.answer is not None][-MOST["exchanges"] :]
-        return Conversation(
-            [(n, s.image) for n, s in zip(self.names, self.scenes)],
-            [Exchange(e.photo, e.question, e.answer, e.about.mask if e.about else None) for e in answered],
-        )
-
-    def reopen(self, saved: Conversation, scenes: list) -> None:
-        """Go on with a conversation that was saved; scenes: its photos, opened."""
-        self.clear()
-        self.scenes, self.names = scenes, [Path(name).name or "photo" for name, _ in saved.photos]
-        for e in saved.exchanges:
-            about = None if e.about is None else Target("this", True, 1.0, e.about, [])
-            self.log.append(
-                Exchanged(
-                    e.photo, e.question, about, replace(e.answer, image=scenes[e.photo].image), waiting=False
-                )
-            )
-        for photo in range(len(scenes)):
-            self.remember(photo)
-        self.at = saved.exchanges[-1].photo if saved.exchanges else 0
+        self.attention = AttentionMap(target.phrase, self.open_scene().attend(target.phrase))
+        self.view = View.ATTENTION
+        self.selected = None

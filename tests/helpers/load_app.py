@@ -58,7 +58,7 @@ class Page:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.log = open(Path(folder) / "page.log", "w+")
-        start = f"import sys, app; app.KEPT = {kept} or app.KEPT; sys.exit(app.main(sys.argv[1:]))"
+        start = f"import sys, app; app.MAX_CACHED_IMAGES = {kept} or app.MAX_CACHED_IMAGES; sys.exit(app.main(sys.argv[1:]))"
         command = [sys.executable, "-c", start, "--port", str(port)]
         self.process = subprocess.Popen(command, cwd=APP.parent, stdout=self.log, stderr=self.log)
         self.address = f"http://127.0.0.1:{port}/"

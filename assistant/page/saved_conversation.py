@@ -1,0 +1,42 @@
+"""A session as a conversation that can be saved, and back.
+
+text = dump(to_conversation(session))                  # see `assistant.dialogue.conversation_file`
+saved = load(text)
+reopen(session, saved, [assistant.open(image) for _, image in saved.photos])
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from assistant.answer import Target
+from assistant.dialogue.conversation_file import MAX_EXCHANGES, Conversation, Exchange
+from assistant.page.question import Question
+from assistant.page.session import Session
+from assistant.scene import Scene
+
+
+def to_conversation(session: Session) -> Conversation:
+    """The photos of a session and its latest answered questions."""
+    exchanges = [
+        Exchange(q.photo, q.text, q.answer, q.about.mask if q.about else None)
+        for q in session.questions
+        if q.answer is not None
+    ]
+    photos = [(name, scene.image) for name, scene in zip(session.names, session.scenes, strict=True)]
+    return Conversation(photos, exchanges[-MAX_EXCHANGES:])
+
+
+def reopen(session: Session, saved: Conversation, scenes: list[Scene]) -> None:
+    """Go on with a saved conversation in a session; scenes: its photos, opened."""
+    session.clear()
+    session.scenes = scenes
+    session.names = [Path(name).name or "photo" for name, _ in saved.photos]
+    for exchange in saved.exchanges:
+        about = None if exchange.about is None else Target("this", True, 1.0, exchange.about, [])
+        answer = replace(exchange.answer, image=scenes[exchange.photo].image)
+        session.questions.append(Question(exchange.photo, exchange.question, about, answer, waiting=False))
+    for photo in range(len(scenes)):
+        session.restore_turns(photo)
+    session.photo = saved.exchanges[-1].photo if saved.exchanges else 0

@@ -1,0 +1,215 @@
+"""What the page says, as HTML in which nothing typed has power; each target has the colour of its mask.
+
+gr.Chatbot(chat_messages(session))
+gr.HTML(legend_line(session))
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from assistant.answer import Answer, Target
+from assistant.export.colours import colour_of
+from assistant.page.question import Question
+from assistant.page.session import Session, View
+
+MAX_QUOTED_LENGTH = 600  # characters of a question or an answer that a bubble repeats
+MAX_REASONING_LENGTH = 4000  # characters of a model's reasoning that are shown
+SUBJECT_COLOUR = "#14b8a6"  # of the target that a question is about; the page's teal
+JOINERS = "\u200c\u200d"  # invisible characters that emoji, Persian and Hindi need
+
+
+def escape(text: str) -> str:
+    """The text written so that neither HTML nor Markdown finds anything in it; line breaks stay."""
+    return "".join(map(_escape_character, text))
+
+
+def _escape_character(character: str) -> str:
+    if character.isalnum() or character == " ":
+        return character
+    if character == "\n":
+        return "<br>"
+    if character.isprintable() or character in JOINERS:
+        return f"&#{ord(character)};"
+    return " "
+
+
+def shorten(text: str) -> str:
+    """The text, cut off after MAX_QUOTED_LENGTH characters."""
+    return text[:MAX_QUOTED_LENGTH] + ("..." if len(text) > MAX_QUOTED_LENGTH else "")
+
+
+@dataclass(frozen=True)
+class NamedTarget:
+    """A target as the page shows it.
+
+    Attributes:
+        target: The target.
+        name: Its phrase, with a number where an earlier target has the same.
+        confidence: Its confidence as text, such as "81%".
+        colour: The "#rrggbb" of its mask, the same as in the exports.
+    """
+
+    target: Target
+    name: str
+    confidence: str
+    colour: str
+
+
+def name_targets(targets: list[Target]) -> list[NamedTarget]:
+    """The targets with their names and colours."""
+    named = []
+    counts: dict[str, int] = {}
+    for index, target in enumerate(targets):
+        counts[target.phrase] = count = counts.get(target.phrase, 0) + 1
+        name = target.phrase if count == 1 else f"{target.phrase} ({count})"
+        named.append(NamedTarget(target, name, f"{target.confidence:.0%}", colour_of(index)))
+    return named
+
+
+def tag(text: str, target: Target, colour: str, hint: str = "") -> str:
+    """A text in the colour of a target's mask, or dashed where the target is absent; hint: its tooltip."""
+    title = f' title="{escape(hint)}"' if hint else ""
+    if not target.present:
+        return f'<span class="absent"{title}>{escape(text)}</span>'
+    style = f"background:{colour}38;border-color:{colour}"
+    return f'<span class="found"{title} style="{style}">{escape(text)}</span>'
+
+
+def reply_bubble(answer: Answer) -> str:
+    """A reply with each target in the colour of its mask, and beneath it how confident the assistant is."""
+    named = name_targets(answer.targets)
+    text = _coloured_text(answer.text, named)
+    if answer.reasoning:
+        reasoning = escape(answer.reasoning[:MAX_REASONING_LENGTH])
+        text = f'<details class="notes"><summary>What it thought</summary>{reasoning}</details>{text}'
+    if not named:
+        return text
+    notes = [
+        tag(f"{row.name} {row.confidence}", row.target, row.colour)
+        if row.target.present
+        else tag(f"not in the picture: {row.name}", row.target, row.colour)
+        for row in named
+    ]
+    return f'{text}<br><span class="notes">{" ".join(notes)}</span>'
+
+
+def _coloured_text(text: str, named: list[NamedTarget]) -> str:
+    """A reply's text with the first mention of each target, in their order, in its colour."""
+    parts = []
+    end = 0
+    for row in named:
+        phrase = row.target.phrase
+        start = text.lower().find(phrase.lower(), end)
+        if not phrase or start < 0:
+            continue
+        if row.target.present:
+            hint = f"{row.confidence} sure that it is there"
+        else:
+            hint = f"not in the picture, {row.confidence} for it"
+        parts.append(escape(text[end:start]))
+        end = start + len(phrase)
+        parts.append(tag(text[start:end], row.target, row.colour, hint))
+    return "".join(parts) + escape(text[end:])
+
+
+def streaming_bubble(reply: str) -> str:
+    """A reply that is still being written; reply: what the model has written so far, with its marks."""
+    text = re.sub(r"\s*\[SEG\]", "", reply)
+    text = re.sub(r"\s*\[ABS\]", " (not there)", text).strip(" .,")
+    return f'<span class="busy">{escape(text) or "Looking"}</span>'
+
+
+def summary_line(targets: list[Target]) -> str:
+    """How many targets are outlined, and which are absent."""
+    named = name_targets(targets)
+    absent = [escape(row.name) for row in named if not row.target.present]
+    count = len(named) - len(absent)
+    line = f"{count} {'thing' if count == 1 else 'things'} outlined." if count else "Nothing is outlined."
+    if not absent:
+        return line
+    return f'{line} <span class="absent">Not in the picture: {", ".join(absent)}</span>'
+
+
+def legend_line(session: Session) -> str:
+    """The line beneath the picture, whatever the picture shows."""
+    if session.view == View.EVERYTHING:
+        return f"{len(session.regions)} regions. Click one, then ask what it is."
+    if session.view == View.BY_HAND:
+        return "Mark a thing on the picture, choose a candidate, name it, use it."
+    if session.view == View.ATTENTION and session.attention:
+        return f"Where the model looks for {escape(session.attention.phrase)}: the brighter, the more."
+    if session.view == View.CLASSES and session.class_map:
+        unanswered = escape(", ".join(session.class_map.unanswered))
+        note = f" The model said nothing of {unanswered}." if unanswered else ""
+        return summary_line(session.targets) + note
+    return summary_line(session.answer.targets) if session.answer else ""
+
+
+def subject_line(session: Session) -> str:
+    """What the next question is about; "" where it is about the whole photo."""
+    if session.editing is not None:
+        return '<span class="notes">Editing this question: what follows it will be forgotten.</span>'
+    target = session.selected_target
+    if target is None:
+        return ""
+    colour = next(row.colour for row in name_targets(session.targets) if row.target is target)
+    return f'<span class="notes">Your next question is about</span> {tag(target.phrase, target, colour)}'
+
+
+@dataclass(frozen=True)
+class Bubble:
+    """A bubble of the chat.
+
+    Attributes:
+        role: "user" or "assistant".
+        content: HTML.
+        question: Index of the question that it belongs to; None for a notice.
+    """
+
+    role: str
+    content: str
+    question: int | None = None
+
+
+def bubbles(session: Session) -> list[Bubble]:
+    """The conversation as the chat shows it."""
+    rows = []
+    if session.scenes and not session.questions:
+        rows.append(Bubble("assistant", "The photo is open. What are you looking for?"))
+    photo = 0
+    for index, question in enumerate(session.questions):
+        names_photo = question.photo != photo and len(session.scenes) > 1
+        photo = question.photo
+        rows.append(Bubble("user", _question_bubble(question, names_photo), index))
+        rows.append(Bubble("assistant", _answer_bubble(question), index))
+    if session.notice:
+        rows.append(Bubble("assistant", escape(session.notice)))
+    return rows
+
+
+def _question_bubble(question: Question, names_photo: bool) -> str:
+    """A question, with what it is about; names_photo: whether to say which photo it is about."""
+    text = escape(shorten(question.text)) or "&#8230;"
+    if question.about:
+        subject = tag(question.about.phrase, question.about, SUBJECT_COLOUR)
+        text = f'<span class="notes">about</span> {subject}<br>{text}'
+    if names_photo:
+        text = f'<span class="notes">Photo {question.photo + 1}</span><br>{text}'
+    return text
+
+
+def _answer_bubble(question: Question) -> str:
+    """The answer to a question, or what stands in its place."""
+    if question.answer:
+        text = reply_bubble(question.answer)
+    else:
+        text = streaming_bubble(question.status) if question.waiting else escape(question.status)
+    return text + (' <span class="notes">corrected by hand</span>' if question.corrected else "")
+
+
+def chat_messages(session: Session) -> list[dict[str, Any]]:
+    """The conversation for gr.Chatbot."""
+    return [{"role": bubble.role, "content": bubble.content} for bubble in bubbles(session)]

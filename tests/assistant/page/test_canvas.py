@@ -1,0 +1,69 @@
+"""What the browser is sent of the picture, and what it sends back."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from assistant.errors import BadInput
+from assistant.export.colours import COLOURS
+from assistant.page.canvas import as_data_url, canvas_props, mask_opacity
+from assistant.page.canvas_prompts import read_prompts
+from tests.helpers.asking import ask
+from tests.helpers.fake_assistant import COLOURS as PAINTS
+from tests.helpers.fake_assistant import colour_mask, sample_image
+
+RED = colour_mask(sample_image(), PAINTS["red"])
+
+
+def test_prompts_are_read():
+    prompts = read_prompts(
+        {"points": [[0.5, 0.25, 1], [1, 0, 0]], "box": [0, 0, 0.5, 1], "added": None}, (100, 200)
+    )
+    assert prompts == {"points": [[100, 25], [200, 0]], "labels": [1, 0], "box": [0, 0, 100, 100]}
+    mask = np.zeros((100, 200), bool)
+    mask[20:60, 30:90] = True
+    layer = np.dstack([np.zeros((100, 200, 3), np.uint8), mask.astype(np.uint8) * 255])
+    painted = read_prompts({"added": as_data_url(Image.fromarray(layer))}, (100, 200))["added"]
+    assert (painted == mask).all()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"points": [[0.5, 2, 1]]},
+        {"points": "all"},
+        {"points": [[0, 0, 1]] * 101},
+        {"points": [[10**400, 0, 1]]},
+        {"box": [0, 0, float("nan"), 1]},
+        {"box": 5},
+        {"added": "data:image/png;base64,AAAA"},
+        {"added": "file:///x"},
+        {"erased": 5},
+        {"points": [[True, 0, 1]]},
+    ],
+)
+def test_bad_prompts_are_refused(data):
+    with pytest.raises(BadInput):
+        read_prompts(data, (100, 200))
+
+
+def test_the_canvas_gets_colours_and_no_photo_twice(session):
+    ask(session, "red and a bench")
+    first, second = canvas_props(session), canvas_props(session)
+    assert first["photo"]["width"] == 360 and "photo" not in second
+    assert [(m["name"], m["present"], m["colour"]) for m in first["masks"]] == [
+        ("red ball", True, COLOURS[0]),
+        ("bench", False, COLOURS[1]),
+    ]
+
+
+def test_a_mask_has_a_rim_around_a_translucent_inside():
+    alpha = np.asarray(mask_opacity(RED, (360, 240)))[..., 1]
+    assert ((alpha > 0) == RED).all() and alpha[168, 252] == 127 and alpha.max() == 255
+
+
+def test_an_attention_map_has_its_own_colours(session):
+    ask(session, "red")
+    session.show_attention()
+    (layer,) = canvas_props(session)["masks"]
+    assert layer["raw"] and layer["name"] == "red ball" and session.targets == []
