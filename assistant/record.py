@@ -33,7 +33,14 @@ from assistant.images import picture_size
 from assistant.sam.mask_ops import Rle, decode_rle
 
 MAX_REASON_LENGTH = 80  # characters of the JSON reader's message that an error repeats
-REQUIRED_FIELDS = {"image": str, "width": int, "height": int, "question": str, "answer": str, "targets": list}
+REQUIRED_FIELDS: dict[str, type] = {
+    "image": str,
+    "width": int,
+    "height": int,
+    "question": str,
+    "answer": str,
+    "targets": list,
+}
 
 
 @dataclass
@@ -113,7 +120,7 @@ def from_dict(row: Any) -> Record:
     if not isinstance(row, dict):
         raise BadInput("a record is a JSON object")
     for name, kind in REQUIRED_FIELDS.items():
-        value = row.get(name)
+        value: Any = row.get(name)
         if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value <= 0):
             raise BadInput(
                 f"{name!r} is missing or not a {'positive ' if kind is int else ''}{kind.__name__}"

@@ -154,7 +154,8 @@ def difference(pairs: list[tuple[Line, Line]], protocol: str, seed: int) -> Tabl
 def _scores(line: Line, protocol: str) -> dict[str, float | None]:
     """The `SCORES` of one question; None where one does not apply."""
     present = bool(line["targets"])
-    score = iou(*under_protocol(line, protocol)["pair"], protocol)
+    intersection, union = under_protocol(line, protocol)["pair"]
+    score = iou(intersection, union, protocol)
     return {
         "gIoU": score,
         "gIoU_present": score if present else None,

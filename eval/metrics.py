@@ -15,7 +15,7 @@ Two protocols for ReasonSeg-style masks are in use and must not be mixed in one 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -27,6 +27,14 @@ NORMALISED_SIDE = 1024  # px of the square to which LLM-Seg's ncIoU resizes ever
 PRESENCE_THRESHOLDS = tuple(k / 20 for k in range(21))  # of `presence_curve`
 
 Pair = tuple[int, int]  # (intersection, union) in pixels
+
+
+class PresencePoint(TypedDict):
+    """One row of `presence_curve`."""
+
+    threshold: float
+    N_acc: float | None
+    T_acc: float | None
 
 
 def counts(
@@ -72,8 +80,10 @@ def normalised_counts(
     if 0 in masks[0].shape:
         raise BadInput("a mask without pixels cannot be resized")
     rows, columns = (np.arange(NORMALISED_SIDE) * side // NORMALISED_SIDE for side in masks[0].shape)
-    prediction, target, ignore = (None if m is None else m[rows[:, None], columns] for m in masks)
-    return counts(prediction, target, ignore, protocol)
+    square = np.ix_(rows, columns)
+    prediction, target, ignore = masks
+    resized_ignore = None if ignore is None else ignore[square]
+    return counts(prediction[square], target[square], resized_ignore, protocol)
 
 
 def _bool_masks(
@@ -143,7 +153,7 @@ def t_acc(answered_present: Sequence[bool], present: Sequence[bool]) -> float | 
 
 def presence_curve(
     confidence: Sequence[float], present: Sequence[bool], thresholds: Sequence[float] = PRESENCE_THRESHOLDS
-) -> list[dict[str, float | None]]:
+) -> list[PresencePoint]:
     """N_acc and T_acc for other presence thresholds.
 
     Args:
@@ -152,9 +162,9 @@ def presence_curve(
         thresholds: The confidence from which a question counts as answered present, one row each.
 
     Returns:
-        [{"threshold", "N_acc", "T_acc"}, ...]
+        A row for each threshold, in their order.
     """
-    rows: list[dict[str, float | None]] = []
+    rows: list[PresencePoint] = []
     for threshold in thresholds:
         answered_present = [value >= threshold for value in confidence]
         rows.append(

@@ -93,4 +93,4 @@ def _read_png(file: Path) -> np.ndarray:
             stored = np.asarray(opened)  # the numbers of a palette image, not its colours
     except OSError as error:
         raise BadInput(f"{file} cannot be read: {error}") from None
-    return stored.reshape(*stored.shape[:2], -1)[..., :3].any(2)
+    return np.asarray(stored.reshape(*stored.shape[:2], -1)[..., :3].any(2))

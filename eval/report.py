@@ -69,7 +69,10 @@ def presence_curves(result: Result, title: str) -> list[Curve]:
     """N_acc and T_acc over the presence threshold as a curve; [] where the result has none."""
     if not result.curve:
         return []
-    lines = {name: [(row["threshold"], row[name]) for row in result.curve] for name in ("N_acc", "T_acc")}
+    lines = {
+        "N_acc": [(point["threshold"], point["N_acc"]) for point in result.curve],
+        "T_acc": [(point["threshold"], point["T_acc"]) for point in result.curve],
+    }
     return [Curve(title, "threshold", "share", lines)]
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant.files import replace_whole
+from eval.metrics import PresencePoint
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Result:
     weights: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     figures: dict[str, Any] = field(default_factory=dict)
-    curve: list[dict[str, float | None]] = field(default_factory=list)
+    curve: list[PresencePoint] = field(default_factory=list)
     bad: list[dict[str, str]] = field(default_factory=list)
     peak_memory_mb: float | None = None
 

@@ -193,7 +193,7 @@ class Run:
 
     def _read(self) -> dict[Hashable, dict[str, Any]]:
         """The whole lines of all processes, by key."""
-        done = {}
+        done: dict[Hashable, dict[str, Any]] = {}
         for file in [self.out / "samples.jsonl", *self._parts()]:
             if file.exists():
                 content = file.read_bytes()

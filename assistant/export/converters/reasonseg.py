@@ -104,6 +104,6 @@ def _paint(shapes: list[tuple[str, np.ndarray]], size: tuple[int, int]) -> np.nd
         draw.line(corners + corners[:1], fill=1)
         layers.append((np.asarray(layer), IGNORE_VALUE if "ignore" in label else TARGET_VALUE))
     painted = np.zeros(size, np.uint8)
-    for layer, value in sorted(layers, key=lambda pair: -int(pair[0].sum())):
-        painted[layer] = value
+    for inside, value in sorted(layers, key=lambda pair: -int(pair[0].sum())):
+        painted[inside] = value
     return painted
