@@ -29,14 +29,8 @@ MAX_REGIONS_TO_NAME = 20  # of an image, in one drawing: more numbers cover what
 MIN_REGION_SHARE, MAX_REGION_SHARE = 0.002, 0.9  # of the image's area: no specks, and not the image itself
 MAX_REGION_IOU = 0.7  # two proposals that overlap more are the same object
 MIN_BOX_IOU = 0.5  # of a mask's own box with the box it was made from: below, SAM outlined something else
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-)  # Okabe and Ito's, safe for the colour-blind
+# Of outlines and numbers: Okabe and Ito's, which the colour-blind can tell apart.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 class Outliner:
@@ -73,9 +67,8 @@ class Outliner:
             from assistant.sam.image_opener import SamImageOpener
 
             opener, _ = load_image_opener(self.sam, self.device)
-            if isinstance(
-                opener, SamImageOpener
-            ):  # a SAM whose everything mode can be told to prefer whole objects
+            if isinstance(opener, SamImageOpener):
+                # Whole objects are easier to name than parts; the pocket SAM's own opener has no such choice.
                 opener = SamImageOpener(opener.segmenter, MAX_PROPOSALS, granularity=1)
             self.opener = opener
         return self.opener
