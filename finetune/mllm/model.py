@@ -92,7 +92,7 @@ class LLMWithSelector(nn.Module):
         correct_markers = ((margins > 0) == present).sum().detach()
         if len(present) == 0:
             sums, counts = self._sums_without_targets(batch, states, text, words)
-            return Output(sums, counts, None, torch.zeros_like(words), torch.zeros_like(words))
+            return Output(sums, counts, None, correct_words, correct_markers)
         features = batch["features"][batch["owner"]]
         scores = self.selector(states[is_marker], features, margins.detach(), batch["ignored"])
         losses = selection_losses(
