@@ -4,19 +4,30 @@ VENV_PYTHON := .venv/bin/python
 STAMP := .venv/maskpick-installed
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help chat test .venv
+.PHONY: help chat test test-docs lint .venv
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make chat    install what is missing and open the chat in the browser (pocket preset, no GPU, no hub)"
-	@echo "make test    install what is missing and run the tests"
-	@echo "make .venv   only install, into .venv"
+	@echo "make chat        install what is missing and open the chat in the browser (pocket preset, no GPU, no hub)"
+	@echo "make test        install what is missing and run the tests, but the slow ones"
+	@echo "make test-docs   run every command of README.md and docs/, cut short; about half an hour on two cores"
+	@echo "make lint        check format, style and types"
+	@echo "make .venv       only install, into .venv"
 
 chat: .venv
 	$(VENV_PYTHON) app.py --preset pocket
 
+# Two processes of one thread each: more threads would wait for each other.
 test: .venv
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n 2 --dist loadfile  # two processes of one thread each: threads would wait for each other
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -m "not slow" -n 2 --dist loadfile
+
+test-docs: .venv
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n 2 --dist loadgroup tests/docs
+
+lint: .venv
+	$(VENV_PYTHON) -m ruff format --check
+	$(VENV_PYTHON) -m ruff check
+	$(VENV_PYTHON) -m mypy
 
 .venv: $(STAMP)
 
@@ -33,5 +44,5 @@ $(STAMP): pyproject.toml
 		echo "$$found -m venv .venv"; \
 		$$found -m venv --clear .venv; \
 	fi
-	$(VENV_PYTHON) -m pip install -e '.[test]'
+	$(VENV_PYTHON) -m pip install -e '.[test,lint]'
 	@touch $(STAMP)
