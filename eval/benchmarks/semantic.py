@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,11 +27,12 @@ from assistant.images import open_image
 from assistant.sam.mask_ops import Rle
 from eval import models
 from eval.annotated_images import open_sized
+from eval.benchmarks.semantic_scores import Line, mean_iou, summary, total_counts
 from eval.label_maps import LabelMaps, find_layout, read_label_map, save_label_map
-from eval.metrics import class_counts, class_ious, n_acc, packed_counts, presence_curve, summed_counts, t_acc
+from eval.metrics import class_counts, packed_counts
 from eval.oracle import Atoms, oracle
 from eval.report import Panel, Sample, presence_curves, write_report
-from eval.result import Result, bad_inputs, print_table, write_result
+from eval.result import print_table, write_result
 from eval.run import Run
 from eval.settings import EvalSettings, eval_settings
 
@@ -40,10 +41,7 @@ if TYPE_CHECKING:  # torch is loaded when a model is
 
 VERSION = 1
 MAX_SAMPLES_PER_GROUP = 4
-BOOTSTRAP_RESAMPLES = 1000
 PRESENCE_TITLE = "Presence: decided by the confidence of a class"
-
-Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,8 @@ def run(settings: EvalSettings, options: SemanticOptions) -> None:
     if options.per_question < 1:
         raise BadInput("--per-question must be at least 1")
     data = find_layout(settings.root, options.split)
-    images = [_Image(number, *pair) for number, pair in enumerate(data.pairs)][: settings.limit]
-    benchmark = _Benchmark(settings, options, data)
+    images = [_LabelledImage(number, *pair) for number, pair in enumerate(data.pairs)][: settings.limit]
+    scorer = _ImageScorer(settings, options, data)
     samples = Run(
         settings.out,
         {
@@ -96,8 +94,8 @@ def run(settings: EvalSettings, options: SemanticOptions) -> None:
             "version": VERSION,
             "root": str(settings.root.resolve()),
             "split": options.split,
-            "preset": benchmark.preset,
-            "weights": benchmark.weights,
+            "preset": scorer.preset,
+            "weights": scorer.weights,
             "seed": settings.seed,
             "per_question": options.per_question,
         },
@@ -106,14 +104,15 @@ def run(settings: EvalSettings, options: SemanticOptions) -> None:
     lines = samples.each(
         images,
         key=lambda image: image.labels.name,
-        work=benchmark.score,
+        work=scorer.score,
         describe=lambda image: {"image": str(image.path)},
     )
     if lines is None:
         return
     result = summary(lines, data, settings, has_confidence=options.predictions is None)
-    result.preset = benchmark.preset
-    result.weights = benchmark.weights
+    result.version = VERSION
+    result.preset = scorer.preset
+    result.weights = scorer.weights
     write_result(settings.out, result)
     good = [line for line in lines if "error" not in line]
     write_report(
@@ -131,7 +130,7 @@ def run(settings: EvalSettings, options: SemanticOptions) -> None:
 
 
 @dataclass(frozen=True)
-class _Image:
+class _LabelledImage:
     """One image of the set, by its number; `labels`: its true label map."""
 
     number: int
@@ -139,10 +138,16 @@ class _Image:
     labels: Path
 
 
-class _Benchmark:
-    """Scores one image after the other; `preset` and `weights`: of who answers."""
+class _ImageScorer:
+    """Scores one image after the other, on the assistant or on another model's label maps.
+
+    Attributes:
+        preset: What results call the models that answer.
+        weights: {part: sha256}.
+    """
 
     def __init__(self, settings: EvalSettings, options: SemanticOptions, data: LabelMaps):
+        """Open the models. Raises BadInput where they, or the folder of predictions, cannot be had."""
         self._settings = settings
         self._options = options
         self._data = data
@@ -157,7 +162,7 @@ class _Benchmark:
             self.preset = settings.models.describe()
             self.weights = dict(self._assistant.weights)
 
-    def score(self, image: _Image) -> Line:
+    def score(self, image: _LabelledImage) -> Line:
         """The line of one image; its label map is saved as `--predictions` reads it."""
         truth = self._data.read(image.labels)
         label_map, line = self._answer(image, truth)
@@ -169,16 +174,16 @@ class _Benchmark:
             "labelled": int((truth >= 0).sum()),
         }
 
-    def _answer(self, image: _Image, truth: np.ndarray) -> tuple[np.ndarray, Line]:
+    def _answer(self, image: _LabelledImage, truth: np.ndarray) -> tuple[np.ndarray, Line]:
         """The answered label map (H, W) int16, and the fields of the line that depend on who answers."""
-        import torch
-
         names = self._data.names
         if self._assistant is None:
             assert self._options.predictions is not None
             label_map = read_label_map(self._options.predictions, image.labels.stem, len(names))
             said = {names[k]: [True, 1.0] for k in np.unique(label_map[label_map >= 0])}
             return label_map, {"image": str(image.path), "said": said}
+        import torch
+
         began = time.perf_counter()
         scene = self._assistant.open(open_sized(image.path, *truth.shape))
         open_seconds = time.perf_counter() - began
@@ -213,122 +218,6 @@ def class_oracle(rles: list[Rle], truth: np.ndarray, present: list[int]) -> dict
     counted = Atoms(atoms.proposals, atoms.targets[:-1], atoms.size * ~atoms.targets[-1])
     best = [oracle(counted, n) for n in range(len(present))]
     return {str(k): [choice.intersection, choice.union] for k, choice in zip(present, best, strict=True)}
-
-
-def total_counts(lines: Iterable[Line], classes: int) -> np.ndarray:
-    """The `class_counts` of all lines together, (3, classes)."""
-    return summed_counts((line["counts"] for line in lines), classes)
-
-
-def mean_iou(counts: np.ndarray) -> float | None:
-    """mIoU of summed `class_counts` (3, classes), over the classes that occur; None where none does."""
-    values = class_ious(counts)
-    return None if np.isnan(values).all() else float(np.nanmean(values))
-
-
-def mean_iou_interval(lines: list[Line], classes: int, seed: int) -> list[float]:
-    """The 95 % percentile bootstrap interval of mIoU over images (Efron 1979)."""
-    counts = np.stack([total_counts([line], classes) for line in lines])
-    rng = np.random.default_rng(seed)
-    draws = [
-        np.nanmean(class_ious(counts[rng.integers(len(counts), size=len(counts))].sum(0)))
-        for _ in range(BOOTSTRAP_RESAMPLES)
-    ]
-    return [float(v) for v in np.quantile(draws, [0.025, 0.975])]
-
-
-def summary(lines: list[Line], data: LabelMaps, settings: EvalSettings, has_confidence: bool) -> Result:
-    """The result of a whole run, without its models.
-
-    Args:
-        lines: The lines of all images, those with an error too.
-        data: The data set.
-        settings: The settings of the run.
-        has_confidence: Whether the answers have a confidence, as a model's have.
-
-    Raises:
-        BadInput: No image can be used.
-    """
-    good = [line for line in lines if "error" not in line]
-    if not good:
-        raise BadInput(f"no image of {settings.root} can be used: {lines[0]['key']}: {lines[0]['error']}")
-    answered_present, confidence, present = _presence(good, data.names)
-    seconds = [value for line in good for value in line.get("seconds", [])]
-    tokens = [value for line in good for value in line.get("tokens", []) if value is not None]
-    opened = [line["open_seconds"] for line in good if "open_seconds" in line]
-    return Result(
-        benchmark="semantic",
-        version=VERSION,
-        n=len(good),
-        N_acc=n_acc(answered_present, present),
-        T_acc=t_acc(answered_present, present),
-        figures=_figures(good, data, has_confidence),
-        ci95={"mIoU": mean_iou_interval(good, len(data.names), settings.seed)},
-        by=_by_class(good, data.names),
-        seconds_per_query=float(np.median(seconds)) if seconds else None,
-        seconds_per_image=float(np.median(opened)) if opened else None,
-        tokens_per_query=float(np.mean(tokens)) if tokens else None,
-        curve=presence_curve(confidence, present) if has_confidence else [],
-        bad=bad_inputs(lines),
-    )
-
-
-def _presence(good: list[Line], names: list[str]) -> tuple[list[bool], list[float], list[bool]]:
-    """For every class of every image: whether it was answered present, with which confidence, and whether it
-    is."""
-    answered_present: list[bool] = []
-    confidence: list[float] = []
-    present: list[bool] = []
-    for line in good:
-        for k, name in enumerate(names):
-            answer = line["said"].get(name, [False, 0.0])
-            answered_present.append(answer[0])
-            confidence.append(answer[1])
-            present.append(line["counts"].get(str(k), [0, 0, 0])[2] > 0)
-    return answered_present, confidence, present
-
-
-def _figures(good: list[Line], data: LabelMaps, has_confidence: bool) -> dict[str, Any]:
-    """The scores that are not fields of `Result`."""
-    classes = len(data.names)
-    counts = total_counts(good, classes)
-    right, _, true = counts
-    labelled = true.sum() or 1
-    oracle_right, oracle_union = _oracle_counts(good, classes)
-    bounds = oracle_right[oracle_union > 0] / oracle_union[oracle_union > 0]
-    unanswered = [classes - len(line["said"]) for line in good]
-    return {
-        "mIoU": mean_iou(counts),
-        "classes": int((~np.isnan(class_ious(counts))).sum()),
-        "pixel_accuracy": float(right.sum() / labelled),
-        "mean_class_accuracy": float(np.mean(right[true > 0] / true[true > 0])),
-        "uncovered": float(sum(line["uncovered"] for line in good) / labelled),
-        "oracle_mIoU": float(bounds.mean()) if len(bounds) else None,
-        "classes_not_answered": float(np.mean(unanswered)) if has_confidence else None,
-        "phrases_that_are_no_class": sum(len(line.get("strange", [])) for line in good),
-        "layout": data.layout,
-    }
-
-
-def _oracle_counts(good: list[Line], classes: int) -> np.ndarray:
-    """(2, classes): summed intersections and unions of the best choice of proposals."""
-    return summed_counts((line.get("oracle", {}) for line in good), classes, rows=2)
-
-
-def _by_class(good: list[Line], names: list[str]) -> dict[str, dict[str, float | None]]:
-    counts = total_counts(good, len(names))
-    values = class_ious(counts)
-    oracle_right, oracle_union = _oracle_counts(good, len(names))
-    return {
-        name: {
-            "IoU": None if np.isnan(values[k]) else float(values[k]),
-            "oracle_IoU": float(oracle_right[k] / oracle_union[k]) if oracle_union[k] else None,
-            "pixels": int(counts[2, k]),
-            "right": int(counts[0, k]),
-            "predicted": int(counts[1, k]),
-        }
-        for k, name in enumerate(names)
-    }
 
 
 def report_samples(good: list[Line], data: LabelMaps, label_maps: Path) -> Iterator[Sample]:

@@ -35,7 +35,7 @@ SPECIAL = [
 ]
 
 
-def said(reply):
+def mentioned(reply):
     return [(m.phrase, m.present) for m in parse(reply)]
 
 
@@ -88,7 +88,7 @@ def said(reply):
     ],
 )
 def test_binding(reply, mentions):
-    assert said(reply) == mentions
+    assert mentioned(reply) == mentions
 
 
 def test_position_is_that_of_the_token():
@@ -304,7 +304,7 @@ PHRASE = st.one_of(
 @given(st.lists(st.tuples(PHRASE, st.booleans()), max_size=5), st.one_of(st.none(), st.integers(0, 10_000)))
 def test_parse_gives_back_what_reply_for_was_given(targets, seed):
     reply = reply_for(targets, None if seed is None else random.Random(seed))
-    assert said(reply) == [(clean_phrase(phrase), present) for phrase, present in targets]
+    assert mentioned(reply) == [(clean_phrase(phrase), present) for phrase, present in targets]
     assert "\n" not in reply and not reply[0].isspace()
 
 

@@ -128,9 +128,10 @@ def test_nc_iou_gives_pictures_equal_weight():
 
 
 def test_presence_is_counted_on_both_sides():
-    said, there = [True, False, False, True, True], [True, True, False, False, True]
-    assert metrics.n_acc(said, there) == 1 / 2
-    assert metrics.t_acc(said, there) == 2 / 3
+    answered_present = [True, False, False, True, True]
+    present = [True, True, False, False, True]
+    assert metrics.n_acc(answered_present, present) == 1 / 2
+    assert metrics.t_acc(answered_present, present) == 2 / 3
     assert metrics.n_acc([True], [True]) is None and metrics.t_acc([True], [False]) is None
     curve = metrics.presence_curve([0.9, 0.2, 0.1], [True, True, False], [0, 0.15, 0.5, 1])
     assert [p["N_acc"] for p in curve] == [0, 1, 1, 1]
@@ -164,16 +165,16 @@ def test_class_counts_agree_with_a_loop():
     rng = np.random.default_rng(0)
     for _ in range(300):
         classes = int(rng.integers(1, 5))
-        said, true = rng.integers(-1, classes + 1, (2, *rng.integers(1, 9, 2)))
+        predicted, true = rng.integers(-1, classes + 1, (2, *rng.integers(1, 9, 2)))
         expected = np.zeros((3, classes), int)
-        for p, t in zip(said.ravel().tolist(), true.ravel().tolist(), strict=True):
+        for p, t in zip(predicted.ravel().tolist(), true.ravel().tolist(), strict=True):
             if not 0 <= t < classes:
                 continue
             expected[2, t] += 1
             if 0 <= p < classes:
                 expected[1, p] += 1
                 expected[0, t] += p == t
-        counts = metrics.class_counts(said, true, classes)
+        counts = metrics.class_counts(predicted, true, classes)
         assert (counts == expected).all()
         for k, value in enumerate(metrics.class_ious(counts)):
             union = expected[1, k] + expected[2, k] - expected[0, k]
@@ -197,14 +198,14 @@ def test_the_oracle_is_exact_in_count_and_near_the_best_subset():
         n, (h, w) = rng.integers(0, 7), rng.integers(1, 12, 2)
         proposals = rng.random((n, h, w)) < rng.random((n, 1, 1))
         target = rng.random((h, w)) < rng.random()
-        found = oracle(Atoms.of(proposals, [target]), 0)
-        union = proposals[found.chosen].any(0) if found.chosen else np.zeros((h, w), bool)
-        assert (found.intersection, found.union) == metrics.counts(union, target)
+        choice = oracle(Atoms.of(proposals, [target]), 0)
+        union = proposals[choice.chosen].any(0) if choice.chosen else np.zeros((h, w), bool)
+        assert (choice.intersection, choice.union) == metrics.counts(union, target)
         best = best_subset(proposals, target)
-        assert found.iou <= best + 1e-12
-        gaps.append(best - found.iou)
+        assert choice.iou <= best + 1e-12
+        gaps.append(best - choice.iou)
         if n and target.any():
-            assert found.single == max(metrics.iou(*metrics.counts(p, target)) for p in proposals)
+            assert choice.single == max(metrics.iou(*metrics.counts(p, target)) for p in proposals)
     assert np.mean(gaps) < 0.002 and np.mean(np.array(gaps) > 1e-9) < 0.05
 
 

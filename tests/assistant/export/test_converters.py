@@ -213,7 +213,7 @@ def test_label_maps(tmp_path, palette):
     labels = np.zeros((100, 150), np.uint8)
     labels[CUP], labels[80:, :], labels[:10, :] = 3, 7, 200
     Image.fromarray(COFFEE).save(tmp_path / "images" / "x[1].jpg")
-    Image.fromarray(COFFEE).save(tmp_path / "images" / "x[1].a.jpg")  # another picture, without labels
+    Image.fromarray(COFFEE).save(tmp_path / "images" / "x[1].a.jpg")  # another image, without labels
     stored = Image.fromarray(labels)
     if palette:
         stored.putpalette(list(np.random.default_rng(0).integers(0, 255, 768)))
