@@ -120,8 +120,9 @@ def from_dict(row: Any) -> Record:
     if not isinstance(row, dict):
         raise BadInput("a record is a JSON object")
     for name, kind in REQUIRED_FIELDS.items():
-        value: Any = row.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value <= 0):
+        value = row.get(name)
+        has_type = isinstance(value, kind) and not isinstance(value, bool)
+        if not has_type or (kind is int and row[name] <= 0):
             raise BadInput(
                 f"{name!r} is missing or not a {'positive ' if kind is int else ''}{kind.__name__}"
             )
