@@ -1,16 +1,26 @@
-"""Files written whole or not at all."""
+"""Files that are whole or not there, and the cache folder.
+
+with replace_whole(folder / "result.json") as path:      # a temporary file that takes its place at the end
+    path.write_text(text)
+folder = build_once("SmolLM2", convert, is_intact)        # in the cache, by one process while others wait
+"""
 
 import contextlib
+import errno
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from assistant.errors import BadInput
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and those above it, where they are missing. BadInput: nothing can be written there."""
+    """Create a folder and its parents where they are missing. Raises BadInput if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -22,21 +32,106 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def replace_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes `path`'s place when the block ends without an error."""
+    """Write a file so that it is never seen half-written.
+
+    Args:
+        path: The file. Its folder is created where it is missing.
+
+    Yields:
+        A temporary path in the same folder. It takes the place of `path` when the block ends without an
+        error, and is removed otherwise.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
-    temporary = Path(temporary)
+    temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_umask())  # mkstemp's files are the user's alone
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _umask() -> int:
+    """The permissions that new files do not get; the system reports them only when they are set."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+# ---------------------------------------------------------------------------------- the cache
+
+
+def cache_folder() -> Path:
+    """$MASKPICK_CACHE or ~/.cache/maskpick, created where it is missing. Raises BadInput if it cannot be."""
+    folder = Path(os.environ.get("MASKPICK_CACHE") or "~/.cache/maskpick").expanduser()
+    with _disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def build_once(name: str, build: Callable[[Path], Path], is_intact: Callable[[Path], bool]) -> Path:
+    """The file or folder `name` in the cache, built where it is missing or damaged.
+
+    It is built beside its place and moved there when it is whole. One process builds it while others wait.
+
+    Args:
+        name: In the cache folder.
+        build: Called with an empty folder; builds the file or folder in there and returns its path.
+        is_intact: Whether the file or folder at a path is there and whole.
+
+    Returns:
+        Its path.
+
+    Raises:
+        BadInput: The cache cannot be written to, or is full.
+    """
+    from filelock import FileLock
+
+    folder = cache_folder()
+    final, work = folder / name, folder / f".{name}.partial"
+    if is_intact(final):
+        return final
+    with _disk_errors(folder), FileLock(folder / f".{name}.lock"):
+        if is_intact(final):  # another process was faster
+            return final
+        try:
+            _remove(work)  # left by a process that was killed
+            work.mkdir()
+            built = build(work)
+            _remove(final)
+            os.replace(built, final)
+        finally:
+            _remove(work)
+    return final
+
+
+def disk_full_message(folder: Path) -> str:
+    """What to tell a user whose cache is full."""
+    return (
+        f"no space left in the cache {folder}: free 600 MB, or set MASKPICK_CACHE to a folder with more space"
+    )
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong while writing to the cache into BadInput."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise BadInput(disk_full_message(folder)) from None
+        if error.errno in NOT_WRITABLE:
+            raise BadInput(
+                f"cannot write to the cache {folder} ({error.strerror}): set MASKPICK_CACHE to another folder"
+            ) from None
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -33,15 +33,15 @@ def checked_points(
             raise BadInput("labels were given without points")
         return None, None
     height, width = size
-    points = _numbers(points, "points")
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
-        raise BadInput(f"points must be a list of (x, y) pairs, not of shape {points.shape}")
-    labels = np.ones(len(points), int) if labels is None else _numbers(labels, "labels").reshape(-1)
-    if len(labels) != len(points) or not np.isin(labels, (0, 1)).all():
-        raise BadInput(f"{len(points)} points need as many labels, each 1 (inside) or 0 (outside)")
-    if (points < 0).any() or (points > (width, height)).any():
+    xy = _numbers(points, "points")
+    if xy.ndim != 2 or xy.shape[1] != 2 or len(xy) == 0:
+        raise BadInput(f"points must be a list of (x, y) pairs, not of shape {xy.shape}")
+    inside = np.ones(len(xy), int) if labels is None else _numbers(labels, "labels").reshape(-1)
+    if len(inside) != len(xy) or not np.isin(inside, (0, 1)).all():
+        raise BadInput(f"{len(xy)} points need as many labels, each 1 (inside) or 0 (outside)")
+    if (xy < 0).any() or (xy > (width, height)).any():
         raise BadInput(f"a point lies outside of the image of {width} x {height} px")
-    return points, labels
+    return xy, inside
 
 
 def checked_box(box: ArrayLike, size: tuple[int, int]) -> np.ndarray:
@@ -58,13 +58,13 @@ def checked_box(box: ArrayLike, size: tuple[int, int]) -> np.ndarray:
         BadInput: The box is malformed, or has no area within the image.
     """
     height, width = size
-    box = _numbers(box, "the box")
-    if box.shape != (4,):
+    edges = _numbers(box, "the box")
+    if edges.shape != (4,):
         raise BadInput("a box must be four numbers: left, top, right, bottom")
-    box = np.clip(box, 0, (width, height, width, height))
-    if box[0] >= box[2] or box[1] >= box[3]:
+    edges = np.clip(edges, 0, (width, height, width, height))
+    if edges[0] >= edges[2] or edges[1] >= edges[3]:
         raise BadInput(f"the box is empty within the image of {width} x {height} px")
-    return box
+    return edges
 
 
 def checked_mask(mask: ArrayLike, size: tuple[int, int], low_res_side: int) -> np.ndarray:

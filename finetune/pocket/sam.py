@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from assistant.files import make_folder, replace_whole
 from assistant.pocket.sam import build_pocket_sam, load_backbone
-from assistant.weights import backbone_state
+from assistant.pocket.wheels import backbone_state
 from finetune.log import Log
 from finetune.pocket.sam_data import PromptData
 

@@ -1,0 +1,76 @@
+"""Files that are whole or not there, and the cache."""
+
+import subprocess
+import sys
+
+import pytest
+
+from assistant import files
+from assistant.errors import BadInput
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "folder" / "result.json"
+    with files.replace_whole(file) as path:
+        path.write_text("first")
+        assert not file.exists()
+    assert file.read_text() == "first"
+    with pytest.raises(RuntimeError):
+        with files.replace_whole(file) as path:
+            path.write_text("half")
+            raise RuntimeError
+    assert file.read_text() == "first" and list(file.parent.iterdir()) == [file]
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path):
+    files.make_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(BadInput, match="choose another folder") as caught:
+        files.make_folder(tmp_path / "file" / "b")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_in_the_cache_is_built_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("MASKPICK_CACHE", str(tmp_path / "cache"))
+    built = []
+
+    def build(work):
+        built.append(work)
+        (work / "anything").write_text("whole")
+        return work / "anything"
+
+    def is_intact(path):
+        return path.exists() and path.read_text() == "whole"
+
+    path = files.build_once("name", build, is_intact)
+    assert path == tmp_path / "cache" / "name"
+    assert files.build_once("name", build, is_intact) == path and len(built) == 1
+    path.write_text("half")
+    assert files.build_once("name", build, is_intact).read_text() == "whole" and len(built) == 2
+
+
+def test_two_processes_at_once_build_a_file_once(tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("MASKPICK_CACHE", str(cache))
+    program = """
+import time
+from assistant import files
+def build(work):
+    print("built", flush=True)
+    with open(work / "file", "wb") as file:
+        for _ in range(20):
+            file.write(b"x" * 100)
+            file.flush()
+            time.sleep(0.02)
+    return work / "file"
+path = files.build_once("file", build, lambda path: path.exists())
+assert path.stat().st_size == 2000
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sorted(outputs) == ["", "built\n"]
+    assert sorted(path.name for path in cache.iterdir() if not path.name.endswith(".lock")) == ["file"]
