@@ -23,7 +23,7 @@ from torch import Tensor
 
 from assistant.errors import BadInput
 from assistant.files import make_folder, replace_whole
-from assistant.pocket.region_features import REGION
+from assistant.pocket.region_features import FEATURE_DIM
 from assistant.sam.mask_ops import Rle, merge_rles, rle_containment, rle_iou
 from assistant.sam.proposals import Proposals
 
@@ -64,7 +64,7 @@ class ImageRegions:
     features: Tensor
     rles: list[Rle]
     names: list[str] = field(default_factory=list)
-    augmented: Tensor = field(default_factory=lambda: torch.zeros(0, REGION))
+    augmented: Tensor = field(default_factory=lambda: torch.zeros(0, FEATURE_DIM))
     augmented_names: list[str] = field(default_factory=list)
 
 

@@ -1,237 +1,281 @@
-"""The pocket reasoner: SmolLM2-135M with LoRA, which sees a picture as sixteen words it cannot spell.
+"""The language model of the pocket preset: SmolLM2-135M with LoRA, which reads regions as input embeddings.
 
-Each region becomes a word in the LLM's input space, trained to lie where the name of its thing lies
-(`RegionEncoder`); the LLM is shown the sixteen that differ most. The LLM answers in the
-compact form of the reply grammar, `umbrella [SEG], bench [ABS].`; one state per token goes to the selector.
+    llm = PocketLLM.load(smollm2_folder(), adapter, encoder, phrase_rows)
+    reply = llm.reply([Turn("what keeps the rain off?")], encoder(features))
+
+Each region of an image becomes one input embedding (`RegionEncoder`), and the LLM reads the sixteen that
+differ most. It answers in a compact form of the reply grammar, `umbrella [SEG], bench [ABS].`; the hidden
+state that predicts each marker goes to the selector.
 """
 
+import functools
+import inspect
 import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from assistant.grammar import ABS, SEG, Turn, neutralise
 from assistant.pipeline import Reply
-from assistant.pocket.region_features import GEOMETRY, REGION
+from assistant.pocket.precision import has_fast_bfloat16
+from assistant.pocket.region_encoder import EncodedRegions, RegionEncoder, select_distinct
 
-WORDS = 16  # regions shown to the LLM
-HIDDEN = 256
-SHAPE = GEOMETRY + 1  # geometry and how much of a thing it is
-OPENING, FIRST = "<|im_start|>user\n", "In the picture:"
+USER_TURN = "<|im_start|>user\n"  # opens a turn of the user in SmolLM2's chat template
+END_OF_TURN = "<|im_end|>"
+REGIONS_INTRODUCTION = "In the picture:"  # stands before the regions' embeddings, in the first turn
+# Byte-pair encodings number their tokens about as frequent as they are; averages are taken over the first
+# ones.
+MEAN_SAMPLE_TOKENS = 20_000  # for the mean embedding, which is what all tokens share
+LENGTH_SAMPLE_TOKENS = 1_000  # for the usual length of an embedding
+MAX_NEW_TOKENS = 64
+UNFINISHED_CHARACTER = "\ufffd"  # what the tokenizer decodes the first bytes of a character to
 
-
-class Seen(NamedTuple):
-    """What is known of the N regions of one picture."""
-
-    words: Tensor  # (N, llm_width) unit vectors in the LLM's input space
-    shape: Tensor  # (N, SHAPE)
-
-    @property
-    def thing(self) -> Tensor:
-        """(..., N) logits: is it a whole thing that people name?"""
-        return self.shape[..., -1] * 4
+# Decides whether a target is present, from the state (W,) that predicts its marker, the margin log p([SEG]) -
+# log p([ABS]), and the phrase before the marker.
+Decision = Callable[[Tensor, Tensor, str], bool]
 
 
-class RegionEncoder(nn.Module):
-    """(N, REGION) features -> Seen: a word in the LLM's input space for each region. names: how many it was taught;
-    their embeddings stay in `names` (C, llm_width), to tell "a cup" from "as likely a bowl"."""
+@functools.cache
+def cache_argument() -> str:
+    """The argument for the key-value cache: `cache` in transformers 5.24, `past_key_values` before."""
+    from transformers import LlamaModel
 
-    def __init__(self, llm_width: int, names: int = 0):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(REGION))
-        self.register_buffer("scale", torch.ones(REGION))
-        self.register_buffer("names", torch.zeros(names, llm_width))
-        self.encode = nn.Sequential(
-            nn.Dropout(0.4), nn.Linear(REGION, 512), nn.GELU(), nn.Dropout(0.3), nn.Linear(512, HIDDEN)
-        )
-        self.to_words = nn.Linear(HIDDEN, llm_width)
-        self.thing = nn.Linear(HIDDEN, 1)
-        self.log_scale = nn.Parameter(torch.tensor(2.5))
-
-    def forward(self, features: Tensor) -> Seen:
-        hidden = self.encode((features - self.mean) / self.scale)
-        words = F.normalize(self.to_words(hidden), dim=-1)
-        return Seen(words, torch.cat([shape_features(features), self.thing(hidden) / 4], -1))
-
-    def name_logits(self, words: Tensor, names: Tensor) -> Tensor:
-        """Cosine of words (N, W) with the embeddings of names (C, W), scaled -> (N, C)."""
-        return self.log_scale.exp() * words @ F.normalize(names, dim=-1).T
-
-    def match(self, words: Tensor, phrases: Tensor) -> Tensor:
-        """Words (N, W) against phrases (M, W) -> (M, N, 2): scaled cosine / 4, and log-probability among the taught
-        names / 4 (0 where none were taught)."""
-        score = self.name_logits(words, phrases).T
-        if not len(self.names):
-            return torch.stack([score / 4, torch.zeros_like(score)], -1)
-        every = self.name_logits(words, self.names).logsumexp(1)
-        return torch.stack([score / 4, (score - every).clamp(-16, 0) / 4], -1)
+    parameters = inspect.signature(LlamaModel.forward).parameters
+    return "past_key_values" if "past_key_values" in parameters else "cache"
 
 
-def fast_bfloat16() -> bool:
-    """Whether this CPU computes in bfloat16; emulated, it would be slower than float32."""
-    return torch.cpu._is_avx512_bf16_supported()
+def load_tokenizer(folder: Path) -> Any:
+    """SmolLM2's tokenizer with [SEG] and [ABS] as two more tokens."""
+    from transformers import AutoTokenizer
 
-
-def shape_features(features: Tensor) -> Tensor:
-    """The geometry that `region_features` put last, (N, REGION) -> (N, GEOMETRY)."""
-    return features[..., -GEOMETRY:]
-
-
-def spread(unit: Tensor, thing: Tensor, count: int = WORDS) -> Tensor:
-    """Indices of `count` of the unit vectors (N, W), likely things first and no two alike: greedy on thing times
-    distance to the chosen."""
-    n = len(unit)
-    if n <= count:
-        return torch.arange(n)
-    gain, alike = thing.sigmoid(), torch.zeros(n)
-    chosen = []
-    for _ in range(count):
-        k = int((gain * (1 - alike)).argmax())
-        chosen.append(k)
-        alike = torch.maximum(alike, (unit @ unit[k]).clamp(min=0))
-        alike[k] = 1
-    return torch.tensor(chosen)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([SEG, ABS], special_tokens=True)
+    return tokenizer
 
 
 class PocketLLM:
-    """forms: {phrase in lower case: row of the encoder's names}, all the ways to say each taught name."""
+    """SmolLM2 and the region encoder through which it reads images.
 
-    def __init__(self, model, tokenizer, encoder: RegionEncoder, forms: dict[str, int] | None = None):
-        self.model, self.tokenizer, self.encoder, self.forms = model, tokenizer, encoder, forms or {}
-        self.common = model.get_input_embeddings().weight[:20000].detach().float().mean(0)
-        self.seg, self.abs = tokenizer.convert_tokens_to_ids([SEG, ABS])
-        self.end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    Args:
+        model: A `LlamaForCausalLM`, or a peft model around one in training.
+        tokenizer: See `load_tokenizer`.
+        encoder: The region encoder.
+        phrase_rows: {phrase in lower case: row of `encoder.names`}, every form of each taught name.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, encoder: RegionEncoder, phrase_rows: dict[str, int] | None = None
+    ):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.phrase_rows = phrase_rows or {}
+        self.common_embedding = self._token_embeddings(MEAN_SAMPLE_TOKENS).float().mean(0)
+        self.seg_token, self.abs_token = tokenizer.convert_tokens_to_ids([SEG, ABS])
+        self.end_token = tokenizer.convert_tokens_to_ids(END_OF_TURN)
 
     @classmethod
     def load(
-        cls, folder: Path, adapter: Path | None, encoder: RegionEncoder, forms: dict[str, int] | None = None
+        cls,
+        folder: Path,
+        adapter: Path | None,
+        encoder: RegionEncoder,
+        phrase_rows: dict[str, int] | None = None,
     ) -> "PocketLLM":
-        """folder: SmolLM2 as a transformers folder; adapter: a peft folder, None for the untuned model."""
-        import warnings
+        """Load it for answering.
 
+        Args:
+            folder: SmolLM2 as a transformers folder.
+            adapter: A peft folder; None for the untuned model.
+            encoder, phrase_rows: As of the class.
+        """
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         tokenizer = load_tokenizer(folder)
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         if adapter is not None:
             from peft import PeftModel
 
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # peft reads an attribute that transformers is about to rename
+                # peft reads an attribute of the model that transformers is about to rename.
+                warnings.simplefilter("ignore")
                 model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-        if fast_bfloat16():
+        if has_fast_bfloat16():
             model = model.to(torch.bfloat16)
-        return cls(model.eval(), tokenizer, encoder.eval(), forms)
+        return cls(model.eval(), tokenizer, encoder.eval(), phrase_rows)
 
     def embed(self, ids: list[int]) -> Tensor:
+        """The input embeddings (len(ids), W) of tokens."""
         return self.model.get_input_embeddings()(torch.tensor(ids))
 
     def tokens(self, text: str) -> list[int]:
+        """The tokens of a text, without any that a chat template adds."""
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
-    def name(self, phrase: str) -> Tensor:
-        """Where a region that bears this name would lie, (576,) float: the taught name that the phrase holds, else the
-        mean of its tokens' input embeddings less what all tokens share."""
-        row = self.row(phrase)
-        return self.spelled(phrase) if row is None else self.encoder.names[row]
+    def _token_embeddings(self, count: int) -> Tensor:
+        return self.model.get_input_embeddings().weight[:count].detach()
 
-    def row(self, phrase: str) -> int | None:
-        """Which of the encoder's names a phrase holds, the longest form if several."""
-        held = [f for f in self.forms if re.search(rf"\b{re.escape(f)}\b", phrase.lower())]
-        return self.forms[max(held, key=len)] if held else None
+    def embedding_length(self) -> Tensor:
+        """The usual length of an input embedding, (), to which unit vectors of regions are scaled."""
+        return self._token_embeddings(LENGTH_SAMPLE_TOKENS).norm(dim=-1).mean()
 
-    def spelled(self, phrase: str) -> Tensor:
-        """(576,) float: the mean of a phrase's input embeddings, less what all tokens share."""
-        return self.embed(self.tokens(f" {phrase}")).detach().float().mean(0) - self.common
+    # ------------------------------------------------------------------------------ names
 
-    def question(self, text: str) -> str:
-        """The part of the chat from a question's text up to where its answer begins."""
-        return f"{neutralise(text, self.tokenizer.all_special_tokens)}<|im_end|>\n<|im_start|>assistant\n"
+    def name_embedding(self, phrase: str) -> Tensor:
+        """Where the embedding of a region with this name should lie, (W,) float32.
 
-    def prompt(self, turns: list[Turn], words: Tensor) -> Tensor:
-        """Input embeddings (L, 576) up to where the answer to the last turn begins; words (K, 576) go before the first."""
-        parts = [self.embed(self.tokens(OPENING + FIRST)), words]
+        That of the taught name that the phrase contains, else `mean_token_embedding`.
+        """
+        row = self.row_of(phrase)
+        return self.mean_token_embedding(phrase) if row is None else self.encoder.names[row]
+
+    def row_of(self, phrase: str) -> int | None:
+        """The row of the taught name that a phrase contains, by its longest form; None if there is none."""
+        contained = [
+            form for form in self.phrase_rows if re.search(rf"\b{re.escape(form)}\b", phrase.lower())
+        ]
+        return self.phrase_rows[max(contained, key=len)] if contained else None
+
+    def mean_token_embedding(self, phrase: str) -> Tensor:
+        """The mean of a phrase's input embeddings less what all tokens share, (W,) float32."""
+        return self.embed(self.tokens(f" {phrase}")).detach().float().mean(0) - self.common_embedding
+
+    # ------------------------------------------------------------------------------ prompts
+
+    def question_text(self, question: str) -> str:
+        """The part of the chat from a question up to where its answer begins."""
+        text = neutralise(question, self.tokenizer.all_special_tokens)
+        return f"{text}{END_OF_TURN}\n<|im_start|>assistant\n"
+
+    def prompt_embeddings(self, turns: list[Turn], region_tokens: Tensor) -> Tensor:
+        """The prompt up to where the answer to the last turn begins.
+
+        Args:
+            turns: The conversation; the last turn has no answer.
+            region_tokens: (K, W), see `region_tokens`; they stand before the first question.
+
+        Returns:
+            (L, W) input embeddings in the model's dtype.
+        """
+        parts = [self.embed(self.tokens(USER_TURN + REGIONS_INTRODUCTION)), region_tokens]
         for k, turn in enumerate(turns):
-            parts.append(
-                self.embed(self.tokens(("\n" if k == 0 else OPENING) + self.question(turn.question)))
-            )
+            opening = "\n" if k == 0 else USER_TURN
+            parts.append(self.embed(self.tokens(opening + self.question_text(turn.question))))
             if turn.answer is not None:
-                parts.append(self.embed(self.tokens(f"{turn.answer}<|im_end|>\n")))
-        return torch.cat([p.to(self.model.dtype) for p in parts])
+                parts.append(self.embed(self.tokens(f"{turn.answer}{END_OF_TURN}\n")))
+        return torch.cat([part.to(self.model.dtype) for part in parts])
 
-    def words(self, seen: Seen) -> Tensor:
-        """What the LLM is shown of a picture's regions -> (K, 576), of the length of its own embeddings."""
-        length = self.model.get_input_embeddings().weight[:1000].detach().norm(dim=-1).mean()
-        return seen.words[spread(seen.words, seen.thing)] * length
+    def region_tokens(self, regions: EncodedRegions) -> Tensor:
+        """The regions that the LLM reads (K, W), each of the length of an input embedding."""
+        shown = select_distinct(regions.embeddings, regions.objectness)
+        return regions.embeddings[shown] * self.embedding_length()
+
+    # ------------------------------------------------------------------------------ replies
 
     @torch.inference_mode()
     def reply(
         self,
         turns: list[Turn],
-        seen: Seen,
+        regions: EncodedRegions,
         *,
-        decide=None,
-        max_new_tokens: int = 64,
+        decide: Decision | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         temperature: float = 0.0,
         seed: int | None = None,
-        stream=None,
+        stream: Callable[[str], object] | None = None,
     ) -> Reply:
-        """Answer the last turn; greedy at temperature 0, otherwise sampled.
+        """Answer the last turn.
 
-        decide: called with a marker's state (576,), its margin and the phrase before it, says whether the thing is
-        there; what it says is what the LLM then reads back (None: the LLM's own choice). stream: receives each
-        piece of text as it is decoded.
+        Args:
+            turns: The conversation; the last turn has no answer.
+            regions: The encoded regions of the image.
+            decide: Decides each marker; the LLM then reads what was decided. None for the LLM's own choice.
+            max_new_tokens: Number of tokens at most.
+            temperature: 0 for the most likely token, otherwise that of sampling.
+            seed: Of sampling; None for another one each time.
+            stream: Receives each piece of the text as it is decoded.
+
+        Returns:
+            The reply with the state, the margin and the choice at each of its markers.
         """
+        from transformers import DynamicCache
+
         generator = torch.Generator()
-        generator.manual_seed(seed) if seed is not None else generator.seed()
-        x = self.prompt(turns, self.words(seen))[None]
-        cache, ids, states, margins, shown, said = None, [], [], [], "", 0
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed)
+        draft = _ReplyDraft(self, decide, stream)
+        inputs = self.prompt_embeddings(turns, self.region_tokens(regions))[None]
+        cache = {cache_argument(): DynamicCache(config=self.model.config)}
         for _ in range(max_new_tokens):
-            out = self.model.model(inputs_embeds=x, past_key_values=cache, use_cache=True)
-            cache, state = out.past_key_values, out.last_hidden_state[0, -1]
+            output = self.model.model(inputs_embeds=inputs, use_cache=True, **cache)
+            state = output.last_hidden_state[0, -1]
             logits = self.model.lm_head(state).float()
-            if temperature > 0:
-                token = int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))
-            else:
-                token = int(logits.argmax())
-            if token == self.end:
+            token = _next_token(logits, temperature, generator)
+            if token == self.end_token:
                 break
-            if token in (self.seg, self.abs):
-                states.append(state.float())
-                margins.append(logits[self.seg] - logits[self.abs])
-                if decide is not None:
-                    phrase = self.tokenizer.decode(ids[said:]).strip(" ,.")
-                    token = self.seg if decide(states[-1], margins[-1], phrase) else self.abs
-                said = len(ids) + 1
-            ids.append(token)
-            text = self.tokenizer.decode(ids)
-            if stream is not None and not text.endswith("\ufffd"):
-                stream(text[len(shown) :])
-                shown = text
-            x = self.embed([token]).to(self.model.dtype)[None]
-        markers = [t == self.seg for t in ids if t in (self.seg, self.abs)]
-        width = self.model.config.hidden_size
+            token = draft.add(token, state, logits)
+            inputs = self.embed([token]).to(self.model.dtype)[None]
+        return draft.finish()
+
+
+def _next_token(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
+    """The most likely token at temperature 0, otherwise a sampled one; logits: (vocabulary,)."""
+    if temperature > 0:
+        return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))
+    return int(logits.argmax())
+
+
+class _ReplyDraft:
+    """The reply as far as it is generated."""
+
+    def __init__(self, llm: PocketLLM, decide: Decision | None, stream: Callable[[str], object] | None):
+        self.llm = llm
+        self.decide = decide
+        self.stream = stream
+        self.ids: list[int] = []
+        self.states: list[Tensor] = []
+        self.margins: list[Tensor] = []
+        self.phrase_start = 0  # index of the token after the last marker
+        self.streamed = ""
+
+    def add(self, token: int, state: Tensor, logits: Tensor) -> int:
+        """Append a token, which is decided first if it is a marker; returns the token to read next."""
+        if token in (self.llm.seg_token, self.llm.abs_token):
+            token = self._mark(token, state, logits)
+        self.ids.append(token)
+        text = self.llm.tokenizer.decode(self.ids)
+        if self.stream is not None and not text.endswith(UNFINISHED_CHARACTER):
+            self.stream(text[len(self.streamed) :])
+            self.streamed = text
+        return token
+
+    def _mark(self, token: int, state: Tensor, logits: Tensor) -> int:
+        self.states.append(state.float())
+        self.margins.append(logits[self.llm.seg_token] - logits[self.llm.abs_token])
+        if self.decide is not None:
+            phrase = self.llm.tokenizer.decode(self.ids[self.phrase_start :]).strip(" ,.")
+            present = self.decide(self.states[-1], self.margins[-1], phrase)
+            token = self.llm.seg_token if present else self.llm.abs_token
+        self.phrase_start = len(self.ids) + 1
+        return token
+
+    def finish(self) -> Reply:
+        """The reply of all tokens so far."""
+        seg, absent = self.llm.seg_token, self.llm.abs_token
+        width = self.llm.model.config.hidden_size
         return Reply(
-            self.tokenizer.decode(ids),
-            len(ids),
-            markers,
-            torch.stack(states) if states else torch.zeros(0, width),
-            torch.stack(margins) if margins else torch.zeros(0),
+            self.llm.tokenizer.decode(self.ids),
+            len(self.ids),
+            [token == seg for token in self.ids if token in (seg, absent)],
+            torch.stack(self.states) if self.states else torch.zeros(0, width),
+            torch.stack(self.margins) if self.margins else torch.zeros(0),
         )
-
-
-def load_tokenizer(folder: Path):
-    """SmolLM2's tokenizer with [SEG] and [ABS] as two more whole tokens."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens([SEG, ABS], special_tokens=True)
-    return tokenizer

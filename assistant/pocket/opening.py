@@ -1,10 +1,9 @@
-"""Opens an image for the pocket preset: SAM's encoding, the proposals, and the features of the region under each.
+"""Opens an image for the pocket preset: SAM's encoding, the proposals, and the features of each one's region.
 
 opener = load_pocket_opener(pocket_file("sam.safetensors"))
 opened = opener.open(image)              # opened.embedding, opened.proposals, opened.features
 """
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,141 +13,236 @@ from PIL import Image
 from torch import Tensor
 
 from assistant.errors import BadInput
-from assistant.pocket.llm import fast_bfloat16
-from assistant.pocket.proposals import CELL, Pool, boxes_of, candidates
-from assistant.pocket.region_features import REGION, region_features
-from assistant.pocket.sam import IMAGE_SIZE, build_pocket_sam, load_backbone
+from assistant.pocket.image_encoder import IMAGE_SIZE
+from assistant.pocket.precision import fast_math
+from assistant.pocket.proposals import (
+    CELL_SIZE,
+    MAX_PROPOSALS,
+    POINTS_PER_SIDE,
+    CandidateMasks,
+    find_candidates,
+    low_res_boxes,
+)
+from assistant.pocket.region_features import FEATURE_DIM, compute_region_features
+from assistant.pocket.sam import build_pocket_sam, load_backbone
+from assistant.pocket.wheels import backbone_state
+from assistant.sam.backends import PocketSegmenter
 from assistant.sam.image_opener import Progress, SamOpenedImage
-from assistant.sam.mask_ops import encode_patch_rle
-from assistant.sam.mask_resizing import Resizer
+from assistant.sam.mask_ops import Rle, encode_patch_rle
+from assistant.sam.mask_resizing import DrawnMask, Resizer
 from assistant.sam.proposals import Proposals
 from assistant.sam.segmenter import Embedding, Segmenter
-from assistant.weights import backbone_state
-
-
-def fast_math():
-    """bfloat16 where the CPU computes in it (three times faster there, scores change by .003), else nothing."""
-    if fast_bfloat16():
-        return torch.autocast("cpu", dtype=torch.bfloat16)
-    return contextlib.nullcontext()
 
 
 @dataclass
 class ImageRegions:
-    """What attention needs of a picture: the masks of its N regions as COCO RLE, its size (h, w), and their features
-    (N, REGION) float. It holds neither embedding nor logits, so no question can be answered on it."""
+    """What attention needs of an image: without embedding and logits, no question can be answered from it.
 
-    rles: list[dict]
+    Attributes:
+        rles: The masks of the N regions.
+        size: (H, W) px of the image.
+        features: (N, FEATURE_DIM) float32.
+    """
+
+    rles: list[Rle]
     size: tuple[int, int]
     features: Tensor
 
 
 @dataclass
 class PocketOpenedImage:
-    """A picture, opened: all that answering needs."""
+    """An opened image: all that answering needs.
+
+    Attributes:
+        embedding: SAM's encoding.
+        proposals: The N proposals, best first.
+        features: (N, FEATURE_DIM) float32, of the region under each proposal.
+        semantic_map: See `SemanticSelector.semantic_map`; computed when a question first needs it.
+    """
 
     embedding: Embedding
     proposals: Proposals
-    features: Tensor  # (N, REGION) float
-    names: Tensor | None = None  # what `Semantic.names` gives, from the first question on
+    features: Tensor
+    semantic_map: Tensor | None = None
 
     @property
-    def rles(self) -> list[dict]:
+    def rles(self) -> list[Rle]:
+        """The masks of the proposals."""
         return self.proposals.rles
 
     @property
     def size(self) -> tuple[int, int]:
+        """(H, W) px of the image."""
         return self.proposals.size
 
     @property
     def regions(self) -> ImageRegions:
-        """What is left for attention once the embedding is let go."""
+        """What attention needs, without the embedding."""
         return ImageRegions(self.rles, self.size, self.features)
 
 
-def shrink(image: np.ndarray) -> np.ndarray:
-    """The picture with its longest side at IMAGE_SIZE, as the segmenter sees it."""
-    h, w = image.shape[:2]
-    scale = IMAGE_SIZE / max(h, w)
-    size = max(1, int(w * scale + 0.5)), max(1, int(h * scale + 0.5))
+def resize_longest_side(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, 3) uint8 with its longest side at IMAGE_SIZE, as the segmenter encodes it."""
+    height, width = image.shape[:2]
+    scale = IMAGE_SIZE / max(height, width)
+    size = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
-def as_proposals(pool: Pool, segmenter: Segmenter, embedding: Embedding) -> Proposals:
-    """The pool's low-resolution logits as masks of the whole picture, RLE-encoded one at a time."""
+def as_proposals(candidates: CandidateMasks, segmenter: Segmenter, embedding: Embedding) -> Proposals:
+    """Draw candidates as masks of the whole image, one at a time.
+
+    Args:
+        candidates: Masks at low resolution, none of them empty there.
+        segmenter: The SAM that made `embedding`.
+        embedding: The image's encoding.
+
+    Returns:
+        The candidates that cover a pixel of the image, in their order. There is no click behind a candidate;
+        its point is the centre of its box.
+    """
     resizer = Resizer(*segmenter.resizing(embedding))
-    h, w = embedding.size
-    kept, rles, boxes, areas = [], [], [], []
-    for i, logits in enumerate(pool.logits.float().numpy()):
-        ys, xs = (np.flatnonzero((logits > 0).any(axis)) for axis in (1, 0))
-        reach = [max(0, ys[0] - 1), max(0, xs[0] - 1), ys[-1] + 2, xs[-1] + 2]
-        outer = resizer.outer(reach)
-        patch = np.ascontiguousarray(logits[reach[0] : reach[2] + 1, reach[1] : reach[3] + 1])
-        found = resizer.mask(patch, (reach[0], reach[1]), outer)
-        if found is None:
+    all_logits = candidates.logits.float().numpy()
+    indices: list[int] = []
+    rles: list[Rle] = []
+    boxes: list[tuple[int, int, int, int]] = []
+    areas: list[int] = []
+    for i, logits in enumerate(all_logits):
+        drawn = _draw_in_its_box(logits, resizer)
+        if drawn is None:
             continue
-        mask, box, _ = found
-        rles.append(encode_patch_rle(mask, (int(box[1]), int(box[0])), (h, w)))
-        boxes.append(box)
-        areas.append(int(mask.sum()))
-        kept.append(i)
-    points = np.array(boxes, np.float32).reshape(-1, 2, 2).mean(1)
+        left, top, _, _ = drawn.box
+        rles.append(encode_patch_rle(drawn.mask, (top, left), embedding.size))
+        boxes.append(drawn.box)
+        areas.append(int(drawn.mask.sum()))
+        indices.append(i)
+    corners = np.array(boxes, np.float32).reshape(-1, 4)
     return Proposals(
         rles,
-        np.array(boxes, np.float32).reshape(-1, 4),
-        pool.iou.float().numpy()[kept],
-        pool.stability.float().numpy()[kept],
+        corners,
+        candidates.predicted_iou.float().numpy()[indices],
+        candidates.stability.float().numpy()[indices],
         np.array(areas, np.int64),
-        points,
-        pool.logits.float().numpy()[kept],
-        (h, w),
+        corners.reshape(-1, 2, 2).mean(1),
+        all_logits[indices],
+        embedding.size,
     )
 
 
-class PocketImageOpener:
-    """SAM and what is known of regions; shared by the assistant and by training."""
+def _draw_in_its_box(logits: np.ndarray, resizer: Resizer) -> DrawnMask | None:
+    """Draw low-resolution logits (128, 128); None where they cover no pixel of the image."""
+    ys = np.flatnonzero((logits > 0).any(1))
+    xs = np.flatnonzero((logits > 0).any(0))
+    # A cell of margin: bilinear resizing lets a pixel depend on the cells beside its own.
+    left, top = max(0, xs[0] - 1), max(0, ys[0] - 1)
+    right, bottom = xs[-1] + 2, ys[-1] + 2
+    patch = np.ascontiguousarray(logits[top : bottom + 1, left : right + 1])
+    return resizer.draw(patch, (top, left), resizer.touched_pixels(np.array([left, top, right, bottom])))
 
-    def __init__(self, segmenter: Segmenter, limit: int = 60, points_per_side: int = 22):
-        self.segmenter, self.limit, self.points_per_side = segmenter, limit, points_per_side
+
+class PocketImageOpener:
+    """Opens images for the pocket preset, in use and in its training.
+
+    Args:
+        segmenter: The pocket SAM.
+        max_proposals: Number of proposals at most.
+        points_per_side: Clicks along the longest side of the image.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        max_proposals: int = MAX_PROPOSALS,
+        points_per_side: int = POINTS_PER_SIDE,
+    ):
+        self.segmenter = segmenter
+        self.max_proposals = max_proposals
+        self.points_per_side = points_per_side
 
     def propose(self, image: np.ndarray, progress: Progress | None = None) -> tuple[Embedding, Proposals]:
-        """progress: as `Assistant.open`."""
+        """Encode an image and find its proposals; see `pipeline.ImageOpener`."""
         if progress:
             progress("encoding", None)
         with fast_math():
             embedding = self.segmenter.encode(image)
-            embedding.features = embedding.features.float()  # prompts by hand run outside of fast_math
+            embedding.features = embedding.features.float()  # prompts by hand run without `fast_math`
             if progress:
                 progress("proposing", None)
-            pool = candidates(
-                self.segmenter.model, embedding.features, shrink(image), self.points_per_side, self.limit
+            candidates = find_candidates(
+                self.segmenter.model,
+                embedding.features,
+                resize_longest_side(image),
+                self.points_per_side,
+                self.max_proposals,
             )
-        return embedding, as_proposals(pool, self.segmenter, embedding)
+        return embedding, as_proposals(candidates, self.segmenter, embedding)
 
     def open(self, image: np.ndarray, progress: Progress | None = None) -> PocketOpenedImage:
+        """Open an image; see `pipeline.ImageOpener`."""
         embedding, proposals = self.propose(image, progress)
         if progress:
             progress("recognising", proposals)
-        with fast_math():
-            features = self.features(shrink(image), embedding, torch.from_numpy(proposals.low_res_logits))
+        features = self.features(image, embedding, torch.from_numpy(proposals.low_res_logits))
         return PocketOpenedImage(embedding, proposals, features)
 
-    def features(self, small: np.ndarray, embedding: Embedding, low: Tensor) -> Tensor:
-        """small: what `embedding` encodes, shrunk; low: (N, 128, 128) mask logits -> (N, REGION)."""
-        masks = low > 0
+    def features(self, image: np.ndarray, embedding: Embedding, low_res_logits: Tensor) -> Tensor:
+        """The features of regions of an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            embedding: Its encoding.
+            low_res_logits: (N, 128, 128) float32, positive inside a region; no region is empty.
+
+        Returns:
+            (N, FEATURE_DIM) float32.
+        """
+        masks = low_res_logits > 0
         if not len(masks):
-            return torch.zeros(0, REGION)
-        return region_features(
-            self.segmenter.model.image_encoder,
-            small,
-            embedding.maps,
-            masks.float(),
-            boxes_of(masks),
-            masks.sum((1, 2)) * CELL**2,
-        ).float()
+            return torch.zeros(0, FEATURE_DIM)
+        with fast_math():
+            return compute_region_features(
+                self.segmenter.model.image_encoder,
+                resize_longest_side(image),
+                embedding.maps,
+                masks.float(),
+                low_res_boxes(masks),
+                masks.sum((1, 2)) * CELL_SIZE**2,
+            ).float()
+
+
+class PocketSamOpener:
+    """The pocket SAM and its own way of finding proposals, for any other multimodal LLM.
+
+    Args:
+        sam_file: See `load_pocket_opener`.
+    """
+
+    def __init__(self, sam_file: Path):
+        self.opener = load_pocket_opener(sam_file)
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The pocket SAM."""
+        return self.opener.segmenter
+
+    def propose(self, image: np.ndarray, progress: Progress | None = None) -> tuple[Embedding, Proposals]:
+        """Encode an image and find its proposals; see `pipeline.ImageOpener`."""
+        return self.opener.propose(image, progress)
+
+    def open(self, image: np.ndarray, progress: Progress | None = None) -> SamOpenedImage:
+        """Open an image; see `pipeline.ImageOpener`."""
+        return SamOpenedImage(*self.propose(image, progress), image)
 
 
 def load_pocket_opener(sam_file: Path) -> PocketImageOpener:
+    """Load the opener of the pocket preset.
+
+    Args:
+        sam_file: A safetensors file of the pocket SAM, such as `pocket_file("sam.safetensors")`.
+
+    Raises:
+        BadInput: There is no such file, or it holds something else.
+    """
     from safetensors.torch import load_file
 
     if not Path(sam_file).is_file():
@@ -156,28 +250,9 @@ def load_pocket_opener(sam_file: Path) -> PocketImageOpener:
     sam = build_pocket_sam()
     load_backbone(sam.image_encoder, backbone_state())
     try:
-        found = sam.load_state_dict(load_file(sam_file), strict=False)
-    except Exception as error:  # safetensors and torch raise their own kinds for a cut or foreign file
+        keys = sam.load_state_dict(load_file(sam_file), strict=False)
+    except Exception as error:  # safetensors and torch raise their own kinds for a truncated or foreign file
         raise BadInput(f"{sam_file} cannot be read: {str(error).splitlines()[0]}") from None
-    if found.unexpected_keys or any(not k.startswith("image_encoder.backbone.") for k in found.missing_keys):
+    if keys.unexpected_keys or any(not k.startswith("image_encoder.backbone.") for k in keys.missing_keys):
         raise BadInput(f"{sam_file} does not hold the pocket SAM of this version")
-    return PocketImageOpener(Segmenter.pocket(sam))
-
-
-class PocketSamOpener:
-    """The pocket SAM and its own way to find proposals, for any other multimodal LLM."""
-
-    def __init__(self, sam_file: Path):
-        self.pocket = load_pocket_opener(sam_file)
-
-    @property
-    def segmenter(self) -> Segmenter:
-        return self.pocket.segmenter
-
-    def propose(self, image: np.ndarray, progress: Progress | None = None) -> tuple[Embedding, Proposals]:
-        """See `pipeline.ImageOpener`."""
-        return self.pocket.propose(image, progress)
-
-    def open(self, image: np.ndarray, progress: Progress | None = None) -> SamOpenedImage:
-        """See `pipeline.ImageOpener`."""
-        return SamOpenedImage(*self.propose(image, progress), image)
+    return PocketImageOpener(PocketSegmenter(sam))

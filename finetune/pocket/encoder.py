@@ -1,6 +1,11 @@
-"""Phase 1 of `finetune records`: the region encoder learns the names of outlined regions, and what is a thing."""
+"""Phase 1 of `finetune records`: the region encoder learns names, and which regions are objects.
+
+encoded = train_encoders(EncoderSettings(), out, llm, records, regions)      # {image: EncodedRegions}
+"""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,171 +15,318 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from assistant.files import replace_whole
-from assistant.pocket.llm import PocketLLM, RegionEncoder, Seen
-from assistant.record import Record
+from assistant.pocket.heads import tensors_under
+from assistant.pocket.llm import PocketLLM
+from assistant.pocket.region_encoder import EncodedRegions, RegionEncoder
+from finetune.image_record import ImageRecord
 from finetune.log import rate
 from finetune.pocket.examples import FOLDS
+from finetune.pocket.settings import EncoderSettings
 from finetune.region_cache import ImageRegions, iou_and_iop
 
+UNNAMED = -1  # label of a region without a name
+MIN_LABEL_IOU = 0.5  # of a region with an instance, above which it has the instance's name
+BATCH_REGIONS = 192  # named regions in a step, and as many of all regions
+WARM_UP_STEPS = 50
+LABEL_SMOOTHING = 0.05
+WEIGHT_DECAY = 0.05
+OBJECTNESS_WEIGHT = 0.5  # of its loss; that of names is 1
+EMBEDDING_WEIGHT = 5.0  # of the loss that keeps the embeddings of regions without a name where they were
+# A present target has a phrase of its own, often a plural; absence is always told in the plain form.
+ABSENT_PHRASE_COUNT = 1000
 
-def labelled(regions: ImageRegions, index: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Of each region: the name of what it outlines at IoU above one half (-1: nothing), and that IoU."""
-    outlined = regions.rles[: len(regions.names)]
-    if not outlined:
-        return np.full(len(regions.rles), -1), np.zeros(len(regions.rles), np.float32)
-    table = np.stack([iou_and_iop(regions.rles, o)[0] for o in outlined])
-    which, best = table.argmax(0), table.max(0)
-    label = np.array([index[regions.names[i]] for i in which])
-    label[: len(outlined)] = [index[n] for n in regions.names]
-    return np.where(best > 0.5, label, -1), best
+
+@dataclass
+class Vocabulary:
+    """The names that records teach.
+
+    Attributes:
+        categories: Names of the categories, sorted.
+        phrases: How an answer says each.
+        category_of: {phrase or category in lower case: index of the category}.
+    """
+
+    categories: list[str]
+    phrases: list[str]
+    category_of: dict[str, int]
+
+
+def vocabulary(records: Sequence[ImageRecord], names: Sequence[str]) -> Vocabulary:
+    """Collect the names to teach.
+
+    A category is called by the phrase that answers use when it is absent, which is never a plural, else by
+    any.
+
+    Args:
+        records: The records.
+        names: Of all labelled instances, with repetitions.
+    """
+    categories = sorted(set(names))
+    index = {category: i for i, category in enumerate(categories)}
+    counts: dict[str, Counter[str]] = {category: Counter() for category in categories}
+    category_of = {category.lower(): i for category, i in index.items()}
+    for record in (r.record for r in records):
+        if record.source.get("kind") in ("position", "followup"):
+            continue
+        for category, target in zip(record.source.get("categories", []), record.targets, strict=False):
+            if category in index:
+                counts[category][target.phrase] += 1 if target.rle else ABSENT_PHRASE_COUNT
+                category_of[target.phrase.lower()] = index[category]
+    phrases = [counts[c].most_common(1)[0][0] if counts[c] else c for c in categories]
+    return Vocabulary(categories, phrases, category_of)
+
+
+def label_regions(regions: ImageRegions, rows: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Label the regions of an image by its instances.
+
+    Args:
+        regions: The instances, then the proposals.
+        rows: {name: row of the encoder}.
+
+    Returns:
+        (N,) int64 rows of the names, UNNAMED where no instance overlaps enough, and (N,) float32 IoU with the
+        instance that overlaps most.
+    """
+    instances = regions.rles[: len(regions.names)]
+    if not instances:
+        return np.full(len(regions.rles), UNNAMED), np.zeros(len(regions.rles), np.float32)
+    table = np.stack([iou_and_iop(regions.rles, rle)[0] for rle in instances])
+    nearest = table.argmax(0)
+    iou = table.max(0)
+    labels = np.array([rows[regions.names[i]] for i in nearest])
+    labels[: len(instances)] = [rows[name] for name in regions.names]
+    return np.where(iou > MIN_LABEL_IOU, labels, UNNAMED), iou
+
+
+@dataclass
+class RegionLabels:
+    """The regions of all training images with their labels.
+
+    Attributes:
+        features: (N, FEATURE_DIM) float32.
+        labels: (N,) int64 rows of the encoder's names, or UNNAMED.
+        objectness: (N,) float32 in [0, 1], IoU with the nearest instance.
+        folds: (N,) int64, the fold of each region's image.
+        is_instance: (N,) bool, whether it is a labelled instance itself.
+        augmented: (V, FEATURE_DIM) float32 of instances in augmented copies.
+        augmented_labels: (V,) int64, their rows.
+        augmented_folds: (V,) int64, their folds.
+    """
+
+    features: Tensor
+    labels: Tensor
+    objectness: Tensor
+    folds: Tensor
+    is_instance: Tensor
+    augmented: Tensor
+    augmented_labels: Tensor
+    augmented_folds: Tensor
+
+    @classmethod
+    def of(cls, regions: Sequence[ImageRegions], rows: Mapping[str, int]) -> "RegionLabels":
+        """Label the regions of images, in order; `rows` is {name: row of the encoder}."""
+        labelled = [label_regions(r, rows) for r in regions]
+        augmented_rows = [rows[name] for r in regions for name in r.augmented_names]
+        augmented_folds = [i % FOLDS for i, r in enumerate(regions) for _ in r.augmented_names]
+        return cls(
+            torch.cat([r.features for r in regions]),
+            torch.from_numpy(np.concatenate([labels for labels, _ in labelled])),
+            torch.from_numpy(np.concatenate([iou for _, iou in labelled])),
+            torch.cat([torch.full((len(r.features),), i % FOLDS) for i, r in enumerate(regions)]),
+            torch.cat([torch.arange(len(r.features)) < len(r.names) for r in regions]),
+            torch.cat([r.augmented for r in regions]),
+            torch.tensor(augmented_rows, dtype=torch.long),
+            torch.tensor(augmented_folds, dtype=torch.long),
+        )
+
+    def without_fold(self, fold: int) -> "RegionLabels":
+        """The regions of all images but those of one fold."""
+        mine = self.folds != fold
+        augmented = self.augmented_folds != fold
+        return RegionLabels(
+            self.features[mine],
+            self.labels[mine],
+            self.objectness[mine],
+            self.folds[mine],
+            self.is_instance[mine],
+            self.augmented[augmented],
+            self.augmented_labels[augmented],
+            self.augmented_folds[augmented],
+        )
 
 
 def train_encoder(
     encoder: RegionEncoder,
-    features: Tensor,
-    label: Tensor,
-    thing: Tensor,
-    views: Tensor,
-    view_label: Tensor,
-    steps: int,
-    lr: float,
-    before: RegionEncoder | None = None,
+    data: RegionLabels,
+    settings: EncoderSettings,
+    start: RegionEncoder | None = None,
 ) -> None:
-    """Phase 1, on regions (N, REGION): `label` (N,) rows of the encoder's names, -1 = no name; `thing` (N,) in [0, 1].
-    views: (V, REGION) more of what has a name, view_label (V,). before: what it goes on from; regions without a name keep
-    the words they have there, and what was a thing stays one (few of the things in new pictures are outlined)."""
-    label_of, known = label, (label >= 0).nonzero()[:, 0]
-    named, label = torch.cat([features[known], views]), torch.cat([label[known], view_label])
-    weight = label.bincount(minlength=len(encoder.names)).float().clamp(min=1).rsqrt()[label]
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=0.05)
-    if before is not None:
+    """Train a region encoder.
+
+    Args:
+        encoder: The encoder, with its names filled in; afterwards frozen and in evaluation mode.
+        data: What it learns.
+        settings: Of the training.
+        start: The encoder that it continues from. Regions without a name keep the embeddings that they have
+            by it, and what was an object remains one, as few of the objects in new images are labelled.
+    """
+    named = (data.labels >= 0).nonzero()[:, 0]
+    features = torch.cat([data.features[named], data.augmented])
+    labels = torch.cat([data.labels[named], data.augmented_labels])
+    # Rare names are drawn more often than they occur.
+    weight = labels.bincount(minlength=len(encoder.names)).float().clamp(min=1).rsqrt()[labels]
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=settings.lr, weight_decay=WEIGHT_DECAY)
+    objectness = data.objectness
+    old: EncodedRegions | None = None
+    if start is not None:
         with torch.no_grad():
-            old = before(features)
-        thing = torch.where(label_of >= 0, thing, torch.maximum(thing, old.thing.sigmoid()))
+            old = start(data.features)
+        kept = torch.maximum(objectness, old.objectness.sigmoid())
+        objectness = torch.where(data.labels >= 0, objectness, kept)
     encoder.train()
-    for step in range(steps):
+    for step in range(settings.steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps, 50) * lr
-        some, every = torch.multinomial(weight, 192, True), torch.randint(len(features), (192,))
-        seen = encoder(torch.cat([named[some], features[every]]))
-        name = F.cross_entropy(
-            encoder.name_logits(seen.words[:192], encoder.names), label[some], label_smoothing=0.05
+            group["lr"] = rate(step, settings.steps, WARM_UP_STEPS) * settings.lr
+        drawn = torch.multinomial(weight, BATCH_REGIONS, True)
+        any_drawn = torch.randint(len(data.features), (BATCH_REGIONS,))
+        encoded = encoder(torch.cat([features[drawn], data.features[any_drawn]]))
+        name_loss = F.cross_entropy(
+            encoder.name_logits(encoded.embeddings[:BATCH_REGIONS], encoder.names),
+            labels[drawn],
+            label_smoothing=LABEL_SMOOTHING,
         )
-        is_thing = F.binary_cross_entropy_with_logits(seen.thing[192:], thing[every])
-        loss = name + 0.5 * is_thing
-        if before is not None:
-            other = label_of[every] < 0
-            kept = 1 - F.cosine_similarity(seen.words[192:], old.words[every], dim=-1)
-            # What has no name here still bears the names it had, and none of the new (Li and Hoiem 2016): else all that is
-            # not outlined is soon called by what is.
-            said = before.name_logits(old.words[every], before.names).softmax(1)
-            now = encoder.name_logits(seen.words[192:], encoder.names).log_softmax(1)[:, : said.shape[1]]
-            loss = loss + ((5 * kept - (said * now).sum(1)) * other).sum() / other.sum().clamp(min=1)
+        object_loss = F.binary_cross_entropy_with_logits(
+            encoded.objectness[BATCH_REGIONS:], objectness[any_drawn]
+        )
+        loss = name_loss + OBJECTNESS_WEIGHT * object_loss
+        if start is not None and old is not None:
+            unnamed = data.labels[any_drawn] < 0
+            embeddings = encoded.embeddings[BATCH_REGIONS:]
+            loss = loss + _retention_loss(encoder, start, embeddings, old.embeddings[any_drawn], unnamed)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     encoder.eval().requires_grad_(False)
 
 
-def vocabulary(records: list[Record], named: list[str]) -> tuple[list[str], list[str], dict[str, int]]:
-    """What the encoder is taught to name: categories, how each is called in an answer, and {phrase: its row}.
+def _retention_loss(
+    encoder: RegionEncoder, start: RegionEncoder, embeddings: Tensor, old: Tensor, unnamed: Tensor
+) -> Tensor:
+    """How far regions without a name have moved from what they were by the encoder `start`.
 
-    A category goes by the phrase that answers use when it is absent (that is never a plural), else by any.
+    Such a region still has the names that it had, and none of the new ones (Li and Hoiem 2016); else whatever
+    is not labelled would soon get the names of what is.
+
+    embeddings, old: (K, W), now and by `start`; unnamed: (K,) bool.
     """
-    categories = sorted(set(named))
-    row = {c: i for i, c in enumerate(categories)}
-    said: dict[str, Counter] = {c: Counter() for c in categories}
-    forms = {c.lower(): i for c, i in row.items()}
-    for record in records:
-        for category, target in zip(record.source.get("categories", []), record.targets):
-            if category in row and record.source.get("kind") not in ("position", "followup"):
-                said[category][target.phrase] += 1 if target.rle else 1000
-                forms[target.phrase.lower()] = row[category]
-    return categories, [said[c].most_common(1)[0][0] if said[c] else c for c in categories], forms
+    distance = 1 - F.cosine_similarity(embeddings, old, dim=-1)
+    old_names = start.name_logits(old, start.names).softmax(1)
+    new_names = encoder.name_logits(embeddings, encoder.names).log_softmax(1)[:, : old_names.shape[1]]
+    loss = EMBEDDING_WEIGHT * distance - (old_names * new_names).sum(1)
+    return (loss * unnamed).sum() / unnamed.sum().clamp(min=1)
 
 
-def learn_to_see(
-    args, llm: PocketLLM, records, regions: dict[Path, ImageRegions], before: RegionEncoder | None = None
-) -> dict[Path, Seen]:
-    """Phase 1: gives `reasoner` its encoder and forms; returns each picture as an encoder sees it that was not trained on
-    it. Prints how often those name an outlined region rightly. before: an encoder to go on from, with the names that
-    `reasoner.forms` lists; what they do not name comes after them."""
-    categories, names, forms = vocabulary(
-        [r for r, _ in records], [n for r in regions.values() for n in r.names]
-    )
-    said = llm.forms if before is not None else {}
-    known = {c: said.get(c.lower(), said.get(n.lower())) for c, n in zip(categories, names)}
-    new = [c for c in categories if known[c] is None]
-    kept_names = before.names if before is not None else torch.zeros(0, llm.common.shape[0])
-    taught = torch.cat(
-        [kept_names, *(llm.spelled(n)[None] for c, n in zip(categories, names) if known[c] is None)]
-    )
-    index = {c: len(kept_names) + new.index(c) if known[c] is None else known[c] for c in categories}
-    llm.forms = {f: index[categories[i]] for f, i in forms.items()} | said
-    names = list(range(len(taught)))
-    width = llm.model.get_base_model().config.hidden_size
-    features = torch.cat([r.features for r in regions.values()])
-    pairs = [labelled(r, index) for r in regions.values()]
-    label, thing = (torch.from_numpy(np.concatenate(x)) for x in zip(*pairs))
-    views = torch.cat([r.augmented for r in regions.values()])
-    view_label = torch.tensor(
-        [index[n] for r in regions.values() for n in r.augmented_names], dtype=torch.long
-    )
-    view_fold = torch.tensor(
-        [i % FOLDS for i, r in enumerate(regions.values()) for _ in r.augmented_names], dtype=torch.long
-    )
-    fold = torch.cat([torch.full((len(r.features),), i % FOLDS) for i, r in enumerate(regions.values())])
-    outlined = torch.cat([torch.arange(len(r.features)) < len(r.names) for r in regions.values()])
-    file, encoders = (
-        args.out / "encoder.safetensors",
-        [RegionEncoder(width, len(names)) for _ in range(FOLDS + 1)],
-    )
-    kept = load_file(file) if file.exists() else {}
-    for i, encoder in enumerate(encoders):
-        if kept:
-            encoder.load_state_dict(
-                {k.removeprefix(f"{i}."): v for k, v in kept.items() if k.startswith(f"{i}.")}
-            )
-            encoder.eval().requires_grad_(False)
-            continue
-        if before is not None:
-            encoder.load_state_dict(
-                {k: v for k, v in before.state_dict().items() if k != "names"}, strict=False
-            )
-        else:
-            encoder.mean.copy_(features.mean(0))
-            encoder.scale.copy_(features.std(0) + 1e-3)
-        encoder.names.copy_(taught)
-        mine, also = fold != i, view_fold != i
-        train_encoder(
-            encoder,
-            features[mine],
-            label[mine],
-            thing[mine],
-            views[also],
-            view_label[also],
-            args.encoder_steps,
-            getattr(args, "encoder_lr", 1e-3),
-            before,
-        )
-    if not kept:
-        with replace_whole(file) as path:
-            save_file(
-                {f"{i}.{k}": v for i, e in enumerate(encoders) for k, v in e.state_dict().items()}, path
-            )
+def train_encoders(
+    settings: EncoderSettings,
+    out: Path,
+    llm: PocketLLM,
+    records: Sequence[ImageRecord],
+    regions: Mapping[Path, ImageRegions],
+    start: RegionEncoder | None = None,
+) -> dict[Path, EncodedRegions]:
+    """Phase 1: train an encoder for use, and one for each fold that has not seen the images of the fold.
+
+    They are stored in OUT/encoder.safetensors and read from there if they exist. How often the encoders name
+    labelled instances of their fold rightly is printed.
+
+    Args:
+        settings: Of the training.
+        out: Folder of the run.
+        llm: Is given the encoder for use and its names.
+        records: Tell how names are said.
+        regions: {image: its regions}.
+        start: The encoder to continue from; the rows of its names are `llm.phrase_rows`, and new names follow
+            them.
+
+    Returns:
+        {image: its regions, encoded by the encoder that has not seen the image}.
+    """
+    rows, names = _teach_names(llm, records, regions, start)
+    data = RegionLabels.of(list(regions.values()), rows)
+    encoders = _load_or_train(settings, out / "encoder.safetensors", names, data, start)
     llm.encoder = encoders[FOLDS]
-    seen, right = {}, []
+    _print_accuracy(encoders[:FOLDS], data)
     with torch.no_grad():
-        for i, (image, r) in enumerate(regions.items()):
-            seen[image] = encoders[i % FOLDS](r.features)
-        for i, encoder in enumerate(encoders[:FOLDS]):
-            these = (fold == i) & outlined & (label >= 0)
-            if these.any():
-                said = encoder.name_logits(encoder(features[these]).words, encoder.names).argmax(1)
-                right.append((said == label[these]).float())
-    if right:
-        print(
-            f"names of outlined regions in pictures not trained on: {torch.cat(right).mean():.3f} right",
-            flush=True,
-        )
-    return seen
+        return {image: encoders[i % FOLDS](own.features) for i, (image, own) in enumerate(regions.items())}
+
+
+def _teach_names(
+    llm: PocketLLM,
+    records: Sequence[ImageRecord],
+    regions: Mapping[Path, ImageRegions],
+    start: RegionEncoder | None,
+) -> tuple[dict[str, int], Tensor]:
+    """Give `llm` the rows of all phrases.
+
+    Returns {category: row of the encoder}, and the embeddings (C, W) of the rows: those that `start` knows,
+    then the new.
+    """
+    words = vocabulary(records, [name for own in regions.values() for name in own.names])
+    old_rows = llm.phrase_rows if start is not None else {}
+    old_names = start.names if start is not None else torch.zeros(0, len(llm.common_embedding))
+    rows: dict[str, int] = {}
+    new_names: list[Tensor] = []
+    for category, phrase in zip(words.categories, words.phrases, strict=True):
+        row = old_rows.get(category.lower(), old_rows.get(phrase.lower()))
+        if row is None:
+            row = len(old_names) + len(new_names)
+            new_names.append(llm.mean_token_embedding(phrase)[None])
+        rows[category] = row
+    phrase_rows = {phrase: rows[words.categories[i]] for phrase, i in words.category_of.items()}
+    llm.phrase_rows = phrase_rows | old_rows
+    return rows, torch.cat([old_names, *new_names])
+
+
+def _load_or_train(
+    settings: EncoderSettings,
+    file: Path,
+    names: Tensor,
+    data: RegionLabels,
+    start: RegionEncoder | None,
+) -> list[RegionEncoder]:
+    """The encoder of each fold and then the one for use, read from `file` or trained and stored there."""
+    encoders = [RegionEncoder(names.shape[1], len(names)) for _ in range(FOLDS + 1)]
+    if file.exists():
+        state = load_file(file)
+        for i, encoder in enumerate(encoders):
+            encoder.load_state_dict(tensors_under(state, f"{i}."))
+            encoder.eval().requires_grad_(False)
+        return encoders
+    for i, encoder in enumerate(encoders):
+        if start is not None:
+            old = {k: v for k, v in start.state_dict().items() if k != "names"}
+            encoder.load_state_dict(old, strict=False)
+        else:
+            encoder.mean.copy_(data.features.mean(0))
+            encoder.scale.copy_(data.features.std(0) + 1e-3)
+        encoder.names.copy_(names)
+        train_encoder(encoder, data.without_fold(i), settings, start)  # no image is of fold FOLDS
+    state = {f"{i}.{k}": v for i, encoder in enumerate(encoders) for k, v in encoder.state_dict().items()}
+    with replace_whole(file) as path:
+        save_file(state, path)
+    return encoders
+
+
+@torch.no_grad()
+def _print_accuracy(encoders: Sequence[RegionEncoder], data: RegionLabels) -> None:
+    """Print how often the encoder of each fold names the labelled instances of the fold rightly."""
+    is_right = []
+    for fold, encoder in enumerate(encoders):
+        instances = (data.folds == fold) & data.is_instance & (data.labels >= 0)
+        if instances.any():
+            embeddings = encoder(data.features[instances]).embeddings
+            named = encoder.name_logits(embeddings, encoder.names).argmax(1)
+            is_right.append((named == data.labels[instances]).float())
+    if is_right:
+        accuracy = torch.cat(is_right).mean()
+        print(f"names of labelled instances in images not trained on: {accuracy:.3f} right", flush=True)

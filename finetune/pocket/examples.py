@@ -1,184 +1,281 @@
-"""Records as training examples: several questions about one picture, and what is seen in it."""
+"""Records as training examples of the pocket LLM and its selector: several questions about one image.
+
+data = RecordData(records, regions, encoded, seed=0, images=training_images)
+example = data.example(17)                 # .regions, .questions
+"""
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from assistant.grammar import ABS, SEG, parse
-from assistant.pocket.llm import Seen
+from assistant.pocket.region_encoder import EncodedRegions
 from assistant.record import Record
+from assistant.sam.mask_ops import Rle
+from finetune.image_record import ImageRecord
 from finetune.region_cache import ImageRegions, iou_and_iop
 
-FOLDS = 4
-KEPT_ASIDE = 10  # every so-manieth picture
-TOGETHER = 5  # questions about one picture that share its words in a training sequence
+FOLDS = 4  # encoders that each leave out one part of the images
+HELD_OUT_EVERY = 10  # one image in so many is held out
+MAX_QUESTIONS_PER_EXAMPLE = 5  # that share the regions of their image in a training sequence
+
+# How examples vary, so that the regions of an image are not learned by heart.
+CHAT_SHARE = 0.4  # of the examples whose questions follow each other
+PROPOSALS_ONLY_SHARE = 0.6  # of the examples whose labelled instances are left out, as in use
+MIN_REGIONS_LEFT = 0.7  # smallest share of the regions that stay where some are dropped at random
+MIN_REGIONS_TO_DROP = 4  # with no more, none is dropped
+SECOND_IMAGE_SHARE = 0.3  # of the examples that get the regions of a second image
+SECOND_IMAGE_REGIONS = (4, 30)  # of which there are so many, the end excluded
+
+# Places of figures in a region's geometry, see `assistant.sam.region_features.geometry`.
+CENTRE_X, WIDTH, LOG_WIDTH, ROOT_AREA = 0, 2, 4, 6
+LOG_WIDTH_SCALE = 4  # by which the log is divided there
+
+Item = TypeVar("Item")
+
+
+def every_tenth(items: Sequence[Item]) -> list[Item]:
+    """The tenth, twentieth, ... of the items: those that are held out."""
+    return [item for i, item in enumerate(items) if i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1]
 
 
 @dataclass
-class Asked:
+class TrainingQuestion:
+    """A question about an image with M targets, and N regions of the image.
+
+    Attributes:
+        question: As the user asks it.
+        answer: In the compact form that the LLM learns.
+        phrases: M.
+        present: M.
+        iou: (M, N) float32 of each region with each target; 0 for absent targets.
+        iop: (M, N) float32, the share of each region that lies inside each target.
+        history: (question, compact answer) of the turns before it, which are read and not learned.
+    """
+
     question: str
     answer: str
-    phrases: list[str]  # M
-    present: list[bool]  # M
-    iou: np.ndarray  # (M, N) with the regions of its picture
-    iop: np.ndarray  # (M, N)
-    before: list[tuple[str, str]] = field(
-        default_factory=list
-    )  # (question, compact answer) that it follows: read, not learned
+    phrases: list[str]
+    present: list[bool]
+    iou: np.ndarray
+    iop: np.ndarray
+    history: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass
 class Example:
-    """A picture and questions about it. chat: they follow each other, and are not asked each for itself."""
+    """Questions about an image.
 
-    seen: Seen
-    asked: list[Asked]
-    chat: bool
-    rles: list[dict] = field(default_factory=list)  # of the regions, and of the targets:
-    truths: list[list[dict | None]] = field(default_factory=list)
+    Attributes:
+        regions: The image's, encoded.
+        questions: The questions.
+        is_chat: Whether they are turns of one conversation; otherwise each is asked by itself.
+        rles: Masks of the regions; filled in for examples as in use only.
+        truths: The mask of each target of each question, None where it is absent; filled in likewise.
+        image: The image's file.
+    """
+
+    regions: EncodedRegions
+    questions: list[TrainingQuestion]
+    is_chat: bool
+    rles: list[Rle] = field(default_factory=list)
+    truths: list[list[Rle | None]] = field(default_factory=list)
     image: Path | None = None
 
     @property
     def phrases(self) -> list[str]:
-        return [p for a in self.asked for p in a.phrases]
+        """The phrases of all targets."""
+        return [phrase for question in self.questions for phrase in question.phrases]
 
     @property
     def present(self) -> list[bool]:
-        return [p for a in self.asked for p in a.present]
+        """Whether each target is present."""
+        return [present for question in self.questions for present in question.present]
+
+    @property
+    def target_rles(self) -> list[Rle | None]:
+        """The masks of all targets, from `truths`."""
+        return [rle for of_question in self.truths for rle in of_question]
 
 
-def compact(targets: Iterable[tuple[str, bool]]) -> str:
-    """(phrase, present) pairs in the pocket form of the grammar: `umbrella [SEG], bench [ABS].`"""
+def compact_answer(targets: Iterable[tuple[str, bool]]) -> str:
+    """(phrase, present) pairs in the pocket LLM's form of the grammar: `umbrella [SEG], bench [ABS].`"""
     return ", ".join(f"{phrase} {SEG if present else ABS}" for phrase, present in targets) + "."
 
 
 class RecordData:
-    """Records with what is seen in their pictures; `example(k)` is fixed by (seed, k).
+    """Training examples drawn from records; `example(k)` depends on `seed` and k only.
 
-    seen: by picture, through an encoder that does not know it. aside: draw from the pictures `kept_aside` (by default
-    every tenth), or the rest. rates: what the records of a picture count (by default all the same).
+    Args:
+        records: The records; those without targets are left out.
+        regions: {image: its regions}; the order of the images decides their folds.
+        encoded: {image: its regions, encoded by an encoder that has not seen the image}.
+        seed: Of all that is drawn.
+        images: The images to draw from.
+        weights: What a record of each image counts; 1 where it is not listed.
+
+    Attributes:
+        records: The records to draw from.
     """
 
     def __init__(
         self,
-        records: list[tuple[Record, Path]],
-        regions: dict[Path, ImageRegions],
-        seen: dict[Path, Seen],
+        records: Sequence[ImageRecord],
+        regions: Mapping[Path, ImageRegions],
+        encoded: Mapping[Path, EncodedRegions],
         seed: int,
-        aside: bool = False,
-        kept_aside: set[Path] | None = None,
-        rates: dict[Path, float] | None = None,
+        images: Collection[Path],
+        weights: Mapping[Path, float] | None = None,
     ):
-        images = list(regions)
-        self.fold = {image: i % FOLDS for i, image in enumerate(images)}
-        if kept_aside is None:
-            kept_aside = {image for i, image in enumerate(images) if i % KEPT_ASIDE == KEPT_ASIDE - 1}
-        mine = {image for image in images if (image in kept_aside) == aside}
-        self.records = [(r, i) for r, i in records if i in mine and r.targets]
-        self.regions, self.seen, self.seed = regions, seen, seed
-        self.images = {f: [i for i in images if i in mine and self.fold[i] == f] for f in range(FOLDS)}
-        self.of: dict[Path, list[int]] = {}
-        for k, (_, image) in enumerate(self.records):
-            self.of.setdefault(image, []).append(k)
-        self.cache: dict[int, tuple] = {}
-        kinds = [r.source.get("kind", "") for r, _ in self.records]
+        self.regions = regions
+        self.encoded = encoded
+        self.seed = seed
+        self.records = [r for r in records if r.image in images and r.record.targets]
+        self._fold = {image: i % FOLDS for i, image in enumerate(regions)}
+        self._fold_images = {
+            f: [image for image in regions if image in images and self._fold[image] == f]
+            for f in range(FOLDS)
+        }
+        self._of_image: dict[Path, list[int]] = {}
+        for k, record in enumerate(self.records):
+            self._of_image.setdefault(record.image, []).append(k)
+        self._overlaps: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._weights = self._record_weights(weights or {})
+
+    def _record_weights(self, weights: Mapping[Path, float]) -> np.ndarray:
+        """The probability of each record; a kind with four times as many records is drawn twice as often."""
+        kinds = [r.record.source.get("kind", "") for r in self.records]
         counts = Counter(kinds)
-        rates = rates or {}
-        self.weights = np.array(
-            [rates.get(i, 1.0) / counts[k] ** 0.5 for k, (_, i) in zip(kinds, self.records)]
-        )
-        self.weights /= self.weights.sum()
+        shares = [
+            weights.get(record.image, 1.0) / counts[kind] ** 0.5
+            for kind, record in zip(kinds, self.records, strict=True)
+        ]
+        return np.array(shares) / np.array(shares).sum()
 
-    def targets(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """IoU and IoP of a record's targets with all regions of its picture, (M, N) each."""
-        if k not in self.cache:
-            record, image = self.records[k]
-            rles = self.regions[image].rles
+    def overlaps(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """IoU and IoP of the M targets of record k with the N regions of its image, (M, N) float32 each."""
+        if k not in self._overlaps:
+            rles = self.regions[self.records[k].image].rles
+            nothing = np.zeros(len(rles), np.float32)
             pairs = [
-                iou_and_iop(rles, t.rle) if t.rle else (np.zeros(len(rles), np.float32),) * 2
-                for t in record.targets
+                iou_and_iop(rles, target.rle) if target.rle else (nothing, nothing)
+                for target in self.records[k].record.targets
             ]
-            self.cache[k] = tuple(np.stack(x) for x in zip(*pairs))
-        return self.cache[k]
+            self._overlaps[k] = np.stack([iou for iou, _ in pairs]), np.stack([iop for _, iop in pairs])
+        return self._overlaps[k]
 
-    def example(self, k: int, again: int = 0, plain: bool = False) -> Example:
-        """`again`: the same questions in other surroundings (which regions, which photo beside it). plain: the picture
-        as it is met in use, all proposals and nothing else."""
+    def example(self, k: int, variant: int = 0, as_in_use: bool = False) -> Example:
+        """Draw an example.
+
+        Args:
+            k: Its number.
+            variant: Other numbers than 0 give the same questions with other regions.
+            as_in_use: Whether it has the regions of an opened image: all proposals and nothing else.
+        """
         rng = np.random.default_rng((self.seed, k))
-        first = int(rng.choice(len(self.records), p=self.weights))
-        image = self.records[first][1]
-        others = [j for j in self.of[image] if j != first]
-        weights = self.weights[others] / self.weights[others].sum() if others else None
-        count = min(TOGETHER - 1, len(others))
-        which = (
-            [first, *(int(j) for j in rng.choice(others, count, replace=False, p=weights))]
-            if count
-            else [first]
+        drawn = self._draw_questions(rng)
+        is_chat = bool(rng.random() < CHAT_SHARE)
+        if variant:
+            rng = np.random.default_rng((self.seed, k, variant))
+        image = self.records[drawn[0]].image
+        regions, encoded = self.regions[image], self.encoded[image]
+        shown = _draw_regions(regions, rng, as_in_use)
+        example = Example(
+            EncodedRegions(encoded.embeddings[shown], encoded.shapes[shown]),
+            [self._question(j, shown) for j in drawn],
+            is_chat,
+            image=image,
         )
-        rng.shuffle(which)
-        chat = bool(rng.random() < 0.4)
-        if again:
-            rng = np.random.default_rng((self.seed, k, again))
-        own, seen = self.regions[image], self.seen[image]
-        outlined = len(own.names)
-        keep = np.arange(len(own.rles))
-        if plain or (rng.random() < 0.6 and len(own.rles) > outlined):
-            keep = keep[outlined:]
-        if not plain and len(keep) > 4:
-            keep = keep[rng.random(len(keep)) < rng.uniform(0.7, 1)]
-        asked = []
-        for j in which:
-            record = self.records[j][0]
-            iou, iop = (x[:, keep] for x in self.targets(j))
-            phrases, present = [t.phrase for t in record.targets], [t.rle is not None for t in record.targets]
-            before = [
-                (t.question, compact((m.phrase, m.present) for m in parse(t.answer))) for t in record.history
-            ]
-            asked.append(
-                Asked(record.question, compact(zip(phrases, present)), phrases, present, iou, iop, before)
-            )
-        example = Example(Seen(seen.words[keep], seen.shape[keep]), asked, chat, image=image)
-        records = [self.records[j][0] for j in which]
-        if plain:
-            example.rles = [own.rles[i] for i in keep]
-            example.truths = [[t.rle for t in r.targets] for r in records]
-        elif rng.random() < 0.3 and all(
-            r.source.get("kind") != "position" and not r.history for r in records
-        ):
-            self.beside(example, records, image, rng)
+        records = [self.records[j].record for j in drawn]
+        if as_in_use:
+            example.rles = [regions.rles[i] for i in shown]
+            example.truths = [[target.rle for target in record.targets] for record in records]
+        elif rng.random() < SECOND_IMAGE_SHARE and not any(_needs_its_image_alone(r) for r in records):
+            self._add_second_image(example, records, image, rng)
         return example
 
-    def beside(self, example: Example, records: list[Record], image: Path, rng) -> None:
-        """A second photo without any of the things asked about, laid beside the first: new company for old things."""
-        asked = {c for r in records for c in r.source.get("categories", [])}
-        pool = self.images[self.fold[image]]
-        other = pool[rng.integers(len(pool))]
+    def _draw_questions(self, rng: np.random.Generator) -> list[int]:
+        """The numbers of up to MAX_QUESTIONS_PER_EXAMPLE records about one image, in random order."""
+        first = int(rng.choice(len(self.records), p=self._weights))
+        others = [j for j in self._of_image[self.records[first].image] if j != first]
+        count = min(MAX_QUESTIONS_PER_EXAMPLE - 1, len(others))
+        drawn = [first]
+        if count:
+            weights = self._weights[others] / self._weights[others].sum()
+            drawn += [int(j) for j in rng.choice(others, count, replace=False, p=weights)]
+        rng.shuffle(drawn)
+        return drawn
+
+    def _question(self, k: int, shown: np.ndarray) -> TrainingQuestion:
+        """Record k as a question, with the regions `shown` of its image."""
+        record = self.records[k].record
+        iou, iop = (table[:, shown] for table in self.overlaps(k))
+        phrases = [target.phrase for target in record.targets]
+        present = [target.rle is not None for target in record.targets]
+        history = [
+            (turn.question, compact_answer((m.phrase, m.present) for m in parse(turn.answer or "")))
+            for turn in record.history
+        ]
+        answer = compact_answer(zip(phrases, present, strict=True))
+        return TrainingQuestion(record.question, answer, phrases, present, iou, iop, history)
+
+    def _add_second_image(
+        self, example: Example, records: Sequence[Record], image: Path, rng: np.random.Generator
+    ) -> None:
+        """Lay an image without any of the targets beside the first, so that regions have other neighbours."""
+        asked = {category for record in records for category in record.source.get("categories", [])}
+        images = self._fold_images[self._fold[image]]
+        other = images[rng.integers(len(images))]
         if not asked or asked & set(self.regions[other].names):
             return
-        extra = self.seen[other]
-        count = min(len(extra.words), int(rng.integers(4, 30)))
-        pick = rng.permutation(len(extra.words))[:count]
-        left = rng.random() < 0.5
-        example.seen = Seen(
-            torch.cat([example.seen.words, extra.words[pick]]),
-            torch.cat([half(example.seen.shape, left), half(extra.shape[pick], not left)]),
+        extra = self.encoded[other]
+        count = min(len(extra.embeddings), int(rng.integers(*SECOND_IMAGE_REGIONS)))
+        picked = rng.permutation(len(extra.embeddings))[:count]
+        is_left = rng.random() < 0.5
+        own = example.regions
+        example.regions = EncodedRegions(
+            torch.cat([own.embeddings, extra.embeddings[picked]]),
+            torch.cat([squeeze(own.shapes, is_left), squeeze(extra.shapes[picked], not is_left)]),
         )
-        for one in example.asked:
-            pad = np.zeros((len(one.iou), count), np.float32)
-            one.iou, one.iop = np.concatenate([one.iou, pad], 1), np.concatenate([one.iop, pad], 1)
+        for question in example.questions:
+            padding = np.zeros((len(question.iou), count), np.float32)
+            question.iou = np.concatenate([question.iou, padding], 1)
+            question.iop = np.concatenate([question.iop, padding], 1)
 
 
-def half(shape: Tensor, left: bool) -> Tensor:
-    """Squeeze a photo's regions (N, SHAPE) into one half of a wider one: only x and the areas change."""
-    shape = shape.clone()
-    shape[:, 0] = shape[:, 0] / 2 + (0 if left else 0.5)
-    shape[:, 2] /= 2
-    shape[:, 4] -= math.log(2) / 4
-    shape[:, 6] /= math.sqrt(2)
-    return shape
+def _draw_regions(regions: ImageRegions, rng: np.random.Generator, as_in_use: bool) -> np.ndarray:
+    """The indices of the regions that an example has."""
+    instances = len(regions.names)
+    shown = np.arange(len(regions.rles))
+    if as_in_use:
+        return shown[instances:]
+    if rng.random() < PROPOSALS_ONLY_SHARE and len(regions.rles) > instances:
+        shown = shown[instances:]
+    if len(shown) > MIN_REGIONS_TO_DROP:
+        shown = shown[rng.random(len(shown)) < rng.uniform(MIN_REGIONS_LEFT, 1)]
+    return shown
+
+
+def _needs_its_image_alone(record: Record) -> bool:
+    """Whether a second image beside it would change the answer, as for positions and follow-ups."""
+    return record.source.get("kind") == "position" or bool(record.history)
+
+
+def squeeze(shapes: Tensor, is_left: bool) -> Tensor:
+    """Squeeze the regions of an image into the left or the right half of one of twice its width.
+
+    Only x and the areas change. shapes: (N, SHAPE_DIM) -> (N, SHAPE_DIM).
+    """
+    shapes = shapes.clone()
+    shapes[:, CENTRE_X] = shapes[:, CENTRE_X] / 2 + (0 if is_left else 0.5)
+    shapes[:, WIDTH] /= 2
+    shapes[:, LOG_WIDTH] -= math.log(2) / LOG_WIDTH_SCALE
+    shapes[:, ROOT_AREA] /= math.sqrt(2)
+    return shapes

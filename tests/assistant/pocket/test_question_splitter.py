@@ -1,12 +1,12 @@
-"""Questions that ask several things, taken apart for the pocket preset."""
+"""Questions that join several are split for the pocket preset."""
 
 import pytest
 
-from assistant.pocket.question_splitter import MOST, questions_in
+from assistant.pocket.question_splitter import MAX_QUESTIONS, split_question
 
 
 @pytest.mark.parametrize(
-    "question, found",
+    "question, parts",
     [
         ("who is there, and is there a zebra?", ["who is there", "is there a zebra?"]),
         ("Find the person, and is there a bear?", ["Find the person", "is there a bear?"]),
@@ -30,8 +30,8 @@ from assistant.pocket.question_splitter import MOST, questions_in
         ),
     ],
 )
-def test_several_questions_are_taken_apart(question, found):
-    assert questions_in(question) == found
+def test_several_questions_are_split(question, parts):
+    assert split_question(question) == parts
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_several_questions_are_taken_apart(question, found):
     ],
 )
 def test_one_question_stays_whole(question):
-    assert questions_in(question) == [question]
+    assert split_question(question) == [question]
 
 
-def test_endless_questions_are_at_most_so_many():
-    parts = questions_in("is there a cat? " * 200)
-    assert len(parts) == MOST and parts[-1].count("cat") == 200 - MOST + 1
+def test_an_endless_question_has_a_bounded_number_of_parts():
+    parts = split_question("is there a cat? " * 200)
+    assert len(parts) == MAX_QUESTIONS and parts[-1].count("cat") == 200 - MAX_QUESTIONS + 1

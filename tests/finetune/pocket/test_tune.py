@@ -1,4 +1,4 @@
-"""`python -m finetune --preset pocket`: new names are learned, old ones kept, and a stopped run goes on."""
+"""`python -m finetune --preset pocket`: new names are learned, old ones kept, and a stopped run continues."""
 
 import json
 import shutil
@@ -7,267 +7,195 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from assistant.pocket.llm import RegionEncoder
-from assistant.record import Record, RecordTarget, read_records, write_records
-from assistant.sam.mask_ops import decode_rle, encode_rle
+from assistant.record import Record, RecordTarget, write_records
 from assistant.weights import pocket_file, sha256_of
 from finetune import __main__ as command
-from finetune.pocket import language, records
-from finetune.pocket import tune as pocket
+from finetune.image_record import read_image_records
+from finetune.pocket import language, records, sources, tune
 from finetune.pocket.examples import RecordData
-from finetune.pocket.outlined import named_in_records
-from finetune.pocket.rehearsal import pack, rehearsed, varied
-from tests.finetune.pocket.test_records import arguments, llm_folder, picture, setting  # noqa: F401
+from finetune.pocket.rehearsal import select_varied, write_pack
+from finetune.region_cache import ImageRegions
+from tests.helpers.pocket_records import random_regions, records_arguments, regions_of_images
+from tests.helpers.pocket_wheels import require_pocket_wheels
 
-NEW = "mug"  # what the tests of `records` call a cup; here it is what nobody has named before
+NEW_NAME = "mug"  # what the tests of the records stage call a cup; the adapter here knows no cups
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Where the first test that needs it leaves the old adapter."""
+    """Where the first test that needs it leaves the adapter."""
     return tmp_path_factory.mktemp("trained") / "base"
 
 
 @pytest.fixture
-def before(setting, trained, monkeypatch):
-    """An adapter that knows cats and dogs, and records about mugs."""
-    rows = [
-        r
-        for r in (setting / "records.jsonl").read_text().splitlines()
-        if json.loads(r)["source"]["categories"] != ["cup"]
-    ]
-    (setting / "old.jsonl").write_text("".join(r + "\n" for r in rows))
-    made = {}
+def known(folder, trained, monkeypatch):
+    """The folder with an adapter, `base`, that knows cats and dogs, and records about mugs."""
+    require_pocket_wheels()
+    train_base(folder, trained, monkeypatch)
+    regions = write_mugs(folder)
+
+    def load_regions(load_opener, key, images, instances, cache, copies):
+        return {image: labelled_by(regions[image], instances.get(image, [])) for image in images}
+
+    monkeypatch.setattr(tune, "load_regions", load_regions)
+    monkeypatch.setattr(tune, "HELD_OUT_EXAMPLES", 6)
+    monkeypatch.setattr(tune, "SAVE_MINUTES", 0)
+    return folder
+
+
+def train_base(folder: Path, trained: Path, monkeypatch) -> None:
+    """Write `base`, the adapter, and old.jsonl, what it was trained on."""
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    old = [line for line in lines if json.loads(line)["source"]["categories"] != ["cup"]]
+    (folder / "old.jsonl").write_text("".join(line + "\n" for line in old))
+    regions = old_regions(folder)
     monkeypatch.setattr(
-        records,
-        "all_regions",
-        lambda opener, key, images, named, kept: made.setdefault(
-            "old", {i: without_cups(r) for i, r in all_old(setting, images).items()}
-        ),
+        sources,
+        "load_regions",
+        lambda load_opener, key, images, instances, cache: {image: regions[image] for image in images},
     )
     if not trained.exists():
-        args = arguments(setting, setting / "base")
-        args.data, args.states, args.selector_steps, args.steps = [setting / "old.jsonl"], 8, 4, 2
+        args = records_arguments(folder, folder / "base")
+        args.data = [folder / "old.jsonl"]
+        args.states, args.selector_steps, args.steps = 8, 4, 2
         records.main(args)
-        shutil.copytree(setting / "base", trained)
-    shutil.copytree(trained, setting / "base", dirs_exist_ok=True)
-    rng, new, regions = np.random.default_rng(7), [], {}
+        shutil.copytree(folder / "base", trained)
+    shutil.copytree(trained, folder / "base", dirs_exist_ok=True)
+
+
+def old_regions(folder: Path) -> dict[Path, ImageRegions]:
+    """The regions of the images of `folder` without cups."""
+    regions = {}
+    for image, own in regions_of_images(folder).items():
+        instances = [k for k, name in enumerate(own.names) if name != "cup"]
+        proposals = [k + len(own.names) for k in range(len(own.names))]
+        regions[image] = chosen(own, instances, proposals)
+    return regions
+
+
+def chosen(regions: ImageRegions, instances: list[int], proposals: list[int]) -> ImageRegions:
+    """Some of the regions of an image."""
+    rles = [regions.rles[k] for k in instances + proposals]
+    return ImageRegions(regions.features[instances + proposals], rles, [regions.names[k] for k in instances])
+
+
+def labelled_by(regions: ImageRegions, instances: list) -> ImageRegions:
+    """The regions of an image of which only `instances` are labelled."""
+    names = {name for name, _ in instances}
+    labelled = [k for k, name in enumerate(regions.names) if name in names]
+    return chosen(regions, labelled, list(range(len(regions.names), len(regions.rles))))
+
+
+def write_mugs(folder: Path) -> dict[Path, ImageRegions]:
+    """Write new.jsonl and val.jsonl with questions about mugs; returns the regions of their images."""
+    rng = np.random.default_rng(7)
+    rows, regions = [], {}
     for i in range(10):
-        image = (setting / f"new{i}.jpg").resolve()
-        from PIL import Image
-
+        image = (folder / f"new{i}.jpg").resolve()
         Image.fromarray(np.full((40, 60, 3), 99, np.uint8)).save(image)
-        own = regions[image] = picture(rng)
-        own.names = [NEW if n == "cup" else n for n in own.names]
-        rle = own.rles[own.names.index(NEW)] if NEW in own.names else None
+        own = regions[image] = random_regions(rng)
+        own.names = [NEW_NAME if name == "cup" else name for name in own.names]
+        rle = own.rles[own.names.index(NEW_NAME)] if NEW_NAME in own.names else None
         answer = f"mug {'[SEG]' if rle else '[ABS]'}."
-        new.append(Record(image.name, 60, 40, "where is the mug?", answer, [RecordTarget(NEW, rle)]))
-    write_records(setting / "new.jsonl", new[:8])
-    write_records(setting / "val.jsonl", new[8:])
-
-    def all_regions(load, key, images, named, kept, views):
-        for image in images:  # only what the records outline is outlined for tuning
-            own = regions[image]
-            if own.names and own.names[0] is not None:
-                keep = [k for k, n in enumerate(own.names) if n in [name for name, _ in named.get(image, [])]]
-                rest = list(range(len(own.names), len(own.rles)))
-                rles, names = [own.rles[k] for k in keep + rest], [own.names[k] for k in keep]
-                regions[image] = type(own)(own.features[keep + rest], rles, names)
-        return {i: regions[i] for i in images}
-
-    monkeypatch.setattr(pocket, "all_regions", all_regions)
-    monkeypatch.setattr(pocket, "EXAMINED", 6)
-    monkeypatch.setattr(pocket, "MINUTES", 0)
-    return setting
-
-
-def all_old(folder, images):
-    rng, out = np.random.default_rng(0), {}
-    for i in range(12):
-        out[(folder / f"{i}.jpg").resolve()] = picture(rng)
-    return {i: out[i] for i in images}
-
-
-def without_cups(regions):
-    keep = [k for k, n in enumerate(regions.names) if n != "cup"]
-    rest = [k + len(regions.names) for k in range(len(regions.names))]
-    return type(regions)(
-        regions.features[keep + rest],
-        [regions.rles[k] for k in keep + rest],
-        [regions.names[k] for k in keep],
-    )
+        rows.append(Record(image.name, 60, 40, "where is the mug?", answer, [RecordTarget(NEW_NAME, rle)]))
+    write_records(folder / "new.jsonl", rows[:8])
+    write_records(folder / "val.jsonl", rows[8:])
+    return regions
 
 
 def words(folder, out, steps: int = 30, rehearsal: float = 0) -> list[str]:
-    return [
-        "--preset",
-        "pocket",
-        "--adapter",
-        str(folder / "base"),
-        "--data",
-        str(folder / "new.jsonl"),
-        "--val",
-        str(folder / "val.jsonl"),
-        "--out",
-        str(out),
-        "--max-steps",
-        str(steps),
-        "--save-every",
-        "40",
-        "--batch",
-        "1",
-        "--rehearsal",
-        str(rehearsal),
-    ]
+    options = {
+        "preset": "pocket",
+        "adapter": folder / "base",
+        "data": folder / "new.jsonl",
+        "val": folder / "val.jsonl",
+        "out": out,
+        "max-steps": steps,
+        "save-every": 40,
+        "batch": 1,
+        "rehearsal": rehearsal,
+    }
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
 
-def encoder_of(folder) -> tuple[RegionEncoder, dict]:
-    heads, about = load_file(folder / "heads.safetensors"), pocket.committed(folder)
-    return about.encoder, about.forms | {"count": len(heads["encoder.names"])}
-
-
-def test_new_names_are_learned_beside_the_old(before, capsys):
-    assert command.main(words(before, before / "out")) == 0
-    (old, old_forms), (new, forms) = encoder_of(before / "base"), encoder_of(before / "out")
-    assert old_forms["count"] == 2 and forms["count"] == 3 and forms[NEW] == 2
-    assert torch.equal(new.names[:2], old.names) and all(forms[n] == old_forms[n] for n in ("cat", "dog"))
+def test_new_names_are_learned_beside_the_old(known):
+    assert command.main(words(known, known / "out")) == 0
+    old, new = tune.load_start(known / "base"), tune.load_start(known / "out")
+    assert len(old.encoder.names) == 2 and len(new.encoder.names) == 3 and new.phrase_rows[NEW_NAME] == 2
+    assert torch.equal(new.encoder.names[:2], old.encoder.names)
+    assert all(new.phrase_rows[name] == old.phrase_rows[name] for name in ("cat", "dog"))
     rng = np.random.default_rng(99)
-    right, kept = [], []
+    is_right = {"mug": [], "old": []}
     for _ in range(10):
-        own = picture(rng)
+        own = random_regions(rng)
         with torch.no_grad():
-            said = new.name_logits(new(own.features).words, new.names).argmax(1)[: len(own.names)]
-        for name, row in zip(own.names, said.tolist()):
-            (right if name == "cup" else kept).append(row == forms[NEW if name == "cup" else name])
-    assert np.mean(right) > 0.8 and np.mean(kept) > 0.8
-    report = (before / "out/report.html").read_text()
+            embeddings = new.encoder(own.features).embeddings
+            named = new.encoder.name_logits(embeddings, new.encoder.names).argmax(1)
+        for name, row in zip(own.names, named.tolist()[: len(own.names)], strict=True):
+            kind, expected = ("mug", NEW_NAME) if name == "cup" else ("old", name)
+            is_right[kind].append(row == new.phrase_rows[expected])
+    assert np.mean(is_right["mug"]) > 0.8 and np.mean(is_right["old"]) > 0.8
+    report = (known / "out/report.html").read_text()
     assert report.count("where is the mug?") == 2 and "step 0" in report and report.count("<svg") >= 5
 
 
 @pytest.fixture
-def packed(before, monkeypatch):
-    """The old pictures, packed."""
-    old = [(r, (before / r.image).resolve()) for r in read_records(before / "old.jsonl")]
-    regions = {i: without_cups(r) for i, r in all_old(before, sorted({i for _, i in old})).items()}
-    monkeypatch.setattr(pocket, "PACK", before / "pack.npz")
-    pack(old, regions, varied(old, 11), sha256_of(pocket_file("sam.safetensors")), pocket.PACK)
-    return old, regions
+def packed(known, monkeypatch):
+    """The folder with a pack of the images that the adapter was trained on."""
+    old = read_image_records(known / "old.jsonl")
+    checksum = sha256_of(pocket_file("sam.safetensors"))
+    monkeypatch.setattr(tune, "PACK", known / "pack.npz")
+    write_pack(tune.PACK, old, old_regions(known), select_varied(old, 11), checksum)
+    return known
 
 
-def test_a_pack_holds_what_was_seen_and_asked(before, packed):
-    old, regions = packed
-    images = varied(old, 11)
-    assert len(set(images)) == 11 and {i for _, i in old} > set(images)
-    records, seen = rehearsed(pocket.PACK, sha256_of(pocket_file("sam.safetensors")))
-    assert len(seen) == 11 and len(records) == len([r for r, i in old if i in images])
-    for image, own in zip(images, seen.values()):
-        step = (own.features - regions[image].features).abs().max()
-        assert own.rles == regions[image].rles and own.names == regions[image].names and step < 0.02
-    first = [(r.question, r.answer, r.targets, r.source["categories"]) for r, i in old if i == images[0]]
-    assert [
-        (r.question, r.answer, r.targets, r.source["categories"]) for r, i in records if i == list(seen)[0]
-    ] == first
-    assert not Path(records[0][0].image).exists()
+def test_what_it_knows_is_rehearsed(packed, monkeypatch):
+    made = []
+    drawn = []
+
+    class WatchedData(RecordData):
+        def __init__(self, records, regions, encoded, seed, images, weights):
+            super().__init__(records, regions, encoded, seed, images, weights)
+            made.append(weights)
+
+        def example(self, k, *more, **options):
+            drawn.append(k)
+            return super().example(k, *more, **options)
+
+    monkeypatch.setattr(tune, "RecordData", WatchedData)
+    assert command.main(words(packed, packed / "out", 6, 0.5)) == 0
+    rehearsed_counts = []
+    for weights in made:
+        rehearsed = {image: w for image, w in weights.items() if image.parent == packed / "pack"}
+        # Questions of an image: about the cat and the dog, or about the mug.
+        shares = {image: w * (2 if image in rehearsed else 1) for image, w in weights.items()}
+        share = sum(shares[image] for image in rehearsed) / sum(shares.values())
+        assert share == pytest.approx(1 / 3)
+        rehearsed_counts.append(len(rehearsed))
+    assert set(rehearsed_counts) == {1, 10}  # held out, and learned from
+    assert drawn and json.loads((packed / "out/settings.json").read_text())["rehearsal"] == 0.5
 
 
-def test_as_many_categories_as_they_can_show():
-    rle = encode_rle(np.ones((8, 8)))
-    asked = [
-        Record(
-            f"{k}",
-            8,
-            8,
-            "?",
-            "",
-            [RecordTarget(n, rle) for n in names] + [RecordTarget("gone", None)],
-            {"categories": [*names, "gone"]},
-        )
-        for k, names in enumerate((["cat"], ["cat", "dog"], ["cat", "dog"], ["cup", "fork"]))
-    ]
-    assert [str(p) for p in varied([(r, Path(r.image)) for r in asked], 2)] == ["1", "3"]
-
-
-def test_what_it_knew_is_rehearsed(before, packed, monkeypatch):
-    met, asked = [], []
-    monkeypatch.setattr(
-        pocket,
-        "RecordData",
-        lambda records, regions, seen, seed, held_out, aside, rates: (
-            met.append((held_out, rates)) or RecordData(records, regions, seen, seed, held_out, aside, rates)
-        ),
-    )
-    drawn = RecordData.example
-    monkeypatch.setattr(
-        RecordData, "example", lambda self, k, *a, **o: asked.append(k) or drawn(self, k, *a, **o)
-    )
-    assert command.main(words(before, before / "out", 6, 0.5)) == 0
-    old = lambda rates: {i: r for i, r in rates.items() if i.parent == before / "pack"}
-    for held_out, rates in met:
-        counts = {
-            i: 2 if i in old(rates) else 1 for i in rates
-        }  # questions of a picture: cat and dog, or mug
-        share = sum(counts[i] * r for i, r in old(rates).items()) / sum(
-            counts[i] * r for i, r in rates.items()
-        )
-        assert share == pytest.approx(1 / 3) and len(old(rates)) == (1 if held_out else 10)
-    assert asked and json.loads((before / "out/settings.json").read_text())["rehearsal"] == 0.5
-
-
-def test_a_pack_that_cannot_be_used_is_one_line(before, packed, capsys):
-    file = pocket.PACK
-    pack(*packed, varied(packed[0], 2), "another", file)
-    assert (
-        command.main(words(before, before / "a", 2, 0.5)) == 2 and "of another SAM" in capsys.readouterr().err
-    )
-    file.write_bytes(file.read_bytes()[:100])
-    assert (
-        command.main(words(before, before / "a", 2, 0.5)) == 2 and "cannot be read" in capsys.readouterr().err
-    )
-    file.unlink()
-    assert (
-        command.main(words(before, before / "a", 2, 0.5)) == 2
-        and "give --rehearsal 0" in capsys.readouterr().err
-    )
-    assert command.main([*words(before, before / "a", 2), "--rehearsal", "-1"]) == 2
-    assert command.main([*words(before, before / "a", 2), "--mllm", "x", "--rehearsal", "1"]) == 2
+def test_rehearsal_that_cannot_be_is_one_line(packed, capsys):
+    tune.PACK.write_bytes(tune.PACK.read_bytes()[:100])
+    assert command.main(words(packed, packed / "a", 2, 0.5)) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert command.main([*words(packed, packed / "a", 2), "--rehearsal", "-1"]) == 2
+    assert command.main([*words(packed, packed / "a", 2), "--mllm", "x", "--rehearsal", "1"]) == 2
     assert "older.jsonl=0.5" in capsys.readouterr().err
 
 
-def test_a_stopped_tuning_goes_on_to_the_same_weights(before, stopped):
-    assert command.main(words(before, before / "whole", 6)) == 0
-    stopped(language, "read_batch", 6, lambda: run(before))
-    assert command.main(words(before, before / "parts", 6)) == 0
+def test_a_stopped_tuning_continues_to_the_same_weights(known, stopped):
+    def run() -> None:
+        if command.main(words(known, known / "parts", 6)) == 130:  # ctrl-C, reported in one line
+            raise KeyboardInterrupt
+
+    assert command.main(words(known, known / "whole", 6)) == 0
+    stopped(language, "read_batch", 6, run)
+    assert command.main(words(known, known / "parts", 6)) == 0
     for file in ("lora/adapter_model.safetensors", "heads.safetensors"):
-        whole, parts = (load_file(before / k / file) for k in ("whole", "parts"))
+        whole, parts = (load_file(known / run / file) for run in ("whole", "parts"))
         assert all(torch.allclose(whole[k].float(), parts[k].float(), atol=1e-5) for k in whole)
-
-
-def run(before) -> None:
-    if command.main(words(before, before / "parts", 6)) == 130:  # ctrl-C, said in one line
-        raise KeyboardInterrupt
-
-
-def test_names_come_from_the_records_and_apart_things_are_things_of_their_own():
-    wheels = np.zeros((20, 40), bool)
-    wheels[5:15, 2:12] = wheels[5:15, 25:35] = True
-    speck = wheels.copy()
-    speck[:, 20:] = False
-    speck[0, 0] = True
-    asked = [
-        Record(
-            "a.jpg",
-            40,
-            20,
-            "?",
-            "wheels [SEG].",
-            [RecordTarget("wheels", encode_rle(wheels))],
-            {"categories": ["wheel"]},
-        ),
-        Record("a.jpg", 40, 20, "?", "Wheels [SEG].", [RecordTarget("Speck", encode_rle(speck))]),
-        Record("a.jpg", 40, 20, "?", "door [ABS].", [RecordTarget("door", None)]),
-    ]
-    named = named_in_records([(r, "a") for r in asked])["a"]
-    assert [n for n, _ in named] == ["wheel", "wheel", "speck"]
-    assert [int(m.sum()) for m in map(decode_rle, (rle for _, rle in named))] == [100, 100, 101]

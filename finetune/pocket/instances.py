@@ -1,0 +1,107 @@
+"""Labelled instances of training images: their names and masks, from COCO annotations or from records.
+
+by_file = read_instances(Path("instances.json"))           # {file name: [(name, RLE)]}
+instances = instances_of_images(records, by_file)          # {image: [(name, RLE)]}
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from assistant.sam.mask_ops import Rle, decode_rle, encode_rle, rle_of_segmentation
+from finetune.check import must_exist
+from finetune.image_record import ImageRecord
+
+NamedRle = tuple[str, Rle]  # an instance: its name and its mask
+NamedMask = tuple[str, np.ndarray]  # the same with a mask (H, W) bool
+
+MIN_PART_SHARE = (
+    0.2  # of a target's area: a connected part of this size is an instance, such as each wheel of a car
+)
+
+
+def read_instances(file: Path) -> dict[str, list[NamedRle]]:
+    """The instances of a COCO instances.json by image file name; crowds are left out.
+
+    Raises BadInput where there is no such file.
+    """
+    must_exist(file)
+    data = json.loads(file.read_text())
+    names = {category["id"]: category["name"] for category in data["categories"]}
+    images = {image["id"]: image for image in data["images"]}
+    found: dict[str, list[NamedRle]] = {image["file_name"]: [] for image in data["images"]}
+    for annotation in data["annotations"]:
+        image = images[annotation["image_id"]]
+        if not annotation.get("iscrowd") and annotation["segmentation"]:
+            rle = rle_of_segmentation(annotation["segmentation"], image["height"], image["width"])
+            found[image["file_name"]].append((names[annotation["category_id"]], rle))
+    return found
+
+
+def instances_in_records(
+    records: Sequence[ImageRecord], split_parts: bool = True
+) -> dict[Path, list[NamedRle]]:
+    """The instances that the targets of records outline, each once.
+
+    An instance's name is the category that its record gives, else the target's phrase.
+
+    Args:
+        records: The records.
+        split_parts: Whether each large connected part of a target is an instance of its own.
+
+    Returns:
+        {image: its instances}, with every image of `records`.
+    """
+    instances: dict[Path, list[NamedRle]] = {record.image: [] for record in records}
+    for image, targets in _distinct_targets(records).items():
+        known = set()
+        for name, rle in targets:
+            for part in _large_parts(rle) if split_parts else [rle]:
+                if (name, part["counts"]) not in known:
+                    known.add((name, part["counts"]))
+                    instances[image].append((name, part))
+    return instances
+
+
+def _distinct_targets(records: Iterable[ImageRecord]) -> dict[Path, list[NamedRle]]:
+    """The present targets of each image, those of equal name and mask once."""
+    found: dict[Path, dict[tuple[str, str], Rle]] = {}
+    for record in records:
+        targets = record.record.targets
+        categories = record.record.source.get("categories", [])
+        for k, target in enumerate(targets):
+            if target.rle is None:
+                continue
+            name = categories[k] if len(categories) == len(targets) else target.phrase.lower()
+            found.setdefault(record.image, {}).setdefault((name, target.rle["counts"]), target.rle)
+    return {image: [(name, rle) for (name, _), rle in masks.items()] for image, masks in found.items()}
+
+
+def _large_parts(rle: Rle) -> list[Rle]:
+    """The connected parts of at least MIN_PART_SHARE of a mask, or the mask if there are not two."""
+    mask = decode_rle(rle)
+    parts, count = ndimage.label(mask)
+    sizes = np.bincount(parts.ravel())[1:]
+    large = [k + 1 for k in range(count) if sizes[k] >= MIN_PART_SHARE * mask.sum()]
+    return [rle] if len(large) < 2 else [encode_rle(parts == k) for k in large]
+
+
+def instances_of_images(
+    records: Sequence[ImageRecord], by_file: Mapping[str, list[NamedRle]], split_parts: bool = True
+) -> dict[Path, list[NamedRle]]:
+    """The instances of every image of `records`, in the order of their paths.
+
+    Args:
+        records: The records.
+        by_file: {file name: instances}, which replaces what the records of that image outline.
+        split_parts: See `instances_in_records`.
+    """
+    unlisted = [record for record in records if record.image.name not in by_file]
+    from_records = instances_in_records(unlisted, split_parts)
+    return {
+        image: by_file[image.name] if image.name in by_file else from_records[image]
+        for image in sorted({record.image for record in records})
+    }

@@ -1,0 +1,57 @@
+"""The records that the stages of the pocket preset learn from, and the regions of their images.
+
+sources = sources_from(args, args.out / "regions")
+records, regions = read_sources(sources)
+"""
+
+import argparse
+import functools
+from pathlib import Path
+
+from assistant.pocket.opening import load_pocket_opener
+from assistant.weights import sha256_of
+from finetune.image_record import ImageRecord, read_image_records
+from finetune.pocket.instances import instances_of_images, read_instances
+from finetune.pocket.regions import load_regions
+from finetune.pocket.settings import RecordSources
+from finetune.region_cache import ImageRegions, RegionCache
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `sources_from` reads to a command line."""
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="records files")
+    parser.add_argument(
+        "--named",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="COCO instances.json files with all labelled instances of the images; for an image that none of "
+        "them lists, the instances are what its records outline",
+    )
+    parser.add_argument(
+        "--sam", type=Path, required=True, help="weights of the pocket SAM that makes the proposals"
+    )
+    parser.add_argument("--regions", type=Path, help="folder of the region cache (default: OUT/regions)")
+
+
+def sources_from(args: argparse.Namespace, default_regions: Path) -> RecordSources:
+    """The sources that the command line names; `default_regions` is the region cache where it names none."""
+    return RecordSources(tuple(args.data), tuple(args.named), args.sam, args.regions or default_regions)
+
+
+def read_sources(sources: RecordSources) -> tuple[list[ImageRecord], dict[Path, ImageRegions]]:
+    """Read all records, and the regions of their images by path; missing regions are computed and stored.
+
+    Raises BadInput where a file cannot be read.
+    """
+    records = [record for file in sources.data for record in read_image_records(file)]
+    by_file = {name: found for file in sources.annotations for name, found in read_instances(file).items()}
+    instances = instances_of_images(records, by_file)
+    load_opener = functools.partial(load_pocket_opener, sources.sam)
+    key = region_key(sources.sam)
+    return records, load_regions(load_opener, key, list(instances), instances, RegionCache(sources.regions))
+
+
+def region_key(sam: Path) -> str:
+    """Names the regions that the pocket SAM with these weights makes, for caches."""
+    return f"pocket {sha256_of(sam)}"
