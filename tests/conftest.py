@@ -1,4 +1,4 @@
-"""All tests run offline, from the same seeds."""
+"""Fixtures of all tests: they run offline and from the same seeds."""
 
 import os
 
@@ -7,30 +7,43 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import random
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 
+# A busy machine is no failure: no example is judged by the clock.
+settings.register_profile("maskpick", deadline=None)
+settings.load_profile("maskpick")
+
 
 @pytest.fixture(autouse=True)
-def seeds():
+def seeds() -> None:
+    """The same random numbers in every test, whatever ran before it."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
 
 
 @pytest.fixture
-def stopped(monkeypatch):
-    """stopped(module, name, call, run): run() with the module's function interrupted, as by ctrl-C, at its `call`-th call."""
+def stopped(monkeypatch) -> Callable[[ModuleType, str, int, Callable[[], Any]], None]:
+    """stopped(module, name, call, run): runs `run` until that function of the module is called `call` times.
 
-    def stop(module, name: str, call: int, run) -> None:
-        original, calls = getattr(module, name), []
+    The last of these calls raises KeyboardInterrupt, as ctrl-C does.
+    """
 
-        def interrupted(*args):
-            calls.append(1)
-            if len(calls) == call:
+    def stop(module: ModuleType, name: str, call: int, run: Callable[[], Any]) -> None:
+        original = getattr(module, name)
+        calls = 0
+
+        def interrupted(*args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call:
                 raise KeyboardInterrupt
             return original(*args)
 
@@ -39,8 +52,3 @@ def stopped(monkeypatch):
             run()
 
     return stop
-
-
-# A busy machine is no failure: no example is judged by the clock.
-settings.register_profile("maskpick", deadline=None)
-settings.load_profile("maskpick")
