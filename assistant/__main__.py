@@ -65,7 +65,7 @@ def like(args: argparse.Namespace) -> None:
     """Segment what is like one or several references, in one or several images."""
     from assistant.answer import Answer, Target
     from assistant.export.drawing import side_by_side
-    from assistant.few_shot.matcher import Matcher, check_mask, open_mask, pocket_matcher, references
+    from assistant.few_shot.matcher import Matcher, check_mask, open_mask, open_references, pocket_matcher
     from assistant.files import replace_whole
     from assistant.images import open_image
     from assistant.presets import load_segmenter
@@ -75,7 +75,7 @@ def like(args: argparse.Namespace) -> None:
     matcher = Matcher.load(args.weights, segmenter) if args.weights else pocket_matcher(segmenter)
     images = [open_image(file) for file in args.reference]
     masks = [open_mask(file) for file in args.mask]
-    examples = references(matcher, images, masks)
+    examples = open_references(matcher, images, masks)
     name = args.label or "like this"
     panels = [
         (f"reference: {name}", image, check_mask(mask, image.shape[:2]))
@@ -128,13 +128,13 @@ def rank_layers(args: argparse.Namespace) -> None:
 
     from assistant.attention.ranking import rank, read_names
     from assistant.errors import BadInput
-    from assistant.images import pictures_in
+    from assistant.images import images_in
     from assistant.presets import load_attention_probe
 
     names = read_names(args.names)
     if not args.images.is_dir():
         raise BadInput(f"no folder --images {args.images}")
-    files = pictures_in(args.images)[:: args.every]
+    files = images_in(args.images)[:: args.every]
     probe, _ = load_attention_probe(model_options(args))
     probe.restore({})  # the model's own attention is ranked, not what was tuned for a ranking
     opened = (probe.open(file, args.keep) for file in tqdm(files, desc="images", disable=None))
@@ -147,7 +147,7 @@ def rank_layers(args: argparse.Namespace) -> None:
     )
     used = ", ".join(str(layer) if head is None else f"{layer}.{head}" for layer, head in ranking.use)
     print(
-        f"{ranking.photos} images, {ranking.prompts} prompts; best first:\n  layers {layers}\n  heads {heads}"
+        f"{ranking.images} images, {ranking.prompts} prompts; best first:\n  layers {layers}\n  heads {heads}"
     )
     print(f"attend uses {used}; written to {args.out}")
 

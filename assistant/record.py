@@ -29,7 +29,7 @@ import numpy as np
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.grammar import ABS, SEG, Turn, parse
-from assistant.images import picture_size
+from assistant.images import image_size
 from assistant.sam.mask_ops import Rle, decode_rle
 
 MAX_REASON_LENGTH = 80  # characters of the JSON reader's message that an error repeats
@@ -261,6 +261,6 @@ def check_records(path: str | Path, image_root: str | Path | None = None) -> lis
 def _image_size(path: Path) -> tuple[int, int] | str:
     """(height, width) in pixels of an image file, or what is wrong with it."""
     try:
-        return picture_size(path)
+        return image_size(path)
     except BadInput as error:
         return str(error)

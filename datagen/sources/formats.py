@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from assistant.errors import BadInput
-from assistant.images import picture_size, pictures_in
+from assistant.images import image_size, images_in
 from assistant.sam.mask_ops import encode_rle
 
 # Names that data sets give to pixels which show no object.
@@ -67,9 +67,9 @@ def rows_of(format: str, annotations: Path | None, images: Path) -> Iterator[Row
 
 def _unannotated(images: Path) -> Iterator[AnnotatedFile]:
     """All images of a folder that can be read."""
-    for file in pictures_in(images):
+    for file in images_in(images):
         try:
-            yield file.name, picture_size(file), []
+            yield file.name, image_size(file), []
         except BadInput:
             continue
 
@@ -193,7 +193,7 @@ def _label_maps(folder: Path, images: Path, names: dict[int, str]) -> Iterator[A
             raise BadInput(f"no image in {images} for {file.name}")
         with Image.open(file) as opened:
             index = np.asarray(opened)
-        if index.ndim != 2 or index.shape != picture_size(image_files[file.stem]):
+        if index.ndim != 2 or index.shape != image_size(image_files[file.stem]):
             raise BadInput(f"{file} has shape {index.shape}, not its image's height and width")
         present = [int(v) for v in np.unique(index) if names.get(int(v), "void") not in BACKGROUND_NAMES]
         shapes: list[Shape] = [(names[value], encode_rle(index == value)) for value in present]

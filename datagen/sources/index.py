@@ -13,7 +13,7 @@ from typing import Any
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
-from assistant.images import pictures_in
+from assistant.images import images_in
 from datagen.result_cache import fingerprint
 from datagen.sources.formats import rows_of
 from datagen.versions import ANNOTATION_READER_VERSION
@@ -65,7 +65,7 @@ def _state(format: str, annotations: Path | None, images: Path) -> str:
         if source.is_file():
             files = [source]
         else:
-            files = pictures_in(source) if annotations is None else sorted(source.iterdir())
+            files = images_in(source) if annotations is None else sorted(source.iterdir())
         times = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     except OSError as error:
         raise BadInput(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from assistant.errors import BadInput
-from assistant.images import SUFFIXES, open_image
+from assistant.images import IMAGE_SUFFIXES, open_image
 
 HASH_BITS = 64
 MAX_DIFFERENT_BITS = 6  # of the 64: images whose hashes differ in no more count as one
@@ -58,7 +58,7 @@ def excluded_images(sources: Iterable[Path]) -> ExcludedImages:
     hashes: list[np.ndarray] = []
     for source in sources:
         if source.is_dir():
-            files = sorted(file for file in source.rglob("*") if file.suffix.lower() in SUFFIXES)
+            files = sorted(file for file in source.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
             names |= {file.stem for file in files}
             hashes += [perceptual_hash(file) for file in files]
         elif source.is_file():

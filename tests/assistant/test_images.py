@@ -1,4 +1,4 @@
-"""Every kind of picture becomes the same plain array; what is none is refused in one line."""
+"""Every kind of image becomes the same plain array; what is none is refused in one line."""
 
 import struct
 import zlib
@@ -11,7 +11,7 @@ from PIL import Image
 from skimage import data
 
 from assistant.errors import BadInput
-from assistant.images import MAX_PIXELS, open_image, picture_size
+from assistant.images import MAX_PIXELS, image_size, open_image
 
 COFFEE = np.ascontiguousarray(data.coffee()[::4, ::4])  # (100, 150, 3)
 
@@ -44,13 +44,13 @@ def test_the_same_pixels_from_path_pil_and_array(tmp_path):
     for source in (path, str(path), Image.open(path), COFFEE, COFFEE[:, :, :]):
         image = open_image(source)
         assert image.dtype == np.uint8 and image.flags.c_contiguous and np.array_equal(image, COFFEE)
-    assert picture_size(path) == COFFEE.shape[:2]
+    assert image_size(path) == COFFEE.shape[:2]
 
 
 def test_an_array_is_copied():
-    given_array = COFFEE.copy()
-    open_image(given_array)[:] = 0
-    assert given_array.any()
+    array = COFFEE.copy()
+    open_image(array)[:] = 0
+    assert array.any()
 
 
 def test_grey_array_and_modes(tmp_path):
@@ -89,7 +89,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path, suffix):
     "values, low, high",
     [(np.linspace(0, 1, 256), 0, 255), (np.linspace(0, 255, 256), 0, 255), (np.linspace(-5, 5, 256), 0, 255)],
 )
-def test_float_pictures(values, low, high):
+def test_float_images(values, low, high):
     image = open_image(Image.fromarray(np.tile(values.astype(np.float32), (10, 1))))
     assert (image.min(), image.max()) == (low, high)
     assert (np.diff(image[0, :, 0].astype(int)) >= 0).all()
@@ -119,7 +119,7 @@ def test_exif_orientation(tmp_path, orientation):
     exif[0x0112] = orientation
     Image.fromarray(COFFEE).save(path, exif=exif)
     turns = {
-        1: lambda a: a,
+        1: np.asarray,
         2: np.fliplr,
         3: lambda a: np.rot90(a, 2),
         4: np.flipud,
@@ -130,7 +130,7 @@ def test_exif_orientation(tmp_path, orientation):
     }
     image = open_image(path)
     assert np.array_equal(image, turns[orientation](COFFEE))
-    assert picture_size(path) == image.shape[:2]
+    assert image_size(path) == image.shape[:2]
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
@@ -145,27 +145,27 @@ def test_the_first_frame_of_an_animation(tmp_path, suffix):
     assert opened.tell() == 2
 
 
-def test_no_picture(tmp_path):
+def test_what_is_no_image(tmp_path):
     cases = {
         "empty.png": (b"", "empty"),
-        "text.jpg": (b"hello " * 50, "not a picture"),
+        "text.jpg": (b"hello " * 50, "not an image"),
         "a.svg": (b'<?xml version="1.0"?>\n<!-- x --><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
         "b.svg": (b"\xef\xbb\xbf <svg></svg>", "SVG"),
         "c.heic": (b"\0\0\0\x18ftypheic" + b"\0" * 50, "HEIC"),
-        "d.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\nshowpage\n", "not a picture"),
+        "d.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\nshowpage\n", "not an image"),
     }
     for name, (content, word) in cases.items():
         (tmp_path / name).write_bytes(content)
         refused(tmp_path / name, name, word)
-    refused(tmp_path / "none.png", "no picture at")
+    refused(tmp_path / "none.png", "no image at")
     refused(tmp_path, "folder")
     refused("", "folder")
-    refused("a\0b.png", "no picture")
+    refused("a\0b.png", "no image")
     refused("x" * 5000)
     refused(None, "NoneType")
     refused(b"abc", "bytes")
-    with pytest.raises(BadInput, match="no picture at"):
-        picture_size(tmp_path / "none.png")
+    with pytest.raises(BadInput, match="no image at"):
+        image_size(tmp_path / "none.png")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tif"])
@@ -200,7 +200,7 @@ def test_too_many_pixels_are_refused_from_the_header(tmp_path, width, height):
     path.write_bytes(png_header(width, height))
     refused(path, "64,000,000", "large.png")
     with pytest.raises(BadInput, match="64,000,000"):
-        picture_size(path)
+        image_size(path)
 
 
 def test_the_limit_holds_for_pil_and_arrays_too():

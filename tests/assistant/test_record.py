@@ -194,7 +194,7 @@ def test_check_records_collects_all_of_them(photo):
     path.write_bytes(path.read_bytes() + b"{broken\n\xff\xfe\n")
     problems = check_records(path)
     assert [int(t.split(":")[1]) for t in problems] == [2, 3, 4, 5, 6, 7]
-    words = ("no picture", "1 tokens for 2", "the image is 150x100", "RLE", "JSON", "JSON")
+    words = ("no image", "1 tokens for 2", "the image is 150x100", "RLE", "JSON", "JSON")
     for problem, word in zip(problems, words, strict=True):
         assert word in problem
-    assert check_records(path, image_root=photo / "elsewhere")[0].startswith(f"{path}:1: no picture")
+    assert check_records(path, image_root=photo / "elsewhere")[0].startswith(f"{path}:1: no image")

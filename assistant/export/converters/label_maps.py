@@ -10,7 +10,7 @@ import numpy as np
 
 from assistant.errors import BadInput
 from assistant.grammar import reply_for
-from assistant.images import picture_size
+from assistant.images import image_size
 from assistant.record import Record, RecordTarget
 from assistant.sam.mask_ops import encode_rle
 
@@ -70,7 +70,7 @@ def _read_labels(file: Path, image: Path) -> np.ndarray:
             labels = np.asarray(opened)
     except OSError:
         raise BadInput(f"{file} is not a label map") from None
-    if labels.ndim != 2 or labels.shape != picture_size(image):
+    if labels.ndim != 2 or labels.shape != image_size(image):
         raise BadInput(f"{file} has shape {labels.shape}, not its image's height and width")
     return labels
 

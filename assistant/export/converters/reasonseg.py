@@ -12,7 +12,7 @@ import numpy as np
 
 from assistant.errors import BadInput
 from assistant.export.converters.common import BadItems, read_json, record_of_mask, refuse
-from assistant.images import picture_size
+from assistant.images import image_size
 from assistant.record import Record
 from assistant.sam.mask_ops import encode_rle
 
@@ -64,7 +64,7 @@ def _read_item(file: Path, prefix: str) -> Record:
             f"{file} is not as in ReasonSeg: text, is_sentence, shapes with label and points"
         ) from None
     image = file.with_suffix(".jpg")
-    height, width = picture_size(image)
+    height, width = image_size(image)
     painted = _paint(shapes, (height, width))
     ignore = painted == IGNORE_VALUE
     edges = (width + EDGE_TOLERANCE, height + EDGE_TOLERANCE)

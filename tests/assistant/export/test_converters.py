@@ -137,7 +137,7 @@ def test_bad_reasonseg(tmp_path):
     with pytest.raises(BadInput, match="as in ReasonSeg"):
         list(from_reasonseg(tmp_path))
     (tmp_path / "a.json").write_text('{"text": ["x"], "is_sentence": true, "shapes": []}')
-    with pytest.raises(BadInput, match="no picture at"):
+    with pytest.raises(BadInput, match="no image at"):
         list(from_reasonseg(tmp_path))
 
 

@@ -210,7 +210,7 @@ def test_what_goes_wrong_is_said(browser, served_page, photo, no_photo):
     visitor.drop(no_photo)
     visitor.page.wait_for_selector("text=I could not open this photo")
     said = visitor.page.inner_text("#chat")
-    assert "not a picture" in said and str(no_photo.parent) not in said
+    assert "not an image" in said and str(no_photo.parent) not in said
     visitor.page.wait_for_selector("[data-testid=toast-body]")
     visitor.open(photo)
     assert "question is empty" in visitor.ask("")
