@@ -44,5 +44,5 @@ def test_large_objects_are_counted_one_by_one():
         SimpleNamespace(category="a", crowd=crowd, rle=encode_rle(mask))
         for mask, crowd in ((big, False), (big[::-1], False), (small, False), (~small, True))
     ]
-    line = proposals.score_photo(SimpleNamespace(instances=instances), [encode_rle(big)])
+    line = proposals.score_image(SimpleNamespace(instances=instances), [encode_rle(big)])
     assert [pair[0] for pair in line["large"]] == [1, pytest.approx(40 * 120 / (2 * 14400 - 40 * 120))]
