@@ -6,15 +6,14 @@ never run.
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("assistant", "datagen", "eval", "finetune")
-MOST_TOP_MODULES = 14
+MAX_TOP_MODULES = 14  # of assistant/, besides its __init__ and py.typed
 
-# What of our own each package may import, besides itself.
+# What of our own each package may import, besides itself. eval measures what tuning costs and trains.
 MAY_IMPORT = {
     "assistant": set(),
     "datagen": {"assistant"},
@@ -23,83 +22,141 @@ MAY_IMPORT = {
     "app": {"assistant"},
 }
 
-
-@dataclass(frozen=True)
-class Import:
-    """One import of a module of ours by another. runs: not for type checkers alone."""
-
-    importer: str
-    imported: str
-    runs: bool
-
-
-def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-
-
-def import_nodes(tree: ast.AST, runs: bool = True) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
-    """Every import statement under a node, and whether it runs."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node, runs
-        elif is_type_checking(node):
-            for child in node.body:
-                yield from import_nodes(ast.Module([child], []), False)
-            for child in node.orelse:
-                yield from import_nodes(ast.Module([child], []), runs)
-        else:
-            yield from import_nodes(node, runs)
+# The folders and modules of assistant/, highest first. Each may import those below it.
+LAYERS = (
+    "assistant.__main__",
+    "assistant.cli",
+    "assistant.page",
+    "assistant",
+    "assistant.scene",
+    "assistant.presets",
+    "assistant.few_shot",
+    "assistant.pocket",
+    "assistant.mllm",
+    "assistant.attention",
+    "assistant.dialogue",
+    "assistant.pipeline",
+    "assistant.answer",
+    "assistant.export",
+    "assistant.record",
+    "assistant.sam",
+    "assistant.weights",
+    "assistant.grammar",
+    "assistant.images",
+    "assistant.files",
+    "assistant.errors",
+)
+COMMAND_LINE = {"assistant.cli", "assistant.__main__"}  # the modules of assistant that may know argparse
 
 
 @cache
 def modules() -> dict[str, Path]:
-    """{module name: file} of everything that is shipped."""
+    """{name: file} of every module that is shipped."""
     files = [ROOT / "app.py", *(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))]
     return {name_of(file): file for file in files}
 
 
 def name_of(file: Path) -> str:
+    """ "assistant/sam/mask_ops.py" -> "assistant.sam.mask_ops"; a package has its folder's name."""
     parts = file.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported_by(name: str) -> Iterator[Import]:
-    """The modules of ours that a module imports."""
-    known = modules()
-    for node, runs in import_nodes(ast.parse(known[name].read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            wanted = [alias.name for alias in node.names]
+@cache
+def syntax_tree(name: str) -> ast.Module:
+    return ast.parse(modules()[name].read_text(encoding="utf-8"))
+
+
+def import_statements(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Every import statement under a node that runs."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for statement in child.orelse:
+                yield from import_statements(statement)
         else:
-            assert node.level == 0, f"{name}: relative import in line {node.lineno}"
-            # `from package import module` imports that module, `from module import name` the one it names.
-            wanted = [
-                f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in known else node.module
-                for alias in node.names
-            ]
-        for other in dict.fromkeys(wanted):
-            if other in known and other != name:
-                yield Import(name, other, runs)
+            yield from import_statements(child)
+
+
+def names_imported(statement: ast.Import | ast.ImportFrom) -> list[str]:
+    """The modules that a statement imports, third-party ones too."""
+    if isinstance(statement, ast.Import):
+        return [alias.name for alias in statement.names]
+    assert statement.level == 0, f"a relative import in line {statement.lineno}"
+    # `from package import module` imports that module, `from module import name` the one it names.
+    inside = [f"{statement.module}.{alias.name}" for alias in statement.names]
+    return [name if name in modules() else str(statement.module) for name in inside]
 
 
 @cache
-def all_imports() -> tuple[Import, ...]:
-    return tuple(found for name in sorted(modules()) for found in imported_by(name))
+def imports() -> dict[str, set[str]]:
+    """{module: modules of ours that it imports}."""
+    return {
+        name: {
+            other
+            for statement in import_statements(syntax_tree(name))
+            for other in names_imported(statement)
+            if other in modules() and other != name
+        }
+        for name in sorted(modules())
+    }
+
+
+def layer_of(name: str) -> str:
+    """The folder or module of assistant/ that a module belongs to."""
+    return ".".join(name.split(".")[:2])
 
 
 def test_imports_have_no_circles():
-    after = {name: {i.imported for i in all_imports() if i.importer == name and i.runs} for name in modules()}
-    while free := [name for name, others in after.items() if not others]:
-        for name in free:
-            del after[name]
-        for others in after.values():
-            others.difference_update(free)
-    assert not after, f"these import each other, or what does: {sorted(after)}"
+    rest = {name: set(others) for name, others in imports().items()}
+    while outer := [n for n, others in rest.items() if not others or not any(n in o for o in rest.values())]:
+        for name in outer:  # imports nothing that is left, or is imported by nothing that is left
+            del rest[name]
+        for others in rest.values():
+            others.difference_update(outer)
+    assert not rest, "these import each other"
 
 
 def test_packages_import_in_one_direction():
-    wrong = []
-    for found in all_imports():
-        importer, imported = found.importer.split(".")[0], found.imported.split(".")[0]
-        if importer != imported and imported not in MAY_IMPORT[importer]:
-            wrong.append(f"{found.importer} imports {found.imported}")
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in imports().items()
+        for other in others
+        if other.split(".")[0] not in MAY_IMPORT[name.split(".")[0]] | {name.split(".")[0]}
+    ]
     assert not wrong
+
+
+def test_layers_of_assistant_import_only_lower_ones():
+    height = {layer: -k for k, layer in enumerate(LAYERS)}
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in imports().items()
+        for other in sorted(others)
+        if name.startswith("assistant")
+        and layer_of(name) != layer_of(other)
+        and height[layer_of(other)] > height[layer_of(name)]
+    ]
+    assert not wrong
+
+
+def test_every_part_of_assistant_has_its_layer():
+    parts = {layer_of(name) for name in modules() if name.startswith("assistant")}
+    assert parts == set(LAYERS)
+
+
+def test_the_top_of_assistant_stays_small():
+    top = [file.name for file in (ROOT / "assistant").glob("*.py") if file.name != "__init__.py"]
+    assert len(top) <= MAX_TOP_MODULES, sorted(top)
+
+
+def test_only_the_command_line_of_assistant_knows_argparse():
+    knowing = {
+        name
+        for name in modules()
+        if name.startswith("assistant")
+        for node in ast.walk(syntax_tree(name))
+        if isinstance(node, ast.Import | ast.ImportFrom) and "argparse" in names_imported(node)
+    }
+    assert knowing <= COMMAND_LINE

@@ -31,14 +31,10 @@ from tests.helpers.small_datasets import (
     write_question_records,
     write_reasonseg,
 )
-from tests.helpers.tiny_models import tiny_llava, tiny_parrot, tiny_qwen3_vl, tiny_sam
+from tests.helpers.tiny_models import tiny_llava, tiny_qwen3_vl, tiny_sam
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("assistant", "datagen", "eval", "finetune")
-REPLY = {
-    "thought": "It is the first.",
-    "targets": [{"phrase": "umbrella", "marks": [1]}, {"phrase": "bench", "marks": []}],
-}
 
 
 def write_user_files(folder: Path, car_parts: bool = False) -> None:
@@ -60,7 +56,7 @@ def write_user_files(folder: Path, car_parts: bool = False) -> None:
     write_data(folder / "DATA")
 
     tiny_qwen3_vl(folder / "FOLDER")
-    tiny_parrot(folder / "Qwen3-VL-4B-Instruct", json.dumps(REPLY))
+    tiny_qwen3_vl(folder / "Qwen3-VL-4B-Instruct")
     for name in ("sam_vit_b.pth", "sam_vit_h_4b8939.pth"):
         torch.save(official_sam().state_dict(), folder / name)
 
@@ -77,10 +73,9 @@ def write_data(folder: Path) -> None:
 
 def write_hub_cache(folder: Path) -> None:
     """The cache of a model hub with the ids of the presets: random models of the same classes, but tiny."""
-    reply = json.dumps(REPLY)
     models = {
-        "Qwen/Qwen3-VL-4B-Instruct": partial(tiny_parrot, answer=reply),
-        "Qwen/Qwen3-VL-8B-Instruct": partial(tiny_parrot, answer=reply),
+        "Qwen/Qwen3-VL-4B-Instruct": tiny_qwen3_vl,
+        "Qwen/Qwen3-VL-8B-Instruct": tiny_qwen3_vl,
         "llava-hf/llava-1.5-7b-hf": tiny_llava,
         "facebook/sam-vit-large": tiny_sam,
         "facebook/sam-vit-huge": tiny_sam,
