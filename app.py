@@ -1,14 +1,12 @@
-"""The chat page: drop a photo, ask in everyday words, see what is meant outlined, named, or said to be
-absent.
+"""The chat page: drop a photo, ask in everyday words, and see what is meant outlined, or said to be absent.
 
     python app.py                               # the pocket preset on http://127.0.0.1:7860
     python app.py --adapter DIR                 # with what `python -m finetune` wrote into DIR
     python app.py --mllm openai:qwen3-vl --base-url http://127.0.0.1:8000/v1     # a larger model on a server
     python app.py --host 0.0.0.0 --port 8080    # let other machines on the network in
     python app.py --auth user:password          # ask for a name and a password first
-    python app.py --records corrections         # save what visitors correct as training records in that
-    folder python app.py --mcp                         # also offer its actions as tools (pip install
-    'maskpick[mcp]')
+    python app.py --records corrections         # save what visitors correct as training records in a folder
+    python app.py --mcp                         # its actions as tools, too (pip install 'maskpick[mcp]')
 
 The parts of the page are in `assistant/page`; every action ends in one call into `assistant`. A program can
 call the same actions through gradio_client: see `assistant/page/api.py`.

@@ -7,8 +7,7 @@
     scene.ask("and the one on the left?")          # earlier turns are remembered; scene.reset() forgets them
     scene.ask("what is this?", about=mask)         # a question about a part of the image
 
-Coordinates are pixels of the image as it is displayed: x runs to the right, y down, and a shape is (height,
-    width).
+Coordinates are pixels of the upright image: x runs to the right, y down, and a shape is (height, width).
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@
     conversation = load(text)                # BadInput, one line, for anything that is not such a file
 
 The file holds data only: nothing in it is executed, no path in it is opened, and every field is checked.
-    Images are
-stored in it as JPEG (quality 95, less where the file would be too large), so masks stay exact and pixels
-nearly so.
+Images are stored in it as JPEG (quality 95, less where the file would be too large), so that masks stay exact
+and pixels nearly so.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import base64
 import binascii
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, NoReturn
@@ -46,8 +46,7 @@ Json = Any  # what json.loads returns, before it is checked
 
 @dataclass
 class Exchange:
-    """A question and its answer, as the file stores them (the page's own, with its state, is a
-    `session.Question`).
+    """An answered question, as the file stores it; on the page it is an `assistant.page.question.Question`.
 
     Attributes:
         photo: Index of the image in the conversation.
@@ -200,7 +199,7 @@ def _bad(reason: str) -> BadInput:
     return BadInput(f'{NOT_A_CONVERSATION}: {reason}; give a file that "Save conversation" wrote')
 
 
-def _check_fields(row: Json, kinds: dict[str, type | UnionType], where: str) -> None:
+def _check_fields(row: Json, kinds: Mapping[str, type | UnionType], where: str) -> None:
     """Raise BadInput unless `row` has exactly these fields, each of its kind."""
     if not isinstance(row, dict) or set(row) != set(kinds):
         raise _bad(f"{where} must have the fields {', '.join(kinds)}")

@@ -1,7 +1,8 @@
 """Corrected answers as training records, which `python -m finetune` and `python -m eval records` read.
 
-save_correction("corrections", answer, history)      # corrections/records.jsonl,
-corrections/images/HASH.jpg
+save_correction("corrections", answer, history)
+
+It writes corrections/records.jsonl and corrections/images/HASH.jpg.
 """
 
 from __future__ import annotations

@@ -181,12 +181,12 @@ def parse_followup(question: str, names: list[str]) -> FollowUp | None:
     if added := _parse_add(text):
         return added
     while True:
-        if found := _parse_others(text) or _parse_again(text, first_word):
-            return found
+        if action := _parse_others(text) or _parse_again(text, first_word):
+            return action
         if match := REMOVE_PATTERN.fullmatch(text):
             return _parse_removed(match[1] or match[2], names)
-        if found := _parse_choice(text, names) or _parse_keep(text, names):
-            return found
+        if choice := _parse_choice(text, names) or _parse_keep(text, names):
+            return choice
         shorter = LEADING_WORDS.sub("", text, count=1) if LEADING_WORDS.match(text) else text
         shorter = TRAILING_WORDS.sub("", shorter)
         if shorter == text:

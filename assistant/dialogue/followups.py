@@ -1,5 +1,4 @@
-"""Answers questions that refer to the masks of the last answer: "now remove the cup", "not that one", "the
-left one".
+"""Answers questions that refer to the masks of the last answer: "now remove the cup", "not that one".
 
     answer(scene, "only the smaller one", {})               # an Answer, or None: ask the language model
     answer_about(scene, "what is this?", region, {})        # about a part of the image, (H, W) bool
@@ -292,9 +291,8 @@ def _find_beside(
     if not fitting:
         absent = [_absent(scene, target) for target in asked]
         return _answer(scene, question, absent, None if absent else "There is nothing there that stands out.")
-    instance, target = candidates[min(fitting)[1]]
-    if target is None:
-        target = _named_target(scene, instance)
+    instance, asked_target = candidates[min(fitting)[1]]
+    target = asked_target or _named_target(scene, instance)
     return _answer(scene, question, [replace(target, mask=instance.mask, proposals=instance.proposals)])
 
 

@@ -1,8 +1,8 @@
 """The single instances within a target's mask, and how masks lie to each other.
 
-    instances(proposals, target)                     # [Instance(mask, proposals)]: the cups of a target
-    "cups" min(found, key=lambda instance: misfit(instance.mask, "left")) distance(mask, region, "above")
-    # px, or None where the mask does not lie above the region
+    found = instances(proposals, target)             # [Instance(mask, proposals)], each cup of "cups"
+    min(found, key=lambda instance: misfit(instance.mask, "left"))
+    distance(mask, region, "above")                  # px; None where the mask lies elsewhere
 
 Masks are (H, W) bool and not empty; distances are in px between the centres of mass.
 """

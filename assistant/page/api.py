@@ -1,5 +1,4 @@
-"""The page's actions for programs: typed endpoints (gradio_client, curl), and with `app.py --mcp` tools of an
-MCP server.
+"""The page's actions for programs: typed endpoints, which are tools of an MCP server with `app.py --mcp`.
 
     from gradio_client import Client, handle_file
     client = Client("http://127.0.0.1:7860")

@@ -1,5 +1,4 @@
-"""The By hand tab: clicks, a box and a brush; SAM's candidates; the one that is used becomes part of the
-answer."""
+"""The By hand tab: clicks, a box and a brush, SAM's candidates, and the one that is used in the answer."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
 """The photo with its masks on the page, a gr.HTML whose script is canvas.js: what the browser is sent.
 
     canvas = gr.HTML(html_template=CANVAS_TEMPLATE, js_on_load=CANVAS_SCRIPT, **empty_props())
-    canvas.prompt(handler)                   # what the browser sends back: see
-    `assistant.page.canvas_prompts` return gr.HTML(**canvas_props(session))  # in a handler: what has changed
+    return gr.HTML(**canvas_props(session))  # in a handler: what has changed
 
 A layer is a dictionary with the keys `name`, `confidence`, `colour`, `tip` (its tooltip), `present` and
 `png`, a data URL of a PNG whose opacity is that of the mask. `raw` in it says that the image has colours of
-its own.
+its own. What the browser sends back is read by `assistant.page.canvas_prompts`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""The chat panel: questions, replies that are shown as they are written, and taking back, editing and trying
-again."""
+"""The chat panel: questions, replies as they are written, undoing, editing and trying again."""
 
 from __future__ import annotations
 
@@ -204,9 +203,9 @@ class ChatPanel(Panel):
         """Show the masks of an earlier reply again, or edit an earlier question."""
         rows = bubbles(session)
         index = event.index[0] if isinstance(event.index, list | tuple) else event.index
-        if not isinstance(index, int) or not 0 <= index < len(rows) or rows[index].question is None:
+        number = rows[index].question if isinstance(index, int) and 0 <= index < len(rows) else None
+        if number is None:
             return self.unchanged(session)
-        number = rows[index].question
         question = session.questions[number]
         if rows[index].role == "user" and not question.waiting:
             session.editing = number

@@ -1,4 +1,4 @@
-"""The components of the page, panel by panel, and what all panels build theirs of.
+"""The components of the page, panel by panel, and the few that every panel makes alike.
 
 Each panel of the page is a file. Its `build` function adds the panel's components in their place on the page
 and returns them as one of the classes below; its `Panel` class wires them to their handlers

@@ -1,8 +1,7 @@
 """The page: which panel stands where. Each panel is a file, see `assistant.page.components`.
 
 blocks = build_page(Assistant.from_preset("pocket"), save_examples(folder))
-blocks.launch()                                      # `app.serve` launches it with its theme and its
-limits
+app.serve(blocks)
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from assistant.scene import Assistant
 # Seconds: old uploads are looked for every hour, and those older than a day are deleted.
 UPLOAD_CLEANUP = (3600, 24 * 3600)
 SESSION_LIFETIME = 3600  # seconds after a visitor's last action
-MAX_QUEUED_EVENTS = 64  # waiting for the worker; further ones are told to try again
+MAX_QUEUED_EVENTS = 64  # waiting for the worker; Gradio refuses further ones
 HEADING = (
     "<h1>maskpick</h1><p>Ask a photo in everyday words. What you mean is outlined and named; "
     "what is not there is said to be absent.</p>"

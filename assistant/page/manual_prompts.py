@@ -1,9 +1,8 @@
-"""Masks that are made by hand, as with SAM: clicks, a box and a brush, from nothing or from a mask that is
-refined.
+"""Masks made by hand, as with SAM: clicks, a box and a brush, from nothing or on a mask that is refined.
 
-    prompts = ManualPrompts()
-    prompts.segment(scene, points=[[60, 150]], labels=[1])
-    targets = use_mask(targets, None, "cup", prompts.candidates[0].mask)
+prompts = ManualPrompts()
+prompts.segment(scene, points=[[60, 150]], labels=[1])
+targets = use_mask(targets, None, "cup", prompts.candidates[0].mask)
 """
 
 from __future__ import annotations

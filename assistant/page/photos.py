@@ -1,5 +1,4 @@
-"""The photo panel: photos are dropped, and opened while the masks appear; several in a conversation; starting
-over."""
+"""The photo panel: dropping photos, opening them while their masks appear, switching, and starting over."""
 
 from __future__ import annotations
 

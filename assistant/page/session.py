@@ -1,5 +1,4 @@
-"""What one visitor has open: photos, the conversation about them, what the picture shows, what is marked by
-hand.
+"""What one visitor has open: photos, the conversation about them, what is shown, what is marked by hand.
 
     session = Session()
     session.add_photo(assistant.open("photo.jpg"), "photo")
@@ -30,7 +29,7 @@ from assistant.page.question import Question
 from assistant.sam.proposals import by_granularity
 from assistant.scene import Scene, turn_of
 
-MAX_REGIONS = 60  # of everything mode, the largest; more are too small to click on
+MAX_REGIONS = 60  # of everything mode that are shown, the largest
 
 
 class View(StrEnum):
@@ -189,8 +188,8 @@ class Session:
         """
         self.open_scene()
         check_question(question.text)
-        about = {} if question.about is None else {"about": question.about.mask}
-        return self.scenes[question.photo].ask(question.text, stream=stream, **about, **question.options)
+        about = question.about.mask if question.about else None
+        return self.scenes[question.photo].ask(question.text, about=about, stream=stream, **question.options)
 
     def set_answer(self, question: Question, answer: Answer) -> None:
         """Enter the answer to a question, and show it."""
@@ -267,10 +266,15 @@ class Session:
         return targets[self.selected] if targets[self.selected].present else None
 
     def select(self, index: object) -> None:
-        """Select a target by its index; nothing where it is selected already, or no index (a browser sends
-        it)."""
-        valid = isinstance(index, int) and not isinstance(index, bool) and 0 <= index < len(self.targets)
-        self.selected = index if valid and index != self.selected else None
+        """Select a target; selecting it again selects none.
+
+        Args:
+            index: Its index, as the browser sends it; anything else selects none.
+        """
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(self.targets):
+            self.selected = None
+        else:
+            self.selected = None if index == self.selected else index
 
     def correct(self, targets: list[Target]) -> None:
         """Put targets that were corrected by hand in place of those of the answer that is shown."""

@@ -1,8 +1,7 @@
 """The thread in which all models compute, one request at a time.
 
     for event in worker.run(lambda report: assistant.open(image, progress=report), stop):
-        ...                       # a Report for each call of `report` as it comes, and Done(result) at the
-        end
+        ...                       # a Report for each call of `report`, then Done(result)
 
 A request reports while it runs, and ends at its next report once it is told to stop.
 """

@@ -1,8 +1,7 @@
-"""An image of three cups and a spoon whose positions are known, and a pipeline that finds them: for tests of
-scenes.
+"""An image of three cups and a spoon at known positions, and a pipeline that finds them: for tests of scenes.
 
-    scene = Assistant(CupPipeline(), {}).open(BLANK_IMAGE)
-    shows(scene.ask("the cups"), *CUPS)
+scene = Assistant(CupPipeline(), {}).open(BLANK_IMAGE)
+shows(scene.ask("the cups"), *CUPS)
 """
 
 from __future__ import annotations

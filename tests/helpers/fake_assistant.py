@@ -1,7 +1,6 @@
-"""A stand-in for the models, for tests of the page: it finds colours by their names. Everything else is the
-product's.
+"""A stand-in for the models, for tests of the page: it finds colours by their names.
 
-    python -m tests.helpers.fake_assistant      # the page on this stand-in, to be looked at
+python -m tests.helpers.fake_assistant      # the page on this stand-in, to be looked at
 """
 
 from __future__ import annotations

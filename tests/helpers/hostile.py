@@ -1,138 +1,161 @@
 """Files and questions that a page on the open internet is sent sooner or later.
 
-for path in hostile_files(folder, 300): ...
-for question in hostile_questions(300): ...
+    for file in hostile_files(folder, 300): ...
+    for question in hostile_questions(300): ...
+
+Both are made by chance from a seed, so that they are the same every time. A function of KINDS takes the
+random generator and a small photo, and returns the ending and the contents of a file.
 """
+
+from __future__ import annotations
 
 import io
 import random
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import skimage.data
 from PIL import Image
 
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"]
+ORIENTATION_TAG = 0x0112  # of EXIF
+PNG_HEADER_END = 33  # bytes of a PNG's signature and its first chunk
 
-def hostile_files(folder, count: int, seed: int = 0) -> list[Path]:
-    """`count` files, every kind in turn, varied by chance."""
-    rng, folder = random.Random(seed), Path(folder)
+NewFile = tuple[str, bytes]  # the ending of a file's name, and its contents
+
+
+def hostile_files(folder: str | Path, count: int, seed: int = 0) -> list[Path]:
+    """Write `count` files into a folder: every kind in turn, varied by chance."""
+    rng = random.Random(seed)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    photo = Image.fromarray(np.ascontiguousarray(skimage.data.coffee()[::4, ::4]))  # 100 x 150
+    photo = Image.fromarray(np.ascontiguousarray(skimage.data.coffee()[::4, ::4]))  # 150 x 100 px
     files = []
     for k in range(count):
         kind = KINDS[k % len(KINDS)]
-        ending, content = kind(rng, photo)
+        ending, contents = kind(rng, photo)
         files.append(folder / f"{k:03d}-{kind.__name__}.{ending}")
-        files[-1].write_bytes(content)
+        files[-1].write_bytes(contents)
     return files
 
 
-def saved(image, kind, **options) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """The contents of an image file; kind: Pillow's name of the format; options: of `Image.save`."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
-def truncated(rng, photo):
-    kind = rng.choice(["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
-    whole = saved(photo, kind)
+def truncated(rng: random.Random, photo: Image.Image) -> NewFile:
+    """A photo that ends anywhere."""
+    kind = rng.choice(FORMATS)
+    whole = encoded(photo, kind)
     return kind.lower(), whole[: rng.randrange(1, len(whole))]
 
 
-def flipped(rng, photo):
-    """Bits turned over anywhere."""
-    kind = rng.choice(["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
-    whole = bytearray(saved(photo, kind))
+def bits_flipped(rng: random.Random, photo: Image.Image) -> NewFile:
+    """A photo with wrong bits anywhere."""
+    kind = rng.choice(FORMATS)
+    whole = bytearray(encoded(photo, kind))
     for _ in range(rng.randrange(1, 40)):
         whole[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
     return kind.lower(), bytes(whole)
 
 
-def one_pixel(rng, photo):
-    return "png", saved(Image.new("RGB", rng.choice([(1, 1), (1, 9), (7, 900)])), "PNG")
+def one_pixel(rng: random.Random, photo: Image.Image) -> NewFile:
+    """An image of hardly any pixels."""
+    return "png", encoded(Image.new("RGB", rng.choice([(1, 1), (1, 9), (7, 900)])), "PNG")
 
 
-def ribbon(rng, photo):
-    return "png", saved(
-        Image.effect_noise(rng.choice([(20_000, 10), (10, 20_000), (8, 8), (9_000, 8)]), 60).convert("RGB"),
-        "PNG",
-    )
+def long_and_thin(rng: random.Random, photo: Image.Image) -> NewFile:
+    """An image with one very short side."""
+    size = rng.choice([(20_000, 10), (10, 20_000), (8, 8), (9_000, 8)])
+    return "png", encoded(Image.effect_noise(size, 60).convert("RGB"), "PNG")
 
 
-def cmyk(rng, photo):
-    return "jpg", saved(photo.convert("CMYK"), "JPEG")
+def cmyk(rng: random.Random, photo: Image.Image) -> NewFile:
+    """A photo in the colours of print."""
+    return "jpg", encoded(photo.convert("CMYK"), "JPEG")
 
 
-def deep(rng, photo):
+def deep(rng: random.Random, photo: Image.Image) -> NewFile:
+    """A photo of 16 bits a pixel or of floating values."""
     values = np.asarray(photo.convert("L")).astype(np.uint16) * rng.choice([1, 16, 257])
     return rng.choice(
         [
-            ("png", saved(Image.fromarray(values), "PNG")),
-            ("tiff", saved(Image.fromarray(values), "TIFF")),
-            ("tif", saved(Image.fromarray(values.astype(np.float32) - 1000), "TIFF")),
+            ("png", encoded(Image.fromarray(values), "PNG")),
+            ("tiff", encoded(Image.fromarray(values), "TIFF")),
+            ("tif", encoded(Image.fromarray(values.astype(np.float32) - 1000), "TIFF")),
         ]
     )
 
 
-def palette(rng, photo):
+def palette(rng: random.Random, photo: Image.Image) -> NewFile:
+    """A photo with a palette, one colour of which is transparent."""
     small = photo.convert("P", palette=Image.Palette.ADAPTIVE, colors=rng.choice([2, 16, 255]))
-    return "png", saved(small, "PNG", transparency=rng.randrange(2))
+    return "png", encoded(small, "PNG", transparency=rng.randrange(2))
 
 
-def alpha(rng, photo):
-    return "png", saved(photo.convert(rng.choice(["LA", "RGBA", "1", "I"])), "PNG")
+def unusual_mode(rng: random.Random, photo: Image.Image) -> NewFile:
+    """A photo with transparency, of one bit or of 32 bits a pixel."""
+    return "png", encoded(photo.convert(rng.choice(["LA", "RGBA", "1", "I"])), "PNG")
 
 
-def animated(rng, photo):
+def animated(rng: random.Random, photo: Image.Image) -> NewFile:
+    """An animation."""
     kind = rng.choice(["GIF", "PNG", "WEBP"])
-    return kind.lower(), saved(
-        photo, kind, save_all=True, append_images=[photo.rotate(90 * n) for n in range(rng.randrange(1, 6))]
-    )
+    frames = [photo.rotate(90 * n) for n in range(rng.randrange(1, 6))]
+    return kind.lower(), encoded(photo, kind, save_all=True, append_images=frames)
 
 
-def turned(rng, photo):
+def rotated(rng: random.Random, photo: Image.Image) -> NewFile:
+    """A photo with an EXIF orientation, valid or not."""
     exif = Image.Exif()
-    exif[0x0112] = rng.choice([*range(1, 9), 0, 99, 65535])
-    return "jpg", saved(photo, "JPEG", exif=exif)
+    exif[ORIENTATION_TAG] = rng.choice([*range(1, 9), 0, 99, 65535])
+    return "jpg", encoded(photo, "JPEG", exif=exif)
 
 
-def svg(rng, photo):
-    return rng.choice(
-        ["svg", "png"]
-    ), b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+def svg(rng: random.Random, photo: Image.Image) -> NewFile:
+    """A drawing with a script."""
+    drawing = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+    return rng.choice(["svg", "png"]), drawing
 
 
-def zip_bomb(rng, photo):
+def zip_bomb(rng: random.Random, photo: Image.Image) -> NewFile:
+    """An archive that unfolds to many megabytes."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros", b"\0" * 20_000_000)
     return "png", file.getvalue()
 
 
-def png_bomb(rng, photo):
+def png_bomb(rng: random.Random, photo: Image.Image) -> NewFile:
     """A header that promises far more than the file holds, or zeros that unfold into it."""
-    chunk = lambda name, data: (
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-    )
     side = rng.choice([8_001, 30_000, 2**31 - 1])
-    body = zlib.compress(b"\0" * 5_000_000)
-    return "png", b"\x89PNG\r\n\x1a\n" + chunk(
-        b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    ) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    pixels = zlib.compress(b"\0" * 5_000_000)
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return "png", b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
 
 
-def text_bomb(rng, photo):
+def text_bomb(rng: random.Random, photo: Image.Image) -> NewFile:
     """A PNG whose comment unfolds to many megabytes."""
-    whole = saved(photo, "PNG")
-    data = b"comment\0\0" + zlib.compress(b"x" * 30_000_000)
-    chunk = struct.pack(">I", len(data)) + b"zTXt" + data + struct.pack(">I", zlib.crc32(b"zTXt" + data))
-    return "png", whole[:33] + chunk + whole[33:]
+    whole = encoded(photo, "PNG")
+    comment = png_chunk(b"zTXt", b"comment\0\0" + zlib.compress(b"x" * 30_000_000))
+    return "png", whole[:PNG_HEADER_END] + comment + whole[PNG_HEADER_END:]
 
 
-def not_a_picture(rng, photo):
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG, with its length and its checksum."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def no_image(rng: random.Random, photo: Image.Image) -> NewFile:
+    """Something else under the name of an image."""
     return rng.choice(
         [
             ("jpg", b""),
@@ -149,30 +172,29 @@ def not_a_picture(rng, photo):
     )
 
 
-def plain(rng, photo):
-    """A good picture under a bad name: it is what the file holds that counts."""
-    return rng.choice(["png", "txt", "jpg.exe", "PNG", "jpeg"]), saved(
-        photo, rng.choice(["JPEG", "PNG", "WEBP", "BMP"])
-    )
+def misnamed(rng: random.Random, photo: Image.Image) -> NewFile:
+    """A good photo under a bad name: it is what the file holds that counts."""
+    ending = rng.choice(["png", "txt", "jpg.exe", "PNG", "jpeg"])
+    return ending, encoded(photo, rng.choice(["JPEG", "PNG", "WEBP", "BMP"]))
 
 
-KINDS = [
+KINDS: list[Callable[[random.Random, Image.Image], NewFile]] = [
     truncated,
-    flipped,
+    bits_flipped,
     one_pixel,
-    ribbon,
+    long_and_thin,
     cmyk,
     deep,
     palette,
-    alpha,
+    unusual_mode,
     animated,
-    turned,
+    rotated,
     svg,
     zip_bomb,
     png_bomb,
     text_bomb,
-    not_a_picture,
-    plain,
+    no_image,
+    misnamed,
 ]
 
 PIECES = [
@@ -226,23 +248,22 @@ PIECES = [
     "null",
     "-0",
 ]
+LONG_QUESTIONS = ["where is the cat? " + "x" * 100_000, "\0" * 100_000, "\U0001f408" * 25_000]
 
 
 def hostile_questions(count: int, seed: int = 0) -> list[str]:
+    """`count` questions: each of PIECES, then the long ones, then pieces and random characters by chance."""
     rng = random.Random(seed)
-    out = list(PIECES[:count])
-    out += ["where is the cat? " + "x" * 100_000, "\0" * 100_000, "\U0001f408" * 25_000][
-        : max(0, count - len(out))
-    ]
-    while len(out) < count:
+    questions = [*PIECES, *LONG_QUESTIONS][:count]
+    while len(questions) < count:
         pieces = rng.sample(PIECES, rng.randrange(1, 4))
         if rng.random() < 0.3:
-            pieces.append(
-                "".join(
-                    chr(c)
-                    for c in (rng.randrange(1, 0x11000) for _ in range(rng.randrange(1, 200)))
-                    if not 0xD800 <= c < 0xE000
-                )
-            )
-        out.append(rng.choice([" ", "", "\n"]).join(pieces))
-    return out
+            pieces.append(random_text(rng))
+        questions.append(rng.choice([" ", "", "\n"]).join(pieces))
+    return questions
+
+
+def random_text(rng: random.Random) -> str:
+    """Up to 200 random characters of any script."""
+    codes = [rng.randrange(1, 0x11000) for _ in range(rng.randrange(1, 200))]
+    return "".join(chr(code) for code in codes if not 0xD800 <= code < 0xE000)  # no halves of surrogate pairs

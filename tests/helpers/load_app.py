@@ -1,13 +1,16 @@
 """The real page under load and under attack; prints figures and writes them as JSON.
 
-    python -m tests.helpers.load_app --out load.json                      # 20 clients for two minutes, 300 files, 300 questions
+    python -m tests.helpers.load_app --out load.json               # 20 clients, 300 files, 300 questions
     python -m tests.helpers.load_app --clients 5 --seconds 20 --fuzz 20
-    python -m tests.helpers.load_app --clients 0 --out fuzz.json          # a fuzz that was stopped goes on after its last case
+    python -m tests.helpers.load_app --clients 0 --out fuzz.json   # goes on after an earlier run's last case
 
-Starts `app.py` on the pocket preset as its own process. Clients ask about 16 photos at their own pace, from none to ten
-seconds of thought; every answer must equal the one that was given when nobody else asked. Exit code 1 where one does
-not, where anything is refused without one polite line, or where the process ends.
+It starts `app.py` on the pocket preset as a process of its own. Clients ask about 16 photos, each at its own
+pace, from none to ten seconds of thought; every answer must equal the one that was given when nobody else
+asked. The exit code is 1 where one does not, where anything is refused without one polite line, or where the
+process ends.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -20,7 +23,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from assistant.files import replace_whole
 
@@ -31,90 +37,106 @@ QUESTIONS = [
     "is there a person, and is there a zebra?",
     "what is in the picture?",
 ]
+PACES = [0, 1, 3, 10]  # seconds of thought between two questions, on average, of every fourth client
+START_TIMEOUT = 300  # seconds in which the page must answer
+MAX_REFUSAL_LENGTH = 700  # characters
+# Opened images that the page holds while it is attacked: many of the hostile files have the same pixels.
+CACHED_IMAGES_UNDER_ATTACK = 200
+
+Figures = dict[str, Any]
 
 
-def photos(folder) -> list[Path]:
-    """16 different photos made of scikit-image's."""
+def write_photos(folder: Path) -> list[Path]:
+    """Write 16 different photos, made of four of scikit-image's, into a folder."""
     import numpy as np
     import skimage.data
     from PIL import Image
 
-    out = []
+    files = []
     for name in ("chelsea", "coffee", "astronaut", "rocket"):
         image = getattr(skimage.data, name)()
-        for k, view in enumerate(
-            (image, image[:, ::-1], image[: image.shape[0] * 3 // 4], image[:, image.shape[1] // 4 :])
-        ):
-            out.append(Path(folder) / f"{name}{k}.png")
-            Image.fromarray(np.ascontiguousarray(view)).save(out[-1])
-    return out
+        height, width = image.shape[:2]
+        variants = (image, image[:, ::-1], image[: height * 3 // 4], image[:, width // 4 :])
+        for k, variant in enumerate(variants):
+            files.append(folder / f"{name}{k}.png")
+            Image.fromarray(np.ascontiguousarray(variant)).save(files[-1])
+    return files
 
 
-class Page:
-    """app.py as a process of its own. kept: how many opened pictures it holds on to, None for its own number."""
+class PageProcess:
+    """`app.py` as a process of its own.
 
-    def __init__(self, folder, kept=None):
+    Args:
+        folder: Where its output is written.
+        cached_images: Number of opened images that it holds; None for its default.
+    """
+
+    def __init__(self, folder: Path, cached_images: int | None = None):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        self.log = open(Path(folder) / "page.log", "w+")
-        start = f"import sys, app; app.MAX_CACHED_IMAGES = {kept} or app.MAX_CACHED_IMAGES; sys.exit(app.main(sys.argv[1:]))"
+        self.log = open(folder / "page.log", "w+")
+        start = "import sys, app; "
+        if cached_images:
+            start += f"app.MAX_CACHED_IMAGES = {cached_images}; "
+        start += "sys.exit(app.main(sys.argv[1:]))"
         command = [sys.executable, "-c", start, "--port", str(port)]
         self.process = subprocess.Popen(command, cwd=APP.parent, stdout=self.log, stderr=self.log)
         self.address = f"http://127.0.0.1:{port}/"
 
-    def client(self, patience=300):
+    def client(self):
+        """A program that visits the page, once it answers."""
         from gradio_client import Client
 
-        end = time.monotonic() + patience
+        end = time.monotonic() + START_TIMEOUT
         while True:
             try:
                 return Client(self.address, verbose=False)
             except Exception:
-                if self.process.poll() is not None or time.monotonic() > end:
-                    raise SystemExit(
-                        f"the page did not start: {Path(self.log.name).read_text()[-2000:]}"
-                    ) from None
+                if not self.is_alive() or time.monotonic() > end:
+                    output = Path(self.log.name).read_text()[-2000:]
+                    raise SystemExit(f"the page did not start: {output}") from None
                 time.sleep(1)
 
     def memory(self) -> float:
-        """Resident MB."""
+        """Resident memory in MB."""
         import psutil
 
         return psutil.Process(self.process.pid).memory_info().rss / 1e6
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
         return self.process.poll() is None
 
 
-def ask(client, file, question):
+def ask(client, file: Path, question: str) -> dict:
+    """What the page answers about a photo."""
     from gradio_client import handle_file
 
     return client.predict(handle_file(str(file)), question, api_name="/ask")
 
 
-def load(page, files, clients, seconds) -> dict:
-    first = page.client()
-    cases = [(f, q) for f in files for q in QUESTIONS]
-    expected = {case: ask(first, *case) for case in cases}
-    waits, wrong, errors, memory = [], [], [], []
+@dataclass
+class LoadResults:
+    """What all clients saw: seconds of each answer, questions that got another's answer, and errors."""
+
+    waits: list[float] = field(default_factory=list)
+    mixed_up: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def measure_load(page: PageProcess, files: list[Path], clients: int, seconds: float) -> Figures:
+    """Let clients ask at the same time, and compare their answers with those of one alone."""
+    cases = [(file, question) for file in files for question in QUESTIONS]
+    alone = page.client()
+    expected = {case: ask(alone, *case) for case in cases}
+    results = LoadResults()
     end = time.monotonic() + seconds
-
-    def visitor(number):
-        rng, client = random.Random(number), page.client()
-        pace = [0, 1, 3, 10][number % 4]
-        while time.monotonic() < end:
-            case, start = rng.choice(cases), time.monotonic()
-            try:
-                said = ask(client, *case)
-                waits.append(time.monotonic() - start)
-                if said != expected[case]:
-                    wrong.append(case[1])
-            except Exception as error:
-                errors.append(str(error)[:200])
-            time.sleep(rng.random() * 2 * pace)
-
-    threads = [threading.Thread(target=visitor, args=(n,)) for n in range(clients)]
+    threads = [
+        threading.Thread(target=visit, args=(page, number, cases, expected, end, results))
+        for number in range(clients)
+    ]
+    memory = []
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
@@ -124,11 +146,11 @@ def load(page, files, clients, seconds) -> dict:
     return {
         "clients": clients,
         "seconds": seconds,
-        "answers": len(waits),
-        "mixed_up": len(wrong),
-        "errors": errors,
-        "wait_median_s": round(statistics.median(waits), 2),
-        "wait_p95_s": round(sorted(waits)[int(len(waits) * 0.95)], 2),
+        "answers": len(results.waits),
+        "mixed_up": len(results.mixed_up),
+        "errors": results.errors,
+        "wait_median_s": round(statistics.median(results.waits), 2),
+        "wait_p95_s": round(sorted(results.waits)[int(len(results.waits) * 0.95)], 2),
         "memory_mb": {
             "start": round(memory[0]),
             "first_half_max": round(max(memory[: half or 1])),
@@ -137,49 +159,103 @@ def load(page, files, clients, seconds) -> dict:
     }
 
 
-def fuzz(page, folder, count, figures, save) -> None:
-    """Goes on where `figures` end; fills them and calls `save` after every case, so a run cut short is not lost."""
-    from tests.helpers.hostile import hostile_files, hostile_questions
-
-    client, good = page.client(), photos(folder)[0]
-    for name in ("files", "questions", "answered", "refused", "seconds"):
-        figures.setdefault(name, 0)
-    bad = figures.setdefault("bad", [])
-    cases = {
-        "questions": [
-            (good, q, repr(q[:60])) for q in hostile_questions(count)
-        ],  # of one photo, which is opened once
-        "files": [(f, "where is the cup?", f.name) for f in hostile_files(Path(folder) / "hostile", count)],
-    }
-    for kind, file, question, name in [
-        (k, *case) for k, rows in cases.items() for case in rows[figures[k] :]
-    ]:
+def visit(
+    page: PageProcess,
+    number: int,
+    cases: list[tuple[Path, str]],
+    expected: dict[tuple[Path, str], dict],
+    end: float,
+    results: LoadResults,
+) -> None:
+    """One client, which asks until `end` (of `time.monotonic`) at its own pace."""
+    rng = random.Random(number)
+    client = page.client()
+    pace = PACES[number % len(PACES)]
+    while time.monotonic() < end:
+        case = rng.choice(cases)
         start = time.monotonic()
         try:
-            said = ask(client, file, question)
-            figures["answered"] += 1
-            if not isinstance(said.get("text"), str):
-                bad.append(f"{name}: no answer")
+            reply = ask(client, *case)
+            results.waits.append(time.monotonic() - start)
+            if reply != expected[case]:
+                results.mixed_up.append(case[1])
         except Exception as error:
-            figures["refused"] += 1
-            polite = (
-                type(error).__name__ == "AppError"
-                and "\n" not in str(error).strip()
-                and len(str(error)) <= 700
-            )
-            if not polite or "went wrong" in str(error):
-                bad.append(f"{name}: {type(error).__name__}: {str(error)[:200]}")
-        figures[kind] += 1
-        figures["seconds"] = round(figures["seconds"] + time.monotonic() - start, 1)
-        if not page.alive():
-            bad.append(f"{name}: the process ended")
-            break
-        figures["memory_mb"] = round(page.memory())
-        save()
+            results.errors.append(str(error)[:200])
+        time.sleep(rng.random() * 2 * pace)
+
+
+@dataclass(frozen=True)
+class HostileCase:
+    """One thing to send; kind: "questions" or "files", in which the figures count it."""
+
+    kind: str
+    file: Path
+    question: str
+    name: str
+
+
+def hostile_cases(folder: Path, count: int) -> list[HostileCase]:
+    """`count` questions about one good photo, which is opened once, then as many files."""
+    from tests.helpers.hostile import hostile_files, hostile_questions
+
+    good = write_photos(folder)[0]
+    questions = [HostileCase("questions", good, q, repr(q[:60])) for q in hostile_questions(count)]
+    files = [
+        HostileCase("files", file, "where is the cat?", file.name)
+        for file in hostile_files(folder / "hostile", count)
+    ]
+    return questions + files
+
+
+def fuzz(page: PageProcess, folder: Path, count: int, figures: Figures, save: Callable[[], None]) -> None:
+    """Send hostile questions and files.
+
+    Goes on where `figures` end, fills them, and calls `save` after every case, so that a run cut short is not
+    lost.
+    """
+    client = page.client()
+    for name in ("files", "questions", "answered", "refused", "seconds"):
+        figures.setdefault(name, 0)
+    figures.setdefault("bad", [])
+    cases = hostile_cases(folder, count)
+    done = {kind: figures[kind] for kind in ("questions", "files")}
+    for kind in ("questions", "files"):
+        for case in [case for case in cases if case.kind == kind][done[kind] :]:
+            start = time.monotonic()
+            send(client, case, figures)
+            figures[kind] += 1
+            figures["seconds"] = round(figures["seconds"] + time.monotonic() - start, 1)
+            if not page.is_alive():
+                figures["bad"].append(f"{case.name}: the process ended")
+                save()
+                return
+            figures["memory_mb"] = round(page.memory())
+            save()
     save()
 
 
+def send(client, case: HostileCase, figures: Figures) -> None:
+    """Send one case, and count how it ended."""
+    try:
+        reply = ask(client, case.file, case.question)
+        figures["answered"] += 1
+        if not isinstance(reply.get("text"), str):
+            figures["bad"].append(f"{case.name}: no answer")
+    except Exception as error:
+        figures["refused"] += 1
+        message = str(error)
+        polite = (
+            type(error).__name__ == "AppError"
+            and "\n" not in message.strip()
+            and len(message) <= MAX_REFUSAL_LENGTH
+            and "went wrong" not in message
+        )
+        if not polite:
+            figures["bad"].append(f"{case.name}: {type(error).__name__}: {message[:200]}")
+
+
 def main() -> int:
+    """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.helpers.load_app",
         description=__doc__,
@@ -190,33 +266,44 @@ def main() -> int:
     parser.add_argument("--fuzz", type=int, default=300)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    figures = json.loads(args.out.read_text()) if args.out and args.out.exists() and not args.clients else {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the page ends with this
+    return run(args.clients, args.seconds, args.fuzz, args.out)
 
-    def save():
-        if args.out:
-            with replace_whole(args.out) as temporary:
+
+def run(clients: int, seconds: float, fuzz_count: int, out: Path | None) -> int:
+    """Measure the load (unless there are no clients), then fuzz; returns the exit code.
+
+    Args:
+        clients: Number of clients.
+        seconds: How long they ask.
+        fuzz_count: Number of hostile questions, and of hostile files.
+        out: Where the figures are written; None for nowhere.
+    """
+    resumes = out is not None and out.exists() and not clients
+    figures: Figures = json.loads(out.read_text()) if out and resumes else {}
+
+    def save() -> None:
+        if out:
+            with replace_whole(out) as temporary:
                 temporary.write_text(json.dumps(figures, indent=1))
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the page ends with this
-    with tempfile.TemporaryDirectory() as folder:
-        page = Page(folder, None if args.clients else 200)  # many of the hostile files hold the same pixels
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        page = PageProcess(folder, None if clients else CACHED_IMAGES_UNDER_ATTACK)
         try:
-            if args.clients:
-                figures["load"] = load(page, photos(folder), args.clients, args.seconds)
+            if clients:
+                figures["load"] = measure_load(page, write_photos(folder), clients, seconds)
                 print(json.dumps(figures["load"]), flush=True)
-            if args.fuzz:
-                fuzz(page, folder, args.fuzz, figures.setdefault("fuzz", {}), save)
-            alive = page.alive()
+            if fuzz_count:
+                fuzz(page, folder, fuzz_count, figures.setdefault("fuzz", {}), save)
+            alive = page.is_alive()
         finally:
             print(json.dumps(figures.get("fuzz", {})), flush=True)
             page.process.terminate()
             page.process.wait(30)
     save()
-    failed = (
-        not alive
-        or figures.get("fuzz", {}).get("bad")
-        or any(figures.get("load", {}).get(k) for k in ("mixed_up", "errors"))
-    )
+    load = figures.get("load", {})
+    failed = not alive or figures.get("fuzz", {}).get("bad") or load.get("mixed_up") or load.get("errors")
     return int(bool(failed))
 
 
