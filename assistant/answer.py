@@ -148,8 +148,10 @@ class Answer:
         return coco_instances(self.size, file_name, instances, self._absent_phrases())
 
     def to_labelme(self, image_path: str = IMAGE_FILE) -> dict[str, Any]:
-        """The targets as a LabelMe 5 file, see `assistant.export.labelme`; `image_path`: from the file's
-        folder."""
+        """The targets as a LabelMe 5 file, see `assistant.export.labelme`.
+
+        `image_path`: the image, from the file's folder.
+        """
         instances = [(target.phrase, mask) for target, mask in self._present_masks()]
         return labelme_file(self.size, image_path, instances, self._absent_phrases())
 

@@ -164,8 +164,7 @@ def _clause_start(words: list[str]) -> tuple[int, bool]:
 
 
 def _joins_one_name(words: list[str], start: int, k: int) -> bool:
-    """Whether the coordinator at `k` is inside a name: "black and white cat", but not "it is dry and the
-    cup"."""
+    """Whether the coordinator at `k` is inside a name: "black and white cat", not "it is dry and the cup"."""
     before = [word for word in words[start:k] if word not in LEADING]
     is_last = k + 1 == len(words)
     return len(before) == 1 and before[0] not in SUBJECTS and not is_last and words[k + 1] not in DETERMINERS
@@ -190,8 +189,7 @@ def plain(reply: str) -> str:
 
 
 def _without_token(match: re.Match[str]) -> str:
-    """What stays of a token and its neighbours: a bracket that belongs to other text, or a space between
-    words."""
+    """What stays of a token and its neighbours: a bracket of other text, or a space between words."""
     text = match[0].lstrip()
     after = match.string[match.end() : match.end() + 1]
     opens = text[:2] in ("([", "[[")
@@ -259,8 +257,10 @@ def _look_alike(token: str) -> str:
 
 
 def check_question(text: str) -> str:
-    """The question without surrounding space. Raises BadInput where it is empty or longer than 4,000
-    characters."""
+    """The question without surrounding space.
+
+    Raises BadInput where it is empty or longer than 4,000 characters.
+    """
     if not isinstance(text, str):
         raise BadInput(f"a question is text, not {type(text).__name__}")
     length = len(text.strip())
@@ -283,8 +283,7 @@ CLAUSE_LINKS = ("; ", ", and ", ". ")
 
 
 def clean_phrase(phrase: str) -> str:
-    """The phrase as a reply can hold it: neutralised, on one line, double quotes as single ones; "" becomes
-    "it"."""
+    """The phrase as a reply can hold it: neutralised, on one line, with single quotes; "" becomes "it"."""
     return " ".join(re.sub('["“”«»「」『』]', "'", neutralise(phrase)).split()) or UNNAMED
 
 

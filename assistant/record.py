@@ -109,14 +109,15 @@ def _target_mask(target: RecordTarget, record: Record) -> np.ndarray | None:
 
 
 def image_path(record: Record, records_file: str | Path) -> Path:
-    """Where the record's image is: its path from the records file's folder, or as it stands where it is
-    absolute."""
+    """Where the record's image is: its path from the records file's folder, or its absolute path."""
     return Path(records_file).parent / record.image
 
 
 def from_dict(row: Any) -> Record:
-    """Build a record from its JSON object. Raises BadInput that names the field that is missing or of another
-    type."""
+    """Build a record from its JSON object.
+
+    Raises BadInput, which names the field, where a field is missing or of another type.
+    """
     if not isinstance(row, dict):
         raise BadInput("a record is a JSON object")
     for name, kind in REQUIRED_FIELDS.items():
@@ -176,8 +177,10 @@ def _read_lines(path: Path) -> Iterator[tuple[int, Record | BadInput]]:
 
 
 def stream_records(path: str | Path) -> Iterator[Record]:
-    """Read the records of a file of any length one by one. Raises BadInput with file:line at the first bad
-    line."""
+    """Read the records of a file of any length one by one.
+
+    Raises BadInput with file:line at the first bad line.
+    """
     for _, record in _read_lines(Path(path)):
         if isinstance(record, BadInput):
             raise record
@@ -200,8 +203,7 @@ def write_records(path: str | Path, records: Iterable[Record]) -> int:
 
 
 def check_record(record: Record) -> list[str]:
-    """What is wrong with a record in itself, a line each: its masks, and the answer's tokens against its
-    targets."""
+    """What is wrong with a record in itself, a line each: with its masks, targets and tokens."""
     problems = []
     for number, target in enumerate(record.targets, 1):
         try:

@@ -65,8 +65,7 @@ TOOLS = {
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    """Read a command line, without the name of the program. Of the benchmarks only the one asked for is
-    imported."""
+    """Read a command line, without the name of the program; only the benchmark that is run is imported."""
     parser = argparse.ArgumentParser(
         prog="python -m eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -61,8 +61,10 @@ class LabelMaps:
     pairs: list[tuple[Path, Path]]
 
     def read(self, file: Path) -> np.ndarray:
-        """The class of each pixel of a label map, (H, W) int64, -1 where it has none. BadInput: it cannot be
-        read."""
+        """The class of each pixel of a label map, (H, W) int64, -1 where it has none.
+
+        Raises BadInput where the file cannot be read.
+        """
         stored = _stored_numbers(file)
         values, index = np.unique(stored, return_inverse=True)
         return np.array([self.numbers.get(int(v), -1) for v in values])[index].reshape(stored.shape)
@@ -151,8 +153,7 @@ def _cityscapes(root: Path, split: str) -> LabelMaps:
 
 
 def _ade20k(root: Path, split: str) -> LabelMaps:
-    """objectInfo150.txt, images/PART/NAME.jpg and annotations/PART/NAME.png, numbers from 1; 0 is
-    unlabelled."""
+    """objectInfo150.txt, images/PART/NAME.jpg and annotations/PART/NAME.png; number 0 is unlabelled."""
     part = {"val": "validation", "train": "training"}.get(split, split)
     rows = (root / "objectInfo150.txt").read_text().splitlines()[1:]
     names = [row.split("\t")[-1].split(",")[0].strip() for row in rows if row.strip()]
@@ -162,8 +163,7 @@ def _ade20k(root: Path, split: str) -> LabelMaps:
 
 
 def _coco_stuff(root: Path, stuff: Path, split: str) -> LabelMaps:
-    """labels.txt, the folder `stuff` of label maps, and SPLIT2017/NAME.jpg; a stored number is that of
-    labels.txt - 1."""
+    """labels.txt, SPLIT2017/NAME.jpg, and label maps in `stuff`, whose numbers are those of labels.txt - 1."""
     table = next((file for file in (root / "labels.txt", stuff / "labels.txt") if file.is_file()), None)
     if table is None:
         raise BadInput(f"no labels.txt in {root}: COCO-Stuff's list of names")

@@ -235,16 +235,21 @@ def class_counts(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.
 
 
 def class_ious(counts: np.ndarray) -> np.ndarray:
-    """IoU of summed `class_counts` (3, classes): (classes,) float64; nan where a class is neither true nor
-    predicted."""
+    """The IoU of each class from summed `class_counts` (3, classes).
+
+    Returns:
+        (classes,) float64 in [0, 1]; nan where a class is neither true nor predicted.
+    """
     right, predicted, true = np.asarray(counts, np.float64)
     union = predicted + true - right
     return np.divide(right, union, out=np.full(union.shape, np.nan), where=union > 0)
 
 
 def packed_counts(counts: np.ndarray) -> dict[str, list[int]]:
-    """`class_counts` (3, classes) as JSON, {class number: [right, predicted, true]}, classes without pixels
-    left out."""
+    """`class_counts` (3, classes) as JSON values: {class number: [right, predicted, true]}.
+
+    Classes without pixels are left out.
+    """
     return {str(k): counts[:, k].tolist() for k in np.flatnonzero(counts.any(0))}
 
 

@@ -34,8 +34,7 @@ def open_assistant(settings: EvalSettings) -> Assistant:
 
 
 def open_segmenter(settings: EvalSettings) -> tuple[Segmenter, dict[str, str]]:
-    """SAM alone, and {part: sha256}. No language model is loaded, because no prompt by hand depends on
-    one."""
+    """SAM alone, and {part: sha256}; no language model is loaded, as prompts by hand need none."""
     from assistant.presets import load_segmenter
 
     segmenter, checksum = load_segmenter(settings.models.sam_or_preset, settings.models.device)

@@ -127,8 +127,10 @@ class PredictionsRespondent:
 
 
 def open_respondent(settings: EvalSettings, predictions: Path | None) -> Respondent:
-    """The assistant that the settings name, or the folder `predictions`. Raises BadInput where it cannot be
-    had."""
+    """The assistant that the settings name, or the folder `predictions`.
+
+    Raises BadInput where it cannot be had.
+    """
     if predictions is not None:
         return PredictionsRespondent(predictions)
     return AssistantRespondent(models.open_assistant(settings), settings.models.describe())

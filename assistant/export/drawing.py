@@ -84,8 +84,7 @@ def draw_targets(image: np.ndarray, targets: list[tuple[int, str, str, np.ndarra
 
 
 def _tint(pixels: np.ndarray, mask: np.ndarray, rgb: tuple[int, int, int], line_width: int) -> None:
-    """Mix a colour into the pixels (h, w, 3) under a mask (h, w) bool, and draw its outline inside its
-    edge."""
+    """Mix a colour into the pixels (h, w, 3) under a mask (h, w) bool, and draw its inner outline."""
     from scipy import ndimage
 
     colour = np.array(rgb, np.float32)

@@ -61,8 +61,7 @@ class Expression:
 
 
 def read_expressions(root: Path) -> list[Expression]:
-    """The rows of ROOT/expressions.json, not checked. Raises BadInput where the file is missing or is no
-    list."""
+    """The rows of ROOT/expressions.json, not checked. Raises BadInput where it is missing or no list."""
     file = root / "expressions.json"
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
@@ -190,8 +189,7 @@ def _scorer(respondent: Respondent, settings: EvalSettings) -> Callable[[Express
 
 
 def proposal_ious(boxes: np.ndarray, box: Sequence[float] | None) -> dict[str, float]:
-    """The best IoU of a single proposal's box with `box`, for each of `ORACLE_PREFIXES`; {} where there is no
-    box."""
+    """The best IoU of a single proposal's box with `box`, for each of `ORACLE_PREFIXES`; {} without a box."""
     if box is None:
         return {}
     ious = [box_iou(proposal_box, box) for proposal_box in boxes]

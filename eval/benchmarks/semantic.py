@@ -80,8 +80,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def run(settings: EvalSettings, options: SemanticOptions) -> None:
-    """Answer the class list of every image and write result.json, samples.jsonl, label maps and
-    report.html."""
+    """Answer the class list of every image; write result.json, samples.jsonl, label maps, report.html."""
     if options.per_question < 1:
         raise BadInput("--per-question must be at least 1")
     data = find_layout(settings.root, options.split)

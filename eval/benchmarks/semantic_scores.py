@@ -77,8 +77,7 @@ def summary(lines: list[Line], data: LabelMaps, settings: EvalSettings, has_conf
 
 
 def _presence(good: list[Line], names: list[str]) -> tuple[list[bool], list[float], list[bool]]:
-    """For every class of every image: whether it was answered present, with which confidence, and whether it
-    is."""
+    """Of every class of every image: whether it was answered present, how surely, and whether it is."""
     answered_present: list[bool] = []
     confidence: list[float] = []
     present: list[bool] = []

@@ -100,8 +100,7 @@ def _panels(line: dict[str, Any], question: Question) -> list[Panel]:
 
 
 def _image(question: Question) -> np.ndarray:
-    """The image, (H, W, 3) uint8; grey where it was removed since it was scored, as the words are still of
-    use."""
+    """The image, (H, W, 3) uint8; grey where it was removed since it was scored."""
     from assistant.images import open_image
 
     try:

@@ -42,8 +42,10 @@ class Truth:
 
     @classmethod
     def of(cls, record: Record) -> Truth:
-        """The truth of a record; an empty mask counts as absent (LLM-Seg40K). BadInput: a mask has another
-        size."""
+        """The truth of a record; an empty mask counts as absent, as in LLM-Seg40K.
+
+        Raises BadInput where a mask has another size than the record says.
+        """
         size = (record.height, record.width)
         rle = record.source.get("ignore")
         ignore = decode_rle(rle) if rle else None

@@ -68,8 +68,7 @@ def from_refer(
 def _records_of_ref(
     ref: dict[str, Any], images: dict[Any, Any], annotations: dict[Any, Any], dataset: str, prefix: str
 ) -> list[Record]:
-    """The records of one ref's sentences. Raises KeyError, TypeError or ValueError where it is not of its
-    form."""
+    """The records of one ref's sentences. Raises KeyError, TypeError or ValueError for another form."""
     image = images[ref["image_id"]]
     ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
     mask = np.zeros((image["height"], image["width"]), bool)
