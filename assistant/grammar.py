@@ -172,11 +172,8 @@ def _joins_one_name(words: list[str], start: int, k: int) -> bool:
 
 def _is_looking_for(words: list[str], k: int) -> bool:
     """Whether the words at `k` are "looking for", "referring to" or the like, which are part of no name."""
-    return words[k] in ("looking", "referring", "pointing") and words[k + 1 : k + 2] in (
-        ["for"],
-        ["at"],
-        ["to"],
-    )
+    preposition = words[k + 1] if k + 1 < len(words) else ""
+    return words[k] in ("looking", "referring", "pointing") and preposition in ("for", "at", "to")
 
 
 def plain(reply: str) -> str:

@@ -163,7 +163,7 @@ def _ade20k(root: Path, split: str) -> LabelMaps:
 
 
 def _coco_stuff(root: Path, stuff: Path, split: str) -> LabelMaps:
-    """labels.txt, SPLIT2017/NAME.jpg, and label maps in `stuff`, whose numbers are those of labels.txt - 1."""
+    """labels.txt, SPLIT2017/NAME.jpg, and maps in `stuff`, whose numbers are those of labels.txt less 1."""
     table = next((file for file in (root / "labels.txt", stuff / "labels.txt") if file.is_file()), None)
     if table is None:
         raise BadInput(f"no labels.txt in {root}: COCO-Stuff's list of names")
