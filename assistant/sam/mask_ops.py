@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from assistant.errors import BadInput
-from assistant.images import MAX_PIXELS
+from assistant.sam.outlines import check_outline, run_lengths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,13 +32,6 @@ Rle = dict[str, Any]
 PADDING_GREY = (
     127  # what surrounds an image in a square; about the mean of ImageNet, which becomes 0 in the networks
 )
-
-# The counts string of an RLE is a list of numbers in base 32, least digit first, one character a digit.
-FIRST_DIGIT = 48  # character code of digit 0
-DIGIT_BITS = 5
-MORE_DIGITS_BIT = 0x20  # set in every digit but the last of a number
-SIGN_BIT = 0x10  # of the last digit: the number is negative
-MAX_DIGITS = 12  # of one number: 60 bits, so that int64 does not overflow
 
 
 # ---------------------------------------------------------------------------------- boxes
@@ -189,33 +181,31 @@ def encode_patch_rle(patch: np.ndarray, corner: tuple[int, int], size: tuple[int
     counts = np.diff(edges)
     if len(counts) > 1 and counts[-1] == 0:
         counts = counts[:-1]
-    return rle_of_segmentation({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return _with_str_counts({"size": [height, width], "counts": counts.tolist()})
 
 
-def rle_of_segmentation(segmentation: list | Rle, height: int, width: int) -> Rle:
-    """The RLE of a COCO annotation's "segmentation".
+def rle_of_segmentation(segmentation: Any, height: int, width: int) -> Rle:
+    """The RLE of a COCO annotation's "segmentation", from a trusted source or not.
 
     Args:
-        segmentation: Polygons [[x, y, x, y, ...], ...] in px, or an RLE whose counts are a string or a list
-            of run lengths. Polygons of fewer than three corners are ignored.
+        segmentation: As `outlines.check_outline` takes it. Polygons of fewer than three corners are ignored.
         height: Of the image, px.
         width: Of the image, px.
 
     Returns:
         {"size": [height, width], "counts": str}.
+
+    Raises:
+        BadInput: It is no outline in an image of this size.
     """
+    outline = check_outline(segmentation, height, width)
+    if isinstance(outline, dict):
+        return _with_str_counts(outline)
+    if not outline:
+        return encode_rle(np.zeros((height, width), bool))
     from pycocotools import mask as coco_mask
 
-    if isinstance(segmentation, dict):
-        rle = segmentation
-        if isinstance(rle["counts"], list):
-            rle = coco_mask.frPyObjects(rle, height, width)
-    else:
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-        if not polygons:
-            return encode_rle(np.zeros((height, width), bool))
-        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    return _with_str_counts(rle)
+    return _with_str_counts(coco_mask.merge(coco_mask.frPyObjects(outline, height, width)))
 
 
 def decode_rle(rle: Rle) -> np.ndarray:
@@ -234,48 +224,8 @@ def decode_rle(rle: Rle) -> np.ndarray:
         BadInput: `rle` is not of this form, its runs do not fill its size, or its size is above
             `images.MAX_PIXELS`.
     """
-    try:
-        height, width = (int(side) for side in rle["size"])
-        counts = rle["counts"]
-        runs = np.array(counts, dtype=np.int64) if isinstance(counts, list) else _run_lengths(counts)
-    except (TypeError, KeyError, ValueError, OverflowError, UnicodeEncodeError):
-        raise BadInput("a mask must be an RLE {'size': [h, w], 'counts': str}") from None
-    area = height * width
-    if area > MAX_PIXELS:
-        raise BadInput(f"the mask is {width}x{height}, more than the limit of {MAX_PIXELS:,} pixels")
-    # Each run is checked by itself first: a sum of runs that are too long may overflow back to the area.
-    if (
-        min(height, width) < 0
-        or runs.ndim != 1
-        or ((runs < 0) | (runs > area)).any()
-        or int(runs.sum()) != area
-    ):
-        raise BadInput(f"the RLE's runs do not fill its size of {width}x{height}")
+    runs, height, width = run_lengths(rle)
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
-
-
-def _run_lengths(counts: str | bytes) -> np.ndarray:
-    """The run lengths (K,) int64 of a counts string. Raises ValueError where it is not well-formed.
-
-    From the fourth number on, the string holds the difference to the run two before.
-    """
-    data = counts.encode("ascii") if isinstance(counts, str) else counts
-    digits = np.frombuffer(data, np.uint8).astype(np.int64) - FIRST_DIGIT
-    if len(digits) == 0:
-        return np.zeros(0, np.int64)
-    ends = np.flatnonzero(digits & MORE_DIGITS_BIT == 0)
-    if digits.min() < 0 or digits.max() > 63 or len(ends) == 0 or ends[-1] != len(digits) - 1:
-        raise ValueError("not a counts string")
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > MAX_DIGITS:
-        raise ValueError("a number of the counts string is too long")
-    places = np.arange(len(digits)) - np.repeat(starts, lengths)
-    values = np.add.reduceat((digits & (2**DIGIT_BITS - 1)) << (DIGIT_BITS * places), starts)
-    values -= np.where(digits[ends] & SIGN_BIT, 1 << (DIGIT_BITS * lengths), 0)
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
 
 
 def merge_rles(rles: Sequence[Rle]) -> Rle:
@@ -313,8 +263,16 @@ def _rle_overlap(rles: Sequence[Rle], others: Sequence[Rle], is_crowd: bool) -> 
 
 
 def _with_str_counts(rle: Rle) -> Rle:
-    """The RLE with counts that JSON can hold."""
+    """The same mask with counts that JSON and pycocotools can both hold: a string.
+
+    rle: Its counts are COCO's string, its bytes, or a list of run lengths that fill the size.
+    """
     counts = rle["counts"]
+    if isinstance(counts, list):
+        from pycocotools import mask as coco_mask
+
+        height, width = rle["size"]
+        counts = coco_mask.frPyObjects(rle, height, width)["counts"]
     return {"size": list(rle["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
 
 
