@@ -8,11 +8,12 @@ differ most. It answers in a compact form of the reply grammar, `umbrella [SEG],
 state that predicts each marker goes to the selector.
 """
 
+import contextlib
 import functools
 import inspect
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,14 @@ def cache_argument() -> str:
 
     parameters = inspect.signature(LlamaModel.forward).parameters
     return "past_key_values" if "past_key_values" in parameters else "cache"
+
+
+@contextlib.contextmanager
+def without_rename_warnings() -> Iterator[None]:
+    """While active, peft may read an attribute that transformers is about to rename without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -103,9 +112,7 @@ class PocketLLM:
         if adapter is not None:
             from peft import PeftModel
 
-            with warnings.catch_warnings():
-                # peft reads an attribute of the model that transformers is about to rename.
-                warnings.simplefilter("ignore")
+            with without_rename_warnings():
                 model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
         if has_fast_bfloat16():
             model = model.to(torch.bfloat16)

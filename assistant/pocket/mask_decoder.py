@@ -142,6 +142,7 @@ class PocketMaskDecoder(nn.Module):
         image = embedding[:, :WIDTH].flatten(2).transpose(1, 2)  # (I, n, C)
         pe = pe.flatten(2).transpose(1, 2).to(image.dtype)
         first, second = self.layers
+        assert isinstance(first, TwoWayLayer) and isinstance(second, TwoWayLayer)
         # The first layer reads images before any prompt: its projections are computed once per image.
         tokens = first.update_tokens(tokens, query_pe, first.to_image.k(image + pe), first.to_image.v(image))
         image_q = first.to_tokens.q(image + pe).repeat_interleave(per_image, 0)

@@ -48,7 +48,7 @@ def load_backbone(encoder: PocketImageEncoder, state: dict[str, Tensor]) -> None
 
     Args:
         encoder: The encoder to fill.
-        state: `assistant.pocket.wheels.backbone_state()`; its tensors are in timm's order but have other names.
+        state: `assistant.pocket.wheels.backbone_state()`, in timm's order and under other names.
 
     Raises:
         ValueError: The tensors are not those of EfficientNet-Lite2.

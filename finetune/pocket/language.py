@@ -17,7 +17,14 @@ from tqdm import tqdm
 
 from assistant.files import replace_whole
 from assistant.grammar import ABS, SEG
-from assistant.pocket.llm import END_OF_TURN, REGIONS_INTRODUCTION, USER_TURN, PocketLLM, load_tokenizer
+from assistant.pocket.llm import (
+    END_OF_TURN,
+    REGIONS_INTRODUCTION,
+    USER_TURN,
+    PocketLLM,
+    load_tokenizer,
+    without_rename_warnings,
+)
 from assistant.pocket.region_encoder import RegionEncoder
 from assistant.pocket.wheels import smollm2_folder
 from finetune.log import Log, rate
@@ -53,7 +60,8 @@ def load_trainable_llm(rank: int, adapter: Path | None = None) -> PocketLLM:
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     width = model.config.hidden_size
     if adapter is not None:
-        tuned = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        with without_rename_warnings():
+            tuned = PeftModel.from_pretrained(model, adapter, is_trainable=True)
         return PocketLLM(tuned, tokenizer, RegionEncoder(width))
     rows = tokenizer.convert_tokens_to_ids(list(INITIAL_WORDS))
     with torch.no_grad():
@@ -69,7 +77,9 @@ def load_trainable_llm(rank: int, adapter: Path | None = None) -> PocketLLM:
         layers_to_transform=list(range(FIRST_TUNED_LAYER, model.config.num_hidden_layers)),
         trainable_token_indices=rows,
     )
-    return PocketLLM(get_peft_model(model, config), tokenizer, RegionEncoder(width))
+    with without_rename_warnings():
+        tuned = get_peft_model(model, config)
+    return PocketLLM(tuned, tokenizer, RegionEncoder(width))
 
 
 class TrainingSequence(NamedTuple):

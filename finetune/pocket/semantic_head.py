@@ -174,8 +174,8 @@ def train_semantic_head(
     loader = DataLoader(rest, settings.batch, num_workers=settings.workers)
     head.train()
     for step, (pixels, labels, file_numbers) in enumerate(loader, first_step):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * rate(step, settings.steps, WARM_UP_STEPS)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = settings.lr * rate(step, settings.steps, WARM_UP_STEPS)
         torch.manual_seed(settings.seed + step)  # so that dropout is the same in a run that continues
         with fast_math():
             logits = head(head_inputs(opener, pixels)).float()
