@@ -163,7 +163,8 @@ def serve(
             "NO_PROXY=localhost,127.0.0.1; on a busy machine, start it again"
         ) from None
     if mcp:
-        page.mcp_server_obj.postprocess_output_data = lambda data, root_url: tool_reply(data)
+        server: Any = page.mcp_server_obj  # Gradio has no setting for the form of a tool's reply
+        server.postprocess_output_data = lambda data, root_url: tool_reply(data)
     if block:
         page.block_thread()
     return addresses

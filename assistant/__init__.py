@@ -17,8 +17,7 @@ __all__ = ["Assistant", "Scene"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Assistant` and `Scene`, and torch with them, only when they are used: --help must be
-    instant."""
+    """Import the classes, and torch with them, only when they are used: --help must be instant."""
     if name in __all__:
         from assistant import scene
 

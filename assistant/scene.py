@@ -217,8 +217,11 @@ class Scene:
 
     @property
     def proposals(self) -> Proposals:
-        """The masks of everything mode, best first: masks (N, H, W) bool, boxes (N, 4) float32 xyxy in px,
-        predicted_iou (N,) and stability (N,) float32."""
+        """The N masks of everything mode, best first.
+
+        masks: (N, H, W) bool, decoded at each access. boxes: (N, 4) float32, inclusive xyxy in px.
+        predicted_iou and stability: (N,) float32, near [0, 1].
+        """
         return self.opened.proposals
 
     @property
@@ -352,8 +355,10 @@ class Scene:
         self.shown = []
 
     def restore(self, answers: Sequence[Answer]) -> None:
-        """Remember these answers, oldest first, and nothing else: after answers were taken back, corrected or
-        read from a file."""
+        """Remember these answers, oldest first, and nothing else.
+
+        For conversations in which answers are taken back or corrected, or that are read from a file.
+        """
         self.turns[:] = [turn_of(answer) for answer in answers]
         self.shown = answers[-1].targets if answers else []
 
@@ -393,8 +398,9 @@ class Scene:
         reference_mask: MaskSource | list[MaskSource],
         label: str | None = None,
     ) -> tuple[np.ndarray, float]:
-        """Segment what is like an example: VLP-SAM (arXiv 2502.00719), or VRP-SAM (arXiv 2402.17726) without
-        a label.
+        """Segment what is like an example.
+
+        This is VLP-SAM (arXiv 2502.00719), or without a label VRP-SAM (arXiv 2402.17726).
 
         Args:
             reference_image: An image with the example (see `Assistant.open`), or a list of several.
@@ -436,7 +442,6 @@ class Scene:
 
 
 def turn_of(answer: Answer) -> Turn:
-    """The turn that a scene remembers of an answer: its question, and the reply with its [SEG] and [ABS]
-    marks."""
+    """The turn that a scene remembers of an answer; its reply has [SEG] and [ABS] marks."""
     reply = answer.said or reply_for([(target.phrase, target.present) for target in answer.targets])
     return Turn(answer.question, reply)

@@ -111,8 +111,7 @@ def read_class_names(text: str) -> list[str]:
 
 
 def class_of(phrase: str, asked: list[str]) -> str | None:
-    """The class that a phrase of an answer names: the same words, whatever the article, the case or the
-    plural."""
+    """The class of the same words as a phrase, whatever its article, case or plural."""
     return next((name for name in asked if _comparable(name) == _comparable(phrase)), None)
 
 
@@ -162,8 +161,7 @@ def ask_classes(
 def _record_answers(
     class_map: ClassMap, targets: list[Target], asked: list[str]
 ) -> list[tuple[float, int, np.ndarray]]:
-    """Enter the answer to one question; returns (confidence, index of the class, mask) of its present
-    classes."""
+    """Enter one answer; returns (confidence, index of the class, mask) of its present classes."""
     masks = []
     in_order: list[str] | list[None] = asked if len(targets) == len(asked) else [None] * len(targets)
     for target, asked_here in zip(targets, in_order, strict=True):

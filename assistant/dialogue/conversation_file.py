@@ -180,8 +180,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _mask_pixels(rows: list[Json], photos: list[tuple[str, np.ndarray]]) -> int:
-    """How many pixels the masks of some exchanges decode to; malformed rows, which are refused later, count
-    as 0."""
+    """How many pixels the masks of exchanges decode to; malformed ones, refused later, count as none."""
     total = 0
     for row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("targets"), list):

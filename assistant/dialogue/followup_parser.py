@@ -120,8 +120,7 @@ def normalise(text: str) -> str:
 
 
 def bare_noun(phrase: str) -> str:
-    """A phrase without what singles one instance out: "cup on the left", "smaller cup", "other cup" ->
-    "cup"."""
+    """A phrase without what singles one instance out: "cup on the left", "smaller cup" -> "cup"."""
     phrase = re.sub(
         rf"^(?:(?:the|other|nearest|furthest|{'|'.join(CRITERIA)})\s+)+(?=\w)", "", phrase, flags=re.I
     )

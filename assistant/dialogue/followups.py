@@ -297,8 +297,7 @@ def _find_beside(
 
 
 def _named_target(scene: AnsweringScene, instance: Instance) -> Target:
-    """A proposal as a target: under its likeliest name, or as a "thing" where the pipeline names no
-    regions."""
+    """A proposal under its likeliest name, or as a "thing" where the pipeline names no regions."""
     names = scene.name_region(instance.mask)
     if names:
         name, confidence = names[0]
@@ -309,8 +308,7 @@ def _named_target(scene: AnsweringScene, instance: Instance) -> Target:
 
 
 def _within(scene: AnsweringScene, target: Target, region: np.ndarray) -> Target:
-    """The part of a target that lies in a region; the target is absent where they have hardly anything in
-    common."""
+    """The part of a target that lies in a region; absent where they have hardly anything in common."""
     if not target.present:
         return target
     assert target.mask is not None

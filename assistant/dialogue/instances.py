@@ -18,8 +18,7 @@ from assistant.sam.proposals import Proposals
 
 # Share of the smaller of two masks that lies in the other, from which both are taken for the same instance.
 SAME_INSTANCE_OVERLAP = 0.5
-# Area of a connected part relative to the largest one, from which it counts as an instance and not as a
-# splinter.
+# Area of a connected part, relative to the largest one, from which it counts as an instance.
 MIN_INSTANCE_AREA_RATIO = 0.05
 # Share of a proposal that must lie in a target's mask for the proposal to count as part of the target.
 MIN_PROPOSAL_SHARE_INSIDE = 0.9
@@ -90,8 +89,7 @@ def distinct(proposals: Proposals, indices: Sequence[int], rejected: Sequence[np
 
 
 def misfit(mask: np.ndarray, criterion: Criterion) -> float:
-    """How badly a mask fits a criterion such as "left" or "smaller"; of several masks the one with the least
-    is meant."""
+    """How badly a mask fits a criterion such as "left" or "smaller"; the least value is what is meant."""
     if criterion in ("smaller", "smallest"):
         return float(mask.sum())
     if criterion in ("larger", "largest"):

@@ -98,8 +98,7 @@ class AnswerTab(Panel):
 
     @guarded
     def save_record(self, session: Session) -> Updates:
-        """Save the answer as a training record, for the visitor to download and in the server's own
-        folder."""
+        """Save the answer as a training record, for the visitor and in the server's own folder."""
         session.save_correction()
         folder = self.page.records_folder
         if folder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import gradio as gr
 
@@ -227,9 +226,8 @@ class ChatPanel(Panel):
         """Ask about the whole photo again."""
         session.selected = None
         session.editing = None
-        canvas: Any = gr.HTML(selected=None)
         return {
             **self.unchanged(session),
-            self.components.photo.canvas: canvas,
+            self.components.photo.canvas: gr.HTML(selected=None),
             **self.page.subject(session),
         }

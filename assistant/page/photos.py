@@ -87,8 +87,7 @@ class PhotoPanel(Panel):
     """The handlers of the photo and of the buttons beneath everything else."""
 
     def wire(self) -> EventStep:
-        """Connect the components with their handlers; returns the step that opens the photos that were
-        chosen."""
+        """Connect the components with their handlers; returns the step that opens chosen photos."""
         photo, tools = self.components.photo, self.components.tools
         state, outputs = self.components.session, self.components.changeable
         open_photos: EventStep = {
@@ -181,8 +180,7 @@ class PhotoPanel(Panel):
     def _open(
         self, session: Session, file: Path, stop: threading.Event
     ) -> Generator[Updates, None, Scene | None]:
-        """Open a photo and show the steps; returns its scene, or None where the visitor began anew
-        meanwhile."""
+        """Open a photo and show the steps; returns its scene, or None where another epoch has begun."""
         epoch = session.epoch
         image: np.ndarray | None = None
         for event in self.page.worker.run(lambda report: self._read_and_open(file, report), stop):

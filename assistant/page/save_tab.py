@@ -42,8 +42,7 @@ def build() -> SaveTabComponents:
 
 
 def save_masks(session: Session, folder: Path) -> Path:
-    """Write what the picture shows into an empty folder, as a zip. Raises BadInput where nothing is
-    outlined."""
+    """Zip what the picture shows in an empty folder. Raises BadInput where nothing is outlined."""
     if not any(target.present for target in session.targets):
         raise BadInput("nothing is outlined: ask for something first")
     if session.view in (View.EVERYTHING, View.CLASSES):
@@ -57,8 +56,7 @@ def save_masks(session: Session, folder: Path) -> Path:
 
 
 def save_conversation(session: Session, folder: Path) -> Path:
-    """Write the conversation into an empty folder. Raises BadInput where there is none, or it is too
-    large."""
+    """Write the conversation into an empty folder. Raises BadInput without one, or if it is too large."""
     if session.scene is None:
         raise BadInput("there is no conversation yet: open a photo first")
     file = folder / "conversation.maskpick.json"
@@ -67,8 +65,7 @@ def save_conversation(session: Session, folder: Path) -> Path:
 
 
 def save_records(session: Session, folder: Path) -> Path:
-    """Write the corrections into an empty folder as training records, as a zip. Raises BadInput without
-    any."""
+    """Zip the corrections as training records in an empty folder. Raises BadInput without any."""
     if not session.corrections:
         raise BadInput('no training records yet: correct an answer, then "Save as training record"')
     for answer, history in session.corrections:

@@ -286,8 +286,7 @@ class Session:
         self.restore_turns(question.photo)
 
     def mark_absent(self) -> None:
-        """Correct the answer: the selected target is not in the photo. Raises BadInput where none is
-        selected."""
+        """Correct the answer: the selected target is absent. Raises BadInput where none is selected."""
         target = self.selected_target
         if self.view != View.ANSWER or target is None:
             raise BadInput("select one of the answer's masks first, then say that it is not there")
@@ -366,8 +365,10 @@ class Session:
         self.selected = None
 
     def map_classes(self, text: str, check: Callable[[], None] | None = None) -> None:
-        """Show the semantic map of pasted class names; check: see `ask_classes`. Raises BadInput for a bad
-        list."""
+        """Show the semantic map of pasted class names.
+
+        Raises BadInput for a bad list; text and check: see `read_class_names` and `ask_classes`.
+        """
         names = read_class_names(text)
         self.class_map = ask_classes(self.open_scene().fresh(), names, check=check)
         self.class_targets = self.class_map.targets()
@@ -375,8 +376,10 @@ class Session:
         self.selected = None
 
     def show_attention(self) -> None:
-        """Show where the model attends for the selected target, or the answer's first. BadInput without
-        one."""
+        """Show where the model attends for the selected target, or for the answer's first.
+
+        Raises BadInput where there is no target, and as `Scene.attend`.
+        """
         target = self.selected_target or next(iter(self.targets), None)
         if target is None or self.view != View.ANSWER:
             raise BadInput("ask for something first, then see where the model looks for it")

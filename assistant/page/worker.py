@@ -55,8 +55,7 @@ class Worker:
     """Runs requests in one thread, in the order in which they come."""
 
     def __init__(self) -> None:
-        # One thread for the life of the process, because libraries hold memory for each thread that used
-        # them.
+        # One thread for the life of the process: libraries hold memory for each thread that used them.
         self._thread = ThreadPoolExecutor(1, "assistant")
 
     def run(self, work: Callable[[ReportFunction], object], stop: threading.Event) -> Iterator[Report | Done]:

@@ -1,5 +1,4 @@
-"""The product's contract: images are opened in any form, asked about, segmented by hand, and held in
-memory."""
+"""The product's contract: images are opened, asked about, segmented by hand, and held in memory."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,4 @@
-"""A page that is served on this machine, a program and a browser that visit it, and a session without
-either."""
+"""A served page, a program and a browser that visit it, and a session without any of them."""
 
 from __future__ import annotations
 
