@@ -328,7 +328,7 @@ def time_trl(settings: TuningSettings, workload: Workload) -> list[float]:
             wait()
             seconds.append(time.perf_counter() - starts[-1])
 
-    ours = workload.lora.peft_config["default"]
+    ours: Any = workload.lora.peft_config["default"]
     same_lora = LoraConfig(
         r=ours.r,
         lora_alpha=ours.lora_alpha,

@@ -156,7 +156,7 @@ class OpenAIClient:
         self._refused = refused  # the request succeeded, so it was these that the server refused
         return self._read(reply)
 
-    def _complete(self, messages: list[dict], max_new_tokens: int, parameters: dict[str, Any]) -> Any:
+    def _complete(self, messages: list[Any], max_new_tokens: int, parameters: dict[str, Any]) -> Any:
         """The server's reply. Raises BadInput, or the client's error where the server refuses the "
         "parameters."""
         try:

@@ -131,7 +131,7 @@ class Constraint:
 
         # Spaces as json.dumps writes them and no others: a model that may write more spaces sometimes never
         # stops.
-        style = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+        style: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
         grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=style)
         self._matcher = LLMatcher(tokenizer, grammar)
         self._tokenizer = tokenizer

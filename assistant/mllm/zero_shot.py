@@ -277,14 +277,19 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
         self, opened: SamOpenedImage, box: list[float] | None, point: tuple[float, float] | None
     ) -> np.ndarray:
         """The mask (H, W) bool that SAM makes of a box, a point, or a box with a point inside it."""
-        is_usable = point is not None and (
-            box is None or (box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3])
-        )
-        points, labels = ([point], [1]) if is_usable else (None, None)
+        points: list[tuple[float, float]] | None = None
+        labels: list[int] | None = None
+        if point is not None and (box is None or _contains(box, point)):
+            points, labels = [point], [1]
         masks, scores, _ = self.opener.segmenter.predict(
             opened.embedding, points, labels, box, multimask=box is None
         )
         return masks[int(np.argmax(scores))]
+
+
+def _contains(box: list[float], point: tuple[float, float]) -> bool:
+    """Whether a point (x, y) lies in a box, xyxy."""
+    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
 
 
 def _is_present(selection: Selection, threshold: float) -> bool:

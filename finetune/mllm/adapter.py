@@ -73,7 +73,7 @@ def save_adapter(
         wrapped: `model` as `accelerator.prepare` gave it.
         accelerator: The accelerator of this run.
     """
-    state: dict[str, Tensor] | None = None
+    state: dict[str, Any] | None = None
     if deepspeed.is_enabled():
         state = deepspeed.gather_weights(model)
     elif accelerator.num_processes > 1:

@@ -5,6 +5,7 @@ processes.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ def save_state(
     """
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
+    weights: Mapping[str, Any]
     if deepspeed.is_enabled():
         weights, moments = deepspeed.gather_state(accelerator.unwrap_model(model), optimizer)
     else:

@@ -10,7 +10,7 @@ presence, and the choice between [SEG] and [ABS].
 """
 
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,9 @@ class LLMWithSelector(nn.Module):
         abs: Token id of [ABS].
         hard_negatives: Number of wrong proposals that count more, see `selection_losses`.
     """
+
+    # peft's model hands other attributes on to the model of transformers, which type checkers cannot see.
+    llm: Any
 
     def __init__(
         self, llm: nn.Module, selector: StandardisedSelector, seg: int, abs: int, hard_negatives: int = 0

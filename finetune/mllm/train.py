@@ -230,7 +230,8 @@ def build_model(
 
 def build_optimizer(settings: TuneSettings, model: LLMWithSelector) -> torch.optim.Optimizer:
     """AdamW with one learning rate for LoRA and the token rows, and another for the selector."""
-    selector, rest = [], []
+    selector: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for name, parameter in model.trained_parameters().items():
         (selector if name.startswith("selector.") else rest).append(parameter)
     groups = [
