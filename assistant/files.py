@@ -1,5 +1,6 @@
-"""Files that are whole or not there, and the cache folder.
+"""Files that are read in one way, written whole or not at all, and the cache folder.
 
+rows = read_json(folder / "instances.json")              # UTF-8, with or without a byte order mark
 with replace_whole(folder / "result.json") as path:      # a temporary file that takes its place at the end
     path.write_text(text)
 folder = build_once("SmolLM2", convert, is_intact)        # in the cache, by one process while others wait
@@ -7,16 +8,72 @@ folder = build_once("SmolLM2", convert, is_intact)        # in the cache, by one
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from assistant.errors import BadInput
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+MAX_REASON_LENGTH = 80  # characters of the JSON reader's message that an error repeats
+
+
+# ---------------------------------------------------------------------------------- reading
+
+
+def read_text(path: str | Path, fallback: str | None = None) -> str:
+    """The content of a text file in UTF-8, with or without a byte order mark, whatever the locale is.
+
+    Args:
+        path: The file.
+        fallback: Another encoding, tried where the file is not in UTF-8.
+
+    Raises:
+        BadInput: It cannot be read, or is in another encoding.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
+    return decode_text(content, path, fallback)
+
+
+def decode_text(content: bytes, path: str | Path, fallback: str | None = None) -> str:
+    """As `read_text`, where the content of the file has been read already."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        try:
+            if fallback is not None:
+                return content.decode(fallback)
+        except UnicodeDecodeError:
+            pass  # what is wrong is said of UTF-8
+        raise BadInput(
+            f"{path} is not text in UTF-8 (byte {error.start + 1} is not): save it in UTF-8"
+        ) from None
+
+
+def read_json(path: str | Path, fallback: str | None = None) -> Any:
+    """The value that a JSON file holds; the file is read as by `read_text`.
+
+    Raises:
+        BadInput: It cannot be read, or is not JSON.
+    """
+    text = read_text(path, fallback)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:MAX_REASON_LENGTH]
+        raise BadInput(f"{path} is not JSON ({reason})") from None
+
+
+# ---------------------------------------------------------------------------------- writing
 
 
 def make_folder(folder: Path) -> None:

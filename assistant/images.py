@@ -69,6 +69,11 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
 
 
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """The image files of a folder by their names without suffix; of two with one stem, the first by name."""
+    return {file.stem: file for file in reversed(images_in(folder))} if folder.is_dir() else {}
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """The size that an image will have, from its header.
 

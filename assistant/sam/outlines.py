@@ -53,7 +53,7 @@ def check_outline(segmentation: Any, height: int, width: int) -> Outline:
     Raises:
         BadInput: It is neither, is not of the image's size, or reaches far beyond the image.
     """
-    _check_image_size(height, width)
+    check_image_size(height, width)
     if isinstance(segmentation, dict):
         return _check_rle(segmentation, height, width)
     if not isinstance(segmentation, list | tuple):
@@ -63,6 +63,14 @@ def check_outline(segmentation: Any, height: int, width: int) -> Outline:
     if sum(map(_perimeter, polygons)) > MAX_PERIMETER:
         raise BadInput("the polygons have edges that are too long to be an outline")
     return [each.tolist() for each in polygons if len(each) >= MIN_POLYGON_NUMBERS]
+
+
+def check_image_size(height: Any, width: Any) -> None:
+    """Raise BadInput where an image cannot have this size in px."""
+    if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in (height, width)):
+        raise BadInput("the image's width and height are not positive whole numbers")
+    if height * width > MAX_PIXELS:
+        raise BadInput(f"the image has more than the limit of {MAX_PIXELS:,} pixels")
 
 
 def check_box(box: Any, height: int, width: int) -> tuple[float, float, float, float]:
@@ -119,14 +127,6 @@ def run_lengths(rle: Any) -> tuple[np.ndarray, int, int]:
     if min(height, width) < 0 or ((runs < 0) | (runs > area)).any() or int(runs.sum()) != area:
         raise BadInput("the RLE's runs do not fill its size")
     return runs, height, width
-
-
-def _check_image_size(height: int, width: int) -> None:
-    """Raise BadInput where an image cannot have this size in px."""
-    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
-        raise BadInput("the image's width and height are not positive whole numbers")
-    if height * width > MAX_PIXELS:
-        raise BadInput(f"the image has more than the limit of {MAX_PIXELS:,} pixels")
 
 
 def _check_rle(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]:

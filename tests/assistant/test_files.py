@@ -1,5 +1,6 @@
 """Files that are whole or not there, and the cache."""
 
+import os
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 
 from assistant import files
 from assistant.errors import BadInput
+from tests.helpers.refusals import refusal
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -20,6 +22,38 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
             path.write_text("half")
             raise RuntimeError
     assert file.read_text() == "first" and list(file.parent.iterdir()) == [file]
+
+
+def test_text_is_read_as_utf_8_with_or_without_a_mark(tmp_path):
+    file = tmp_path / "names.json"
+    for encoding in ("utf-8", "utf-8-sig"):
+        file.write_bytes('["tasse à café"]'.encode(encoding))
+        assert files.read_json(file) == ["tasse à café"] and files.read_text(file) == '["tasse à café"]'
+    program = "import sys; from assistant.files import read_json; print(ascii(read_json(sys.argv[1])))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, file],
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == ascii(["tasse à café"])
+
+
+def test_what_is_no_text_or_no_json_is_one_line(tmp_path):
+    file = tmp_path / "x.json"
+    for content, reason in [
+        ('["杯子"]'.encode("gbk"), "not text in UTF-8"),
+        ('["cup"]'.encode("utf-16"), "not text in UTF-8"),
+        (b'{"shapes": [', "is not JSON"),
+        (b"", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+    ]:
+        file.write_bytes(content)
+        message = refusal(lambda: files.read_json(file))
+        assert reason in message and "x.json" in message
+    assert "cannot read" in refusal(lambda: files.read_json(tmp_path / "nowhere.json"))
+    file.write_bytes("café".encode("cp1252"))
+    assert files.read_text(file, fallback="cp1252") == "café"
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path):

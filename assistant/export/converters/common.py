@@ -1,10 +1,8 @@
-"""What the converters share: reading JSON, building a record of a single mask, and naming what is wrong."""
+"""What the converters share: building a record of a single mask, and naming what is wrong."""
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,24 +16,6 @@ MAX_REASON_LENGTH = 80  # characters of another library's message that an error 
 
 # Where a converter lists what it cannot read: (name, reason).
 BadItems = list[tuple[str, str]]
-
-
-def read_json(path: str | Path) -> Any:
-    """The content of a JSON file in UTF-8, else in cp1252, in which some of ReasonSeg's files are written.
-
-    Raises BadInput where it cannot be read.
-    """
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from None
-    try:
-        try:
-            return json.loads(raw.decode("utf-8-sig"))
-        except UnicodeDecodeError:
-            return json.loads(raw.decode("cp1252"))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is not JSON ({on_one_line(error)})") from None
 
 
 def on_one_line(error: Exception) -> str:

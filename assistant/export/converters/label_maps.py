@@ -10,7 +10,7 @@ import numpy as np
 
 from assistant.errors import BadInput
 from assistant.grammar import reply_for
-from assistant.images import image_size
+from assistant.images import image_size, images_by_stem
 from assistant.record import Record, RecordTarget
 from assistant.sam.mask_ops import encode_rle
 
@@ -35,8 +35,7 @@ def from_label_maps(
     files = sorted((folder / "labels").glob("*.png"))
     if not files:
         raise BadInput(f"no labels/*.png in {folder}")
-    # In reverse order, so that of two images with one stem the first in the alphabet is taken.
-    images = {image.stem: image for image in sorted((folder / "images").glob("*"), reverse=True)}
+    images = images_by_stem(folder / "images")
     for file in files:
         image = images.get(file.stem)
         if image is None:

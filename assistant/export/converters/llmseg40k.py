@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from assistant.errors import BadInput
-from assistant.export.converters.common import BadItems, read_json, reason_of, record_of_mask, refuse
+from assistant.export.converters.common import BadItems, reason_of, record_of_mask, refuse
+from assistant.files import read_json
 from assistant.grammar import plain
 from assistant.record import Record, record_masks
 from assistant.sam.mask_ops import Rle, decode_rle, encode_rle, merge_rles, rle_of_segmentation

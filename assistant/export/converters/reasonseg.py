@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from assistant.errors import BadInput
-from assistant.export.converters.common import BadItems, read_json, record_of_mask, refuse
+from assistant.export.converters.common import BadItems, record_of_mask, refuse
+from assistant.files import read_json
 from assistant.images import image_size
 from assistant.record import Record
 from assistant.sam.mask_ops import encode_rle
+from assistant.sam.outlines import check_outline
 
 TARGET_VALUE, IGNORE_VALUE = 1, 255  # of painted pixels; 0 is neither
 EDGE_TOLERANCE = 1  # px by which a polygon may leave its image unnoticed
@@ -49,7 +51,7 @@ def from_reasonseg(folder: str | Path, prefix: str = "", bad: BadItems | None = 
 
 def _read_item(file: Path, prefix: str) -> Record:
     """The record of one json file and its image."""
-    row = read_json(file)
+    row = read_json(file, fallback="cp1252")  # in which some of ReasonSeg's files are written
     try:
         question = row["text"][0]
         is_sentence = bool(row["is_sentence"])
@@ -65,7 +67,11 @@ def _read_item(file: Path, prefix: str) -> Record:
         ) from None
     image = file.with_suffix(".jpg")
     height, width = image_size(image)
+    _check_points(file, shapes, (height, width))
     painted = _paint(shapes, (height, width))
+    has_target = any(label != "flag" and "ignore" not in label for label, _ in shapes)
+    if has_target and not (painted == TARGET_VALUE).any():  # which must not pass for "it is not there"
+        raise BadInput(f"{file}: the outline of its target is empty")
     ignore = painted == IGNORE_VALUE
     edges = (width + EDGE_TOLERANCE, height + EDGE_TOLERANCE)
     cut = sum(bool(((points < -EDGE_TOLERANCE) | (points > edges)).any()) for _, points in shapes)
@@ -78,6 +84,15 @@ def _read_item(file: Path, prefix: str) -> Record:
     }
     phrase = "it" if is_sentence else question
     return record_of_mask(prefix + image.name, question, phrase, painted == TARGET_VALUE, source)
+
+
+def _check_points(file: Path, shapes: list[tuple[str, np.ndarray]], size: tuple[int, int]) -> None:
+    """Raise BadInput where a shape has a corner that is not finite or is far outside the image."""
+    try:
+        for _, points in shapes:
+            check_outline([points.ravel().tolist()], *size)
+    except BadInput as error:
+        raise BadInput(f"{file}: {error}") from None
 
 
 def _paint(shapes: list[tuple[str, np.ndarray]], size: tuple[int, int]) -> np.ndarray:

@@ -12,16 +12,11 @@ from typing import Any
 import numpy as np
 
 from assistant.errors import BadInput
-from assistant.export.converters.common import (
-    BadItems,
-    on_one_line,
-    read_json,
-    reason_of,
-    record_of_mask,
-    refuse,
-)
+from assistant.export.converters.common import BadItems, on_one_line, reason_of, record_of_mask, refuse
+from assistant.files import read_json
 from assistant.record import Record
-from assistant.sam.mask_ops import Rle, decode_rle, rle_of_segmentation
+from assistant.sam.mask_ops import decode_rle, rle_of_segmentation
+from assistant.sam.outlines import check_image_size
 
 NOTHING_FITS = -1  # gRefCOCO's ann_id where nothing in the image fits the sentence
 
@@ -48,8 +43,7 @@ def from_refer(
     refs = read_refs(refs_path)
     table = read_json(instances_path)
     try:
-        images = {row["id"]: row for row in table["images"]}
-        annotations = {row["id"]: row for row in table["annotations"]}
+        images, annotations = _by_id(table["images"]), _by_id(table["annotations"])
     except (KeyError, TypeError):
         raise BadInput(f"{instances_path} is not COCO's instances.json") from None
     dataset = Path(refs_path).parent.name
@@ -65,16 +59,25 @@ def from_refer(
         yield from records
 
 
+def _by_id(rows: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """Rows by their ids, but for the ids that two different rows have: nothing says which one is meant."""
+    found: dict[Any, dict[str, Any]] = {}
+    shared = set()
+    for row in rows:
+        if found.setdefault(row["id"], row) != row:
+            shared.add(row["id"])
+    return {number: row for number, row in found.items() if number not in shared}
+
+
 def _records_of_ref(
     ref: dict[str, Any], images: dict[Any, Any], annotations: dict[Any, Any], dataset: str, prefix: str
 ) -> list[Record]:
     """The records of one ref's sentences. Raises KeyError, TypeError or ValueError for another form."""
     image = images[ref["image_id"]]
     ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
-    mask = np.zeros((image["height"], image["width"]), bool)
-    for number in ids:
-        if number != NOTHING_FITS:
-            mask |= segmentation_mask(annotations[number]["segmentation"], (mask.shape[0], mask.shape[1]))
+    mask = _union([annotations[number] for number in ids if number != NOTHING_FITS], image)
+    if not ids:
+        raise BadInput("it names no annotation")
     source = {
         "dataset": dataset,
         "split": str(ref.get("split", "")),
@@ -89,25 +92,24 @@ def _records_of_ref(
     return records
 
 
-def segmentation_mask(segmentation: list[Any] | Rle, size: tuple[int, int]) -> np.ndarray:
-    """The mask of a COCO annotation.
-
-    Args:
-        segmentation: Polygons [[x, y, ...], ...] in px, or an RLE.
-        size: (height, width) in pixels of the image.
-
-    Returns:
-        (height, width) bool.
+def _union(annotations: list[dict[str, Any]], image: dict[str, Any]) -> np.ndarray:
+    """The union of the masks of some annotations of an image, (H, W) bool; empty where there are none.
 
     Raises:
-        BadInput: An RLE has another size.
+        BadInput: One of them has no outline that can be read: it must not pass for "nothing fits".
     """
-    if isinstance(segmentation, dict):
-        mask = decode_rle(segmentation)
-        if mask.shape != tuple(size):
-            raise BadInput(f"a mask of {mask.shape[1]}x{mask.shape[0]} in an image of {size[1]}x{size[0]}")
-        return mask
-    return decode_rle(rle_of_segmentation(segmentation, *size))
+    height, width = image["height"], image["width"]
+    check_image_size(height, width)
+    mask = np.zeros((height, width), bool)
+    for annotation in annotations:
+        try:
+            outlined = decode_rle(rle_of_segmentation(annotation["segmentation"], height, width))
+        except BadInput as error:
+            raise BadInput(f"annotation {annotation['id']}: {error}") from None
+        if not outlined.any():
+            raise BadInput(f"annotation {annotation['id']}: the outline is empty")
+        mask |= outlined
+    return mask
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -139,6 +139,17 @@ def test_bad_reasonseg(tmp_path):
     (tmp_path / "a.json").write_text('{"text": ["x"], "is_sentence": true, "shapes": []}')
     with pytest.raises(BadInput, match="no image at"):
         list(from_reasonseg(tmp_path))
+    Image.fromarray(COFFEE).save(tmp_path / "a.jpg")
+    for corner, reason in (
+        (9e8, "far outside"),
+        (float("nan"), "not finite"),
+        (400, "outline of its target"),
+    ):
+        shape = {"label": "target", "points": [[corner, corner]] * 3}
+        row = {"text": ["x"], "is_sentence": True, "shapes": [shape]}
+        (tmp_path / "a.json").write_text(json.dumps(row))
+        with pytest.raises(BadInput, match=reason):
+            list(from_reasonseg(tmp_path))
 
 
 REFS = [
@@ -187,6 +198,46 @@ def test_refer(tmp_path, form):
     (tmp_path / "instances.json").write_text(json.dumps(broken))
     with pytest.raises(BadInput, match="ref 1: no 7"):
         list(from_refer(refs, tmp_path / "instances.json"))
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        [[30, 20], [90, 20], [90, 60]],
+        "[[30, 20, 90, 20, 90, 60]]",
+        [],
+        [[200, 120, 290, 120, 290, 160]],  # outside the image
+        [[30, 20, float("nan"), 20, 90, 60]],
+        [[30, 20, 9e8, 9e8, 90, 60]],
+        {"size": [150, 100], "counts": [15000]},
+    ],
+)
+def test_an_outline_that_cannot_be_read_is_not_nothing(tmp_path, outline):
+    """It used to become an absent target, so that "it is not there" was the right answer."""
+    (tmp_path / "refs(unc).json").write_text(json.dumps(REFS))
+    rows = [{"id": 7, "segmentation": outline}, INSTANCES["annotations"][1]]
+    (tmp_path / "instances.json").write_text(json.dumps(INSTANCES | {"annotations": rows}))
+    bad = []
+    records = list(from_refer(tmp_path / "refs(unc).json", tmp_path / "instances.json", bad=bad))
+    assert [record.source["ref_id"] for record in records] == [3, 4]
+    assert [name for name, _ in bad] == ["ref 1", "ref 2"] and "annotation 7: " in bad[0][1]
+
+
+def test_rows_that_share_an_id_are_not_guessed_at(tmp_path):
+    (tmp_path / "refs(unc).json").write_text(json.dumps(REFS))
+    rows = [*INSTANCES["annotations"], INSTANCES["annotations"][1] | {"id": 7}]
+    (tmp_path / "instances.json").write_text(json.dumps(INSTANCES | {"annotations": rows}))
+    bad = []
+    records = list(from_refer(tmp_path / "refs(unc).json", tmp_path / "instances.json", bad=bad))
+    assert [record.source["ref_id"] for record in records] == [3, 4] and len(bad) == 2
+
+
+def test_a_size_that_takes_all_memory_is_refused(tmp_path):
+    (tmp_path / "refs(unc).json").write_text(json.dumps(REFS))
+    images = [INSTANCES["images"][0] | {"width": 10**6, "height": 10**6}]
+    (tmp_path / "instances.json").write_text(json.dumps(INSTANCES | {"images": images}))
+    with pytest.raises(BadInput, match="limit"):
+        list(from_refer(tmp_path / "refs(unc).json", tmp_path / "instances.json"))
 
 
 def test_pickles_run_nothing(tmp_path):
