@@ -14,7 +14,8 @@ from assistant.sam.backends import OfficialSegmenter
 from assistant.sam.mask_ops import rle_iou
 from assistant.sam.proposals import crop_boxes, everything
 from assistant.sam.suppression import remove_small_parts
-from eval.speed import random_sam, reference, teach, thresholds
+from eval.peers import segment_anything_masks
+from eval.random_sam import random_sam, teach, thresholds
 
 POINTS_PER_SIDE = 12
 
@@ -55,7 +56,7 @@ def test_equals_segment_anything(sam, coffee, opened, more):
     """At least 99 % of the masks of each are among those of the other at IoU >= .99."""
     segmenter, embedding, settings = opened
     ours = everything(segmenter, embedding, image=coffee, **(settings | more)).rles
-    theirs = reference(sam, coffee, settings | more)
+    theirs = segment_anything_masks(sam, coffee, settings | more)
     table = rle_iou(theirs, ours)
     assert len(theirs) > 5
     assert (table.max(1) >= 0.99).mean() >= 0.99 and (table.max(0) >= 0.99).mean() >= 0.99
