@@ -21,7 +21,7 @@ from assistant.mllm.local_model import MultimodalLLM
 from assistant.mllm.trained import answer, read_heads
 from assistant.sam.mask_ops import Rle
 from assistant.scene import PRESENCE_THRESHOLD
-from finetune.log import Log, rate
+from finetune.log import TrainingLog, cosine_schedule
 from finetune.mllm import deepspeed
 from finetune.mllm.adapter import AdapterOrigin, save_adapter, write_card
 from finetune.mllm.batches import Batch, BatchReader
@@ -125,7 +125,7 @@ class TrainingRun:
         else:
             self._validate(0)  # what the weights can do before training
         parts = iter(part_loader(settings, self.data, self.read_batch, start, self.accelerator))
-        log = Log(settings.out / "log.jsonl", start) if self.accelerator.is_main_process else None
+        log = TrainingLog(settings.out / "log.jsonl", start) if self.accelerator.is_main_process else None
         self.wrapped_model.train()
         for step in range(start, settings.max_steps):
             figures = self._step(step, parts)
@@ -140,7 +140,7 @@ class TrainingRun:
     def _step(self, step: int, parts: Iterator[Batch]) -> dict[str, float]:
         settings = self.settings
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * rate(step, settings.max_steps, settings.warm_up)
+            group["lr"] = group["peak"] * cosine_schedule(step, settings.max_steps, settings.warm_up)
         count = settings.batch // settings.micro // self.accelerator.num_processes
         return training_step(
             step,

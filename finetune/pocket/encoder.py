@@ -19,7 +19,7 @@ from assistant.pocket.heads import tensors_under
 from assistant.pocket.llm import PocketLLM
 from assistant.pocket.region_encoder import EncodedRegions, RegionEncoder
 from finetune.image_record import ImageRecord
-from finetune.log import rate
+from finetune.log import cosine_schedule
 from finetune.pocket.examples import FOLDS
 from finetune.pocket.settings import EncoderSettings
 from finetune.region_cache import ImageRegions, iou_and_iop
@@ -186,7 +186,7 @@ def train_encoder(
     encoder.train()
     for step in range(settings.steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, settings.steps, WARM_UP_STEPS) * settings.lr
+            group["lr"] = cosine_schedule(step, settings.steps, WARM_UP_STEPS) * settings.lr
         drawn = torch.multinomial(weight, BATCH_REGIONS, True)
         any_drawn = torch.randint(len(data.features), (BATCH_REGIONS,))
         encoded = encoder(torch.cat([features[drawn], data.features[any_drawn]]))

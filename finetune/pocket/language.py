@@ -27,7 +27,7 @@ from assistant.pocket.llm import (
 )
 from assistant.pocket.region_encoder import RegionEncoder
 from assistant.pocket.wheels import smollm2_folder
-from finetune.log import Log, rate
+from finetune.log import TrainingLog, cosine_schedule
 from finetune.mllm.adapter import save_lora
 from finetune.pocket.examples import Example, RecordData
 from finetune.pocket.settings import LanguageSettings
@@ -189,11 +189,11 @@ def train_llm(settings: LanguageSettings, out: Path, llm: PocketLLM, data: Recor
     initial = {name: p.detach().clone() for name, p in trained.items()}
     first_step = _restore(out / "llm.pt", trained, optimizer)
     model.train()
-    log = Log(out / "llm.jsonl", first_step)
+    log = TrainingLog(out / "llm.jsonl", first_step)
     saved = time.time()
     for step in range(first_step, settings.steps):
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr * rate(step, settings.steps, WARM_UP_STEPS)
+            group["lr"] = settings.lr * cosine_schedule(step, settings.steps, WARM_UP_STEPS)
         examples = [data.example(step * settings.batch + i) for i in range(settings.batch)]
         figures = _train_step(llm, examples, trained, optimizer)
         pull_back(trained, initial, settings.anchor)

@@ -28,7 +28,7 @@ from assistant.pocket.precision import fast_math
 from assistant.pocket.proposals import CELL_SIZE, LOGITS_SIDE
 from assistant.pocket.semantic import PixelHead, SemanticHead, SemanticSelector
 from assistant.sam.mask_ops import Rle, decode_rle, encode_rle
-from finetune.log import rate
+from finetune.log import cosine_schedule
 from finetune.pocket.encoder import train_encoders
 from finetune.pocket.examples import Example, RecordData, every_tenth
 from finetune.pocket.language import load_trainable_llm, marker_states
@@ -201,7 +201,7 @@ def fit_pixel_head(settings: SemanticSettings, targets: Sequence[TargetExample])
     optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     for step in range(settings.pixel_steps):
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * rate(step, settings.pixel_steps, WARM_UP_STEPS)
+            group["lr"] = LEARNING_RATE * cosine_schedule(step, settings.pixel_steps, WARM_UP_STEPS)
         loss = torch.zeros(())
         for k in rng.integers(len(targets), size=TARGETS_PER_STEP):
             cells = cells_of[k][torch.from_numpy(rng.integers(len(cells_of[k]), size=CELLS_PER_TARGET))]

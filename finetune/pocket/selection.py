@@ -18,7 +18,7 @@ from assistant.mllm.selector import Scores, Selector, select_proposals, selectio
 from assistant.pocket.heads import Heads
 from assistant.pocket.llm import PocketLLM
 from assistant.pocket.region_encoder import SHAPE_DIM, EncodedRegions
-from finetune.log import Log, rate
+from finetune.log import TrainingLog, cosine_schedule
 from finetune.mllm.validation import score_targets
 from finetune.pocket.examples import Example, RecordData
 from finetune.pocket.language import MarkerStates, marker_states, pull_back
@@ -184,14 +184,14 @@ def _take_steps(
     optimizer = torch.optim.AdamW(selector.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     trained = dict(selector.named_parameters())
     initial = {name: p.detach().clone() for name, p in trained.items()}
-    log = Log(out / "selector.jsonl", 0)
+    log = TrainingLog(out / "selector.jsonl", 0)
     batches = _NoisyBatches(training, known, settings.seed)
     warm_up = min(100, settings.steps // 5 + 1)
     best: Checkpoint | None = None
     selector.train()
     for step in range(settings.steps):
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr * rate(step, settings.steps, warm_up)
+            group["lr"] = settings.lr * cosine_schedule(step, settings.steps, warm_up)
         examples, states, margins = batches.draw()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             batch = collate(llm, examples)

@@ -24,7 +24,7 @@ from assistant.pocket.region_features import normalise
 from assistant.pocket.semantic import MAP_SIDE, SemanticHead
 from assistant.sam.mask_ops import decode_rle, pad_to_square
 from finetune.image_record import read_image_records
-from finetune.log import Log, rate
+from finetune.log import TrainingLog, cosine_schedule
 from finetune.pocket.examples import every_tenth
 from finetune.pocket.instances import NamedMask, NamedRle, instances_of_images, read_instances
 from finetune.pocket.regions import augment
@@ -168,14 +168,14 @@ def train_semantic_head(
     else:
         squares = np.stack([pixels for pixels, _, _ in sample[:INPUT_SAMPLE_IMAGES]])
         head.fit_inputs(head_inputs(opener, torch.from_numpy(squares)))
-    log = Log(out / "head.jsonl", first_step)
+    log = TrainingLog(out / "head.jsonl", first_step)
     saved = time.time()
     rest = Subset(data, range(first_step * settings.batch, len(data)))
     loader = DataLoader(rest, settings.batch, num_workers=settings.workers)
     head.train()
     for step, (pixels, labels, file_numbers) in enumerate(loader, first_step):
         for parameters in optimizer.param_groups:
-            parameters["lr"] = settings.lr * rate(step, settings.steps, WARM_UP_STEPS)
+            parameters["lr"] = settings.lr * cosine_schedule(step, settings.steps, WARM_UP_STEPS)
         torch.manual_seed(settings.seed + step)  # so that dropout is the same in a run that continues
         with fast_math():
             logits = head(head_inputs(opener, pixels)).float()

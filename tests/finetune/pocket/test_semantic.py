@@ -11,7 +11,7 @@ from assistant.record import read_records
 from assistant.sam.mask_ops import decode_rle, encode_rle
 from assistant.weights import pocket_file
 from finetune import __main__ as command
-from finetune.log import Log
+from finetune.log import TrainingLog
 from finetune.pocket import records
 from finetune.pocket.pixel_head import on_grid
 from finetune.pocket.semantic_head import BACKGROUND, OUTSIDE, AugmentedImages, LabelledImages, label_cells
@@ -104,16 +104,16 @@ def test_bad_input_is_one_line(drawn, capsys):
 
 def test_the_stage_learns_where_names_are_and_continues_where_it_stopped(drawn, capsys, monkeypatch):
     records.main(records_arguments(drawn, drawn / "reasoner"))
-    add = Log.add
+    add = TrainingLog.add
 
     def stop(log, step, *more, **options):
         if step == 8 and log.file.name == "head.jsonl":
             raise KeyboardInterrupt
         add(log, step, *more, **options)
 
-    monkeypatch.setattr(Log, "add", stop)
+    monkeypatch.setattr(TrainingLog, "add", stop)
     assert command.main(words(drawn, drawn / "parts")) == 130
-    monkeypatch.setattr(Log, "add", add)
+    monkeypatch.setattr(TrainingLog, "add", add)
     assert command.main(words(drawn, drawn / "parts")) == 0
     assert "resuming the semantic head at step 8" in capsys.readouterr().out
     assert command.main(words(drawn, drawn / "whole")) == 0
