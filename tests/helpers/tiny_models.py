@@ -1,53 +1,44 @@
 """Multimodal LLMs with random weights, of about 100,000 parameters, saved in the layout of the real ones.
 
-    folder = tiny_qwen3_vl(tmp_path)       # also tiny_qwen2_5_vl, tiny_smolvlm, tiny_llava
+    folder = tiny_qwen3_vl(tmp_path)       # also tiny_qwen2_5_vl, tiny_smolvlm, tiny_llava python -m
+    tests.helpers.tiny_models 4b FOLDER     # the shape of Qwen3-VL-4B, to measure with random weights
 
-They differ in what matters to the code above them: Qwen3-VL gives a picture as many tokens as its size asks for and
-has tied or untied embeddings; SmolVLM cuts a picture into tiles; LLaVA has a SentencePiece-like tokenizer with a <bos>,
-spare rows, no place for a system prompt, and no mark at the end of an answer.
+They differ in what matters to the code that uses them. Qwen3-VL gives an image as many tokens as its size
+asks for and has tied or untied embeddings. SmolVLM cuts an image into tiles. LLaVA has a SentencePiece-like
+tokenizer with a <bos>, spare rows, no place for a system prompt, and nothing that marks the end of an answer.
 """
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-TEXTS = [
-    "You look at a picture and point at what the user means. Name each thing that is meant, in a sentence or two.",
-    "What keeps the rain off, and is there anything to sit on? The umbrella does; there is no bench here.",
-    "the cup on the left, a red car, two people and their dogs, something to drink from: a glass of water",
+from tests.helpers.tiny_tokenizer import SENTENCES, byte_level_tokenizer
+
+QWEN_TOKENS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
 ]
-
-
-def _byte_level(specials: list[str], vocabulary: int = 320):
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        TEXTS,
-        trainers.BpeTrainer(
-            vocab_size=vocabulary,
-            special_tokens=specials,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-
-
 QWEN_TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
-{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c.text }}\
+{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}\
+{{ c.text }}\
 {% endif %}{% endfor %}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 
 
-# The true shapes (and a small one for a CPU), to measure with random weights: python -m tests.helpers.tiny_models 4b FOLDER
-SMALL_EYES = dict(depth=4, hidden_size=256, intermediate_size=1024, num_heads=4, deepstack_visual_indexes=[1])
-EYES = dict(
+SMALL_VISION: dict[str, Any] = dict(
+    depth=4, hidden_size=256, intermediate_size=1024, num_heads=4, deepstack_visual_indexes=[1]
+)
+VISION: dict[str, Any] = dict(
     depth=24,
     hidden_size=1024,
     intermediate_size=4096,
@@ -55,7 +46,7 @@ EYES = dict(
     deepstack_visual_indexes=[5, 11, 17],
     num_position_embeddings=2304,
 )
-HEADS = dict(
+TEXT: dict[str, Any] = dict(
     num_key_value_heads=8,
     head_dim=128,
     vocab_size=151936,
@@ -67,28 +58,40 @@ HEADS = dict(
         "mrope_interleaved": True,
     },
 )
-SHAPES = {  # text, vision
+# The text and vision parts of the real models, and of a small one for a CPU.
+SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "200m": (
-        HEADS | dict(hidden_size=768, intermediate_size=2304, num_hidden_layers=10, num_attention_heads=8),
-        SMALL_EYES,
+        TEXT | dict(hidden_size=768, intermediate_size=2304, num_hidden_layers=10, num_attention_heads=8),
+        SMALL_VISION,
     ),
     "2b": (
-        HEADS | dict(hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16),
-        EYES,
+        TEXT | dict(hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16),
+        VISION,
     ),
     "4b": (
-        HEADS | dict(hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32),
-        EYES,
+        TEXT | dict(hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32),
+        VISION,
     ),
     "8b": (
-        HEADS | dict(hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32),
-        EYES | dict(depth=27, hidden_size=1152, intermediate_size=4304, deepstack_visual_indexes=[8, 16, 24]),
+        TEXT | dict(hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32),
+        VISION
+        | dict(depth=27, hidden_size=1152, intermediate_size=4304, deepstack_visual_indexes=[8, 16, 24]),
     ),
 }
 
 
-def tiny_qwen3_vl(folder, tied: bool = False, seed: int = 0, shape: str | None = None) -> Path:
-    """shape: one of SHAPES instead of a tiny one."""
+def tiny_qwen3_vl(folder: Path | str, tied: bool = False, seed: int = 0, shape: str | None = None) -> Path:
+    """Write a Qwen3-VL to a folder.
+
+    Args:
+        folder: Where it is written.
+        tied: Whether both embeddings share their weights.
+        seed: Of the weights.
+        shape: One of `SHAPES`; None for a tiny one.
+
+    Returns:
+        The folder.
+    """
     from transformers import (
         Qwen2VLImageProcessor,
         Qwen3VLConfig,
@@ -97,19 +100,9 @@ def tiny_qwen3_vl(folder, tied: bool = False, seed: int = 0, shape: str | None =
         Qwen3VLVideoProcessor,
     )
 
-    tokenizer = _byte_level(
-        [
-            "<|endoftext|>",
-            "<|im_start|>",
-            "<|im_end|>",
-            "<|vision_start|>",
-            "<|vision_end|>",
-            "<|image_pad|>",
-            "<|video_pad|>",
-        ]
-    )
+    tokenizer = byte_level_tokenizer(QWEN_TOKENS)
     tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
-    tokenizer.add_tokens(["<think>", "</think>"])  # live, but not "special", as in Qwen's own
+    tokenizer.add_tokens(["<think>", "</think>"])  # not "special", as in Qwen's own tokenizer
     token = tokenizer.convert_tokens_to_ids
     processor = Qwen3VLProcessor(
         Qwen2VLImageProcessor(
@@ -168,7 +161,8 @@ def tiny_qwen3_vl(folder, tied: bool = False, seed: int = 0, shape: str | None =
     return _save(folder, Qwen3VLForConditionalGeneration, config, processor, seed)
 
 
-def tiny_qwen2_5_vl(folder, seed: int = 0) -> Path:
+def tiny_qwen2_5_vl(folder: Path | str, seed: int = 0) -> Path:
+    """Write a Qwen2.5-VL to a folder."""
     from transformers import (
         Qwen2_5_VLConfig,
         Qwen2_5_VLForConditionalGeneration,
@@ -177,17 +171,7 @@ def tiny_qwen2_5_vl(folder, seed: int = 0) -> Path:
         Qwen2VLVideoProcessor,
     )
 
-    tokenizer = _byte_level(
-        [
-            "<|endoftext|>",
-            "<|im_start|>",
-            "<|im_end|>",
-            "<|vision_start|>",
-            "<|vision_end|>",
-            "<|image_pad|>",
-            "<|video_pad|>",
-        ]
-    )
+    tokenizer = byte_level_tokenizer(QWEN_TOKENS)
     tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
     token = tokenizer.convert_tokens_to_ids
     processor = Qwen2_5_VLProcessor(
@@ -230,16 +214,17 @@ def tiny_qwen2_5_vl(folder, seed: int = 0) -> Path:
     return _save(folder, Qwen2_5_VLForConditionalGeneration, config, processor, seed)
 
 
-def tiny_parrot(folder, answer: str) -> Path:
-    """A Qwen3-VL that gives the same answer to everything: a token of its own, whose row alone fits the token that ends
-    the prompt, and then the end; all that would mix other tokens in is zero."""
+def tiny_parrot(folder: Path | str, answer: str) -> Path:
+    """Write a Qwen3-VL that gives the same answer to everything.
+
+    The answer is a token of its own. The token that ends the prompt leads to it and it leads to the end,
+    because all weights that would mix other tokens in are zero.
+    """
     from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
     tiny_qwen3_vl(folder)
-    model, processor = (
-        Qwen3VLForConditionalGeneration.from_pretrained(folder),
-        AutoProcessor.from_pretrained(folder),
-    )
+    model = Qwen3VLForConditionalGeneration.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder)
     tokenizer = processor.tokenizer
     tokenizer.add_tokens([answer])
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -250,7 +235,7 @@ def tiny_parrot(folder, answer: str) -> Path:
             layer.mlp.down_proj.weight.zero_()
         inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         outputs.zero_()
-        for k, (before, after) in enumerate(zip(chain, chain[1:])):
+        for k, (before, after) in enumerate(zip(chain, chain[1:], strict=False)):
             inputs[before] = 0.0
             inputs[before, k] = 1.0
             outputs[after, k] = 10.0
@@ -264,7 +249,8 @@ SMOLVLM_TEMPLATE = """<|im_start|>{% for m in messages %}{{ m.role | capitalize 
 {% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
 
 
-def tiny_smolvlm(folder, seed: int = 0) -> Path:
+def tiny_smolvlm(folder: Path | str, seed: int = 0) -> Path:
+    """Write a SmolVLM to a folder."""
     from transformers import (
         SmolVLMConfig,
         SmolVLMForConditionalGeneration,
@@ -274,7 +260,7 @@ def tiny_smolvlm(folder, seed: int = 0) -> Path:
     )
 
     tiles = [f"<row_{i}_col_{j}>" for i in range(1, 4) for j in range(1, 4)]
-    tokenizer = _byte_level(
+    tokenizer = byte_level_tokenizer(
         [
             "<|endoftext|>",
             "<|im_start|>",
@@ -327,12 +313,15 @@ def tiny_smolvlm(folder, seed: int = 0) -> Path:
     return _save(folder, SmolVLMForConditionalGeneration, config, processor, seed)
 
 
-LLAVA_TEMPLATE = """{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}\
+LLAVA_TEMPLATE = """{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}\
+{{ raise_exception('no system') }}\
 {% endif %}{{ m.role | upper }}: {% for c in m.content %}{% if c.type == 'image' %}<image>
-{% else %}{{ c.text | trim }} {% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"""
+{% else %}{{ c.text | trim }} {% endif %}{% endfor %}{% endfor %}\
+{% if add_generation_prompt %}ASSISTANT:{% endif %}"""
 
 
-def tiny_llava(folder, seed: int = 0) -> Path:
+def tiny_llava(folder: Path | str, seed: int = 0) -> Path:
+    """Write a LLaVA-1.5 to a folder."""
     from transformers import (
         CLIPImageProcessor,
         LlavaConfig,
@@ -346,9 +335,11 @@ def tiny_llava(folder, seed: int = 0) -> Path:
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    letters = sorted(set("".join(TEXTS) + "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ()[]<>:\n▁"))
+    letters = sorted(
+        set("".join(SENTENCES) + "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ()[]<>:\n▁")
+    )
     backend.train_from_iterator(
-        TEXTS,
+        SENTENCES,
         trainers.BpeTrainer(
             vocab_size=456,
             special_tokens=["<unk>", "<s>", "</s>", *(f"<0x{k:02X}>" for k in range(256)), "<image>"],
@@ -356,7 +347,7 @@ def tiny_llava(folder, seed: int = 0) -> Path:
             show_progress=False,
         ),
     )
-    backend = Tokenizer.from_str(_bytes_are_ordinary(backend.to_str()))
+    backend = Tokenizer.from_str(_with_ordinary_bytes(backend.to_str()))
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
@@ -398,9 +389,12 @@ def tiny_llava(folder, seed: int = 0) -> Path:
     return _save(folder, LlavaForConditionalGeneration, config, processor, seed)
 
 
-def _bytes_are_ordinary(tokenizer: str) -> str:
-    """The trainer only keeps tokens it did not find in the texts by calling them special; a SentencePiece model's bytes
-    are not."""
+def _with_ordinary_bytes(tokenizer: str) -> str:
+    """A tokenizer, as JSON, whose tokens of single bytes are not special.
+
+    The trainer keeps tokens that do not occur in its texts only as special ones, which those of SentencePiece
+    are not.
+    """
     state = json.loads(tokenizer)
     state["added_tokens"] = [
         token for token in state["added_tokens"] if not token["content"].startswith("<0x")
@@ -408,7 +402,8 @@ def _bytes_are_ordinary(tokenizer: str) -> str:
     return json.dumps(state)
 
 
-def _save(folder, model_class, config, processor, seed: int) -> Path:
+def _save(folder: Path | str, model_class: Any, config: Any, processor: Any, seed: int) -> Path:
+    """Write a random model and its processor to a folder."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model_class(config)
@@ -418,115 +413,8 @@ def _save(folder, model_class, config, processor, seed: int) -> Path:
     return Path(folder)
 
 
-def tiny_clip(folder, seed: int = 0) -> Path:
-    """A CLIP of 32 px with patches of 8; its features differ from patch to patch and from word to word."""
-    from tokenizers import processors
-    from transformers import CLIPConfig, CLIPModel
-
-    tokenizer = _byte_level(["<|startoftext|>", "<|endoftext|>"])
-    tokenizer.add_special_tokens(
-        {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    )
-    start, end = tokenizer.convert_tokens_to_ids(["<|startoftext|>", "<|endoftext|>"])
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|startoftext|> $A <|endoftext|>",
-        special_tokens=[("<|startoftext|>", start), ("<|endoftext|>", end)],
-    )
-    tokenizer.model_max_length = 77
-    config = CLIPConfig(
-        text_config=dict(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=77,
-            bos_token_id=start,
-            eos_token_id=end,
-        ),
-        vision_config=dict(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=8,
-        ),
-        projection_dim=24,
-    )
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        model = CLIPModel(config)
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.2)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return Path(folder)
-
-
-def tiny_blip(folder, seed: int = 0) -> Path:
-    """BLIP's image-text matcher; for BlipForImageTextRetrieval."""
-    from transformers import (
-        BertTokenizerFast,
-        BlipConfig,
-        BlipForImageTextRetrieval,
-        BlipImageProcessor,
-        BlipProcessor,
-    )
-
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    words = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        "image",
-        "of",
-        "mug",
-        "sky",
-        *letters,
-        *(f"##{c}" for c in letters),
-    ]
-    tokenizer = BertTokenizerFast(vocab={word: k for k, word in enumerate(words)})
-    processor = BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer)
-    config = BlipConfig(
-        text_config=dict(
-            vocab_size=len(words),
-            hidden_size=32,
-            encoder_hidden_size=48,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            max_position_embeddings=64,
-            initializer_range=0.1,
-            bos_token_id=2,
-            eos_token_id=3,
-            pad_token_id=0,
-            sep_token_id=3,
-        ),
-        vision_config=dict(
-            hidden_size=48,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=8,
-            initializer_range=0.1,
-        ),
-        image_text_hidden_size=16,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = BlipForImageTextRetrieval(config)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return Path(folder)
-
-
-def tiny_sam(folder, seed: int = 0) -> Path:
-    """A random SAM of 128 px as a transformers folder, all of whose masks are stable and called good."""
+def tiny_sam(folder: Path | str, seed: int = 0) -> Path:
+    """Write a SAM of 128 px in the layout of transformers; all of its masks are stable and called good."""
     from transformers import (
         SamConfig,
         SamImageProcessor,
@@ -564,9 +452,8 @@ def tiny_sam(folder, seed: int = 0) -> Path:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(0, 0.3 if parameter.ndim > 1 else 0.1)
-            for (
-                parameter
-            ) in model.mask_decoder.upscale_conv2.parameters():  # logits so large that every mask is stable
+            # Logits so large that every mask is stable.
+            for parameter in model.mask_decoder.upscale_conv2.parameters():
                 parameter *= 1000
             model.mask_decoder.iou_prediction_head.proj_out.weight *= 0.001
             model.mask_decoder.iou_prediction_head.proj_out.bias.fill_(0.95)
@@ -576,6 +463,5 @@ def tiny_sam(folder, seed: int = 0) -> Path:
 
 
 if __name__ == "__main__":
-    import sys
-
-    print(tiny_qwen3_vl(Path(sys.argv[2]), tied=sys.argv[1] != "8b", shape=sys.argv[1]))
+    shape, folder = sys.argv[1:3]
+    print(tiny_qwen3_vl(folder, tied=shape != "8b", shape=shape))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from tests.helpers.tiny_models import _byte_level
+from tests.helpers.tiny_tokenizer import byte_level_tokenizer
 
 WIDTH = 48
 
@@ -13,7 +13,7 @@ def tiny_smollm2(folder: Path) -> Path:
     """Write the model and its tokenizer to `folder`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = _byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    tokenizer = byte_level_tokenizer(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
