@@ -1,6 +1,6 @@
 """The table of documented commands, `cases/*.toml`: how each is run here, and what it must leave behind.
 
-    CASES       # every command in a `sh` fence of README.md and docs/*.md
+    CASES       # every command in a `sh` fence of README.md, CONTRIBUTING.md and docs/*.md
     SNIPPETS    # every `python` fence
 
 The data are those of `world.py`, so that documented paths stand as they are; what is changed is mostly steps

@@ -1,4 +1,4 @@
-"""Commands and snippets as README.md and docs/*.md show them.
+"""Commands and snippets as README.md, CONTRIBUTING.md and docs/*.md show them.
 
     for command in commands_in(Path("README.md")):
         command.line, command.text      # 24, 'python -m assistant ask photo.jpg "what is it?" --out answer'
@@ -39,7 +39,7 @@ class Command:
 
 def documents(root: Path) -> list[Path]:
     """The documents whose commands are tested."""
-    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    return [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
 
 
 def fences(document: Path) -> list[Fence]:
