@@ -5,14 +5,15 @@
 
 Stages of their own:
 
-    python -m finetune sam --help        the pocket SAM: neck, prompt encoder, mask decoder python -m finetune
-    records --help    the pocket's region encoder, LoRA, token rows and selector, from scratch python -m
-    finetune reference --help  "segment like this": prompts from a reference, from labelled images python -m
-    finetune semantic --help   the pocket's map of names, and which cells of it a target has python -m
-    finetune rehearsal --help  pack some of its training images, for later tunings to rehearse python -m
-    finetune attention --help  where a model attends, from one labelled image per category python -m finetune
-    publish --help    copy what was trained into the package, with checksums python -m finetune merge --help
-    an adapter and its LLM as one model python -m finetune push --help       an adapter to a hub
+    python -m finetune sam --help        the pocket SAM: neck, prompt encoder, mask decoder
+    python -m finetune records --help    the pocket's region encoder, LoRA, token rows and selector
+    python -m finetune reference --help  "segment like this": prompts from a reference, from labelled images
+    python -m finetune semantic --help   the pocket's map of names, and which cells of it a target has
+    python -m finetune rehearsal --help  pack some of its training images, for later tunings to rehearse
+    python -m finetune attention --help  where a model attends, from one labelled image per category
+    python -m finetune publish --help    copy what was trained into the package, with checksums
+    python -m finetune merge --help      an adapter and its LLM as one model
+    python -m finetune push --help       an adapter to a hub
 """
 
 import argparse

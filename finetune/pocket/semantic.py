@@ -1,15 +1,13 @@
 """Train the heads of `assistant.pocket.semantic`, after the records stage, in two phases:
 
-1. the semantic head learns which taught name every cell of an image has, from labelled instances in images
-that are
-   augmented anew each time;
-2. the pixel head learns to weigh the semantic map with the selector's scores, on the images that the records
-stage held
-   out: neither the map nor the selector was trained on those.
+1. The semantic head learns which taught name every cell of an image has, from labelled instances in images
+   that are augmented anew each time.
+2. The pixel head learns to weigh the semantic map with the selector's scores, on the images that the records
+   stage held out: neither the map nor the selector was trained on those.
 
-    python -m finetune semantic --data runs/q/{coco,camvid,clothing}/records.jsonl --named
-    DATA/coco/train/instances.json \\
-        --sam assistant/pocket/sam.safetensors --reasoner runs/reasoner --out runs/semantic
+    python -m finetune semantic --data runs/q/{coco,camvid,clothing}/records.jsonl \\
+        --named DATA/coco/train/instances.json --sam assistant/pocket/sam.safetensors \\
+        --reasoner runs/reasoner --out runs/semantic
 
 The same command again continues a run that was stopped. Names of one records file compete with each other
 only, because what another file labels may be unlabelled in its images. Losses: cross-entropy, in which names
