@@ -1,26 +1,30 @@
-"""Segment like this: pictures with a mask, and maybe a name, are the prompt (few-shot segmentation).
+"""Few-shot segmentation: an image with a mask, and perhaps a label, is the prompt ("segment like this").
 
-    matcher = Matcher.load(weights, segmenter)                    # None: prototype matching, nothing trained
-    query = matcher.look(image, embedding)                        # once per picture
-    like = [Reference(matcher.look(other, ...), mask), ...]        # one or several
-    mask, score = matcher.segment(query, like, label="mug")       # label None: the picture alone
+    matcher = Matcher.load(weights, segmenter)                          # or pocket_matcher(segmenter) query =
+    matcher.features_of(image, embedding)                       # once per image; or matcher.open(image)
+    references = open_references(matcher, [other_image], [mask])        # one or several mask, score =
+    matcher.segment(query, references, label="mug")       # label None: by the images alone
 
-VLP-SAM (Sakurai et al. 2025, arXiv 2502.00719), and without a label VRP-SAM (Sun et al. 2024, arXiv 2402.17726): frozen
-features of a vision-language model say where the query looks like the reference (pseudo mask) and like its name
-(attention map); a small encoder turns both, with the reference's prototype, into prompt embeddings for a frozen SAM.
-What differs from the paper, and why:
+This is VLP-SAM (Sakurai et al. 2025, arXiv 2502.00719), and without a label VRP-SAM (Sun et al. 2024, arXiv
+2402.17726): frozen features of a vision-language model tell where the query resembles the reference (pseudo
+mask) and its label (attention map); a small encoder turns both, with the reference's prototype, into prompt
+embeddings for a frozen SAM. What differs from the paper, and why:
 
-- A picture, its mask and what SAM sees of it go through one transform, SAM's own square (the paper's code crops the
-  one and squashes the other).
-- Several references are one longer memory: prototype over all, best match over all, attention to all.
-- Beside the best match with the reference's inside, the query is told how much more it looks like that than like the
-  reference's outside: the surroundings of a thing are often those of the next one.
-- With `coarse`, the map that the encoder believes in also goes in as SAM's mask prompt. The pocket SAM was taught to
-  follow drawn prompts, and hardly listens to tokens alone.
+- An image, its mask and SAM's encoding of it go through one transform, that of SAM's own square. The paper's
+  code crops the one and squashes the other.
+- Several references act as one longer memory: the prototype is the mean over all of them, the pseudo mask the
+  best match over all, and attention reads all.
+- Beside the best match with the inside of the reference, the encoder reads how much more the query resembles
+  that inside than the reference's surroundings, which are often those of the next instance as well.
+- With `coarse`, the map that the encoder draws also enters SAM as a mask prompt. The pocket SAM was trained
+  to follow drawn prompts and responds little to embedded tokens alone.
 """
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,40 +32,65 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from assistant.errors import BadInput
-from assistant.few_shot.features import open_features
-from assistant.few_shot.prompt_encoder import PromptEncoder, prompted
-from assistant.few_shot.similarity import Given, Look, Reference, cover, gather
+from assistant.few_shot.episode import Episode, ImageFeatures, MatchInputs, Reference, cell_coverage
+from assistant.few_shot.features import FeatureExtractor, load_feature_extractor
+from assistant.few_shot.match_inputs import match_inputs
+from assistant.few_shot.prompt_encoder import PromptEncoder, decode_prompts
+from assistant.few_shot.similarity import MapChannel
+from assistant.files import replace_whole
+from assistant.images import open_image
+from assistant.sam.backends import PocketSegmenter
 from assistant.sam.segmenter import Embedding, Segmenter
-from assistant.weights import read_weights
+from assistant.weights import pocket_file, read_weights
 
-# Likeness relative to the reference's own from which prototype matching takes a cell; set on training photos.
-MATCHED = 0.6
+WEIGHT_FILE = "reference.safetensors"
+# The names of the two encoders in a weight file.
+WITH_LABEL = "text"
+WITHOUT_LABEL = "plain"
+# Prototype matching takes the cells whose level is at least this; set on training images.
+PROTOTYPE_LEVEL = 0.6
+PROTOTYPE_GAIN = 10.0  # turns a level above or below that into a mask logit
 
 
 class Matcher:
     """Frozen features, a frozen SAM and what is trained between them.
 
-    encoders: {"text": with a name, "plain": without}; without any, masks come from `likeness` alone.
+    Args:
+        segmenter: The SAM.
+        extractor: The frozen features.
+        encoders: {"text": reads a label, "plain": does not}. Without them only `match_prototypes` can be
+            used.
     """
 
-    def __init__(self, segmenter: Segmenter, features, encoders: dict[str, PromptEncoder]):
-        self.segmenter, self.features, self.encoders = segmenter, features, encoders
+    def __init__(self, segmenter: Segmenter, extractor: FeatureExtractor, encoders: dict[str, PromptEncoder]):
+        self.segmenter = segmenter
+        self.extractor = extractor
+        self.encoders = encoders
 
     @classmethod
-    def load(cls, file: Path, segmenter: Segmenter) -> "Matcher":
-        """file: `reference.safetensors`, as `finetune reference` writes it. BadInput: unreadable, or for another
-        SAM."""
-        file = Path(file) / "reference.safetensors" if Path(file).is_dir() else Path(file)
+    def load(cls, file: Path, segmenter: Segmenter) -> Matcher:
+        """Load what `python -m finetune reference` wrote.
+
+        Args:
+            file: `reference.safetensors`, or the folder that holds it.
+            segmenter: The SAM that it was trained for.
+
+        Raises:
+            BadInput: The file is missing or unreadable, or was trained for another SAM.
+        """
+        file = Path(file) / WEIGHT_FILE if Path(file).is_dir() else Path(file)
         if not file.is_file():
             raise BadInput(
-                f"no {file}: train it with python -m finetune reference, or give the folder that it wrote"
+                f"there is no {file}: train it with python -m finetune reference, or give the folder that "
+                "it wrote"
             )
-        state, described = read_weights(file)
+        state, metadata = read_weights(file)
         try:
-            settings, about = (json.loads(described[k]) for k in ("encoders", "features"))
+            settings = json.loads(metadata["encoders"])
+            description = json.loads(metadata["features"])
         except (KeyError, ValueError) as error:
             raise BadInput(f"cannot read {file}: {error}; fetch it again") from None
-        features = open_features(about, segmenter)
+        extractor = load_feature_extractor(description, segmenter)
         encoders = {}
         for name, values in settings.items():
             if values["prompt"] != segmenter.prompt_width:
@@ -69,138 +98,225 @@ class Matcher:
                     f"{file} was trained for a SAM with prompts of {values['prompt']} channels, this one "
                     f"has {segmenter.prompt_width}: train it again with python -m finetune reference"
                 )
-            encoder = encoders[name] = PromptEncoder(**values).eval().requires_grad_(False)
-            encoder.load_state_dict(
-                {k[len(name) + 1 :]: v for k, v in state.items() if k.startswith(f"{name}.")}
-            )
-        return cls(segmenter, features, encoders)
+            encoder = PromptEncoder(**values).eval().requires_grad_(False)
+            encoder.load_state_dict(_with_prefix(state, f"{name}."))
+            encoders[name] = encoder
+        return cls(segmenter, extractor, encoders)
 
     def save(self, file: Path) -> None:
+        """Write the encoders, and what they were trained on, as `load` reads them."""
         from safetensors.torch import save_file
 
-        from assistant.files import replace_whole
-
         state = {
-            f"{name}.{k}": v.contiguous()
-            for name, e in self.encoders.items()
-            for k, v in e.state_dict().items()
+            f"{name}.{key}": value.contiguous()
+            for name, encoder in self.encoders.items()
+            for key, value in encoder.state_dict().items()
         }
-        about = {
-            "encoders": json.dumps({name: e.settings for name, e in self.encoders.items()}),
-            "features": json.dumps(self.features.about),
+        metadata = {
+            "encoders": json.dumps({name: encoder.settings for name, encoder in self.encoders.items()}),
+            "features": json.dumps(self.extractor.description),
         }
         with replace_whole(file) as path:
-            save_file(state, path, about)
+            save_file(state, path, metadata)
 
-    def open(self, image: np.ndarray) -> Look:
-        """Encode a picture (H, W, 3) uint8 and look at it."""
-        return self.look(image, self.features.encode(self.segmenter, image))
+    def open(self, image: np.ndarray) -> ImageFeatures:
+        """Encode an image (H, W, 3) uint8 RGB and extract its features."""
+        return self.features_of(image, self.extractor.encode(self.segmenter, image))
 
     @torch.no_grad()
-    def look(self, image: np.ndarray, embedding: Embedding) -> Look:
-        """image: (H, W, 3) uint8; embedding: its encoding, as `features.encode` gives it."""
-        patches, joint = self.features(image, embedding)
+    def features_of(self, image: np.ndarray, embedding: Embedding) -> ImageFeatures:
+        """Extract the features of an image that is encoded already.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            embedding: SAM's encoding of it, as `extractor.encode` returns it.
+
+        Returns:
+            The features.
+        """
+        patches, joint = self.extractor(image, embedding)
         size = embedding.size
-        return Look(
-            patches, joint, cover(self.segmenter, size, np.ones(size, bool), patches.shape[-2:]), embedding
-        )
+        coverage = cell_coverage(self.segmenter, size, np.ones(size, bool), _grid(patches))
+        return ImageFeatures(patches, joint, coverage, embedding)
 
-    def reference(self, image: np.ndarray, mask) -> Reference:
-        """image: (H, W, 3) uint8; mask: (H, W), nonzero = inside. BadInput for a mask that says nothing."""
-        mask = check_mask(mask, image.shape[:2])
-        look = self.open(image)
-        return Reference(look, cover(self.segmenter, image.shape[:2], mask, look.patches.shape[-2:]))
+    def reference(self, image: np.ndarray, mask: np.ndarray) -> Reference:
+        """Open a reference.
 
-    def given(self, query: Look, references: list[Reference], label: str | None = None) -> Given:
-        """What the frozen parts say of an episode; `Given.nameless` of it is what they say without the name."""
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            mask: (H, W), nonzero = inside; see `check_mask`.
+
+        Returns:
+            The reference.
+
+        Raises:
+            BadInput: The mask cannot be used.
+        """
+        return self.reference_of(self.open(image), check_mask(mask, image.shape[:2]))
+
+    def reference_of(self, features: ImageFeatures, mask: np.ndarray) -> Reference:
+        """A reference from an image that is open already and its mask (H, W) bool."""
+        size = (mask.shape[0], mask.shape[1])
+        return Reference(features, cell_coverage(self.segmenter, size, mask, _grid(features.patches)))
+
+    def inputs(
+        self, query: ImageFeatures, references: list[Reference], label: str | None = None
+    ) -> MatchInputs:
+        """Compare a query with references and a label.
+
+        Args:
+            query: The image to segment.
+            references: One or more.
+            label: The category's name; None to go by the images alone.
+
+        Returns:
+            What the encoders read. `MatchInputs.without_labels` of it is what they read without the label.
+        """
         label = " ".join(label.split()) if label else None
-        return gather(
-            [(query, references, label)], self.encoders["text" if label else "plain"], self.features
-        )
+        encoder = self.encoders[WITH_LABEL if label else WITHOUT_LABEL]
+        return match_inputs([Episode(query, references, label)], encoder, self.extractor)
 
-    def logits(self, query: Look, given: Given) -> tuple[Tensor, Tensor]:
-        """Low-resolution logits (1, l, l) and SAM's predicted IoU (1,), by the encoder for names or that without."""
-        encoder = self.encoders["plain" if given.names is None else "text"]
-        return prompted(self.segmenter, [query], encoder(given), encoder.draw(given))
+    def logits(self, query: ImageFeatures, inputs: MatchInputs) -> tuple[Tensor, Tensor]:
+        """Let the encoders prompt SAM: the encoder that reads labels if `inputs` has one, else the other.
+
+        Args:
+            query: The image to segment.
+            inputs: What `self.inputs` returned for it.
+
+        Returns:
+            Low-resolution logits (1, l, l) and SAM's predicted IoU (1,), both float.
+        """
+        encoder = self.encoders[WITHOUT_LABEL if inputs.label_vectors is None else WITH_LABEL]
+        return decode_prompts(self.segmenter, [query], encoder(inputs), encoder.coarse_logits(inputs))
 
     @torch.no_grad()
-    def answer(self, query: Look, given: Given) -> tuple[np.ndarray, float]:
-        """-> mask (H, W) bool of the query's picture, score in [0, 1]: the mean probability inside the mask."""
-        return self._finish(query, self.logits(query, given)[0])
+    def predict(self, query: ImageFeatures, inputs: MatchInputs) -> tuple[np.ndarray, float]:
+        """Segment a query whose inputs are computed already.
+
+        Args:
+            query: The image to segment.
+            inputs: What `self.inputs` returned for it.
+
+        Returns:
+            The mask, (H, W) bool, and its score in [0, 1]: the mean probability inside the mask, 0 if that is
+            empty.
+        """
+        return self._mask_and_score(query, self.logits(query, inputs)[0])
 
     def segment(
-        self, query: Look, references: list[Reference], label: str | None = None
+        self, query: ImageFeatures, references: list[Reference], label: str | None = None
     ) -> tuple[np.ndarray, float]:
-        """What is like the references, which `label` may name: as `answer`."""
-        return self.answer(query, self.given(query, references, label))
+        """Segment what resembles the references; arguments as `inputs`, result as `predict`."""
+        return self.predict(query, self.inputs(query, references, label))
 
     @torch.no_grad()
-    def match(self, query: Look, given: Given) -> tuple[np.ndarray, float]:
-        """Prototype matching alone, nothing trained: as `answer`."""
-        likely = (given.maps[:, 3] + given.maps[:, 5]) / 2 - MATCHED
-        low = F.interpolate(
-            likely[None], (self.segmenter.low_res_side,) * 2, mode="bilinear", align_corners=False
-        )[0]
-        return self._finish(query, low * 10)
+    def match_prototypes(self, query: ImageFeatures, inputs: MatchInputs) -> tuple[np.ndarray, float]:
+        """Segment by prototype matching alone, which needs no training; arguments and result as `predict`."""
+        level = (inputs.maps[:, MapChannel.LEVEL] + inputs.maps[:, MapChannel.SAM_LEVEL]) / 2
+        sides = (self.segmenter.low_res_side, self.segmenter.low_res_side)
+        above = F.interpolate((level - PROTOTYPE_LEVEL)[None], sides, mode="bilinear", align_corners=False)
+        return self._mask_and_score(query, above[0] * PROTOTYPE_GAIN)
 
-    def _finish(self, query: Look, low: Tensor) -> tuple[np.ndarray, float]:
-        mask = self.segmenter.upsample(query.embedding, low)[0]
-        inside = low[0] > 0
-        return mask, float(low[0].sigmoid()[inside].mean()) if mask.any() and inside.any() else 0.0
+    def _mask_and_score(self, query: ImageFeatures, logits: Tensor) -> tuple[np.ndarray, float]:
+        """Low-resolution logits (1, l, l) -> mask (H, W) bool and its score in [0, 1]."""
+        mask = self.segmenter.upsample(query.embedding, logits)[0]
+        inside = logits[0] > 0
+        if not mask.any() or not inside.any():
+            return mask, 0.0
+        return mask, float(logits[0].sigmoid()[inside].mean())
+
+
+def _with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, named without it."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _grid(patches: Tensor) -> tuple[int, int]:
+    """Number of rows and columns of patches (C, h, w)."""
+    return int(patches.shape[-2]), int(patches.shape[-1])
 
 
 def pocket_matcher(segmenter: Segmenter) -> Matcher:
-    """The matcher that comes with the pocket preset; BadInput for another SAM."""
-    from assistant.weights import pocket_file
-
-    if not hasattr(segmenter.model, "image_encoder") or not hasattr(
-        segmenter.model.image_encoder, "backbone"
-    ):
+    """The matcher that comes with the pocket preset. Raises BadInput for any SAM but the pocket preset's."""
+    if not isinstance(segmenter, PocketSegmenter):
         raise BadInput(
             "this SAM has no weights for references yet: train them with python -m finetune reference --sam "
             "... --clip ..., then assistant.matcher = Matcher.load(folder, assistant.segmenter)"
         )
-    return Matcher.load(pocket_file("reference.safetensors"), segmenter)
+    return Matcher.load(pocket_file(WEIGHT_FILE), segmenter)
 
 
-def references(matcher: Matcher, images, masks) -> list[Reference]:
-    """Pictures and masks, one or as many of each, as `Scene.segment_like` takes them; the masks are checked first."""
-    from assistant.images import open_image
+def open_references(matcher: Matcher, images: Any, masks: Any) -> list[Reference]:
+    """Open references as `Scene.segment_like` takes them. All masks are checked before any image is encoded.
 
-    images, masks = (list(x) if isinstance(x, (list, tuple)) else [x] for x in (images, masks))
+    Args:
+        matcher: The matcher that will use them.
+        images: A path, PIL image or (H, W, 3) uint8 RGB, or a list of these.
+        masks: A mask as `open_mask` takes it, or a list of as many as there are images.
+
+    Returns:
+        The references, in order.
+
+    Raises:
+        BadInput: Their numbers differ, or an image or a mask cannot be used.
+    """
+    images = list(images) if isinstance(images, (list, tuple)) else [images]
+    masks = list(masks) if isinstance(masks, (list, tuple)) else [masks]
     if len(images) != len(masks) or not images:
-        raise BadInput(
-            f"{len(images)} reference pictures with {len(masks)} masks: each picture needs its mask"
-        )
+        raise BadInput(f"{len(images)} reference images with {len(masks)} masks: give one mask per image")
     opened = [open_image(image) for image in images]
-    checked = [check_mask(open_mask(mask), image.shape[:2]) for image, mask in zip(opened, masks)]
-    return [matcher.reference(image, mask) for image, mask in zip(opened, checked)]
+    checked = [
+        check_mask(open_mask(mask), image.shape[:2]) for image, mask in zip(opened, masks, strict=True)
+    ]
+    return [matcher.reference(image, mask) for image, mask in zip(opened, checked, strict=True)]
 
 
-def check_mask(mask, size: tuple[int, int]) -> np.ndarray:
-    """A reference's mask as (H, W) bool; BadInput where it is no mask of its picture."""
+def check_mask(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Check the mask of a reference.
+
+    Args:
+        mask: (H, W) of bool or integers, nonzero = inside; or (H, W, 3 or 4), inside where any of the first
+            three channels is not 0.
+        size: (H, W) px of its image.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        BadInput: It is no mask, has another size than its image, is empty, or covers the whole image.
+    """
     mask = np.asarray(mask)
-    if mask.ndim == 3 and mask.shape[2] in (3, 4):  # a PNG saved with colours
-        mask = mask[..., :3].any(2)
+    if mask.ndim == 3 and mask.shape[2] in (3, 4):  # a PNG that was saved in colour
+        mask = np.asarray(mask[..., :3].any(2))
     if mask.ndim != 2 or mask.dtype.kind not in "bui":
         raise BadInput(
             f"a reference mask is (H, W) of bool or whole numbers, not {mask.shape} of {mask.dtype}"
         )
     if mask.shape != tuple(size):
         raise BadInput(
-            f"the reference mask is {mask.shape[1]}x{mask.shape[0]}, its picture {size[1]}x{size[0]}: "
-            "give a mask of the picture's size"
+            f"the reference mask is {mask.shape[1]}x{mask.shape[0]}, its image {size[1]}x{size[0]}: "
+            "give a mask of the image's size"
         )
     mask = mask != 0
     if not mask.any():
         raise BadInput("the reference mask is empty: paint what you mean")
     if mask.all():
-        raise BadInput("the reference mask covers the whole picture: paint only what you mean")
+        raise BadInput("the reference mask covers the whole image: paint only what you mean")
     return mask
 
 
-def open_mask(source) -> np.ndarray:
-    """A mask given as an array, a PIL image or a path to one; of a picture with colours, any that is not black."""
+def open_mask(source: Any) -> np.ndarray:
+    """Read a mask.
+
+    Args:
+        source: A path, a PIL image or an array. A pixel of a colour image is inside unless it is black.
+
+    Returns:
+        (H, W), nonzero = inside, or (H, W, 3) uint8 for a colour image; an array is returned as it is.
+
+    Raises:
+        BadInput: There is no image at the path.
+    """
     from PIL import Image
 
     if isinstance(source, (str, Path)):
@@ -209,10 +325,9 @@ def open_mask(source) -> np.ndarray:
                 return open_mask(image)
         except OSError:
             raise BadInput(
-                f"no mask that can be read at {source}: give a PNG, black outside, white inside"
+                f"no mask can be read at {source}: give a PNG that is black outside and white inside"
             ) from None
     if isinstance(source, Image.Image):
-        return np.asarray(
-            source.convert("RGB" if source.mode not in ("1", "L", "I", "I;16") else source.mode)
-        )
+        mode = source.mode if source.mode in ("1", "L", "I", "I;16") else "RGB"
+        return np.asarray(source.convert(mode))
     return np.asarray(source)

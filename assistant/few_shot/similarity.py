@@ -1,184 +1,158 @@
-"""Where a picture looks like others with masks and like a name: what `assistant.few_shot.prompt_encoder` reads. All is frozen.
+"""Where a query image resembles reference masks and a label: similarity maps, all from frozen features.
 
-given = gather([(query, [reference, ...], "mug")], encoder, features)
+    maps = reference_similarity(query, references, masks, coverage)     # four maps (B, h, w)
+    heat = label_similarity(features.joint, extractor.embed_label("mug"), (32, 32))
+
+`assistant.few_shot.match_inputs` stacks them into what the prompt encoder reads.
 """
 
-from dataclasses import dataclass
+from enum import IntEnum
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from assistant.sam.segmenter import Embedding, Segmenter
+# A cell counts as inside a mask where the mask covers half of it, or, for a mask too small to fill any cell,
+# this share of what it covers of its fullest cell.
+MIN_INSIDE_COVERAGE = 0.5
+MIN_SHARE_OF_FULLEST = 0.6
+# The two means that a level is measured against are at least this far apart, in cosine.
+MIN_SEPARATION = 0.02
 
-NAMELESS, NAMED = 9, 4  # maps that tell where the query is like the references, and like the name
+
+class MapChannel(IntEnum):
+    """Channels of `MatchInputs.maps`. Those from LABEL on exist only for an episode with a label."""
+
+    BEST = 0
+    BEST_SCALED = 1
+    CONTRAST = 2
+    LEVEL = 3
+    SAM_CONTRAST = 4
+    SAM_LEVEL = 5
+    SEPARATION = 6
+    SAM_SEPARATION = 7
+    COVERAGE = 8
+    LABEL = 9
+    LABEL_SCALED = 10
+    LABEL_LEVEL = 11
+    LABEL_SEPARATION = 12
 
 
-@dataclass
-class Look:
-    """A picture as the matcher sees it, on a grid over SAM's square.
+IMAGE_MAPS = int(MapChannel.LABEL)  # number of the channels that need no label
+LABEL_MAPS = len(MapChannel) - IMAGE_MAPS  # number of those that do
 
-    patches: (C, h, w) float, compared with those of other pictures; joint: (D, h', w') float, compared with names;
-    inside: (h, w) share in [0, 1] of each cell that the picture covers; embedding: SAM's.
+
+class SimilarityMaps(NamedTuple):
+    """How similar each cell of B queries is to their references.
+
+    Attributes:
+        best: (B, h, w) in [-1, 1], cosine with the most similar cell inside any mask: VRP-SAM's pseudo mask.
+        contrast: (B, h, w), cosine with the mean feature inside the masks less that with the mean feature
+            outside them (PANet, Wang et al. 2019, arXiv 1908.06391). The surroundings of an object often
+            resemble those of the next one, which `best` alone cannot tell.
+        level: (B, h, w) in [-1, 2], `contrast` on the references' own scale; see `relative_to_references`.
+        separation: (B, h, w), the same number everywhere; see `relative_to_references`.
     """
 
-    patches: Tensor
-    joint: Tensor
-    inside: Tensor
-    embedding: Embedding
-
-    def core(self, width: int) -> Tensor:
-        """SAM's own features (width, h, w) of unit length, on the grid of the patches. The pocket SAM packs finer maps
-        behind them, so that the first `width` channels are taken, as many as a prompt has."""
-        own = self.embedding.features[:, :width].float().cpu()
-        return F.normalize(
-            F.interpolate(own, self.inside.shape, mode="bilinear", align_corners=False)[0], dim=0
-        )
+    best: Tensor
+    contrast: Tensor
+    level: Tensor
+    separation: Tensor
 
 
-@dataclass
-class Reference:
-    """A look and its mask: (h, w) share in [0, 1] of each cell that is inside the mask."""
+def reference_similarity(
+    query: Tensor, references: Tensor, masks: Tensor, coverage: Tensor
+) -> SimilarityMaps:
+    """Compare queries with their references. Several references act as one longer memory.
 
-    look: Look
-    mask: Tensor
+    Args:
+        query: (B, C, h, w) float, features of unit length.
+        references: (B, K, C, h, w) float, features of unit length.
+        masks: (B, K, h, w) in [0, 1], the share of each reference cell that lies inside the mask.
+        coverage: (B, K, h, w) in [0, 1], the share of each reference cell that the image covers.
 
-
-class Given(NamedTuple):
-    """What `PromptEncoder` reads of B episodes with K references: all of it comes from frozen parts.
-
-    maps: (B, M, h, w), where the query is like the references and like its name. The rest is on a grid of half the
-    side, (a, b): query (B, C, a, b), references (B, K, C, a, b) patches; inside (B, a, b), covered and masks (B, K, a,
-    b) shares of cells; query_maps (B, a, b, 1 + text), reference_maps (B, K, a, b, 1 + text), in [0, 1]; names (B, D)
-    or None.
+    Returns:
+        The maps. `level` and `separation` can be used without any training.
     """
-
-    maps: Tensor
-    query: Tensor
-    references: Tensor
-    inside: Tensor
-    covered: Tensor
-    masks: Tensor
-    query_maps: Tensor
-    reference_maps: Tensor
-    names: Tensor | None
-
-    def nameless(self) -> "Given":
-        """The same for an encoder that is not told the name."""
-        return self._replace(
-            maps=self.maps[:, :NAMELESS],
-            query_maps=self.query_maps[..., :1],
-            reference_maps=self.reference_maps[..., :1],
-            names=None,
-        )
-
-
-def cover(segmenter: Segmenter, size: tuple[int, int], mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
-    """The share in [0, 1] of each cell of a grid (h, w) over SAM's square that `mask` (H, W) bool of a picture of
-    `size` covers: the square's transform is that of the picture (`Segmenter.input_size`)."""
-    height, width = segmenter.input_size(size)
-    rows, columns = (cells(of, used, segmenter.side, n) for of, used, n in zip(size, (height, width), grid))
-    return (rows @ torch.as_tensor(mask, dtype=torch.float32) @ columns.T).clamp(0, 1)
-
-
-def cells(pixels: int, used: int, side: int, n: int) -> Tensor:
-    """(n, pixels): how much of each of n cells along the square's side each pixel of the picture covers."""
-    edges = torch.arange(pixels + 1, dtype=torch.float64) * used / pixels * n / side  # of pixels, in cells
-    line = torch.arange(n, dtype=torch.float64)[:, None]
-    overlap = torch.minimum(edges[1:], line + 1) - torch.maximum(edges[:-1], line)
-    return overlap.clamp(min=0).float()
-
-
-def likeness(
-    query: Tensor, references: Tensor, masks: Tensor, covered: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where a query (B, C, h, w) looks like K references (B, K, C, h, w), all of unit length -> (B, h, w) four times.
-
-    The cosine with the best cell inside any mask (VRP-SAM's pseudo mask); the cosine with the mean inside less that
-    with the mean outside (PANet, Wang et al. 2019, arXiv 1908.06391); and this again, `relative` to the references'
-    own. The last two need no training to be used.
-    """
-    b, k, c, h, w = references.shape
-    r = references.transpose(1, 2).flatten(2)  # B, C, K * n
-    inner = masks.flatten(1)  # B, K * n
-    outer = (covered.flatten(1) - inner).clamp(min=0)
-    chosen = inner >= (inner.amax(1, keepdim=True) * 0.6).clamp(max=0.5)  # something small fills no cell
-    inside = [cells[:, c] for cells, c in zip(r, chosen)]
-    best = torch.stack([(some.T @ x.flatten(1)).amax(0) for x, some in zip(query, inside)])
-    mean = lambda weight: F.normalize((r @ weight[..., None])[..., 0], dim=1)
-    direction = mean(inner) - mean(outer)
+    batch, _, _, height, width = references.shape
+    memory = references.transpose(1, 2).flatten(2)  # (B, C, K * h * w)
+    inside = masks.flatten(1)  # (B, K * h * w)
+    outside = (coverage.flatten(1) - inside).clamp(min=0)
+    threshold = (inside.amax(1, keepdim=True) * MIN_SHARE_OF_FULLEST).clamp(max=MIN_INSIDE_COVERAGE)
+    best = torch.stack(
+        [
+            (cells[:, chosen].T @ image.flatten(1)).amax(0)
+            for image, cells, chosen in zip(query, memory, inside >= threshold, strict=True)
+        ]
+    )
+    direction = _mean_direction(memory, inside) - _mean_direction(memory, outside)
     contrast = torch.einsum("bchw,bc->bhw", query, direction)
-    return (
-        best.view(b, h, w),
-        contrast,
-        *relative(contrast, torch.einsum("bcn,bc->bn", r, direction), inner, outer),
-    )
+    reference_contrast = torch.einsum("bcn,bc->bn", memory, direction)
+    level, separation = relative_to_references(contrast, reference_contrast, inside, outside)
+    return SimilarityMaps(best.view(batch, height, width), contrast, level, separation)
 
 
-def relative(query: Tensor, own: Tensor, inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
-    """A map (B, h, w) of a query, scaled so that the references' own (B, N) is 1 on average where they are masked
-    (weights inner, outer (B, N)), 0 where not, within [-1, 2]; and, everywhere the same, how far these two were apart:
-    a map that does not tell the references' inside from their outside tells nothing of the query."""
-    mean = lambda weight: (own * weight).sum(1) / weight.sum(1).clamp(min=1e-6)
-    low, high = mean(outer)[:, None, None], mean(inner)[:, None, None]
-    level = (query - low) / (high - low).abs().clamp(min=0.02)
-    return level.clamp(-1, 2), (high - low).expand_as(query)
+def _mean_direction(memory: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean of features (B, C, N), weights (B, N), scaled to unit length -> (B, C)."""
+    return F.normalize((memory @ weights[..., None])[..., 0], dim=1)
 
 
-def scaled(x: Tensor, inside: Tensor) -> Tensor:
-    """Maps (..., h, w) brought to [0, 1] over the cells that the picture covers; 0 elsewhere."""
-    there = inside > 0
-    low = x.masked_fill(~there, torch.inf).amin((-1, -2), keepdim=True)
-    high = x.masked_fill(~there, -torch.inf).amax((-1, -2), keepdim=True)
-    return ((x - low) / (high - low).clamp(min=1e-6)).masked_fill(~there, 0)
+def relative_to_references(
+    query_map: Tensor, reference_values: Tensor, inside: Tensor, outside: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Put a map of the queries on the scale of the references' own values.
+
+    Args:
+        query_map: (B, h, w) float.
+        reference_values: (B, N) float, the same quantity in the cells of the references.
+        inside: (B, N) in [0, 1], weight of each cell inside the masks.
+        outside: (B, N) in [0, 1], weight of each cell outside them.
+
+    Returns:
+        The level, (B, h, w) in [-1, 2]: 1 is the references' mean inside their masks, 0 their mean outside.
+        And the separation, (B, h, w) with one number per episode: how far these two means are apart. A
+        quantity that does not tell the inside of the references from their outside says nothing about the
+        query.
+    """
+    low = _weighted_mean(reference_values, outside)[:, None, None]
+    high = _weighted_mean(reference_values, inside)[:, None, None]
+    level = (query_map - low) / (high - low).abs().clamp(min=MIN_SEPARATION)
+    return level.clamp(-1, 2), (high - low).expand_as(query_map)
 
 
-def attention_map(joint: Tensor, name: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Cosine of a name (D,) with each place of joint (D, h', w') -> (h, w)."""
-    cosine = torch.einsum("dhw,d->hw", F.normalize(joint.float(), dim=0), F.normalize(name, dim=0))
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean of values (B, N), weights (B, N) -> (B,)."""
+    return (values * weights).sum(1) / weights.sum(1).clamp(min=1e-6)
+
+
+def scaled_to_unit(maps: Tensor, coverage: Tensor) -> Tensor:
+    """Stretch each map over [0, 1].
+
+    Args:
+        maps: (..., h, w) float.
+        coverage: (..., h, w) in [0, 1], the share of each cell that the image covers.
+
+    Returns:
+        (..., h, w) in [0, 1]: 0 and 1 are the least and the greatest value among the cells that the image
+        covers; 0 in cells that it does not cover.
+    """
+    covered = coverage > 0
+    low = maps.masked_fill(~covered, torch.inf).amin((-1, -2), keepdim=True)
+    high = maps.masked_fill(~covered, -torch.inf).amax((-1, -2), keepdim=True)
+    return ((maps - low) / (high - low).clamp(min=1e-6)).masked_fill(~covered, 0)
+
+
+def label_similarity(joint: Tensor, label_vector: Tensor, grid: tuple[int, int]) -> Tensor:
+    """How similar each place of an image is to a label: VLP-SAM's attention map.
+
+    Args:
+        joint: (D, h', w') float, features in the space of labels.
+        label_vector: (D,) float.
+        grid: (h, w), number of rows and columns of the result.
+
+    Returns:
+        (h, w) in [-1, 1], cosine similarity.
+    """
+    cosine = torch.einsum("dhw,d->hw", F.normalize(joint.float(), dim=0), F.normalize(label_vector, dim=0))
     return F.interpolate(cosine[None, None], grid, mode="bilinear", align_corners=False)[0, 0]
-
-
-@torch.no_grad()
-def gather(episodes: list[tuple[Look, list[Reference], str | None]], encoder, features) -> Given:
-    """Episodes with as many references each -> `Given`. encoder: a `PromptEncoder`; features: see `frozen_features`."""
-    queries, several, labels = zip(*episodes)
-    grid = queries[0].patches.shape[-2:]
-    unit = lambda looks: encoder.unit(torch.stack([look.patches.float() for look in looks]))
-    own = lambda looks: torch.stack([look.core(encoder.settings["prompt"]) for look in looks])
-    each = lambda of: torch.stack([torch.stack([of(r) for r in some]) for some in several])
-    looks = lambda of: torch.stack([of([r.look for r in some]) for some in several])
-    query, others, inside = unit(queries), looks(unit), torch.stack([q.inside for q in queries])
-    masks, covered = each(lambda r: r.mask), each(lambda r: r.look.inside)
-    best, contrast, level, gap = likeness(query, others, masks, covered)
-    _, contrast2, level2, gap2 = likeness(own(queries), looks(own), masks, covered)
-    maps = [best, scaled(best, inside), contrast * 4, level, contrast2 * 4, level2, gap, gap2, inside]
-    seen, shown, names = [scaled(best, inside)], [masks], None
-    if encoder.settings["text"]:
-        names = torch.stack([features.words(label) for label in labels])
-        heat = torch.stack([attention_map(q.joint, n, grid) for q, n in zip(queries, names)])
-        heats = torch.stack(
-            [
-                torch.stack([attention_map(r.look.joint, n, grid) for r in some])
-                for some, n in zip(several, names)
-            ]
-        )
-        inner = masks.flatten(1)
-        level, gap = relative(heat, heats.flatten(1), inner, (covered.flatten(1) - inner).clamp(min=0))
-        maps += [heat * 10, scaled(heat, inside), level, gap * 10]
-        seen, shown = [*seen, scaled(heat, inside)], [*shown, scaled(heats, covered)]
-    side = [max(1, n // 2) for n in grid]
-    half = lambda x: F.adaptive_avg_pool2d(x.flatten(0, -3)[:, None], side)[:, 0].unflatten(0, x.shape[:-2])
-    return Given(
-        torch.stack(maps, 1) * inside[:, None],
-        F.normalize(half(query * inside[:, None]), dim=1),
-        F.normalize(half(others * covered[:, :, None]), dim=2),
-        half(inside),
-        half(covered),
-        half(masks),
-        torch.stack([half(m) for m in seen], -1),
-        torch.stack([half(m) for m in shown], -1),
-        names,
-    )
