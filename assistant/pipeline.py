@@ -11,6 +11,7 @@ Three pipelines implement these protocols: `assistant.pocket.pipeline` (the embe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from assistant.attention.prompt_attention import PromptAttention, Ranking
 from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.sam.image_opener import Progress
+from assistant.sam.mask_ops import Rle
 from assistant.sam.proposals import Proposals
 from assistant.sam.segmenter import Embedding, Segmenter
 
@@ -111,7 +113,7 @@ class AttentionProbe(Protocol):
     """Reads where a model attends for a phrase ("The Power of One", arXiv 2503.10779).
 
     Attributes:
-        layers: Number of layers of the model.
+        layers: Number of layers whose attention is read.
         ranking: Which layers or heads `assistant.attention.maps.attend` averages; None for all layers.
     """
 
@@ -119,22 +121,41 @@ class AttentionProbe(Protocol):
     ranking: Ranking | None
 
     def open(self, image: Any, cache_folder: Path | None = None) -> Any:
-        """Open an image (path, PIL image or (H, W, 3) uint8) as `attention` takes it.
+        """Open an image as `attention` takes it.
 
-        A probe that reads the regions of an image stores them in `cache_folder` and reads them from there the
-        next time. Raises BadInput where there is no image.
+        Args:
+            image: A path, PIL image or (H, W, 3) uint8 RGB; with a `cache_folder` a path.
+            cache_folder: Where a probe that reads the regions of an image stores them, and reads them from the
+                next time; None to store nothing.
+
+        Returns:
+            The opened image. An image that the pipeline of the same model has opened can take its place.
+
+        Raises:
+            BadInput: There is no image.
         """
 
     def size(self, opened: Any) -> tuple[int, int]:
-        """(height, width) in pixels of an opened image."""
+        """(H, W) px of an opened image."""
 
-    def region_rles(self, opened: Any) -> list[dict] | None:
-        """COCO RLE of the regions that the model attends to; None for a model that attends to a grid."""
+    def region_rles(self, opened: Any) -> list[Rle] | None:
+        """The masks of the regions that the model attends to; None for a model that attends to a grid."""
 
     def attention(self, opened: Any, prompts: list[str], layers: list[int] | None = None) -> PromptAttention:
-        """Attention of each prompt before the softmax, in `layers` (None: all).
+        """Read the attention of prompts to places of an image.
 
         Gradients reach the parameters that `tunable_attention` and `tunable_words` name.
+
+        Args:
+            opened: The image.
+            prompts: P phrases such as "mug".
+            layers: The layers to read; None for all.
+
+        Returns:
+            Attention before the softmax, of the layers in ascending order.
+
+        Raises:
+            BadInput: There is no such layer, or the model exposes no attention.
         """
 
     def reusing(self) -> AbstractContextManager[None]:
@@ -146,7 +167,7 @@ class AttentionProbe(Protocol):
     def tunable_words(self, prompts: list[str]) -> dict[str, nn.Parameter]:
         """The input embeddings of the prompts' tokens, by name, for one-shot tuning."""
 
-    def restore(self, tuned: dict[str, Tensor]) -> None:
+    def restore(self, tuned: Mapping[str, Tensor]) -> None:
         """Use tuned parameters, named as the two methods above name them; {} gives back the model's own."""
 
 

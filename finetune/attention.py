@@ -1,231 +1,433 @@
-"""One-shot tuning of where a model looks: one labelled photo per category ("The Power of One", arXiv 2503.10779).
+"""One-shot tuning of a model's attention: one labelled image per category ("The Power of One", arXiv
+2503.10779).
 
-    python -m assistant rank-layers --images DATA/coco/train/images --names DATA/coco/train/instances.json --out ranking.json
+    python -m assistant rank-layers --images DATA/coco/train/images --names DATA/coco/train/instances.json \\
+        --out ranking.json
     python -m finetune attention --data DATA/coco/train --ranking ranking.json --out runs/attention
-    python -m eval oneshot --root DATA/coco/dev --ranking ranking.json --tuned runs/attention --out runs/eval/oneshot
+    python -m eval oneshot --root DATA/coco/dev --ranking ranking.json --tuned runs/attention \\
+        --out runs/eval/oneshot
 
-Trained are the attention of the layers that the ranking uses and, with `--word-passes`, the embeddings of the words of the
-prompts; everything else is frozen, dropout is off. The loss is the negative log of each labelled pixel's share of the
-attention alone: with the match in it, which already knows what a labelled photo shows, little is left to be learned.
-Background weighs a tenth, else all is soon background. `--runs` runs draw other photos and another order, each with weights of
-its own: run-0.safetensors and so on. The same command again goes on where it was stopped.
+It trains the attention of the layers that the ranking uses and, with `--word-passes`, the embeddings of the
+words of the prompts. Everything else is frozen, and dropout is off. The loss is the negative logarithm of the
+true class's share of each labelled pixel. The match is left out of it: it knows already what a labelled image
+shows, so that little would be left to learn. Background pixels weigh a tenth, or everything would soon become
+background.
+
+`--runs` runs draw different images and another order. Each writes weights of its own: run-0.safetensors and
+so on. The same command again resumes.
 """
 
+from __future__ import annotations
+
 import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from assistant.attention.labelled_images import LabelledImage, read_labelled
 from assistant.attention.maps import class_maps, shares, with_background
-from assistant.attention.prompt_attention import Ranking
+from assistant.attention.prompt_attention import LayerChoice, Ranking
 from assistant.errors import BadInput
 from assistant.files import replace_whole
-from finetune.log import Log, rate
+from assistant.pipeline import AttentionProbe
+from assistant.presets import ModelOptions
+from finetune.log import TrainingLog, cosine_schedule
 
-SMALLEST = 0.01  # of the picture that the labelled thing covers at least, where the category has such a photo
-BACKGROUND = 0.1  # weight of background pixels
-SAVED = 40  # steps between checkpoints
-GRID = 128  # cells of the longer side that the loss is counted on
+MIN_INSTANCE_SHARE = 0.01  # of an image that its category covers, where the category has such an image
+MAX_OTHER_CATEGORIES = 2  # of an image: two others are as bad as more
+BACKGROUND_WEIGHT = 0.1  # of background pixels in the loss
+STEPS_PER_CHECKPOINT = 40
+STEPS_PER_LOG_LINE = 100
+LOSS_GRID = 128  # cells of the longer side that the loss is counted on
+WEIGHT_DECAY = 0.05
+WARMUP_STEPS = 5
+WORD_LR_FACTOR = 0.5  # of the learning rate while the words are trained as well
+
+
+@dataclass(frozen=True)
+class TuneAttentionSettings:
+    """How one run is tuned.
+
+    Attributes:
+        passes: Over the labelled images, training the attention alone.
+        word_passes: Over the labelled images afterwards, training the words' embeddings as well.
+        batch: Images per step.
+        lr: Learning rate at its peak.
+    """
+
+    passes: int
+    word_passes: int
+    batch: int
+    lr: float
+
+
+@dataclass(frozen=True)
+class AttentionSettings:
+    """What `python -m finetune attention` is asked for.
+
+    Attributes:
+        data: Folder of labelled images.
+        split: Part of the data set.
+        ranking: File that `rank-layers` wrote; None for the model's own ranking.
+        models: The model to tune.
+        cache_folder: Folder of opened images.
+        out: Folder of the results.
+        runs: Number of runs.
+        seed: Of the first run; the next runs count up.
+        tuning: How each run is tuned.
+    """
+
+    data: Path
+    split: str
+    ranking: Path | None
+    models: ModelOptions
+    cache_folder: Path
+    out: Path
+    runs: int
+    seed: int
+    tuning: TuneAttentionSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this stage's options."""
     from assistant.cli import add_model_arguments
 
     parser.add_argument(
         "--data",
         type=Path,
         required=True,
-        help="labelled photos that one per category is drawn from (COCO-format, COCO, VOC)",
+        help="labelled images that one per category is drawn from (COCO-format, COCO, VOC)",
     )
     parser.add_argument("--split", default="train", help="part of the data set, in VOC's and COCO's layouts")
     parser.add_argument("--ranking", type=Path, help="what rank-layers wrote (default: the preset's own)")
     add_model_arguments(parser)
-    parser.add_argument("--views", type=Path, help="folder of opened pictures (pocket; default: OUT/views)")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--views", type=Path, help="folder of opened images (pocket; default: OUT/views)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--runs", type=int, default=5, help="number of runs (default: 5)")
     parser.add_argument(
-        "--passes", type=int, default=5, help="over the labelled photos, training the attention alone"
+        "--passes",
+        type=int,
+        default=5,
+        help="passes over the labelled images that train the attention alone (default: 5)",
     )
     parser.add_argument(
         "--word-passes",
         type=int,
         default=0,
-        help="and then the words' embeddings as well (default: 0, which leaves them alone)",
+        help="passes after those that train the words' embeddings as well (default: 0, which leaves them as "
+        "they are)",
     )
-    parser.add_argument("--batch", type=int, default=2, help="photos a step")
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0, help="of the first run; the next runs count up")
+    parser.add_argument("--batch", type=int, default=2, help="images per step (default: 2)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="learning rate at its peak (default: 1e-3)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the first run; the next runs count up (default: 0)"
+    )
 
 
-def draw_supports(categories: list[str], photos: list[tuple], rng) -> list[tuple[int, int]]:
-    """(category, index of its photo) for every category that `photos`, [(path, (H, W) int map)], show: photos of few
-    other categories first, with a thing that is no smaller than SMALLEST; among the best, chance decides."""
-    there = [np.bincount(label[label > 0], minlength=len(categories) + 1) / label.size for _, label in photos]
-    drawn = []
-    for c in range(1, len(categories) + 1):
-        fit = [i for i, share in enumerate(there) if share[c] > 0]
-        if not fit:
+def main(args: argparse.Namespace) -> None:
+    """Read the options and tune."""
+    from assistant.cli import model_options
+
+    settings = AttentionSettings(
+        data=args.data,
+        split=args.split,
+        ranking=args.ranking,
+        models=model_options(args),
+        cache_folder=args.views or args.out / "views",
+        out=args.out,
+        runs=args.runs,
+        seed=args.seed,
+        tuning=TuneAttentionSettings(args.passes, args.word_passes, args.batch, args.lr),
+    )
+    tune_runs(settings)
+
+
+def tune_runs(settings: AttentionSettings) -> None:
+    """Tune every run and write OUT/run-K.safetensors, whose metadata tells which image stood for which
+    category.
+
+    Raises:
+        BadInput: The data, the model or the settings cannot be used.
+    """
+    from assistant.presets import load_attention_probe
+
+    names, labelled = read_labelled(settings.data, settings.split)
+    tuning = settings.tuning
+    if settings.runs < 1 or tuning.passes < 0 or tuning.word_passes < 0 or tuning.batch < 1:
+        raise BadInput("--runs and --batch must be at least 1, --passes and --word-passes not negative")
+    probe, _ = load_attention_probe(settings.models)
+    if settings.ranking:
+        probe.ranking = Ranking.load(settings.ranking)
+    ranking = probe.ranking
+    if ranking is None:
+        raise BadInput("give --ranking, what python -m assistant rank-layers wrote for this model")
+    label_maps = [image.read() for image in labelled]
+    _check_settings(settings, ranking)
+    opened: dict[int, Any] = {}
+    supports: list[tuple[int, int]] = []
+    for run in range(settings.seed, settings.seed + settings.runs):
+        supports = draw_supports(names, label_maps, np.random.default_rng(run))
+        if (settings.out / f"run-{run}.safetensors").exists():
             continue
-        rank = {i: (there[i][c] < SMALLEST, min(2, int((there[i] > 0).sum()) - 1), rng.random()) for i in fit}
-        drawn.append((c, min(fit, key=rank.get)))
+        for _, image in supports:
+            if image not in opened:
+                opened[image] = probe.open(labelled[image].path, settings.cache_folder)
+        examples = [(opened[image], support_map(label_maps[image], category)) for category, image in supports]
+        _write_settings(settings, ranking)
+        state_file = settings.out / f"run-{run}.pt"
+        log = TrainingLog(settings.out / f"loss-{run}.jsonl")
+        tuned = tune(probe, examples, names, tuning, run, state_file, log)
+        _write_run(settings.out / f"run-{run}.safetensors", tuned, ranking, names, labelled, supports)
+        state_file.unlink(missing_ok=True)
+    print(f"{settings.runs} runs over {len(supports)} images each: {settings.out}")
+
+
+def _described(settings: AttentionSettings, ranking: Ranking) -> dict[str, Any]:
+    """What the runs of one folder have in common, as JSON values."""
+    described = {
+        "data": str(settings.data.resolve()),
+        "use": ranking.use,
+        "passes": settings.tuning.passes,
+        "word_passes": settings.tuning.word_passes,
+        "batch": settings.tuning.batch,
+        "lr": settings.tuning.lr,
+        "model": settings.models.mllm or settings.models.preset,
+    }
+    return json.loads(json.dumps(described))
+
+
+def _check_settings(settings: AttentionSettings, ranking: Ranking) -> None:
+    """Raise BadInput where the folder of the results holds runs with other settings."""
+    file = settings.out / "attention.json"
+    if file.exists() and json.loads(file.read_text())["settings"] != _described(settings, ranking):
+        raise BadInput(
+            f"--out {settings.out} holds runs with other settings: choose another folder or delete it"
+        )
+
+
+def _write_settings(settings: AttentionSettings, ranking: Ranking) -> None:
+    settings.out.mkdir(parents=True, exist_ok=True)
+    with replace_whole(settings.out / "attention.json") as path:
+        path.write_text(json.dumps({"settings": _described(settings, ranking)}, indent=1) + "\n")
+
+
+def _write_run(
+    file: Path,
+    tuned: dict[str, Tensor],
+    ranking: Ranking,
+    names: list[str],
+    labelled: Sequence[LabelledImage],
+    supports: Sequence[tuple[int, int]],
+) -> None:
+    """Write the tuned parameters of one run."""
+    from safetensors.torch import save_file
+
+    images = {names[category - 1]: labelled[image].path.name for category, image in supports}
+    metadata = {"use": json.dumps(ranking.use), "photos": json.dumps(images)}
+    with replace_whole(file) as path:
+        save_file({name: value.contiguous() for name, value in tuned.items()}, path, metadata)
+
+
+def draw_supports(
+    names: Sequence[str], label_maps: Sequence[np.ndarray], rng: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Draw one image for every category.
+
+    Images where the category is no smaller than `MIN_INSTANCE_SHARE` come first, then those that show few
+    other categories; among the best one is drawn at random.
+
+    Args:
+        names: Of the categories, which are numbered from 1.
+        label_maps: (H, W) int of each image, with the number of the category at each pixel.
+        rng: Random numbers.
+
+    Returns:
+        (category, index of its image) for every category that an image shows.
+    """
+    image_shares = [
+        np.bincount(label_map[label_map > 0], minlength=len(names) + 1) / label_map.size
+        for label_map in label_maps
+    ]
+    drawn = []
+    for category in range(1, len(names) + 1):
+        showing = [k for k, of_image in enumerate(image_shares) if of_image[category] > 0]
+        if not showing:
+            continue
+        order = {}
+        for k in showing:
+            is_small = image_shares[k][category] < MIN_INSTANCE_SHARE
+            others = min(MAX_OTHER_CATEGORIES, int((image_shares[k] > 0).sum()) - 1)
+            order[k] = (is_small, others, rng.random())
+        drawn.append((category, min(showing, key=order.__getitem__)))
     return drawn
 
 
-def support_map(label: np.ndarray, category: int) -> Tensor:
-    """(H, W) class numbers as the one label that is given: the category, background, and -1 for other labelled
-    things."""
-    return torch.from_numpy(np.where((label == category) | (label <= 0), label, -1))
+def support_map(label_map: np.ndarray, category: int) -> Tensor:
+    """The label map that one category is learned from.
+
+    Args:
+        label_map: (H, W) int, the number of the category at each pixel.
+        category: The one to keep.
+
+    Returns:
+        (H, W) int64: the category and the background keep their numbers, other categories become -1.
+    """
+    return torch.from_numpy(np.where((label_map == category) | (label_map <= 0), label_map, -1))
 
 
-def loss_of(probe, view, label: Tensor, prompts: list[str], owner: Tensor, use: list, classes: int) -> Tensor:
-    """label: (H, W) long, -1 = not counted. Mean over the thing's pixels of -log of the true class's share, plus
-    BACKGROUND times the mean over the background's."""
-    look = probe.attention(view, prompts, sorted({layer for layer, _ in use}))
-    maps = class_maps(shares(look, use, match=False), owner, classes)
-    h, w = label.shape
-    size = tuple(max(1, round(side * GRID / max(h, w))) for side in (h, w))
-    small = F.interpolate(label[None, None].float(), size, mode="nearest")[0, 0].long()
-    true, row = small.clamp(min=0).unique(return_inverse=True)  # only these classes' maps are drawn
-    *drawn, covered = look.place.spread(torch.cat([maps[true], maps.sum(0, keepdim=True).detach()]), size)
-    counted = (small >= 0) & (covered > 0.5)  # what no region covers says nothing
+def loss_of(
+    probe: AttentionProbe,
+    opened: Any,
+    label_map: Tensor,
+    prompts: list[str],
+    class_of_prompt: Tensor,
+    use: list[LayerChoice],
+    classes: int,
+) -> Tensor:
+    """The loss of one labelled image.
+
+    Args:
+        probe: Reads the model's attention.
+        opened: The image, as the probe opens it.
+        label_map: (H, W) int64, the class of each pixel, -1 where it does not count.
+        prompts: P prompts.
+        class_of_prompt: (P,) int64.
+        use: The layers or heads to average.
+        classes: Number of classes with the background.
+
+    Returns:
+        A scalar: the mean of -log of the true class's share over the pixels of the instance, plus
+        `BACKGROUND_WEIGHT` times the mean over the background's. An instance is small beside its background;
+        counted pixel by pixel, "all is background" would be learned first.
+    """
+    attention = probe.attention(opened, prompts, sorted({layer for layer, _ in use}))
+    maps = class_maps(shares(attention, use, match=False), class_of_prompt, classes)
+    height, width = label_map.shape
+    longest = max(height, width)
+    size = (max(1, round(height * LOSS_GRID / longest)), max(1, round(width * LOSS_GRID / longest)))
+    small = F.interpolate(label_map[None, None].float(), size, mode="nearest")[0, 0].long()
+    # Only the maps of the classes that are there are drawn, and the sum of all, which tells what regions
+    # cover.
+    present, row = small.clamp(min=0).unique(return_inverse=True)
+    total = maps.sum(0, keepdim=True).detach()
+    *drawn, covered = attention.places.to_pixels(torch.cat([maps[present], total]), size)
+    counted = (small >= 0) & (covered > 0.5)
     if not counted.any():
         return maps.sum() * 0
-    each = -torch.stack(drawn).gather(0, row[None])[0][counted].clamp(min=1e-6).log()
-    thing = small[counted] > 0
-    # Things are small beside their background: counted pixel by pixel, "all is background" would be learned first.
-    mean = lambda where: (each * where).sum() / where.sum().clamp(min=1)
-    return mean(thing) + BACKGROUND * mean(~thing)
+    true_share = torch.stack(drawn).gather(0, row[None])[0][counted]
+    loss = -true_share.clamp(min=1e-6).log()
+    is_instance = small[counted] > 0
+    return _mean_where(loss, is_instance) + BACKGROUND_WEIGHT * _mean_where(loss, ~is_instance)
+
+
+def _mean_where(values: Tensor, where: Tensor) -> Tensor:
+    """The mean of values (N,) where a mask (N,) is True; 0 where it is True nowhere."""
+    return (values * where).sum() / where.sum().clamp(min=1)
 
 
 def tune(
-    probe,
-    supports: list[tuple],
+    probe: AttentionProbe,
+    examples: Sequence[tuple[Any, Tensor]],
     names: list[str],
-    passes: int,
-    word_passes: int,
-    batch: int,
-    lr: float,
+    settings: TuneAttentionSettings,
     seed: int,
     state_file: Path | None = None,
-    log: Log | None = None,
+    log: TrainingLog | None = None,
 ) -> dict[str, Tensor]:
-    """Train on `supports`, [(view, (H, W) label)], -> what `looker.restore` takes. First the attention alone, which in
-    the pocket preset reads what is kept of the first pass; then the words as well. state_file: resumed from, if
-    there."""
-    prompts, owner = with_background(names)
+    """Tune a model on labelled images: first the attention alone, then the words as well.
+
+    Args:
+        probe: Of the model, with a ranking. In the pocket preset the attention alone reads what layers read
+            in the first pass over an image, which does not change.
+        examples: Opened images with their label maps, (H, W) int64.
+        names: Of the classes.
+        settings: How to tune.
+        seed: Of the order of the images.
+        state_file: Where the run stands; it is resumed from there if the file exists. None to store nothing.
+        log: Records the loss.
+
+    Returns:
+        What `probe.restore` takes.
+    """
+    if probe.ranking is None:
+        raise ValueError("tuning needs the ranking of layers")
+    prompts, class_of_prompt = with_background(names)
     use = probe.ranking.use
     probe.restore({})
-    state = (
-        torch.load(state_file, weights_only=True)
-        if state_file and state_file.exists()
-        else {"phase": 0, "step": 0}
-    )
-    trained = probe.tunable_attention(sorted({layer for layer, _ in use}))
-    for phase, rounds in enumerate((passes, word_passes)):
+    state: dict[str, Any] = {"phase": 0, "step": 0}
+    if state_file and state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+    trained: dict[str, nn.Parameter] = dict(probe.tunable_attention(probe.ranking.used_layers))
+    for phase, passes in enumerate((settings.passes, settings.word_passes)):
         if phase:
             trained |= probe.tunable_words(prompts)
-        if phase < state["phase"] or not rounds:
+        if phase < state["phase"] or not passes:
             continue
-        optimizer = torch.optim.AdamW(trained.values(), lr=lr, weight_decay=0.05)
-        if state["phase"] == phase and "model" in state:
-            for name, parameter in trained.items():
-                parameter.data.copy_(state["model"][name])
-            if state["step"]:
-                optimizer.load_state_dict(state["optimizer"])
-        dice = [torch.Generator().manual_seed(10000 * seed + 1000 * phase + p) for p in range(rounds)]
-        order = [torch.randperm(len(supports), generator=each) for each in dice]
-        steps = torch.cat(order).split(batch)
+        optimizer = torch.optim.AdamW(trained.values(), lr=settings.lr, weight_decay=WEIGHT_DECAY)
+        if state["phase"] == phase:
+            _load_state(state, trained, optimizer)
+        steps = _steps(len(examples), passes, settings.batch, seed, phase)
+        peak = settings.lr * WORD_LR_FACTOR**phase
         for step in range(state["step"], len(steps)):
             for group in optimizer.param_groups:
-                group["lr"] = lr * rate(step, len(steps), 5) / (1 + phase)
+                group["lr"] = peak * cosine_schedule(step, len(steps), WARMUP_STEPS)
             optimizer.zero_grad(set_to_none=True)
             losses = []
-            for i in steps[step].tolist():
-                loss = loss_of(probe, *supports[i], prompts, owner, use, len(names) + 1)
+            for k in steps[step]:
+                loss = loss_of(probe, *examples[k], prompts, class_of_prompt, use, len(names) + 1)
                 (loss / len(steps[step])).backward()
                 losses.append(loss.item())
             optimizer.step()
             if log:
-                log.add(step, {"loss": float(np.mean(losses))}, every=100)
-            if state_file and (step % SAVED == SAVED - 1 or step + 1 == len(steps)):
-                with replace_whole(state_file) as path:
-                    torch.save(
-                        {
-                            "model": {n: p.data for n, p in trained.items()},
-                            "optimizer": optimizer.state_dict(),
-                            "step": step + 1,
-                            "phase": phase,
-                        },
-                        path,
-                    )
+                log.add(step, {"loss": float(np.mean(losses))}, every=STEPS_PER_LOG_LINE)
+            is_last = step + 1 == len(steps)
+            if state_file and (step % STEPS_PER_CHECKPOINT == STEPS_PER_CHECKPOINT - 1 or is_last):
+                _save_state(state_file, trained, optimizer, phase, step + 1)
         state = {"phase": phase + 1, "step": 0}
-    return {name: p.detach().clone() for name, p in trained.items()}
+    return {name: parameter.detach().clone() for name, parameter in trained.items()}
 
 
-def main(args: argparse.Namespace) -> None:
-    """Draw the photos, tune, write run-K.safetensors; its metadata says which photo stood for which category."""
-    import json
+def _steps(count: int, passes: int, batch: int, seed: int, phase: int) -> list[list[int]]:
+    """The indices of the images of each step: every pass goes over all `count` images in another order."""
+    orders = []
+    for number in range(passes):
+        generator = torch.Generator().manual_seed(10000 * seed + 1000 * phase + number)
+        orders.append(torch.randperm(count, generator=generator))
+    return [step.tolist() for step in torch.cat(orders).split(batch)]
 
-    from safetensors.torch import save_file
 
-    from assistant.attention.labelled_images import read_labelled
-    from assistant.cli import model_options
-    from assistant.presets import load_attention_probe
+def _load_state(
+    state: dict[str, Any], trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
+    """Go on from a state that `_save_state` wrote; nothing to do for the state of a new phase."""
+    if "model" not in state:
+        return
+    for name, parameter in trained.items():
+        parameter.data.copy_(state["model"][name])
+    if state["step"]:
+        optimizer.load_state_dict(state["optimizer"])
 
-    names, found = read_labelled(args.data, args.split)
-    if args.runs < 1 or args.passes < 0 or args.word_passes < 0 or args.batch < 1:
-        raise BadInput("--runs and --batch must be at least 1, --passes and --word-passes not negative")
-    probe, _ = load_attention_probe(model_options(args))
-    if args.ranking:
-        probe.ranking = Ranking.load(args.ranking)
-    if probe.ranking is None:
-        raise BadInput("give --ranking, what python -m assistant rank-layers wrote for this model")
-    photos = [(photo.path, photo.read()) for photo in found]
-    settings = {
-        "data": str(args.data.resolve()),
-        "use": probe.ranking.use,
-        "passes": args.passes,
-        "word_passes": args.word_passes,
-        "batch": args.batch,
-        "lr": args.lr,
-        "model": args.mllm or args.preset,
+
+def _save_state(
+    file: Path,
+    trained: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    phase: int,
+    step: int,
+) -> None:
+    """Write where a run stands: `step` is the next one of the phase."""
+    state = {
+        "model": {name: parameter.data for name, parameter in trained.items()},
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "phase": phase,
     }
-    settings = json.loads(json.dumps(settings))
-    file = args.out / "attention.json"
-    before = json.loads(file.read_text())["settings"] if file.exists() else settings
-    if before != settings:
-        raise BadInput(f"--out {args.out} holds runs with other settings: choose another folder or delete it")
-    views: dict[int, object] = {}
-    for run in range(args.seed, args.seed + args.runs):
-        pairs = draw_supports(names, photos, np.random.default_rng(run))
-        done, state = args.out / f"run-{run}.safetensors", args.out / f"run-{run}.pt"
-        if done.exists():
-            continue
-        for _, i in pairs:
-            if i not in views:
-                views[i] = probe.open(photos[i][0], args.views or args.out / "views")
-        supports = [(views[i], support_map(photos[i][1], c)) for c, i in pairs]
-        args.out.mkdir(parents=True, exist_ok=True)
-        with replace_whole(file) as path:
-            path.write_text(json.dumps({"settings": settings}, indent=1) + "\n")
-        tuned = tune(
-            probe,
-            supports,
-            names,
-            args.passes,
-            args.word_passes,
-            args.batch,
-            args.lr,
-            run,
-            state,
-            Log(args.out / f"loss-{run}.jsonl"),
-        )
-        shown = {names[c - 1]: photos[i][0].name for c, i in pairs}
-        about = {"use": json.dumps(probe.ranking.use), "photos": json.dumps(shown)}
-        with replace_whole(done) as path:
-            save_file({name: value.contiguous() for name, value in tuned.items()}, path, about)
-        state.unlink(missing_ok=True)
-    print(f"{args.runs} runs over {len(pairs)} photos each: {args.out}")
+    with replace_whole(file) as path:
+        torch.save(state, path)

@@ -1,52 +1,130 @@
-"""Photos with a class at every pixel, from VOC's layout, COCO's, or a COCO-format folder.
+"""Images with a class at every pixel, from VOC's layout, COCO's, or a COCO-format folder.
 
-names, photos = read_labelled("../shared/data/coco/dev")         # instances.json and images/
-names, photos = read_labelled("VOC2012", "val")                  # JPEGImages, SegmentationClass, ImageSets
-names, photos = read_labelled("COCO", "val2017")                 # annotations/instances_val2017.json, val2017/
-photos[0].read()             # (H, W) int64: 0 background, k = names[k - 1], -1 not counted
+    names, images = read_labelled("DATA/coco/dev")                 # instances.json and images/ names, images
+    = read_labelled("VOC2012", "val")                # JPEGImages, SegmentationClass, ImageSets names, images
+    = read_labelled("COCO", "val2017")               # annotations/instances_val2017.json, val2017/ label_map
+    = images[0].read()               # (H, W) int64: 0 background, k = names[k - 1], -1 does not count
+
+One-shot tuning (`python -m finetune attention`) and its benchmark (`python -m eval oneshot`) read them.
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from assistant.errors import BadInput
 from assistant.sam.mask_ops import decode_rle, rle_of_segmentation
 
-VOC = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
-    "sheep sofa train tvmonitor"
+UNLABELLED = -1  # in label maps: pixels that do not count
+VOC_CATEGORIES = (
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
+    "pottedplant sheep sofa train tvmonitor"
 ).split()
-SPOKEN = {
+# What a model calls the categories whose own names it would hardly say.
+VOC_NAMES = {
     "diningtable": "dining table",
     "pottedplant": "potted plant",
     "tvmonitor": "television",
     "aeroplane": "airplane",
     "motorbike": "motorcycle",
-}  # as a model says them
+}
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledImage(ABC):
+    """An image with a class at every pixel.
+
+    Attributes:
+        path: The image's file.
+    """
+
     path: Path
-    read: Callable[[], np.ndarray]
+
+    @abstractmethod
+    def read(self) -> np.ndarray:
+        """Read the label map.
+
+        Returns:
+            (H, W) int64: 0 for the background, k for the k-th class from 1 on, -1 where a pixel does not
+            count.
+
+        Raises:
+            BadInput: It cannot be read.
+        """
 
 
-def read_labelled(root: str | Path, split: str = "val") -> tuple[list[str], list[Labelled]]:
-    """The names of the classes and the photos. Crowds do not count; where objects overlap, the smaller lies on top
-    (COCO has no order). BadInput: a layout that is not known, or a file of it that cannot be read."""
+@dataclass(frozen=True)
+class CocoImage(LabelledImage):
+    """An image with COCO's segmentations.
+
+    Attributes:
+        height: px.
+        width: px.
+        segmentations: (class, COCO's segmentation) of each instance; class -1 for a crowd.
+    """
+
+    height: int
+    width: int
+    segmentations: list[tuple[int, Any]]
+
+    def read(self) -> np.ndarray:
+        """See `LabelledImage`. Where instances overlap, the smaller lies on top, as COCO has no order."""
+        masks = []
+        for number, segmentation in self.segmentations:
+            rle = rle_of_segmentation(segmentation, self.height, self.width)
+            masks.append((number, decode_rle(rle)))
+        label_map = np.zeros((self.height, self.width), np.int64)
+        for number, mask in sorted(masks, key=lambda pair: -int(pair[1].sum())):
+            label_map[mask] = number
+        return label_map
+
+
+@dataclass(frozen=True)
+class VocImage(LabelledImage):
+    """An image with a label PNG of VOC. label_file: the PNG."""
+
+    label_file: Path
+
+    def read(self) -> np.ndarray:
+        """See `LabelledImage`."""
+        from PIL import Image
+
+        try:
+            with Image.open(self.label_file) as opened:
+                numbers = np.asarray(opened).astype(np.int64)  # as stored: the palette is for display only
+        except OSError as error:
+            raise BadInput(f"{self.label_file} is not a label map: {error}") from None
+        return np.where(numbers <= len(VOC_CATEGORIES), numbers, UNLABELLED)
+
+
+def read_labelled(root: str | Path, split: str = "val") -> tuple[list[str], list[LabelledImage]]:
+    """List the labelled images of a folder.
+
+    Args:
+        root: A folder in one of the three layouts.
+        split: Part of the data set, in VOC's and COCO's layouts.
+
+    Returns:
+        The names of the classes, and the images; their label maps are read when they are asked for.
+
+    Raises:
+        BadInput: The layout is not known, or a file of it cannot be read.
+    """
     root = Path(root)
     if (root / "SegmentationClass").is_dir():
-        return _read_voc(root, split)
+        return _list_voc(root, split)
     for file, folders in (
         (root / "instances.json", ["images"]),
         (root / "annotations" / f"instances_{split}.json", [split, f"images/{split}", "images"]),
     ):
         if file.is_file():
-            return _read_coco(file, [root / f for f in folders])
+            return _list_coco(file, [root / folder for folder in folders])
     raise BadInput(
         f"{root} has no layout that is known: instances.json and images; "
         f"annotations/instances_{split}.json; or VOC's JPEGImages, SegmentationClass and "
@@ -54,58 +132,44 @@ def read_labelled(root: str | Path, split: str = "val") -> tuple[list[str], list
     )
 
 
-def _read_coco(file: Path, folders: list[Path]) -> tuple[list[str], list[Labelled]]:
+def _list_coco(file: Path, folders: list[Path]) -> tuple[list[str], list[LabelledImage]]:
+    """The classes and images of a COCO json; the images lie in the first of `folders` that there is."""
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     try:
         data = json.loads(file.read_text())
-        number = {c["id"]: k + 1 for k, c in enumerate(data["categories"])}
-        names = [c["name"] for c in data["categories"]]
-        of: dict[int, list] = {i["id"]: [] for i in data["images"]}
-        for a in data["annotations"]:
-            if a["segmentation"] and a["image_id"] in of:
-                of[a["image_id"]].append(
-                    (-1 if a.get("iscrowd") else number[a["category_id"]], a["segmentation"])
+        names = [category["name"] for category in data["categories"]]
+        class_of_category = {category["id"]: k + 1 for k, category in enumerate(data["categories"])}
+        segmentations: dict[int, list[tuple[int, Any]]] = {image["id"]: [] for image in data["images"]}
+        for annotation in data["annotations"]:
+            if annotation["segmentation"] and annotation["image_id"] in segmentations:
+                number = (
+                    UNLABELLED if annotation.get("iscrowd") else class_of_category[annotation["category_id"]]
                 )
-        images = [(i["file_name"], int(i["height"]), int(i["width"]), of[i["id"]]) for i in data["images"]]
+                segmentations[annotation["image_id"]].append((number, annotation["segmentation"]))
+        images: list[LabelledImage] = [
+            CocoImage(
+                folder / image["file_name"],
+                int(image["height"]),
+                int(image["width"]),
+                segmentations[image["id"]],
+            )
+            for image in data["images"]
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} is not a COCO instances file: {type(error).__name__} {error}") from None
-    folder = next((f for f in folders if f.is_dir()), folders[0])
-
-    def reader(height: int, width: int, objects: list) -> Callable[[], np.ndarray]:
-        def read() -> np.ndarray:
-            masks = [(k, decode_rle(rle_of_segmentation(s, height, width)).astype(bool)) for k, s in objects]
-            label = np.zeros((height, width), np.int64)
-            for k, mask in sorted(masks, key=lambda pair: -int(pair[1].sum())):
-                label[mask] = k
-            return label
-
-        return read
-
-    return names, [Labelled(folder / name, reader(h, w, objects)) for name, h, w, objects in images]
+    return names, images
 
 
-def _read_voc(root: Path, split: str) -> tuple[list[str], list[Labelled]]:
-    from PIL import Image
-
+def _list_voc(root: Path, split: str) -> tuple[list[str], list[LabelledImage]]:
+    """The classes and images of VOC2012."""
     file = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     try:
         stems = file.read_text().split()
     except OSError as error:
         raise BadInput(f"{file} cannot be read: choose a --split that VOC has ({error})") from None
-
-    def reader(path: Path) -> Callable[[], np.ndarray]:
-        def read() -> np.ndarray:
-            try:
-                with Image.open(path) as opened:
-                    stored = np.asarray(opened).astype(
-                        np.int64
-                    )  # numbers as stored: the palette is only for looking
-            except OSError as error:
-                raise BadInput(f"{path} is not a label map: {error}") from None
-            return np.where(stored <= len(VOC), stored, -1)
-
-        return read
-
-    return [SPOKEN.get(n, n) for n in VOC], [
-        Labelled(root / "JPEGImages" / f"{s}.jpg", reader(root / "SegmentationClass" / f"{s}.png"))
-        for s in stems
+    names = [VOC_NAMES.get(category, category) for category in VOC_CATEGORIES]
+    images: list[LabelledImage] = [
+        VocImage(root / "JPEGImages" / f"{stem}.jpg", root / "SegmentationClass" / f"{stem}.png")
+        for stem in stems
     ]
+    return names, images

@@ -1,35 +1,65 @@
-"""Loads the attention probe of a model of transformers."""
+"""Loads the attention probe of a model of transformers.
+
+probe = load_probe("Salesforce/blip-itm-large-coco")        # or LLaVA, Qwen-VL, SmolVLM: a folder or a hub id
+"""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from assistant.attention.transformers_probe import TransformersProbe
 from assistant.errors import BadInput
 
 
-def load_probe(name_or_path, device: str = "cpu", adapter=None) -> TransformersProbe:
-    """A folder in transformers' layout or a hub id; adapter: what finetune wrote for a chat model. BadInput: what
-    cannot be loaded, or looks at nothing."""
+def load_probe(
+    name_or_path: str | Path, device: str = "cpu", adapter: str | Path | None = None
+) -> TransformersProbe:
+    """Load an image-text matcher (BLIP) or a chat model that sees.
+
+    Args:
+        name_or_path: A folder in transformers' layout, or a hub id.
+        device: As torch names it.
+        adapter: A folder that finetune wrote for a chat model; None for the model as it is.
+
+    Returns:
+        The probe of its attention.
+
+    Raises:
+        BadInput: It cannot be loaded, or exposes no attention.
+    """
     from transformers import AutoConfig
 
     from assistant.attention.chat_probe import ChatProbe
-    from assistant.attention.image_text_probe import BlipProbe
     from assistant.mllm.local_model import MultimodalLLM, check_folder, first_line
 
     check_folder(name_or_path)
     try:
         kind = AutoConfig.from_pretrained(name_or_path).model_type
-    except Exception as e:
+    except Exception as error:  # a broken folder and an unreachable hub raise a dozen kinds
         raise BadInput(
             f"cannot load {name_or_path}; give a folder that holds a model, or a hub id while the hub can "
-            f"be reached ({first_line(e)})"
-        ) from e
-    if kind != "blip":
-        lora = Path(adapter) / "lora" if adapter and (Path(adapter) / "lora").is_dir() else adapter
-        return ChatProbe(MultimodalLLM.load(name_or_path, adapter=lora, device=device))
+            f"be reached ({first_line(error)})"
+        ) from error
+    if kind == "blip":
+        return _load_blip(name_or_path, device)
+    lora = adapter
+    if adapter is not None and (Path(adapter) / "lora").is_dir():
+        lora = Path(adapter) / "lora"
+    return ChatProbe(MultimodalLLM.load(name_or_path, adapter=lora, device=device))
+
+
+def _load_blip(name_or_path: str | Path, device: str) -> TransformersProbe:
+    """The probe of BLIP's image-text matcher. Raises BadInput where it cannot be loaded."""
     from transformers import AutoProcessor, BlipForImageTextRetrieval
 
+    from assistant.attention.image_text_probe import BlipProbe
+    from assistant.mllm.local_model import first_line
+
     try:
-        model = BlipForImageTextRetrieval.from_pretrained(name_or_path).to(device)
-        return BlipProbe(model, AutoProcessor.from_pretrained(name_or_path))
-    except Exception as e:
-        raise BadInput(f"cannot load {name_or_path} as BLIP's image-text matcher ({first_line(e)})") from e
+        model: Any = BlipForImageTextRetrieval.from_pretrained(name_or_path)
+        return BlipProbe(model.to(device), AutoProcessor.from_pretrained(name_or_path))
+    except Exception as error:  # see above
+        raise BadInput(
+            f"cannot load {name_or_path} as BLIP's image-text matcher ({first_line(error)})"
+        ) from error

@@ -1,240 +1,401 @@
-"""What the pocket reasoner looks at: from the words of a question to the words that regions are for it.
+"""The attention probe of the pocket LLM: from the words of a phrase to the regions of an image.
 
-    look = pocket.looker.look(view, ["mug", "sky"])
+    probe = published_probe(llm, opener)
+    attention = probe.attention(opened, ["mug", "sky"])
 
-The LLM reads the picture's regions as words, and a phrase after them: "where is the mug". The queries of the phrase's
-tokens against the keys of the regions, layer by layer, are its attention; a region's score goes to the pixels of its
-mask. All regions are shown, not only sixteen. The phrases do not see each other: many cost one pass through the layers
-that are asked for, and the pass ends at the deepest of them.
+The LLM reads the regions of an image as embeddings among its words, and a phrase after them: "where is the
+mug". The queries of the phrase's tokens on the keys of the regions, layer by layer, are its attention, and
+the score of a region goes to the pixels of its mask. All regions are read, not only the sixteen that a reply
+is given. Phrases do not see each other, so that many of them cost one pass through the layers that are asked
+for; the pass ends at the deepest of them.
 """
 
-import contextlib
+from __future__ import annotations
+
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from assistant.attention.maps import CONTRAST
-from assistant.attention.prompt_attention import PromptAttention, Ranking
-from assistant.errors import BadInput
-from assistant.pocket.llm import FIRST, OPENING, PocketLLM
-from assistant.sam.mask_ops import decode_rle
-from assistant.weights import POCKET
+from assistant.attention.maps import BACKGROUND_WORDS
+from assistant.attention.prompt_attention import PromptAttention, Ranking, checked_layers
+from assistant.attention.tuned_parameters import layer_name, row_name, tuned_layers, tuned_rows
+from assistant.pocket.llm import REGIONS_INTRODUCTION, USER_TURN, PocketLLM
+from assistant.pocket.opening import ImageRegions, PocketImageOpener
+from assistant.pocket.region_cache import cached_regions
+from assistant.pocket.region_encoder import LOGIT_SCALE, EncodedRegions
+from assistant.sam.mask_ops import Rle, decode_rle
+from assistant.weights import POCKET, pocket_file, sha256_of
 
-LEAD = "\nwhere is the"
-SIDE = 160  # px, about, of the longer side of the maps that regions are drawn on
+PHRASE_INTRODUCTION = "\nwhere is the"  # stands between the regions and a phrase
+MAP_SIDE = 160  # px, about, of the longer side of the masks that regions are drawn with
+
+
+class HasRegions(Protocol):
+    """An opened image that holds its regions: `ImageRegions`, or the pocket pipeline's opened image."""
+
+    @property
+    def rles(self) -> list[Rle]:
+        """The masks of the N regions."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) px of the image."""
+
+    @property
+    def features(self) -> Tensor:
+        """(N, FEATURE_DIM) float."""
 
 
 class RegionPlaces:
-    """N regions of a picture. masks: (N, h, w) bool."""
+    """N regions as places; see `prompt_attention.PlaceMap`. masks: (N, h, w) bool."""
 
     def __init__(self, masks: Tensor):
         self.masks = masks
 
-    def spread(self, values: Tensor, size: tuple[int, int]) -> Tensor:
-        """(K, N) -> (K, H, W): each pixel the mean over the regions that hold it, 0 where none does."""
+    def to_pixels(self, values: Tensor, size: tuple[int, int]) -> Tensor:
+        """See `prompt_attention.PlaceMap`: each pixel gets the mean over the regions that hold it, else 0."""
         flat = self.masks.flatten(1).to(values.dtype)
         maps = values @ flat / flat.sum(0).clamp(min=1)
         maps = maps.view(1, len(values), *self.masks.shape[1:])
         return F.interpolate(maps, size, mode="bilinear", align_corners=False)[0]
 
 
-class PocketProbe:
-    """ranking: which layers `attend` follows. tuned: {layer: attention module} whose queries and keys are used for
-    looking in place of the LLM's own (the replies do not change), rows: {token: (W,) embedding} likewise."""
+class _Reading(NamedTuple):
+    """What layers of the LLM read of an image and its prompts. Tuned queries and keys change nothing in it.
 
-    def __init__(self, llm: PocketLLM, opener=None, ranking: Ranking | None = None):
-        self.llm, self.opener, self._ranking = llm, opener, ranking
-        self.layers = llm.model.config.num_hidden_layers
-        self.tuned: dict[int, torch.nn.Module] = {}
-        self.rows: dict[int, Tensor] = {}
-        self.cache: dict | None = None  # what layers read of an image, while `reusing`
+    Attributes:
+        inputs: {layer: (T, W)}, the normed input of its attention.
+        rotary: Cosines and sines of the positions, each (1, T, D).
+        regions: Where the regions lie among the T positions.
+        start: Where the tokens of the prompts begin.
+    """
+
+    inputs: dict[int, Tensor]
+    rotary: tuple[Tensor, Tensor]
+    regions: slice
+    start: int
+
+
+@dataclass
+class _Reused:
+    """What is computed once per opened image while `PocketProbe.reusing`.
+
+    Every entry holds its image, so that the image's id is not given to another one.
+
+    Attributes:
+        readings: By the image's id, the prompts and the layers.
+        places: By the image's id.
+    """
+
+    readings: dict[tuple[int, tuple[str, ...], tuple[int, ...]], tuple[HasRegions, _Reading]] = field(
+        default_factory=dict
+    )
+    places: dict[int, tuple[HasRegions, RegionPlaces]] = field(default_factory=dict)
+
+
+class PocketProbe:
+    """The attention of the pocket LLM; see `assistant.pipeline.AttentionProbe`.
+
+    Tuning changes copies of the attention and of the input embeddings, which only the probe uses: the LLM's
+        replies
+    stay as they are.
+
+    Args:
+        llm: The LLM.
+        opener: Opens images for `open`; None for a probe that is only given opened images.
+        ranking: Which layers `assistant.attention.maps.attend` averages; None for the published ranking.
+
+    Attributes:
+        layers: Number of layers.
+        tuned_attention: {layer: attention module} used in place of the LLM's own.
+        tuned_rows: {token: (W,) float} used in place of the LLM's own input embeddings.
+    """
+
+    def __init__(
+        self, llm: PocketLLM, opener: PocketImageOpener | None = None, ranking: Ranking | None = None
+    ):
+        self.llm = llm
+        self.opener = opener
+        self.layers: int = llm.model.config.num_hidden_layers
+        self.tuned_attention: dict[int, Any] = {}
+        self.tuned_rows: dict[int, Tensor] = {}
+        self._ranking = ranking
+        self._reused: _Reused | None = None
 
     @property
-    def ranking(self) -> Ranking:
+    def ranking(self) -> Ranking | None:
+        """Which layers or heads `assistant.attention.maps.attend` averages."""
         if self._ranking is None:
             self._ranking = Ranking.load(POCKET / "attention.json")
         return self._ranking
 
     @ranking.setter
-    def ranking(self, ranking: Ranking) -> None:
+    def ranking(self, ranking: Ranking | None) -> None:
         self._ranking = ranking
 
-    def open(self, image, cache_folder: Path | None = None):
-        """A picture's regions; with `cache_folder`, opened once and read from there afterwards. BadInput: no picture."""
-        from assistant.pocket.region_cache import kept_regions
-        from assistant.weights import pocket_file, sha256_of
+    def open(self, image: Any, cache_folder: Path | None = None) -> ImageRegions:
+        """See `assistant.pipeline.AttentionProbe`."""
+        if self.opener is None:
+            raise ValueError("this probe was made without an opener")
+        key = sha256_of(pocket_file("sam.safetensors"))
+        return cached_regions(self.opener, key, image, cache_folder)
 
-        return kept_regions(self.opener, sha256_of(pocket_file("sam.safetensors")), image, cache_folder)
+    def size(self, opened: HasRegions) -> tuple[int, int]:
+        """See `assistant.pipeline.AttentionProbe`."""
+        return opened.size
 
-    def size(self, view) -> tuple[int, int]:
-        return view.size
+    def region_rles(self, opened: HasRegions) -> list[Rle] | None:
+        """See `assistant.pipeline.AttentionProbe`."""
+        return opened.rles
 
-    def region_rles(self, view) -> list[dict] | None:
-        """COCO RLE of the view's regions."""
-        return view.rles
-
-    def attention(self, view, prompts: list[str], layers: list[int] | None = None) -> PromptAttention:
-        """layers: which are looked at (None: all). Scores (P, L, H, N); gradients reach `tuned` and `rows`."""
-        layers = list(range(self.layers)) if layers is None else sorted(layers)
-        if layers[0] < 0 or layers[-1] >= self.layers:
-            raise BadInput(f"there is no layer {layers[-1]}: this model has {self.layers}")
+    def attention(
+        self, opened: HasRegions, prompts: list[str], layers: list[int] | None = None
+    ) -> PromptAttention:
+        """See `assistant.pipeline.AttentionProbe`."""
+        layers = checked_layers(layers, self.layers)
         with torch.no_grad():
-            seen = self.llm.encoder(view.features)
-            match = self.match(seen, prompts)
-        if not len(view.features):
+            regions = self.llm.encoder(opened.features)
+            match = self._match(regions, prompts)
+        places = self._places(opened)
+        if not len(opened.features):
             heads = self.llm.model.config.num_attention_heads
-            return PromptAttention(
-                torch.zeros(len(prompts), len(layers), heads, 0), match, layers, self.places(view)
-            )
-        tokens = [self.llm.tokens(f" {p}") for p in prompts]
-        key = (id(view), tuple(prompts), tuple(layers))
-        if self.cache is None or self.rows:
-            read = self.read(seen.words, tokens, layers)
-        else:
-            if key not in self.cache:
-                with torch.no_grad():
-                    # with the view, so that its id is not given to another
-                    self.cache[key] = view, self.read(seen.words, tokens, layers)
-            read = self.cache[key][1]
-        return PromptAttention(self.scores(read, tokens, layers), match, layers, self.places(view))
+            scores = torch.zeros(len(prompts), len(layers), heads, 0)
+            return PromptAttention(scores, match, layers, places)
+        tokens = [self.llm.tokens(f" {prompt}") for prompt in prompts]
+        reading = self._reading(opened, regions.embeddings, prompts, tokens, layers)
+        return PromptAttention(self._scores(reading, tokens, layers), match, layers, places)
 
-    @contextlib.contextmanager
+    @contextmanager
     def reusing(self) -> Iterator[None]:
-        """While active, what the layers read of the same opened image and prompts is computed once."""
-        outer = self.cache
-        self.cache = {} if outer is None else outer
+        """See `assistant.pipeline.AttentionProbe`."""
+        outer = self._reused
+        self._reused = outer or _Reused()
         try:
             yield
         finally:
-            self.cache = outer
+            self._reused = outer
 
-    def places(self, view) -> RegionPlaces:
-        if self.cache is not None and id(view) in self.cache:
-            return self.cache[id(view)][1]
-        h, w = view.size
-        step = max(1, round(max(h, w) / SIDE))
-        masks = [decode_rle(rle)[::step, ::step] for rle in view.rles]
-        none = np.zeros((0, -(-h // step), -(-w // step)), bool)
-        places = RegionPlaces(torch.from_numpy(np.stack(masks) if masks else none))
-        if self.cache is not None:
-            self.cache[id(view)] = view, places
-        return places
-
-    def match(self, seen, prompts: list[str]) -> Tensor:
-        """(P,): the best that any region bears the prompt's name rather than a taught one; words of the background,
-        which are not taught, get the mean of the others."""
-        stands = torch.tensor([p in CONTRAST for p in prompts])
-        if not len(seen.words) or stands.all():
-            return torch.ones(len(prompts))
-        names = torch.stack([self.llm.name(p) for p, background in zip(prompts, stands) if not background])
-        fits = (self.llm.encoder.match(seen.words, names)[..., 1] * 4).exp().amax(1)
-        match = torch.full((len(prompts),), float(fits.mean()))
-        match[~stands] = fits
-        return match
-
-    def read(self, words: Tensor, tokens: list[list[int]], layers: list[int]):
-        """The LLM over regions as words (N, W) and prompts as tokens: what each of `layers` reads of them, normed, (T,
-        W); rotary positions; where the regions and the prompts begin. Tuned queries and keys change nothing of it."""
-        llm, model = self.llm, self.llm.model.model
-        count = torch.tensor([len(t) for t in tokens])
-        owner = torch.arange(len(tokens)).repeat_interleave(count)
-        opening, lead = llm.tokens(OPENING + FIRST), llm.tokens(LEAD)
-        length = llm.model.get_input_embeddings().weight[:1000].detach().norm(dim=-1).mean()
-        phrases = [i for t in tokens for i in t]
-        embedded = llm.embed(phrases)
-        if self.rows:
-            embedded = torch.stack([self.rows.get(i, e) for i, e in zip(phrases, embedded)])
-        parts = [llm.embed(opening), words * length, llm.embed(lead), embedded]
-        x = torch.cat([p.to(llm.model.dtype) for p in parts])[None]
-        start = x.shape[1] - len(phrases)
-        first = count.cumsum(0) - count
-        position = torch.cat([torch.arange(start), start + torch.arange(len(phrases)) - first[owner]])[None]
-        whose = torch.cat([torch.full((start,), -1), owner])
-        sees = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
-        sees &= (whose[None] == -1) | (whose[None] == whose[:, None])
-        rotary = model.rotary_emb(x, position_ids=position)
-        normed = {}
-        for k, layer in enumerate(model.layers[: layers[-1] + 1]):
-            if k in layers:
-                normed[k] = layer.input_layernorm(x[0])
-            if k < layers[-1]:
-                x = layer(
-                    x, attention_mask=sees[None, None], position_embeddings=rotary, position_ids=position
-                )
-        return normed, rotary, slice(len(opening), len(opening) + len(words)), start
-
-    def scores(self, read, tokens: list[list[int]], layers: list[int]) -> Tensor:
-        """What `read` gave -> (P, L, H, N) float32."""
-        normed, rotary, regions, start = read
-        count = torch.tensor([len(t) for t in tokens])
-        owner, rows = torch.arange(len(tokens)).repeat_interleave(count), []
-        for k in layers:
-            attention = self.tuned.get(k, self.llm.model.model.layers[k].self_attn)
-            each = queries_on_keys(attention, normed[k], rotary, slice(start, None), regions)  # (H, T, N)
-            rows.append(
-                each.new_zeros(len(tokens), len(each), each.shape[2]).index_add(
-                    0, owner, each.transpose(0, 1)
-                )
-            )
-        return torch.stack(rows, 1) / count[:, None, None, None]
-
-    def tunable_attention(self, layers: list[int]) -> dict[str, torch.nn.Parameter]:
-        """What one-shot tuning trains first: queries and keys of `layers`, copies in float32."""
-        for k in layers:
-            own = copy.deepcopy(self.llm.model.model.layers[k].self_attn).float().requires_grad_(False)
-            own.q_proj.requires_grad_(True), own.k_proj.requires_grad_(True)
-            self.tuned[k] = own
+    def tunable_attention(self, layers: list[int]) -> dict[str, nn.Parameter]:
+        """See `assistant.pipeline.AttentionProbe`: the queries and keys of copies in float32."""
+        for layer in layers:
+            attention = self._copied_attention(layer).requires_grad_(False)
+            attention.q_proj.requires_grad_(True)
+            attention.k_proj.requires_grad_(True)
+            self.tuned_attention[layer] = attention
         return {
-            f"layers.{k}.{n}": p
-            for k, m in self.tuned.items()
-            for n, p in m.named_parameters()
-            if p.requires_grad
+            layer_name(layer, name): parameter
+            for layer, attention in self.tuned_attention.items()
+            for name, parameter in attention.named_parameters()
+            if parameter.requires_grad
         }
 
-    def tunable_words(self, prompts: list[str]) -> dict[str, torch.nn.Parameter]:
-        """What it trains then: embeddings of the prompts' tokens."""
-        tokens = sorted({i for p in prompts for i in self.llm.tokens(f" {p}")})
-        rows = self.llm.embed(tokens).detach().float()
-        self.rows = {i: torch.nn.Parameter(row.clone()) for i, row in zip(tokens, rows)}
-        return {f"rows.{i}": p for i, p in self.rows.items()}
+    def tunable_words(self, prompts: list[str]) -> dict[str, nn.Parameter]:
+        """See `assistant.pipeline.AttentionProbe`."""
+        tokens = sorted({token for prompt in prompts for token in self.llm.tokens(f" {prompt}")})
+        embeddings = self.llm.embed(tokens).detach().float()
+        rows = {
+            token: nn.Parameter(embedding.clone())
+            for token, embedding in zip(tokens, embeddings, strict=True)
+        }
+        self.tuned_rows = dict(rows)
+        return {row_name(token): row for token, row in rows.items()}
 
-    def restore(self, tuned: dict[str, Tensor]) -> None:
-        """Take over what the two named; {} gives back the LLM's own."""
-        self.tuned, self.rows = {}, {int(k[5:]): v.float() for k, v in tuned.items() if k.startswith("rows.")}
-        for name, value in tuned.items():
-            if name.startswith("layers."):
-                _, k, *rest = name.split(".")
-                if int(k) not in self.tuned:
-                    self.tuned[int(k)] = copy.deepcopy(self.llm.model.model.layers[int(k)].self_attn).float()
-                self.tuned[int(k)].get_parameter(".".join(rest)).data.copy_(value)
+    def restore(self, tuned: Mapping[str, Tensor]) -> None:
+        """See `assistant.pipeline.AttentionProbe`."""
+        self.tuned_rows = {token: row.float() for token, row in tuned_rows(tuned).items()}
+        self.tuned_attention = {}
+        for layer, parameter_name, value in tuned_layers(tuned):
+            if layer not in self.tuned_attention:
+                self.tuned_attention[layer] = self._copied_attention(layer)
+            self.tuned_attention[layer].get_parameter(parameter_name).data.copy_(value)
+
+    # ------------------------------------------------------------------------------ what the LLM reads
+
+    def _copied_attention(self, layer: int) -> Any:
+        """A copy in float32 of a layer's attention."""
+        return copy.deepcopy(self.llm.model.model.layers[layer].self_attn).float()
+
+    def _places(self, opened: HasRegions) -> RegionPlaces:
+        """The regions of an image as places, at about `MAP_SIDE`."""
+        if self._reused is not None and id(opened) in self._reused.places:
+            return self._reused.places[id(opened)][1]
+        height, width = opened.size
+        step = max(1, round(max(height, width) / MAP_SIDE))
+        masks = [decode_rle(rle)[::step, ::step] for rle in opened.rles]
+        empty = np.zeros((0, -(-height // step), -(-width // step)), bool)
+        places = RegionPlaces(torch.from_numpy(np.stack(masks) if masks else empty))
+        if self._reused is not None:
+            self._reused.places[id(opened)] = opened, places
+        return places
+
+    def _match(self, regions: EncodedRegions, prompts: list[str]) -> Tensor:
+        """How well prompts match an image -> (P,) float.
+
+        It is the highest probability at any region that it bears the prompt's name rather than one of the
+        names that were taught. Words for the background, which were not taught, get the mean of the others.
+        """
+        is_background = torch.tensor([prompt in BACKGROUND_WORDS for prompt in prompts])
+        if not len(regions.embeddings) or is_background.all():
+            return torch.ones(len(prompts))
+        names = torch.stack(
+            [
+                self.llm.name_embedding(prompt)
+                for prompt, background in zip(prompts, is_background.tolist(), strict=True)
+                if not background
+            ]
+        )
+        log_probability = self.llm.encoder.match(regions.embeddings, names)[..., 1] * LOGIT_SCALE
+        best = log_probability.exp().amax(1)
+        match = torch.full((len(prompts),), float(best.mean()))
+        match[~is_background] = best
+        return match
+
+    def _reading(
+        self,
+        opened: HasRegions,
+        embeddings: Tensor,
+        prompts: Sequence[str],
+        tokens: list[list[int]],
+        layers: list[int],
+    ) -> _Reading:
+        """`_read`, or what it returned for the same image, prompts and layers while `reusing`."""
+        if (
+            self._reused is None or self.tuned_rows
+        ):  # tuned rows need gradients, and change while they are tuned
+            return self._read(embeddings, tokens, layers)
+        key = (id(opened), tuple(prompts), tuple(layers))
+        if key not in self._reused.readings:
+            with torch.no_grad():
+                self._reused.readings[key] = opened, self._read(embeddings, tokens, layers)
+        return self._reused.readings[key][1]
+
+    def _read(self, embeddings: Tensor, tokens: list[list[int]], layers: list[int]) -> _Reading:
+        """Run the LLM over regions and prompts, up to the deepest of some layers.
+
+        Args:
+            embeddings: (N, W) float unit vectors, the regions among the LLM's input embeddings.
+            tokens: Of each prompt.
+            layers: The layers to read, in ascending order.
+        """
+        llm = self.llm
+        model = llm.model.model
+        introduction = llm.tokens(USER_TURN + REGIONS_INTRODUCTION)
+        parts = [
+            llm.embed(introduction),
+            embeddings * llm.embedding_length(),
+            llm.embed(llm.tokens(PHRASE_INTRODUCTION)),
+            self._embedded(tokens),
+        ]
+        hidden = torch.cat([part.to(llm.model.dtype) for part in parts])[None]
+        counts = torch.tensor([len(prompt) for prompt in tokens])
+        start = hidden.shape[1] - int(counts.sum())
+        position, visible = _prompts_apart(start, counts)
+        rotary = model.rotary_emb(hidden, position_ids=position)
+        inputs = {}
+        for k, layer in enumerate(model.layers[: layers[-1] + 1]):
+            if k in layers:
+                inputs[k] = layer.input_layernorm(hidden[0])
+            if k < layers[-1]:
+                hidden = layer(
+                    hidden,
+                    attention_mask=visible[None, None],
+                    position_embeddings=rotary,
+                    position_ids=position,
+                )
+        regions = slice(len(introduction), len(introduction) + len(embeddings))
+        return _Reading(inputs, rotary, regions, start)
+
+    def _embedded(self, tokens: list[list[int]]) -> Tensor:
+        """The input embeddings of all prompts, tuned or the LLM's own -> (T, W)."""
+        flat = [token for prompt in tokens for token in prompt]
+        embeddings = self.llm.embed(flat)
+        if not self.tuned_rows:
+            return embeddings
+        return torch.stack(
+            [self.tuned_rows.get(token, embedding) for token, embedding in zip(flat, embeddings, strict=True)]
+        )
+
+    def _scores(self, reading: _Reading, tokens: list[list[int]], layers: list[int]) -> Tensor:
+        """The scores (P, L, H, N) float32 of a reading, the mean over each prompt's tokens."""
+        counts = torch.tensor([len(prompt) for prompt in tokens])
+        prompt_of_token = torch.arange(len(tokens)).repeat_interleave(counts)
+        rows = []
+        for layer in layers:
+            attention = self.tuned_attention.get(layer, self.llm.model.model.layers[layer].self_attn)
+            queries = slice(reading.start, None)
+            scores = queries_on_keys(
+                attention, reading.inputs[layer], reading.rotary, queries, reading.regions
+            )
+            sums = scores.new_zeros(len(tokens), len(scores), scores.shape[2])
+            rows.append(sums.index_add(0, prompt_of_token, scores.transpose(0, 1)))
+        return torch.stack(rows, 1) / counts[:, None, None, None]
+
+
+def _prompts_apart(start: int, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions and visibility under which prompts follow the same beginning and do not see each other.
+
+    Args:
+        start: Number of tokens of the beginning, T0.
+        counts: (P,) int64, number of tokens of each prompt, T1 in all.
+
+    Returns:
+        (1, T0 + T1) int64, the position of each token: every prompt begins at T0. And (T0 + T1, T0 + T1)
+        bool: which tokens each token attends to.
+    """
+    prompt_of_token = torch.arange(len(counts)).repeat_interleave(counts)
+    first = counts.cumsum(0) - counts
+    of_prompts = start + torch.arange(int(counts.sum())) - first[prompt_of_token]
+    position = torch.cat([torch.arange(start), of_prompts])[None]
+    owner = torch.cat([torch.full((start,), -1), prompt_of_token])
+    total = position.shape[1]
+    visible = torch.ones(total, total, dtype=torch.bool).tril()
+    visible &= (owner[None] == -1) | (owner[None] == owner[:, None])
+    return position, visible
 
 
 def queries_on_keys(
-    attention, x: Tensor, rotary: tuple[Tensor, Tensor], queries: slice, keys: slice
+    attention: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], queries: slice, keys: slice
 ) -> Tensor:
-    """Scaled q . k of one layer with rotary positions, x (T, W) its normed input -> (H, Q, K) float32."""
+    """The scaled products of queries and keys of one layer, with rotary positions.
+
+    Args:
+        attention: The layer's attention module.
+        hidden: (T, W), its normed input.
+        rotary: Cosines and sines of the positions, each (1, T, D).
+        queries: Which Q of the T positions ask.
+        keys: Which K of the T positions are asked.
+
+    Returns:
+        (H, Q, K) float32.
+    """
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-    x = x.to(attention.q_proj.weight.dtype)
-    split = lambda projected: projected.view(len(projected), -1, attention.head_dim).transpose(0, 1)[None]
-    q, k = split(attention.q_proj(x[queries])), split(attention.k_proj(x[keys]))
+    hidden = hidden.to(attention.q_proj.weight.dtype)
+    query = _split_heads(attention.q_proj(hidden[queries]), attention.head_dim)
+    key = _split_heads(attention.k_proj(hidden[keys]), attention.head_dim)
     cos, sin = rotary
-    q, _ = apply_rotary_pos_emb(q, q, cos[:, queries], sin[:, queries])
-    k, _ = apply_rotary_pos_emb(k, k, cos[:, keys], sin[:, keys])
-    k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
-    return (q[0].float() @ k[0].float().transpose(1, 2)) * attention.scaling
+    query, _ = apply_rotary_pos_emb(query, query, cos[:, queries], sin[:, queries])
+    key, _ = apply_rotary_pos_emb(key, key, cos[:, keys], sin[:, keys])
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    return (query[0].float() @ key[0].float().transpose(1, 2)) * attention.scaling
 
 
-def published_probe(llm: PocketLLM, opener) -> PocketProbe:
-    """With the attention that was tuned and published for this preset; `restore({})` gives the LLM's own."""
+def _split_heads(projected: Tensor, head_dim: int) -> Tensor:
+    """(T, H * D) -> (1, H, T, D)."""
+    return projected.view(len(projected), -1, head_dim).transpose(0, 1)[None]
+
+
+def published_probe(llm: PocketLLM, opener: PocketImageOpener) -> PocketProbe:
+    """The probe with the tuned attention of this preset. `restore({})` gives back the LLM's own."""
     from safetensors.torch import load_file
-
-    from assistant.weights import pocket_file
 
     probe = PocketProbe(llm, opener)
     if (POCKET / "attention.safetensors").exists():

@@ -1,11 +1,15 @@
-"""The regions of opened pictures kept on disk: what attention needs, without what answers need.
+"""Stores the regions of opened images: what attention needs of an image, without what answers need.
 
-regions = kept_regions(eyes, key, "photo.jpg", Path("runs/views"))       # opened once; read from there afterwards
+regions = cached_regions(opener, checksum, "photo.jpg", Path("runs/views"))    # opened once, then read from
+there
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,27 +18,54 @@ from assistant.files import replace_whole
 from assistant.images import open_image
 from assistant.pocket.opening import ImageRegions, PocketImageOpener
 
-
-def kept_file(key: str, image: Path, folder: Path) -> Path:
-    """Where the picture lies once opened with the SAM weights of checksum `key`."""
-    return folder / (hashlib.sha256(f"{key} {Path(image).resolve()}".encode()).hexdigest()[:24] + ".npz")
+KEY_LENGTH = 24  # hexadecimal digits of a file's name
 
 
-def kept_regions(opener: PocketImageOpener, key: str, image, folder: Path | None) -> ImageRegions:
-    """The regions of a picture (a path, or what `open_image` takes); without `folder` nothing is kept. BadInput: no picture."""
-    file = kept_file(key, image, folder) if folder else None
-    if file is None or not file.exists():
-        regions = opener.open(open_image(image)).regions
-        if file:
-            write_regions(file, regions)
-        return regions
-    with np.load(file) as kept:
-        features = torch.from_numpy(kept["features"].astype(np.float32))
-        return ImageRegions(json.loads(str(kept["rles"])), tuple(int(s) for s in kept["size"]), features)
+def cached_regions(opener: PocketImageOpener, key: str, image: Any, folder: Path | None) -> ImageRegions:
+    """The regions of an image, read from a cache folder or computed and stored there.
+
+    Args:
+        opener: Opens images that are not in the folder.
+        key: Checksum of the opener's SAM weights.
+        image: A path; without a folder anything that `open_image` takes.
+        folder: The cache; None to store nothing.
+
+    Returns:
+        The regions.
+
+    Raises:
+        BadInput: There is no image.
+    """
+    if folder is None:
+        return opener.open(open_image(image)).regions
+    file = cache_file(key, image, folder)
+    if file.exists():
+        return read_regions(file)
+    regions = opener.open(open_image(image)).regions
+    write_regions(file, regions)
+    return regions
+
+
+def cache_file(key: str, image: str | Path, folder: Path) -> Path:
+    """Where the regions of an image are stored that was opened with the SAM weights of checksum `key`."""
+    digest = hashlib.sha256(f"{key} {Path(image).resolve()}".encode()).hexdigest()
+    return folder / f"{digest[:KEY_LENGTH]}.npz"
+
+
+def read_regions(file: Path) -> ImageRegions:
+    """Read what `write_regions` wrote. Files of earlier versions hold more arrays, which are ignored."""
+    with np.load(file) as stored:
+        features = torch.from_numpy(stored["features"].astype(np.float32))
+        height, width = (int(side) for side in stored["size"])
+        return ImageRegions(json.loads(str(stored["rles"])), (height, width), features)
 
 
 def write_regions(file: Path, regions: ImageRegions) -> None:
+    """Write regions whole, their features in half precision."""
     with replace_whole(file) as path, path.open("wb") as out:
         np.savez_compressed(
-            out, features=regions.features.half().numpy(), rles=json.dumps(regions.rles), size=regions.size
+            out,
+            features=regions.features.half().numpy(),
+            rles=np.array(json.dumps(regions.rles)),
+            size=np.array(regions.size),
         )
