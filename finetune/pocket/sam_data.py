@@ -1,7 +1,10 @@
-"""Photos with masks -> prompts and targets for training the pocket SAM.
+"""The images, masks and prompts that the pocket SAM is trained on.
 
-Reads the folders of a data root, each in its public layout (COCO `instances.json`, label PNGs, region
-PNGs, one mask PNG a frame); what is missing is left out. Every sample depends on (seed, index) alone, so
+    data = PromptDataset(root, size=384, prompts=12, seed=0, length=54_000)
+    sample = data[0]                                      # .image, .targets, .points, .labels, .kind
+
+Reads the folders of a data root, each in its public layout (COCO `instances.json`, label PNGs, region PNGs,
+one mask PNG a frame); folders that are missing are left out. Every sample depends on (seed, index) alone, so
 a resumed run sees the data that an uninterrupted one would have seen.
 """
 
@@ -12,14 +15,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance
-from pycocotools import mask as rle
 from scipy import ndimage
+from torch import Tensor
 
 from assistant.errors import BadInput
-from assistant.sam.mask_ops import rle_of_segmentation
+from assistant.sam.mask_ops import Rle, decode_rle, pad_to_square, rle_of_segmentation
+from finetune.pocket.sam_prompts import CELL, PromptDrawer
 
 # Share of samples from each folder. COCO and people are what users photograph; BSDS teaches whole images.
-SHARES = {
+FOLDER_SHARES = {
     "coco": 0.42,
     "people": 0.15,
     "bsds": 0.18,
@@ -28,224 +32,283 @@ SHARES = {
     "davis": 0.05,
     "camvid": 0.05,
 }
-POINTS = 4  # tokens a prompt may hold
-SMALLEST = 40  # px of area at training size below which a mask is not prompted
+UNLABELLED_VALUES = {"clothing": (0,), "davis": (0,), "camvid": (11,)}  # of index maps
+FOLDERS_OF_CLASSES = ("camvid", "clothing")  # whose index maps tell classes, not instances
+DAVIS_THRESHOLD = 127  # grey value above which a pixel of a DAVIS mask is inside
+
+MIN_MASK_AREA = 40  # px at training size, below which a mask is not prompted
+MAX_MASKS = 24  # of one image, drawn among its instances
+MAX_CLASS_PARTS = 4  # connected parts of a class that are masks of their own, the largest
+
+# Augmentations: half of the samples are crops, so that objects come at every size.
+CROP_SHARE, MIN_CROP = 0.5, 0.4
+FULL_SCALE_SHARE, MIN_SCALE = 0.7, 0.5
+MIN_SIDE = 16  # px of a scaled image
+FLIP_SHARE = 0.5
+COLOUR_SHARE, MIN_ENHANCEMENT, MAX_ENHANCEMENT = 0.5, 0.6, 1.4
+PASTE_SHARE, MAX_PASTED = 0.25, 3
+MIN_PASTED_SIDE, MAX_PASTED_SIDE = 0.12, 0.55  # in shares of the image's longest side
+MIN_PASTED_PIXELS = 4  # of a side
+MIN_PASTED_PLACE, MAX_PASTED_PLACE = -0.2, 0.9  # of the left and top edge, in shares of the image's sides
+OPAQUE_ALPHA = 127  # above which a pixel of a cut-out covers what lies under it
 
 
-class Photo(NamedTuple):
+class TrainingImage(NamedTuple):
+    """An image with its masks, not opened.
+
+    Attributes:
+        folder: Name of its folder, a key of `FOLDER_SHARES`.
+        image: The image file.
+        masks: RLEs of its instances, or index PNGs of which one is drawn.
+    """
+
     folder: str
     image: Path
-    masks: list  # RLEs of the instances, or paths of index PNGs of which one is drawn
+    masks: list[Rle] | list[Path]
 
 
 class Sample(NamedTuple):
-    image: torch.Tensor  # (3, S, S) uint8, padded right and below with 127
-    targets: torch.Tensor  # (P, S / 4, S / 4) uint8, 255 x covered share of the cell
-    points: torch.Tensor  # (P, POINTS, 2) float, px of the square
-    labels: torch.Tensor  # (P, POINTS) long, -1 none, 0 negative, 1 positive, 2 and 3 box corners
-    kind: torch.Tensor  # (P,) long: 0 box or several clicks, 1 single click, 2 click on nothing outlined
+    """One item of the training: an image of side S with P prompts.
+
+    Attributes:
+        image: (3, S, S) uint8 RGB, padded right and below with grey.
+        targets: (P, S / 4, S / 4) uint8, 255 times the covered share of each cell.
+        points: (P, MAX_POINTS, 2) float32 xy px of the square.
+        labels: (P, MAX_POINTS) int64, see `finetune.pocket.sam_prompts`.
+        kind: (P,) int64, see `finetune.pocket.sam_prompts`.
+    """
+
+    image: Tensor
+    targets: Tensor
+    points: Tensor
+    labels: Tensor
+    kind: Tensor
 
 
-def coco_photos(folder: str, root: Path) -> list[Photo]:
-    """Photos of a COCO-format folder (`instances.json`, `images/`), crowds left out."""
+# ---------------------------------------------------------------------------------- the folders
+
+
+def coco_images(folder: str, root: Path) -> list[TrainingImage]:
+    """The images of a COCO-format folder (`instances.json`, `images/`), without crowds."""
     data = json.loads((root / "instances.json").read_text())
-    sizes = {i["id"]: (i["height"], i["width"]) for i in data["images"]}
-    masks = {i: [] for i in sizes}
-    for a in data["annotations"]:
-        if not a.get("iscrowd") and a["segmentation"]:
-            masks[a["image_id"]].append(rle_of_segmentation(a["segmentation"], *sizes[a["image_id"]]))
+    sizes = {row["id"]: (row["height"], row["width"]) for row in data["images"]}
+    masks: dict[int, list[Rle]] = {number: [] for number in sizes}
+    for row in data["annotations"]:
+        if not row.get("iscrowd") and row["segmentation"]:
+            height, width = sizes[row["image_id"]]
+            masks[row["image_id"]].append(rle_of_segmentation(row["segmentation"], height, width))
     return [
-        Photo(folder, root / "images" / i["file_name"], masks[i["id"]])
-        for i in data["images"]
-        if masks[i["id"]]
+        TrainingImage(folder, root / "images" / row["file_name"], masks[row["id"]])
+        for row in data["images"]
+        if masks[row["id"]]
     ]
 
 
-def all_photos(root: Path) -> dict[str, list[Photo]]:
-    """Every training photo under a data root, by folder."""
-    found = {}
+def all_images(root: Path) -> dict[str, list[TrainingImage]]:
+    """Every training image under a data root, by folder; folders without images are left out."""
+    images: dict[str, list[TrainingImage]] = {}
     for name in ("coco", "people", "carparts"):
         if (root / name / "train/instances.json").exists():
-            found[name] = coco_photos(name, root / name / "train")
-    for name, sub in (("clothing", "labels"), ("camvid", "labels"), ("davis", "masks")):
-        images = sorted((root / name / "train/images").glob("*.jpg"))
-        found[name] = [Photo(name, i, [root / name / "train" / sub / f"{i.stem}.png"]) for i in images]
+            images[name] = coco_images(name, root / name / "train")
+    for name, masks_folder in (("clothing", "labels"), ("camvid", "labels"), ("davis", "masks")):
+        train = root / name / "train"
+        images[name] = [
+            TrainingImage(name, file, [train / masks_folder / f"{file.stem}.png"])
+            for file in sorted((train / "images").glob("*.jpg"))
+        ]
     regions: dict[str, list[Path]] = {}
     for path in sorted((root / "bsds/train/regions").glob("*.png")):
         regions.setdefault(path.stem.split("_")[0], []).append(path)
-    found["bsds"] = [
-        Photo("bsds", root / f"bsds/train/images/{k}.jpg", v) for k, v in sorted(regions.items())
+    images["bsds"] = [
+        TrainingImage("bsds", root / f"bsds/train/images/{stem}.jpg", files)
+        for stem, files in sorted(regions.items())
     ]
-    return {k: v for k, v in found.items() if v}
+    return {name: found for name, found in images.items() if found}
 
 
 def index_masks(folder: str, index: np.ndarray) -> list[np.ndarray]:
-    """The regions of an index map, as bool masks; label maps of things are cut into connected parts."""
-    nothing = {"clothing": (0,), "davis": (0,), "camvid": (11,)}.get(folder, ())
+    """The masks of an index map.
+
+    Args:
+        folder: Whose index map it is.
+        index: (H, W) int, the region or class of each pixel.
+
+    Returns:
+        (H, W) bool masks of the values, and of the connected parts of those that are classes.
+    """
     masks = []
     for value in np.unique(index):
-        if value in nothing:
+        if value in UNLABELLED_VALUES.get(folder, ()):
             continue
         mask = index == value
-        if folder in ("camvid", "clothing"):
-            parts, n = ndimage.label(mask)
-            sizes = np.bincount(parts.ravel())[1:]
-            masks += [parts == k + 1 for k in np.argsort(-sizes)[:4] if sizes[k] >= SMALLEST]
-            if n == 1:
+        if folder in FOLDERS_OF_CLASSES:
+            parts, count = ndimage.label(mask)
+            areas = np.bincount(parts.ravel())[1:]
+            largest = np.argsort(-areas)[:MAX_CLASS_PARTS]
+            masks += [parts == k + 1 for k in largest if areas[k] >= MIN_MASK_AREA]
+            if count == 1:
                 continue
         masks.append(mask)
     return masks
 
 
-class PromptData(torch.utils.data.Dataset):
-    """`size` px samples with `prompts` prompts each; item k of a run is fixed by (seed, k)."""
+def open_masks(training_image: TrainingImage, rng: np.random.Generator) -> list[np.ndarray]:
+    """Some masks of an image, (H, W) bool each."""
+    masks = training_image.masks
+    if isinstance(masks[0], Path):
+        index = np.asarray(Image.open(masks[rng.integers(len(masks))]))
+        is_davis = training_image.folder == "davis"
+        return index_masks(training_image.folder, index > DAVIS_THRESHOLD if is_davis else index)
+    chosen = rng.permutation(len(masks))[:MAX_MASKS]
+    return [decode_rle(masks[i]) for i in chosen]
+
+
+# ---------------------------------------------------------------------------------- the samples
+
+
+class PromptDataset(torch.utils.data.Dataset[Sample]):
+    """Samples with prompts; item k of a run depends on (seed, k) alone.
+
+    Args:
+        root: The data root.
+        size: Side S of the training square, px.
+        prompts: Number of prompts of each sample.
+        seed: Of the samples.
+        length: Number of samples.
+
+    Raises:
+        BadInput: There are no training images.
+    """
 
     def __init__(self, root: Path, size: int, prompts: int, seed: int, length: int):
-        self.photos = all_photos(root)
-        if not self.photos:
+        self.images = all_images(root)
+        if not self.images:
             raise BadInput(
-                f"no training photos under {root}; its folders are listed in finetune/pocket/sam_data.py"
+                f"no training images under {root}; its folders are listed in finetune/pocket/sam_data.py"
             )
-        self.size, self.prompts, self.seed, self.length = size, prompts, seed, length
-        shares = np.array([SHARES[k] for k in self.photos])
-        self.folders, self.shares = list(self.photos), shares / shares.sum()
+        self.size = size
+        self.prompts = prompts
+        self.seed = seed
+        self.length = length
+        self.folders = list(self.images)
+        shares = np.array([FOLDER_SHARES[name] for name in self.images])
+        self.shares = shares / shares.sum()
         captions = root / "cutouts/captions.json"
-        self.cutouts = (
-            [root / "cutouts" / c["file"] for c in json.loads(captions.read_text())]
-            if captions.exists()
-            else []
-        )
+        rows = json.loads(captions.read_text()) if captions.exists() else []
+        self.cutouts = [root / "cutouts" / row["file"] for row in rows]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, k: int) -> Sample:
         rng = np.random.default_rng((self.seed, k))
         while True:
             folder = rng.choice(self.folders, p=self.shares)
-            photo = self.photos[folder][rng.integers(len(self.photos[folder]))]
-            sample = self.make(photo, rng)
+            images = self.images[folder]
+            sample = self._sample(images[rng.integers(len(images))], rng)
             if sample is not None:
                 return sample
 
-    def make(self, photo: Photo, rng) -> Sample | None:
-        image = Image.open(photo.image).convert("RGB")
-        w, h = image.size
-        if isinstance(photo.masks[0], Path):
-            index = np.asarray(Image.open(photo.masks[rng.integers(len(photo.masks))]))
-            masks = index_masks(photo.folder, index > 127 if photo.folder == "davis" else index)
-        else:
-            chosen = rng.permutation(len(photo.masks))[:24]
-            masks = list(rle.decode([photo.masks[i] for i in chosen]).astype(bool).transpose(2, 0, 1))
-        if rng.random() < 0.5:  # a crop, so that objects come at every size
-            cw, ch = int(w * rng.uniform(0.4, 1)), int(h * rng.uniform(0.4, 1))
-            x0, y0 = rng.integers(w - cw + 1), rng.integers(h - ch + 1)
-        else:
-            cw, ch, x0, y0 = w, h, 0, 0
-        scale = self.size / max(cw, ch) * (1 if rng.random() < 0.7 else rng.uniform(0.5, 1))
-        nw, nh = max(16, round(cw * scale)), max(16, round(ch * scale))
-        flip = rng.random() < 0.5
-        box = (x0, y0, x0 + cw, y0 + ch)
-        image = image.resize((nw, nh), Image.BILINEAR, box=box)
-        resize = lambda m: np.asarray(Image.fromarray(m).resize((nw, nh), Image.NEAREST, box=box))
-        masks = [resize(m) for m in masks]
-        if flip:
-            image = image.transpose(Image.FLIP_LEFT_RIGHT)
-            masks = [m[:, ::-1] for m in masks]
-        if rng.random() < 0.5:
+    def _sample(self, training_image: TrainingImage, rng: np.random.Generator) -> Sample | None:
+        """An augmented image with prompts; None where no mask of it is large enough."""
+        image = Image.open(training_image.image).convert("RGB")
+        masks = open_masks(training_image, rng)
+        image, masks = rescaled(image, masks, self.size, rng)
+        if rng.random() < COLOUR_SHARE:
             for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-                image = enhance(image).enhance(rng.uniform(0.6, 1.4))
-        if self.cutouts and rng.random() < 0.25:
-            image, masks = self.paste(image, masks, rng)
-        masks = [m for m in masks if m.sum() >= SMALLEST]
+                image = enhance(image).enhance(rng.uniform(MIN_ENHANCEMENT, MAX_ENHANCEMENT))
+        if self.cutouts and rng.random() < PASTE_SHARE:
+            image, masks = paste(image, masks, self.cutouts, rng)
+        masks = [mask for mask in masks if mask.sum() >= MIN_MASK_AREA]
         if not masks:
             return None
-        square = np.full((self.size, self.size, 3), 127, np.uint8)
-        square[:nh, :nw] = np.asarray(image)
-        full = np.zeros((len(masks), self.size, self.size), bool)
-        for full_mask, m in zip(full, masks):
-            full_mask[:nh, :nw] = m
-        return self.prompt(photo.folder, square, full, (nh, nw), rng)
-
-    def paste(self, image: Image.Image, masks: list, rng) -> tuple[Image.Image, list]:
-        """One to three cut-outs laid on the photo: exact masks, and occlusion for what lies under them."""
-        w, h = image.size
-        masks = list(masks)
-        for _ in range(rng.integers(1, 4)):
-            cutout = Image.open(self.cutouts[rng.integers(len(self.cutouts))]).convert("RGBA")
-            side = max(w, h) * rng.uniform(0.12, 0.55)
-            k = side / max(cutout.size)
-            cutout = cutout.resize(
-                (max(4, int(cutout.width * k)), max(4, int(cutout.height * k))), Image.BILINEAR
-            )
-            if rng.random() < 0.5:
-                cutout = cutout.transpose(Image.FLIP_LEFT_RIGHT)
-            x, y = int(rng.uniform(-0.2, 0.9) * w), int(rng.uniform(-0.2, 0.9) * h)
-            alpha = Image.new("L", (w, h))
-            alpha.paste(cutout.getchannel("A"), (x, y))
-            image = image.copy()
-            image.paste(cutout.convert("RGB"), (x, y), cutout.getchannel("A"))
-            cover = np.asarray(alpha) > 127
-            masks = [m & ~cover for m in masks] + [cover]
-        return image, masks
-
-    def prompt(self, folder: str, image: np.ndarray, masks: np.ndarray, inside: tuple, rng) -> Sample:
-        """Draw the prompts: boxes, single clicks, several clicks, and clicks on nothing outlined."""
-        weights = masks.sum((1, 2)) ** 0.2
-        which = rng.choice(len(masks), self.prompts, p=weights / weights.sum())
-        points = np.zeros((self.prompts, POINTS, 2), np.float32)
-        labels = np.full((self.prompts, POINTS), -1)
-        kind = np.zeros(self.prompts, int)
-        edges: dict[int, np.ndarray] = {}
-        outside = ~masks.any(0)
-        outside[inside[0] :], outside[:, inside[1] :] = False, False
-        for p, m in enumerate(which):
-            mask, r = masks[m], rng.random()
-            if r < 0.08 and folder == "coco" and outside.sum() > 500:
-                kind[p], labels[p, 0] = 2, 1
-                points[p, 0] = pick(outside, rng)
-                continue
-            if r < 0.5:
-                ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-                box = np.array([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1], np.float32)
-                wide = np.tile(box[2:] - box[:2], 2)
-                if rng.random() < 0.8:
-                    box += np.clip(rng.normal(0, 0.04, 4), -0.1, 0.1) * wide
-                points[p, :2] = box.reshape(2, 2).clip(0, self.size) - 0.5
-                labels[p, :2] = 2, 3
-                if rng.random() < 0.1:
-                    points[p, 2], labels[p, 2] = pick(mask, rng), 1
-                continue
-            if m not in edges:
-                edges[m] = ndimage.distance_transform_edt(np.pad(mask[::4, ::4], 1))[1:-1, 1:-1]
-            deep = edges[m]
-            if rng.random() < 0.5 and deep.max() > 0:  # a person clicks near the middle
-                y, x = np.unravel_index(rng.choice(np.flatnonzero(deep >= 0.8 * deep.max())), deep.shape)
-                points[p, 0] = x * 4, y * 4
-            else:
-                points[p, 0] = pick(mask, rng)
-            labels[p, 0] = 1
-            if r < 0.85:
-                kind[p] = 1
-                continue
-            n = rng.integers(1, POINTS)
-            near = ndimage.binary_dilation(mask[::4, ::4], iterations=8) & ~mask[::4, ::4]
-            near[inside[0] // 4 :], near[:, inside[1] // 4 :] = False, False
-            for j in range(1, n + 1):
-                positive = rng.random() < 0.5 or not near.any()
-                points[p, j] = pick(mask, rng) if positive else pick(near, rng) * 4
-                labels[p, j] = int(positive)
-        low = torch.from_numpy(masks[which]).float().unfold(1, 4, 4).unfold(2, 4, 4).mean((-1, -2))
+        width, height = image.size
+        square_masks = np.zeros((len(masks), self.size, self.size), bool)
+        for square_mask, mask in zip(square_masks, masks, strict=True):
+            square_mask[:height, :width] = mask
+        drawer = PromptDrawer(square_masks, (height, width), rng)
+        drawn = drawer.draw(self.prompts, with_clicks_on_nothing=training_image.folder == "coco")
+        wanted = torch.from_numpy(square_masks[drawn.mask_of]).float()
+        covered = wanted.unfold(1, CELL, CELL).unfold(2, CELL, CELL).mean((-1, -2))
+        square = pad_to_square(np.asarray(image), self.size)
         return Sample(
-            torch.from_numpy(image).permute(2, 0, 1),
-            (low * 255).byte(),
-            torch.from_numpy(points),
-            torch.from_numpy(labels),
-            torch.from_numpy(kind),
+            torch.from_numpy(square).permute(2, 0, 1),
+            (covered * 255).byte(),
+            torch.from_numpy(drawn.points),
+            torch.from_numpy(drawn.labels),
+            torch.from_numpy(drawn.kind),
         )
 
 
-def pick(mask: np.ndarray, rng) -> np.ndarray:
-    """A random (x, y) of a mask."""
-    y, x = np.unravel_index(rng.choice(np.flatnonzero(mask)), mask.shape)
-    return np.array([x, y], np.float32)
+def rescaled(
+    image: Image.Image, masks: list[np.ndarray], size: int, rng: np.random.Generator
+) -> tuple[Image.Image, list[np.ndarray]]:
+    """A random crop of an image at a random scale, perhaps mirrored.
+
+    Args:
+        image: RGB.
+        masks: (H, W) bool each.
+        size: Longest side of the result, px, at most.
+        rng: Decides everything.
+
+    Returns:
+        The image and its masks.
+    """
+    width, height = image.size
+    left, top, crop_width, crop_height = 0, 0, width, height
+    if rng.random() < CROP_SHARE:
+        crop_width, crop_height = (
+            int(width * rng.uniform(MIN_CROP, 1)),
+            int(height * rng.uniform(MIN_CROP, 1)),
+        )
+        left = int(rng.integers(width - crop_width + 1))
+        top = int(rng.integers(height - crop_height + 1))
+    scale = size / max(crop_width, crop_height)
+    scale *= 1 if rng.random() < FULL_SCALE_SHARE else rng.uniform(MIN_SCALE, 1)
+    new_size = max(MIN_SIDE, round(crop_width * scale)), max(MIN_SIDE, round(crop_height * scale))
+    is_flipped = rng.random() < FLIP_SHARE
+    box = (left, top, left + crop_width, top + crop_height)
+    image = image.resize(new_size, Image.Resampling.BILINEAR, box=box)
+    if is_flipped:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    scaled_masks = []
+    for mask in masks:
+        scaled = np.asarray(Image.fromarray(mask).resize(new_size, Image.Resampling.NEAREST, box=box))
+        scaled_masks.append(scaled[:, ::-1] if is_flipped else scaled)
+    return image, scaled_masks
+
+
+def paste(
+    image: Image.Image, masks: list[np.ndarray], cutouts: list[Path], rng: np.random.Generator
+) -> tuple[Image.Image, list[np.ndarray]]:
+    """Lay one to three cut-outs on an image, whose masks are exact, and which hide what lies under them.
+
+    Args:
+        image: RGB.
+        masks: (H, W) bool each.
+        cutouts: Files of RGBA images.
+        rng: Decides everything.
+
+    Returns:
+        The image, and its masks with those of the cut-outs.
+    """
+    width, height = image.size
+    masks = list(masks)
+    for _ in range(rng.integers(1, MAX_PASTED + 1)):
+        cutout = Image.open(cutouts[rng.integers(len(cutouts))]).convert("RGBA")
+        side = max(width, height) * rng.uniform(MIN_PASTED_SIDE, MAX_PASTED_SIDE)
+        scale = side / max(cutout.size)
+        new_width = max(MIN_PASTED_PIXELS, int(cutout.width * scale))
+        new_height = max(MIN_PASTED_PIXELS, int(cutout.height * scale))
+        cutout = cutout.resize((new_width, new_height), Image.Resampling.BILINEAR)
+        if rng.random() < FLIP_SHARE:
+            cutout = cutout.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        left = int(rng.uniform(MIN_PASTED_PLACE, MAX_PASTED_PLACE) * width)
+        top = int(rng.uniform(MIN_PASTED_PLACE, MAX_PASTED_PLACE) * height)
+        alpha = Image.new("L", (width, height))
+        alpha.paste(cutout.getchannel("A"), (left, top))
+        image = image.copy()
+        image.paste(cutout.convert("RGB"), (left, top), cutout.getchannel("A"))
+        cover = np.asarray(alpha) > OPAQUE_ALPHA
+        masks = [mask & ~cover for mask in masks] + [cover]
+    return image, masks

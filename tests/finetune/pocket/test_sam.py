@@ -1,3 +1,5 @@
+"""Training of the pocket SAM: its samples, its losses, and a stopped run."""
+
 import argparse
 import json
 import math
@@ -11,7 +13,8 @@ from safetensors.torch import load_file
 from skimage import data
 
 from finetune.pocket import sam
-from finetune.pocket.sam_data import PromptData, all_photos
+from finetune.pocket.sam_data import PromptDataset, all_images
+from finetune.pocket.sam_loss import mask_losses, pairwise_iou
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +50,13 @@ def root(tmp_path_factory):
     return root
 
 
-def test_samples_fit_together(root):
-    samples = PromptData(root, 128, 16, seed=3, length=8)
-    assert {k: len(v) for k, v in all_photos(root).items()} == {"coco": 2, "bsds": 1}
+def test_the_fields_of_samples_agree(root):
+    samples = PromptDataset(root, 128, 16, seed=3, length=8)
+    assert {k: len(v) for k, v in all_images(root).items()} == {"coco": 2, "bsds": 1}
     for sample in (samples[k] for k in range(8)):
         assert sample.image.shape == (3, 128, 128) and sample.targets.shape == (16, 32, 32)
-        for target, points, labels, kind in zip(sample.targets, sample.points, sample.labels, sample.kind):
+        fields = (sample.targets, sample.points, sample.labels, sample.kind)
+        for target, points, labels, kind in zip(*fields, strict=True):
             assert (labels >= 0).any() and (points[labels >= 0] >= -0.5).all() and (points <= 128).all()
             if kind == 1:  # a single click lies inside its target
                 x, y = (points[0] / 4).long().clamp(0, 31)
@@ -63,9 +67,9 @@ def test_samples_fit_together(root):
 
 
 def test_a_sample_depends_on_seed_and_number_alone(root):
-    a, b = PromptData(root, 96, 4, seed=5, length=9), PromptData(root, 96, 4, seed=5, length=99)
-    assert all(torch.equal(x, y) for x, y in zip(a[7], b[7]))
-    assert not torch.equal(a[7].image, PromptData(root, 96, 4, seed=6, length=9)[7].image)
+    a, b = PromptDataset(root, 96, 4, seed=5, length=9), PromptDataset(root, 96, 4, seed=5, length=99)
+    assert all(torch.equal(x, y) for x, y in zip(a[7], b[7], strict=True))
+    assert not torch.equal(a[7].image, PromptDataset(root, 96, 4, seed=6, length=9)[7].image)
 
 
 def arguments(root, out, steps):
@@ -110,6 +114,6 @@ def test_losses_prefer_the_truth():
     target = torch.zeros(1, 1, 32, 32)
     target[..., 8:20, 8:20] = 1
     good, bad = target * 12 - 6, 6 - target * 12
-    assert sam.mask_losses(good, target) < 0.1 < sam.mask_losses(bad, target)
-    table = sam.pairwise_iou(torch.cat([good, bad], 1), target)
+    assert mask_losses(good, target) < 0.1 < mask_losses(bad, target)
+    table = pairwise_iou(torch.cat([good, bad], 1), target)
     assert table[0, 0, 0] == 1 and table[0, 1, 0] == 0
