@@ -2,14 +2,19 @@
 
 image = open_image("photo.jpg")          # (H, W, 3) uint8 RGB; also from a PIL image or an array
 height, width = image_size("photo.jpg")  # from the header, without decoding
+with collect_notes() as notes:           # what was done to it that its owner should know, one line each
+    open_image("thermal.tif")
 """
 
+import contextlib
+import contextvars
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from assistant.errors import BadInput
 
@@ -29,21 +34,68 @@ IMAGE_SUFFIXES = {
     ".tiff",
 }  # that are looked for in a folder
 
-EXIF_ORIENTATION_TAG = 0x0112
+ORIENTATION_TAG = 0x0112  # of EXIF and of TIFF
+WIDTH_TAG, HEIGHT_TAG = 256, 257  # of TIFF
+TURNS = {  # that set an image upright, by its orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 SIDEWAYS_ORIENTATIONS = (5, 6, 7, 8)  # those that swap width and height
 
 SIGNATURE_BYTES = 512  # of a file, by which `_why_not` recognises what is no image
 HEIC_SIGNATURES = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc")
 MAX_NAME_LENGTH = 200  # characters of a path in a message
 MAX_REASON_LENGTH = 100  # characters of Pillow's message that are shown
-MAX_16_BIT_VALUE = 65535.0
+
+MAX_16_BIT_VALUE = 65535
+# The values that an image holds, but for this share at either end: a camera's dead and hot pixels.
+OUTLIER_PERCENT = 0.1
+# Values that fill less than this share of their range are stretched: what is left would be 64 grey levels.
+MIN_RANGE_SHARE = 0.25
+
+
+class ImageNote(UserWarning):
+    """One line about what was done to an image that its owner should know."""
+
+
+_collected_notes: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("notes", default=None)
+
+
+@contextlib.contextmanager
+def collect_notes() -> Iterator[list[str]]:
+    """Gather the notes about the images that this thread opens meanwhile, which are warnings otherwise.
+
+    Yields:
+        A list that the notes are added to.
+    """
+    notes: list[str] = []
+    token = _collected_notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _collected_notes.reset(token)
+
+
+def _note(message: str) -> None:
+    """Tell the owner of an image something: to `collect_notes`, or as a warning."""
+    notes = _collected_notes.get()
+    if notes is None:
+        warnings.warn(message, ImageNote, stacklevel=2)
+    else:
+        notes.append(message)
 
 
 def open_image(source: Any) -> np.ndarray:
     """Read an image.
 
-    EXIF orientation is applied, 16-bit and floating-point values are scaled to 0 to 255, transparency is laid
-    over white, and of an animation the first frame is taken.
+    EXIF and TIFF orientation is applied, transparency is laid over white, and of an animation the first frame
+    is taken. 16-bit and floating-point values are scaled to 0 to 255; where they fill only a part of their
+    range, as those of 12-bit and thermal cameras do, they are stretched, which is noted (`collect_notes`).
 
     Args:
         source: A path, a PIL image, or an array (H, W, 3) or (H, W) of uint8.
@@ -86,11 +138,26 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         BadInput: As of `open_image`, as far as the header tells.
     """
-    with _open(path) as image:
+    name = _display_name(path)
+    with _open(path) as image, _decoding(name):
+        _check_size(*image.size, name)
+        is_sideways = _orientation(image) in SIDEWAYS_ORIENTATIONS
         width, height = image.size
-        _check_size(width, height, _display_name(path))
-        is_sideways = image.getexif().get(EXIF_ORIENTATION_TAG, 1) in SIDEWAYS_ORIENTATIONS
+        if image.format == "TIFF":  # Pillow turns the size as it opens the file, from its version 11 on
+            width, height = image.tag_v2[WIDTH_TAG], image.tag_v2[HEIGHT_TAG]  # type: ignore[attr-defined]
     return (width, height) if is_sideways else (height, width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The orientation by EXIF, XMP or TIFF, 1 to 8; 1 where there is none, or none that can be read.
+
+    Of a TIFF only before its pixels are loaded, which turns it upright.
+    """
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # what broken EXIF raises varies; the pixels may be good
+        return 1
+    return orientation if orientation in TURNS else 1
 
 
 def _display_name(path: Any) -> str:
@@ -178,22 +245,58 @@ def _from_array(array: np.ndarray) -> np.ndarray:
 
 def _decode(image: Image.Image, name: str) -> np.ndarray:
     """The pixels of a PIL image, see `open_image`; `name` is for messages."""
+    pixels = np.array(_to_rgb(load_upright(image, name), name), dtype=np.uint8)
+    _check_size(pixels.shape[1], pixels.shape[0], name)  # the size of an icon is known only now
+    return pixels
+
+
+def open_upright(path: str | Path) -> tuple[Image.Image, str]:
+    """Read a file of one image as it is stored: its mode, its palette and its depth.
+
+    Args:
+        path: An image file.
+
+    Returns:
+        The PIL image, upright, and its format, such as "PNG".
+
+    Raises:
+        BadInput: As of `open_image`, or there are several images in it.
+    """
+    name = _display_name(path)
+    with _open(path) as image:
+        if getattr(image, "is_animated", False):
+            raise BadInput(f"{name} holds several images: save the one that is meant")
+        return load_upright(image, name), image.format or ""
+
+
+def load_upright(image: Image.Image, name: str) -> Image.Image:
+    """The first frame of a PIL image, decoded and upright; `name` is for messages.
+
+    Raises:
+        BadInput: It is too large, too small, or damaged.
+    """
     _check_size(*image.size, name)
-    try:
-        if (
-            getattr(image, "is_animated", False) and image.tell() != 0
-        ):  # only some of Pillow's classes have it
+    with _decoding(name):
+        # Only some of Pillow's classes have the attribute.
+        if getattr(image, "is_animated", False) and image.tell() != 0:
             image = _first_frame(image)
         image.load()
-        upright = ImageOps.exif_transpose(image)
-        pixels = np.array(_to_rgb(upright), dtype=np.uint8)
+        turn = TURNS.get(_orientation(image))  # a TIFF is upright by now, and says so
+        return image.transpose(turn) if turn is not None else image.copy()
+
+
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Turn what Pillow raises of a damaged image into BadInput; `name` is for messages."""
+    try:
+        yield
+    except BadInput:
+        raise
     except MemoryError:
         raise BadInput(f"{name} is too large for this machine's memory: scale it down first") from None
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error ...: by format
         reason = " ".join(str(error).split())[:MAX_REASON_LENGTH] or type(error).__name__
         raise BadInput(f"{name} is damaged or cut short ({reason}): get a whole copy of it") from None
-    _check_size(pixels.shape[1], pixels.shape[0], name)  # the size of an icon is known only now
-    return pixels
 
 
 def _first_frame(image: Image.Image) -> Image.Image:
@@ -205,31 +308,53 @@ def _first_frame(image: Image.Image) -> Image.Image:
     return first
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB, over white where it is transparent."""
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Convert any mode to RGB, over white where it is transparent; `name` is for messages."""
     if image.mode.startswith("I") or image.mode == "F":
-        image = _to_8_bits(image)
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        values, note = _to_8_bits(np.asarray(image))
+        if note:
+            _note(f"{name} {note}")
+        image = Image.fromarray(values)
+    if has_transparency(image):
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Convert the modes I;16*, I and F to L.
+def has_transparency(image: Image.Image) -> bool:
+    """Whether a PIL image has an alpha channel, or a colour that is transparent."""
+    return image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
 
-    Integers keep the range 0 to 65535, floating-point values that of 0 to 1 or 0 to 255 where they lie in it;
-    values outside of the range are stretched from their minimum to their maximum.
+
+def _to_8_bits(stored: np.ndarray) -> tuple[np.ndarray, str | None]:
+    """Scale whole numbers or floating-point values to 8 bits.
+
+    Whole numbers have the range of the fewest bits that hold them (0 to 4095 of a 12-bit camera), and
+    floating-point values that of 0 to 1 or 0 to 255 where they lie in it. Values below 0 or above 65535, and
+    those that fill a small part of their range only, are stretched from the lowest to the highest.
+
+    Args:
+        stored: (H, W) of any number type.
+
+    Returns:
+        (H, W) uint8, and what is to be said of it, None where the values fill a usual range.
     """
-    values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0, neginf=0)
-    low, high = float(values.min()), float(values.max())
-    top = MAX_16_BIT_VALUE
-    if image.mode == "F" and high <= 1:
-        top = 1.0
-    elif image.mode == "F" and high <= 255:
-        top = 255.0
-    if low < 0 or high > top:
-        values = values - low
-        top = max(high - low, 1e-12)
-    return Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))
+    values = stored.astype(np.float32)
+    finite = np.isfinite(values)
+    held = values if finite.all() else values[finite]
+    if not held.size:
+        return np.zeros(stored.shape, np.uint8), "holds no number: it is shown black"
+    low, high = map(float, np.percentile(held, [OUTLIER_PERCENT, 100 - OUTLIER_PERCENT]))
+    if low == high:  # a drawing of a few pixels, or all of one value
+        low, high = float(held.min()), float(held.max())
+    is_whole = stored.dtype.kind in "iu"
+    usual = MAX_16_BIT_VALUE if is_whole else 1 if high <= 1 else 255
+    top = 2 ** int(high).bit_length() - 1 if is_whole and 0 < high <= usual else usual
+    is_narrow = high - low < MIN_RANGE_SHARE * top
+    if low == high or (low >= 0 and high <= top and not is_narrow):
+        low, high = min(low, 0.0), max(top, high)
+    is_stretched = (low, high) != (0, usual) and held.any()
+    note = f"has values from {low:.6g} to {high:.6g}: they are stretched to black and white"
+    values = np.where(finite, values, low).clip(low, high) - low
+    return np.rint(values * (255 / (high - low))).astype(np.uint8), note if is_stretched else None

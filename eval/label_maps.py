@@ -15,6 +15,7 @@ import numpy as np
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
+from assistant.mask_images import open_label_map
 
 UNLABELLED_NAMES = {"void", "unlabelled", "unlabeled", "ignore", "null"}
 NO_LABEL = 65535  # what `save_label_map` writes for -1
@@ -65,7 +66,7 @@ class LabelMaps:
 
         Raises BadInput where the file cannot be read.
         """
-        stored = _stored_numbers(file)
+        stored = open_label_map(file)
         values, index = np.unique(stored, return_inverse=True)
         return np.array([self.numbers.get(int(v), -1) for v in values])[index].reshape(stored.shape)
 
@@ -96,20 +97,6 @@ def save_label_map(out: Path, stem: str, label_map: np.ndarray) -> None:
 
     with replace_whole(out / "label_maps" / f"{stem}.png") as path:
         Image.fromarray(label_map.astype(np.uint16)).save(path, "PNG")
-
-
-def _stored_numbers(file: Path) -> np.ndarray:
-    """The numbers of a PNG, (H, W), as they are stored: a palette is for display only."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as opened:
-            stored = np.asarray(opened)
-    except OSError as error:
-        raise BadInput(f"{file} is not a label map: {error}") from None
-    if stored.ndim != 2:
-        raise BadInput(f"{file} is not a label map: it has {stored.ndim} dimensions")
-    return stored
 
 
 def find_layout(root: Path, split: str) -> LabelMaps:

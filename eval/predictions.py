@@ -2,9 +2,9 @@
 
     python -m eval reasonseg --root ReasonSeg --split val --predictions lisa-7b --out runs/eval/lisa-7b
 
-The folder holds, for every question, KEY.png (nonzero = foreground; all zero = "it is not in the image"), or
-one `predictions.json` {"KEY": RLE | [RLE, ...] | null}; null = "it is not in the image". KEY is the
-benchmark's name of the question: what `samples.jsonl` calls `key`.
+The folder holds, for every question, KEY.png, or one `predictions.json` {"KEY": RLE | [RLE, ...] | null}.
+In a KEY.png what is not black is foreground (`assistant.mask_images`). All black, and null, say that it is
+not in the image. KEY is the benchmark's name of the question: what `samples.jsonl` calls `key`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from assistant.answer import Answer, Target
 from assistant.errors import BadInput
+from assistant.mask_images import open_mask
 from assistant.sam.mask_ops import decode_rle
 
 
@@ -84,13 +85,6 @@ def _read_table(file: Path) -> dict[str, Any]:
 
 def _read_png(file: Path) -> np.ndarray:
     """The foreground of a PNG, (H, W) bool."""
-    from PIL import Image
-
     if not file.exists():
         raise BadInput(f"no prediction {file}")
-    try:
-        with Image.open(file) as opened:
-            stored = np.asarray(opened)  # the numbers of a palette image, not its colours
-    except OSError as error:
-        raise BadInput(f"{file} cannot be read: {error}") from None
-    return np.asarray(stored.reshape(*stored.shape[:2], -1)[..., :3].any(2))
+    return open_mask(file)

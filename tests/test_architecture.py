@@ -42,6 +42,7 @@ LAYERS = (
     "assistant.sam",
     "assistant.weights",
     "assistant.grammar",
+    "assistant.mask_images",
     "assistant.images",
     "assistant.files",
     "assistant.errors",

@@ -11,7 +11,7 @@ from PIL import Image
 from skimage import data
 
 from assistant.errors import BadInput
-from assistant.images import MAX_PIXELS, image_size, open_image
+from assistant.images import MAX_PIXELS, ImageNote, collect_notes, image_size, open_image
 
 COFFEE = np.ascontiguousarray(data.coffee()[::4, ::4])  # (100, 150, 3)
 
@@ -234,3 +234,68 @@ def test_just_large_enough():
 )
 def test_arrays_of_another_kind(array):
     refused(array, "uint8", str(array.dtype))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_tiff_has_the_size_that_its_header_tells(tmp_path, orientation):
+    path = tmp_path / "turned.tif"
+    Image.fromarray(COFFEE).save(path, tiffinfo={0x0112: orientation})
+    image = open_image(path)
+    assert image_size(path) == image.shape[:2] == (COFFEE.shape[:2] if orientation < 5 else (150, 100))
+
+
+def test_broken_exif_leaves_a_good_image_readable(tmp_path):
+    path = tmp_path / "broken.jpg"
+    Image.fromarray(COFFEE).save(path, exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + b"\xff" * 40)
+    assert open_image(path).shape[:2] == image_size(path) == COFFEE.shape[:2]
+
+
+DEEP = {  # name: (values, lowest and highest of what they become)
+    "8 bits in 16": (
+        COFFEE[..., 0].astype(np.uint16),
+        (int(COFFEE[..., 0].min()), int(COFFEE[..., 0].max())),
+    ),
+    "12 bits in 16": (COFFEE[..., 0].astype(np.uint16) * 16, (0, 255)),
+    "kelvin": (290 + COFFEE[..., 0].astype(np.float32) / 10, (0, 255)),
+    "centikelvin": (29_000 + COFFEE[..., 0].astype(np.uint16) * 5, (0, 255)),
+    "celsius": (20 + COFFEE[..., 0].astype(np.float32) / 25, (0, 255)),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_what_fills_a_part_of_its_range_is_stretched_and_said(tmp_path, name):
+    values, (low, high) = DEEP[name]
+    path = tmp_path / "deep.tif"
+    for hot in (False, True):
+        stored = values.copy()
+        if hot:  # one dead pixel and one hot one change nothing
+            stored[0, 0], stored[0, 1] = 0, 65_000
+        Image.fromarray(stored).save(path)
+        with collect_notes() as notes:
+            image = open_image(path)
+        assert len(notes) == 1 and "deep.tif has values from" in notes[0] and "stretched" in notes[0]
+        assert abs(int(image.min()) - low) < 8 and abs(int(image.max()) - high) < 8
+        likeness = np.corrcoef(image[1:, :, 0].ravel(), COFFEE[1:, :, 0].ravel())[0, 1]
+        assert likeness > 0.99
+    with pytest.warns(ImageNote, match="stretched"):
+        open_image(path)
+
+
+def test_holes_without_a_number_are_black(tmp_path):
+    values = 290 + COFFEE[..., 0].astype(np.float32) / 10
+    values[:5] = np.nan
+    image = open_image(Image.fromarray(values))
+    assert not image[:5].any() and image[5:].std() > 20
+
+
+def test_images_of_a_usual_range_say_nothing():
+    full = np.linspace(0, 65535, 1024).astype(np.uint16).reshape(32, 32)
+    unit = np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)
+    with collect_notes() as notes:
+        for source in (
+            COFFEE,
+            Image.fromarray(COFFEE),
+            *map(Image.fromarray, (full, unit, full * 0, unit * 0)),
+        ):
+            open_image(source)
+    assert notes == []

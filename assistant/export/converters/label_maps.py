@@ -11,6 +11,7 @@ import numpy as np
 from assistant.errors import BadInput
 from assistant.grammar import reply_for
 from assistant.images import image_size, images_by_stem
+from assistant.mask_images import open_label_map
 from assistant.record import Record, RecordTarget
 from assistant.sam.mask_ops import encode_rle
 
@@ -62,14 +63,8 @@ def from_label_maps(
 
 def _read_labels(file: Path, image: Path) -> np.ndarray:
     """The class numbers of a label map, (H, W), as they are stored: a palette is for display only."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as opened:
-            labels = np.asarray(opened)
-    except OSError:
-        raise BadInput(f"{file} is not a label map") from None
-    if labels.ndim != 2 or labels.shape != image_size(image):
+    labels = open_label_map(file)
+    if labels.shape != image_size(image):
         raise BadInput(f"{file} has shape {labels.shape}, not its image's height and width")
     return labels
 
