@@ -25,7 +25,7 @@ PROGRAM = str(ROOT / "tests/helpers/launched_tuning.py")
 ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": str(torch.get_num_threads()),
     "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
 }
 
 
