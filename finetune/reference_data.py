@@ -1,5 +1,4 @@
-"""The data of `finetune reference`: frozen features of image views and inputs of episodes, computed once and
-cached.
+"""The data of `finetune reference`: frozen features of views and inputs of episodes, computed once.
 
     files = cache_views(matcher, key, "images/1.jpg", [("mug", rle)], extra_views=2, folder=cache)
     views = [CachedView(file, 0, labels_in(file)) for file in files]

@@ -1,8 +1,8 @@
 """Trains the prompt encoders of `finetune reference` on cached episodes.
 
-    trainer = ReferenceTrainer(matcher, settings, out) trainer.run(episodes)                          #
-    resumes from OUT/state.pt; afterwards matcher.encoders are trained validate(matcher, held_out, views,
-    labels, seed=0)
+    trainer = ReferenceTrainer(matcher, settings, out)
+    trainer.run(episodes)                              # resumes from OUT/state.pt
+    validate(matcher, held_out, views, labels, seed=0)
 
 Two encoders learn from the same episodes, one that reads the label and one that does not. The loss is BCE and
 Dice in equal parts. What is kept is a moving average of the weights.

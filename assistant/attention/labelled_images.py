@@ -1,9 +1,9 @@
 """Images with a class at every pixel, from VOC's layout, COCO's, or a COCO-format folder.
 
-    names, images = read_labelled("DATA/coco/dev")                 # instances.json and images/ names, images
-    = read_labelled("VOC2012", "val")                # JPEGImages, SegmentationClass, ImageSets names, images
-    = read_labelled("COCO", "val2017")               # annotations/instances_val2017.json, val2017/ label_map
-    = images[0].read()               # (H, W) int64: 0 background, k = names[k - 1], -1 does not count
+    names, images = read_labelled("DATA/coco/dev")          # instances.json and images/
+    names, images = read_labelled("VOC2012", "val")         # JPEGImages, SegmentationClass, ImageSets
+    names, images = read_labelled("COCO", "val2017")        # annotations/instances_val2017.json, val2017/
+    label_map = images[0].read()        # (H, W) int64: 0 background, k = names[k - 1], -1 does not count
 
 One-shot tuning (`python -m finetune attention`) and its benchmark (`python -m eval oneshot`) read them.
 """

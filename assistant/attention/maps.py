@@ -1,9 +1,8 @@
-"""Where a model attends for a phrase: segmentation from text-to-image attention ("The Power of One", arXiv
-2503.10779).
+"""Maps of where a model attends for a phrase, by "The Power of One" (arXiv 2503.10779).
 
-    probe = assistant.pipeline.attention_probe()                # or attention.loading.load_probe(folder or
-    hub id) attention = probe.attention(opened, ["mug", *BACKGROUND_WORDS])   # scores of every layer and head
-    heat = attend(probe, opened, "a mug")                       # (H, W) float32 in [0, 1]
+    probe = assistant.pipeline.attention_probe()             # or attention.loading.load_probe(folder)
+    heat = attend(probe, opened, "a mug")                    # (H, W) float32 in [0, 1]
+    attention = probe.attention(opened, ["mug", *BACKGROUND_WORDS])    # scores of every layer and head
 
 A vision-language model attends from the words of a prompt to places of the image: patches of a grid, or
 regions. The scores before the softmax, averaged over the prompt's tokens, compete with those of other prompts

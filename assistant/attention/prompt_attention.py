@@ -1,10 +1,9 @@
-"""What an attention probe reads of an image, and the ranking of layers that `assistant.attention.maps.attend`
-uses.
+"""What an attention probe reads of an image, and the ranking of layers that attention maps are made of.
 
-    attention = probe.attention(opened, ["mug", "sky"])
-    attention.scores                                            # (2, layers, heads, places)
-    attention.places.to_pixels(values, (height, width))         # from places to the image's pixels
-    probe.ranking = Ranking.load(Path("ranking.json"))
+attention = probe.attention(opened, ["mug", "sky"])
+attention.scores                                            # (2, layers, heads, places)
+attention.places.to_pixels(values, (height, width))         # from places to the image's pixels
+probe.ranking = Ranking.load(Path("ranking.json"))
 """
 
 from __future__ import annotations

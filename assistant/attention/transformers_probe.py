@@ -1,5 +1,4 @@
-"""What the attention probes of transformers' models share: grids of patches, tuned word embeddings, and
-tuning.
+"""What the attention probes of transformers' models share: grids of patches, and tuning.
 
 `assistant.attention.image_text_probe` and `assistant.attention.chat_probe` are the two kinds.
 """

@@ -72,8 +72,7 @@ class FeatureExtractor(Protocol):
 
 
 class PocketFeatureExtractor:
-    """The maps of EfficientNet-Lite2, which SAM's encoding leaves behind, and labels through ImageNet's
-    classifier.
+    """EfficientNet-Lite2's maps, which SAM's encoding leaves behind, and labels through its classifier.
 
     Patches are the maps of strides 16 and 32 (120 + 352 channels). Joint features are the 1,280 channels that
     ImageNet's classifier reads. The vector of a label is the mean of the classifier's rows, each weighted by

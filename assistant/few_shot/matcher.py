@@ -1,9 +1,9 @@
 """Few-shot segmentation: an image with a mask, and perhaps a label, is the prompt ("segment like this").
 
-    matcher = Matcher.load(weights, segmenter)                          # or pocket_matcher(segmenter) query =
-    matcher.features_of(image, embedding)                       # once per image; or matcher.open(image)
-    references = open_references(matcher, [other_image], [mask])        # one or several mask, score =
-    matcher.segment(query, references, label="mug")       # label None: by the images alone
+    matcher = Matcher.load(weights, segmenter)                       # or pocket_matcher(segmenter)
+    query = matcher.features_of(image, embedding)                    # once per image; or matcher.open(image)
+    references = open_references(matcher, [other_image], [mask])     # one or several
+    mask, score = matcher.segment(query, references, label="mug")    # label None: by the images alone
 
 This is VLP-SAM (Sakurai et al. 2025, arXiv 2502.00719), and without a label VRP-SAM (Sun et al. 2024, arXiv
 2402.17726): frozen features of a vision-language model tell where the query resembles the reference (pseudo

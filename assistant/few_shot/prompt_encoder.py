@@ -15,6 +15,7 @@ from assistant.few_shot.similarity import IMAGE_MAPS, LABEL_MAPS
 from assistant.sam.segmenter import Segmenter
 
 MAP_SCALE = 10.0  # of similarity maps beside features of about unit size, as in the paper
+ATTENTION_LAYERS = 4  # to the references, among the prompts, to the query image, among the prompts
 DROPOUT = 0.5  # of whole channels of the reduced features
 COARSE_WIDTH = 32  # channels of the convolutions that draw the coarse map
 PROTOTYPE_EPSILON = 5e-4  # cells; keeps the mean over an empty mask finite
@@ -91,9 +92,9 @@ class PromptEncoder(nn.Module):
         self.merge = nn.Linear((1 + common) * width + common, width)
         self.queries = nn.Parameter(torch.randn(queries, width))
         self.attention = nn.ModuleList(
-            nn.MultiheadAttention(width, heads, batch_first=True) for _ in range(4)
+            nn.MultiheadAttention(width, heads, batch_first=True) for _ in range(ATTENTION_LAYERS)
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(ATTENTION_LAYERS))
         self.out = nn.Linear(width, prompt)
         if coarse:
             self.coarse = nn.Sequential(
@@ -135,7 +136,6 @@ class PromptEncoder(nn.Module):
         references = merge(references, inputs.reference_maps)
         rows, columns = inputs.masks.shape[-2:]
         positions = sine_positions(rows, columns, query.shape[-1], query)
-        # Queries attend to the references, to each other, to the query image and to each other again.
         reference_keys = references + positions.repeat(shots, 1)
         reference_ignored = inputs.reference_coverage.flatten(1) <= 0
         query_keys = query + positions
@@ -159,7 +159,7 @@ class PromptEncoder(nn.Module):
         if not self.settings["text"]:
             return prototype
         if inputs.label_vectors is None:
-            raise ValueError("this encoder reads labels: gather its inputs with labels")
+            raise ValueError("this encoder reads labels: compute its inputs with labels")
         shrink_text = self.shrink_text if self.settings["joint"] != self.settings["patches"] else self.shrink
         label = shrink_text(inputs.label_vectors).relu()[:, None]
         return torch.cat([prototype, label], -1)

@@ -22,7 +22,11 @@ MIN_SEPARATION = 0.02
 
 
 class MapChannel(IntEnum):
-    """Channels of `MatchInputs.maps`. Those from LABEL on exist only for an episode with a label."""
+    """Channels of `MatchInputs.maps`, in the order that trained weights expect.
+
+    SAM_* are computed from SAM's own features, LABEL* from the similarity to the label, all others from the
+    patches. *_SCALED are stretched over [0, 1]. Those from LABEL on exist only for episodes with labels.
+    """
 
     BEST = 0
     BEST_SCALED = 1
@@ -32,7 +36,7 @@ class MapChannel(IntEnum):
     SAM_LEVEL = 5
     SEPARATION = 6
     SAM_SEPARATION = 7
-    COVERAGE = 8
+    COVERAGE = 8  # the share of each cell that the image covers
     LABEL = 9
     LABEL_SCALED = 10
     LABEL_LEVEL = 11

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,14 +27,14 @@ from torch.nn import functional as F
 from assistant.attention.maps import BACKGROUND_WORDS
 from assistant.attention.prompt_attention import PromptAttention, Ranking, checked_layers
 from assistant.attention.tuned_parameters import layer_name, row_name, tuned_layers, tuned_rows
-from assistant.pocket.llm import REGIONS_INTRODUCTION, USER_TURN, PocketLLM
+from assistant.pocket.llm import PocketLLM
 from assistant.pocket.opening import ImageRegions, PocketImageOpener
+from assistant.pocket.phrase_reading import Reading, attention_scores, read_phrases
 from assistant.pocket.region_cache import cached_regions
 from assistant.pocket.region_encoder import LOGIT_SCALE, EncodedRegions
 from assistant.sam.mask_ops import Rle, decode_rle
 from assistant.weights import POCKET, pocket_file, sha256_of
 
-PHRASE_INTRODUCTION = "\nwhere is the"  # stands between the regions and a phrase
 MAP_SIDE = 160  # px, about, of the longer side of the masks that regions are drawn with
 
 
@@ -68,22 +68,6 @@ class RegionPlaces:
         return F.interpolate(maps, size, mode="bilinear", align_corners=False)[0]
 
 
-class _Reading(NamedTuple):
-    """What layers of the LLM read of an image and its prompts. Tuned queries and keys change nothing in it.
-
-    Attributes:
-        inputs: {layer: (T, W)}, the normed input of its attention.
-        rotary: Cosines and sines of the positions, each (1, T, D).
-        regions: Where the regions lie among the T positions.
-        start: Where the tokens of the prompts begin.
-    """
-
-    inputs: dict[int, Tensor]
-    rotary: tuple[Tensor, Tensor]
-    regions: slice
-    start: int
-
-
 @dataclass
 class _Reused:
     """What is computed once per opened image while `PocketProbe.reusing`.
@@ -95,7 +79,7 @@ class _Reused:
         places: By the image's id.
     """
 
-    readings: dict[tuple[int, tuple[str, ...], tuple[int, ...]], tuple[HasRegions, _Reading]] = field(
+    readings: dict[tuple[int, tuple[str, ...], tuple[int, ...]], tuple[HasRegions, Reading]] = field(
         default_factory=dict
     )
     places: dict[int, tuple[HasRegions, RegionPlaces]] = field(default_factory=dict)
@@ -104,9 +88,8 @@ class _Reused:
 class PocketProbe:
     """The attention of the pocket LLM; see `assistant.pipeline.AttentionProbe`.
 
-    Tuning changes copies of the attention and of the input embeddings, which only the probe uses: the LLM's
-        replies
-    stay as they are.
+    Tuning changes copies of the attention and of the input embeddings, which only the probe uses. The LLM's
+    replies stay as they are.
 
     Args:
         llm: The LLM.
@@ -171,7 +154,8 @@ class PocketProbe:
             return PromptAttention(scores, match, layers, places)
         tokens = [self.llm.tokens(f" {prompt}") for prompt in prompts]
         reading = self._reading(opened, regions.embeddings, prompts, tokens, layers)
-        return PromptAttention(self._scores(reading, tokens, layers), match, layers, places)
+        modules = [(layer, self._attention_module(layer)) for layer in layers]
+        return PromptAttention(attention_scores(reading, tokens, modules), match, layers, places)
 
     @contextmanager
     def reusing(self) -> Iterator[None]:
@@ -217,10 +201,12 @@ class PocketProbe:
                 self.tuned_attention[layer] = self._copied_attention(layer)
             self.tuned_attention[layer].get_parameter(parameter_name).data.copy_(value)
 
-    # ------------------------------------------------------------------------------ what the LLM reads
+    def _attention_module(self, layer: int) -> Any:
+        """The attention of a layer: tuned, or the LLM's own."""
+        return self.tuned_attention.get(layer, self.llm.model.model.layers[layer].self_attn)
 
     def _copied_attention(self, layer: int) -> Any:
-        """A copy in float32 of a layer's attention."""
+        """A copy in float32 of the LLM's own attention of a layer."""
         return copy.deepcopy(self.llm.model.model.layers[layer].self_attn).float()
 
     def _places(self, opened: HasRegions) -> RegionPlaces:
@@ -265,132 +251,17 @@ class PocketProbe:
         prompts: Sequence[str],
         tokens: list[list[int]],
         layers: list[int],
-    ) -> _Reading:
-        """`_read`, or what it returned for the same image, prompts and layers while `reusing`."""
-        if (
-            self._reused is None or self.tuned_rows
-        ):  # tuned rows need gradients, and change while they are tuned
-            return self._read(embeddings, tokens, layers)
+    ) -> Reading:
+        """What the LLM reads; computed once for the same image, prompts and layers while `reusing`."""
+        # Tuned rows need gradients, and change while they are tuned.
+        if self._reused is None or self.tuned_rows:
+            return read_phrases(self.llm, embeddings, tokens, layers, self.tuned_rows)
         key = (id(opened), tuple(prompts), tuple(layers))
         if key not in self._reused.readings:
             with torch.no_grad():
-                self._reused.readings[key] = opened, self._read(embeddings, tokens, layers)
+                reading = read_phrases(self.llm, embeddings, tokens, layers, self.tuned_rows)
+            self._reused.readings[key] = opened, reading
         return self._reused.readings[key][1]
-
-    def _read(self, embeddings: Tensor, tokens: list[list[int]], layers: list[int]) -> _Reading:
-        """Run the LLM over regions and prompts, up to the deepest of some layers.
-
-        Args:
-            embeddings: (N, W) float unit vectors, the regions among the LLM's input embeddings.
-            tokens: Of each prompt.
-            layers: The layers to read, in ascending order.
-        """
-        llm = self.llm
-        model = llm.model.model
-        introduction = llm.tokens(USER_TURN + REGIONS_INTRODUCTION)
-        parts = [
-            llm.embed(introduction),
-            embeddings * llm.embedding_length(),
-            llm.embed(llm.tokens(PHRASE_INTRODUCTION)),
-            self._embedded(tokens),
-        ]
-        hidden = torch.cat([part.to(llm.model.dtype) for part in parts])[None]
-        counts = torch.tensor([len(prompt) for prompt in tokens])
-        start = hidden.shape[1] - int(counts.sum())
-        position, visible = _prompts_apart(start, counts)
-        rotary = model.rotary_emb(hidden, position_ids=position)
-        inputs = {}
-        for k, layer in enumerate(model.layers[: layers[-1] + 1]):
-            if k in layers:
-                inputs[k] = layer.input_layernorm(hidden[0])
-            if k < layers[-1]:
-                hidden = layer(
-                    hidden,
-                    attention_mask=visible[None, None],
-                    position_embeddings=rotary,
-                    position_ids=position,
-                )
-        regions = slice(len(introduction), len(introduction) + len(embeddings))
-        return _Reading(inputs, rotary, regions, start)
-
-    def _embedded(self, tokens: list[list[int]]) -> Tensor:
-        """The input embeddings of all prompts, tuned or the LLM's own -> (T, W)."""
-        flat = [token for prompt in tokens for token in prompt]
-        embeddings = self.llm.embed(flat)
-        if not self.tuned_rows:
-            return embeddings
-        return torch.stack(
-            [self.tuned_rows.get(token, embedding) for token, embedding in zip(flat, embeddings, strict=True)]
-        )
-
-    def _scores(self, reading: _Reading, tokens: list[list[int]], layers: list[int]) -> Tensor:
-        """The scores (P, L, H, N) float32 of a reading, the mean over each prompt's tokens."""
-        counts = torch.tensor([len(prompt) for prompt in tokens])
-        prompt_of_token = torch.arange(len(tokens)).repeat_interleave(counts)
-        rows = []
-        for layer in layers:
-            attention = self.tuned_attention.get(layer, self.llm.model.model.layers[layer].self_attn)
-            queries = slice(reading.start, None)
-            scores = queries_on_keys(
-                attention, reading.inputs[layer], reading.rotary, queries, reading.regions
-            )
-            sums = scores.new_zeros(len(tokens), len(scores), scores.shape[2])
-            rows.append(sums.index_add(0, prompt_of_token, scores.transpose(0, 1)))
-        return torch.stack(rows, 1) / counts[:, None, None, None]
-
-
-def _prompts_apart(start: int, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions and visibility under which prompts follow the same beginning and do not see each other.
-
-    Args:
-        start: Number of tokens of the beginning, T0.
-        counts: (P,) int64, number of tokens of each prompt, T1 in all.
-
-    Returns:
-        (1, T0 + T1) int64, the position of each token: every prompt begins at T0. And (T0 + T1, T0 + T1)
-        bool: which tokens each token attends to.
-    """
-    prompt_of_token = torch.arange(len(counts)).repeat_interleave(counts)
-    first = counts.cumsum(0) - counts
-    of_prompts = start + torch.arange(int(counts.sum())) - first[prompt_of_token]
-    position = torch.cat([torch.arange(start), of_prompts])[None]
-    owner = torch.cat([torch.full((start,), -1), prompt_of_token])
-    total = position.shape[1]
-    visible = torch.ones(total, total, dtype=torch.bool).tril()
-    visible &= (owner[None] == -1) | (owner[None] == owner[:, None])
-    return position, visible
-
-
-def queries_on_keys(
-    attention: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], queries: slice, keys: slice
-) -> Tensor:
-    """The scaled products of queries and keys of one layer, with rotary positions.
-
-    Args:
-        attention: The layer's attention module.
-        hidden: (T, W), its normed input.
-        rotary: Cosines and sines of the positions, each (1, T, D).
-        queries: Which Q of the T positions ask.
-        keys: Which K of the T positions are asked.
-
-    Returns:
-        (H, Q, K) float32.
-    """
-    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
-
-    hidden = hidden.to(attention.q_proj.weight.dtype)
-    query = _split_heads(attention.q_proj(hidden[queries]), attention.head_dim)
-    key = _split_heads(attention.k_proj(hidden[keys]), attention.head_dim)
-    cos, sin = rotary
-    query, _ = apply_rotary_pos_emb(query, query, cos[:, queries], sin[:, queries])
-    key, _ = apply_rotary_pos_emb(key, key, cos[:, keys], sin[:, keys])
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
-    return (query[0].float() @ key[0].float().transpose(1, 2)) * attention.scaling
-
-
-def _split_heads(projected: Tensor, head_dim: int) -> Tensor:
-    """(T, H * D) -> (1, H, T, D)."""
-    return projected.view(len(projected), -1, head_dim).transpose(0, 1)[None]
 
 
 def published_probe(llm: PocketLLM, opener: PocketImageOpener) -> PocketProbe:

@@ -1,7 +1,6 @@
 """Stores the regions of opened images: what attention needs of an image, without what answers need.
 
-regions = cached_regions(opener, checksum, "photo.jpg", Path("runs/views"))    # opened once, then read from
-there
+regions = cached_regions(opener, checksum, "photo.jpg", Path("runs/views"))    # opened once, then read
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Few-shot segmentation (PASCAL-5i, COCO-20i, COCO-format): a query, references with masks, and perhaps a
-label.
+"""Few-shot segmentation on PASCAL-5i, COCO-20i and COCO-format folders, with and without a label.
 
     python -m eval fewshot --benchmark coco-format --root DATA/coco/dev --references DATA/coco/train \\
         --fold 0 1 2 3 --shots 1 --weights "runs/reference-{fold}" --out runs/eval/fewshot-1
@@ -21,8 +20,6 @@ The intervals are bootstrapped over query images.
 from __future__ import annotations
 
 import argparse
-import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +31,6 @@ from assistant.errors import BadInput
 from eval import models
 from eval.benchmarks.fewshot_data import FOLDS, LAYOUTS, EpisodeImages, EpisodePlan, draw_episodes
 from eval.benchmarks.fewshot_scores import ARMS, Line, score_arms, summarise
-from eval.metrics import counts
 from eval.report import Sample, write_report
 from eval.result import Result, bad_inputs, print_table, write_result
 from eval.run import Run
@@ -42,12 +38,10 @@ from eval.settings import EvalSettings, eval_settings
 
 if TYPE_CHECKING:  # torch is loaded when a model is, so that --help is instant
     from assistant.export.html_report import Panel
-    from assistant.few_shot.episode import ImageFeatures
     from assistant.few_shot.matcher import Matcher
     from assistant.sam.segmenter import Segmenter
 
 VERSION = 1
-MAX_OPENED_IMAGES = 440  # held in memory; each takes 4 MB
 SAMPLES_PER_GROUP = 6  # in the report
 MAX_REFERENCES_SHOWN = 2  # of an episode in the report
 
@@ -114,6 +108,8 @@ def main(args: argparse.Namespace) -> None:
 
 def run(settings: EvalSettings, options: FewShotOptions) -> None:
     """Segment every episode and write result.json, samples.jsonl and report.html."""
+    from eval.benchmarks.fewshot_arms import OpenedImages, segment_episode
+
     if options.shots < 1 or options.episodes < 1:
         raise BadInput("--shots and --episodes must be at least 1")
     queries = LAYOUTS[options.layout](settings.root)
@@ -184,89 +180,6 @@ def load_matchers(options: FewShotOptions, segmenter: Segmenter) -> tuple[dict[i
         name = f"reference of fold {fold}" if len(options.folds) > 1 else "reference"
         weights[name] = sha256_of(file)
     return matchers, weights
-
-
-class OpenedImages:
-    """The features of images by path: the `MAX_OPENED_IMAGES` that were used last stay in memory.
-
-    Attributes:
-        last_seconds: How long it took to open the last image that was not in memory.
-    """
-
-    def __init__(self, matcher: Matcher):
-        self.matcher = matcher
-        self.last_seconds = 0.0
-        self._features: OrderedDict[Path, ImageFeatures] = OrderedDict()
-
-    def open(self, path: Path) -> ImageFeatures:
-        """The features of an image. Raises BadInput where it cannot be read."""
-        from assistant.images import open_image
-
-        if path not in self._features:
-            while len(self._features) >= MAX_OPENED_IMAGES:
-                self._features.popitem(last=False)
-            image = open_image(path)
-            began = time.perf_counter()
-            features = self.matcher.open(image)
-            self.last_seconds = time.perf_counter() - began
-            features.embedding.maps = ()  # the finest of them are large, and were read already
-            features.patches = features.patches.half()
-            features.joint = features.joint.half()
-            self._features[path] = features
-        self._features.move_to_end(path)
-        return self._features[path]
-
-
-def segment_episode(
-    matcher: Matcher,
-    opened: OpenedImages,
-    queries: EpisodeImages,
-    sources: EpisodeImages,
-    episode: EpisodePlan,
-) -> Line:
-    """Segment an episode with every arm; its line of samples.jsonl.
-
-    Raises:
-        BadInput: An image or a mask cannot be used.
-    """
-    from assistant.few_shot.matcher import check_mask
-    from assistant.sam.mask_ops import encode_rle
-
-    label = queries.names[episode.category]
-    query = opened.open(queries.paths[episode.query])
-    truth, ignored = queries.read(episode.query, episode.category)
-    if truth.shape != query.embedding.size:
-        raise BadInput(f"{queries.paths[episode.query].name} and its mask differ in size")
-    references = []
-    for number in episode.references:
-        features = opened.open(sources.paths[number])
-        mask = check_mask(sources.read(number, episode.category)[0], features.embedding.size)
-        references.append(matcher.reference_of(features, mask))
-    line: Line = {
-        "open_seconds": opened.last_seconds,
-        "fold": episode.fold,
-        "category": label,
-        "query": queries.paths[episode.query].name,
-        "references": [sources.paths[number].name for number in episode.references],
-        "arms": {},
-    }
-    began = time.perf_counter()
-    inputs = matcher.inputs(query, references, label)
-    input_seconds = time.perf_counter() - began
-    for arm in ARMS:
-        began = time.perf_counter()
-        if arm == "prototype":
-            mask, score = matcher.match_prototypes(query, inputs)
-        else:
-            mask, score = matcher.predict(query, inputs if arm == "text" else inputs.without_labels())
-        line["arms"][arm] = {
-            "pair": counts(mask, truth, ignored),
-            "background": counts(~mask, ~truth, ignored),
-            "score": score,
-            "seconds": input_seconds + time.perf_counter() - began,
-            "rle": encode_rle(mask),
-        }
-    return line
 
 
 def result_of(

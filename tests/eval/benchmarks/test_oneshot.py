@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import finetune.attention
 from assistant.__main__ import main as assistant_main
 from eval.__main__ import main as eval_main
 from eval.benchmarks.oneshot_maps import label_map_of
 from eval.benchmarks.oneshot_scores import mean_iou
+from finetune import attention, attention_tuning
 from finetune.__main__ import main as finetune_main
 from tests.helpers.mugs_and_boxes import HEIGHT, WIDTH, write_mugs_and_boxes
 from tests.helpers.tiny_matchers import tiny_blip
@@ -28,7 +28,7 @@ def run(main, monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
 
 def tuning_arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    finetune.attention.add_arguments(parser)
+    attention.add_arguments(parser)
     return parser.parse_args(words[1:])
 
 
@@ -80,8 +80,8 @@ def tune_and_resume(
         f"attention --data {train} --mllm {blip} --ranking {ranking} --out {tuned} --runs 2 --batch 1".split()
     )
     words += ["--passes", "1", "--word-passes", "1"]
-    monkeypatch.setattr(finetune.attention, "STEPS_PER_CHECKPOINT", 1)
-    stopped(finetune.attention, "loss_of", 7, lambda: finetune.attention.main(tuning_arguments(words)))
+    monkeypatch.setattr(attention_tuning, "STEPS_PER_CHECKPOINT", 1)
+    stopped(attention_tuning, "loss_of", 7, lambda: attention.main(tuning_arguments(words)))
     assert (tuned / "run-0.safetensors").exists() and (tuned / "run-1.pt").exists()
     assert run(finetune_main, monkeypatch, *words) == 0
     assert not (tuned / "run-1.pt").exists()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from finetune.attention import draw_supports, support_map
+from finetune.attention_tuning import draw_supports, support_map
 
 
 def label_map_of(*category_shares: tuple[int, float]) -> np.ndarray:
