@@ -172,8 +172,8 @@ def compare(settings: TuningSettings, rounds: int, peak: float | None = None) ->
         share = f", {row['tflops'] / peak:.1%} of the peak" if peak else ""
         print(
             f"{name}: {row['tokens_per_second']:.1f} tokens/s, {row['step_seconds']:.3f} s a step of "
-            f"{row['tokens']} "
-            f"tokens, {row['tflops']:.3f} TFLOP/s{share}, {row['memory_gb']:.2f} GB at most"
+            f"{row['tokens']} tokens, {row['tflops']:.3f} TFLOP/s{share}, "
+            f"{row['memory_gb']:.2f} GB at most"
         )
     print(f"ratio {result['ratio']} (in turn: {ratios})")
     with replace_whole(settings.out / "result.json") as path:

@@ -17,10 +17,12 @@ Stages of their own:
 """
 
 import argparse
+import contextlib
 import importlib
 import sys
 
 from assistant.errors import exit_code
+from assistant.files import lock_folder
 
 STAGES = {  # name: module
     "sam": "finetune.pocket.sam",
@@ -33,6 +35,8 @@ STAGES = {  # name: module
     "merge": "finetune.mllm.merge",
     "push": "finetune.mllm.push",
 }
+# Those that write a run into the folder --out. Tuning locks its folder itself, once the records are checked.
+FOLDER_STAGES = ("sam", "records", "reference", "semantic", "attention", "merge")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -44,7 +48,11 @@ def main(words: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    words = sys.argv[1:] if words is None else words
+    return exit_code(lambda: run(sys.argv[1:] if words is None else words))
+
+
+def run(words: list[str]) -> None:
+    """Run the stage that a command line names, or tuning."""
     stage = words[0] if words and words[0] in STAGES else None
     module = importlib.import_module(STAGES[stage] if stage else "finetune.tune")
     usage = (__doc__ or "").split("\n\n", 2)[2]
@@ -55,7 +63,9 @@ def main(words: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    return exit_code(lambda: module.main(parser.parse_args(words[1:] if stage else words)))
+    args = parser.parse_args(words[1:] if stage else words)
+    with lock_folder(args.out) if stage in FOLDER_STAGES else contextlib.nullcontext():
+        module.main(args)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ MAX_FAULTS_SHOWN = 200  # lines that still can be read through
 
 
 def must_exist(*files: Path | None) -> None:
-    """Raise BadInput for the first of the files or folders that does not exist; None stands for an option "
-    "left out."""
+    """Raise BadInput for the first of the files or folders that does not exist.
+
+    None stands for an option that was left out.
+    """
     for file in files:
         if file is not None and not file.exists():
             raise BadInput(f"there is no {file}")
@@ -35,8 +37,8 @@ def check_files(files: list[Path]) -> None:
         print(f"... and {len(faults) - MAX_FAULTS_SHOWN} more", file=sys.stderr)
     if faults:
         raise BadInput(
-            f"{len(faults)} fault{'s' * (len(faults) > 1)} in the records, listed above; correct or "
-            "remove those lines"
+            f"{len(faults)} fault{'s' * (len(faults) > 1)} in the records, listed "
+            "above; correct or remove those lines"
         )
 
 

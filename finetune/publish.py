@@ -100,8 +100,8 @@ def _check(parts: TrainedParts) -> None:
 
     if parts == TrainedParts():
         raise BadInput(
-            "name what is to be published: --sam, --reference, --semantic, --attention, --ranking or "
-            "--reasoner"
+            "name what is to be published: --sam, --reference, --semantic, "
+            "--attention, --ranking or --reasoner"
         )
     must_exist(parts.sam, parts.reference, parts.semantic, parts.attention, parts.ranking)
     if parts.reasoner:

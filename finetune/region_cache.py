@@ -130,14 +130,17 @@ class RegionCache:
                 return
         raise BadInput(
             f"the regions of the images take more than {self.limit / 1e9:g} GB in {self.folder}; give a "
-            f"larger "
-            "--cache-gb, or fewer images"
+            "larger --cache-gb, or fewer images"
         )
 
 
 def cache_key(key: str, image_file: Path) -> str:
-    """The name under which a cache holds what `key` (weights and settings) makes of an image, wherever it "
-    "is stored."""
+    """The name under which a cache holds the regions of an image, wherever the image is stored.
+
+    Args:
+        key: Names the weights and settings that made the regions.
+        image_file: The image.
+    """
     return hashlib.sha256(key.encode() + b"\n" + image_file.read_bytes()).hexdigest()[:32]
 
 

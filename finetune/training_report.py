@@ -1,8 +1,10 @@
 """`report.html` of a training run: its curves, and the same validation questions as answered over time.
 
-report = TrainingReport(out, questions, ask) report.add(100, {"score": 0.4})                          #
-answers the questions and adds a line to OUT/val.jsonl report.write("Tuning pocket", settings, {"log.jsonl":
-["loss"]})
+    report = TrainingReport(out, questions, ask)
+    report.add(100, {"score": 0.4})
+    report.write("Tuning pocket", settings, {"log.jsonl": ["loss"]})
+
+`add` answers the questions with the weights as they are, and appends to OUT/val.jsonl.
 """
 
 import json

@@ -1,9 +1,9 @@
 """Tune a preset, or any multimodal LLM with any SAM, on records of your own.
 
     python -m finetune --preset pocket --data train.jsonl coco.jsonl=0.3 --val val.jsonl --out runs/tuned
-    python -m finetune --mllm Qwen/Qwen3-VL-4B-Instruct --sam sam_vit_b.pth --data train.jsonl --out
-    runs/tuned accelerate launch --num_processes 4 -m finetune --preset base --data train.jsonl --out
-    runs/tuned python -m assistant ask photo.jpg "which part is dented?" --preset pocket --adapter runs/tuned
+    python -m finetune --mllm Qwen/Qwen3-VL-4B-Instruct --sam sam_vit_b.pth --data train.jsonl --out tuned
+    accelerate launch --num_processes 4 -m finetune --preset base --data train.jsonl --out runs/tuned
+    python -m assistant ask photo.jpg "which part is dented?" --preset pocket --adapter runs/tuned
 
 The same command again continues a run that was stopped. --out is the folder that --adapter takes.
 """
@@ -194,7 +194,7 @@ def read_settings(args: argparse.Namespace) -> TuneSettings:
 def main(args: argparse.Namespace) -> None:
     """Check the records, then tune the model that the options name."""
     from assistant.errors import BadInput
-    from assistant.files import make_folder
+    from assistant.files import lock_folder
     from finetune.check import check_files, count_shared_images
 
     settings = read_settings(args)
@@ -207,17 +207,17 @@ def main(args: argparse.Namespace) -> None:
     embedded = settings.models.is_embedded
     if settings.rehearsal and not embedded:
         raise BadInput(
-            "only the pocket preset rehearses its first training: give --data your.jsonl older.jsonl=0.5 "
-            "instead"
+            "only the pocket preset rehearses its first training: give --data "
+            "your.jsonl older.jsonl=0.5 instead"
         )
-    make_folder(settings.out)
     try:
-        if embedded:
-            from finetune.pocket.tune import tune
+        with lock_folder(settings.out):
+            if embedded:
+                from finetune.pocket.tune import tune
 
-            tune(settings)
-        else:
-            tune_general(settings)
+                tune(settings)
+            else:
+                tune_general(settings)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -32,10 +32,13 @@ from assistant.attention.transformers_probe import (
 )
 from assistant.errors import BadInput
 from assistant.grammar import Turn
-from assistant.mllm.local_model import MultimodalLLM, first_line
 from assistant.sam.mask_ops import pad_to_square
 
+if TYPE_CHECKING:
+    from assistant.mllm.local_model import MultimodalLLM
+
 RECORDING = "maskpick_recorded"  # the name under which transformers knows our attention function
+MAX_REASON_CHARS = 200  # of another library's error in a message
 
 
 @dataclass
@@ -62,8 +65,8 @@ class ChatProbe(TransformersProbe):
     """The attention of a chat model that sees.
 
     The question reads "where is the {phrase}?", and the answer begins with the phrase. Scores are the mean
-    over the phrase's tokens in the question. The match is the probability of [SEG] beside [ABS] after the
-    phrase in the answer: one half for every phrase if the model was never trained on these tokens.
+    over the phrase's tokens in the question. The match is the probability of [SEG] rather than [ABS] after
+    the phrase in the answer: one half for every phrase if the model was never trained on these tokens.
 
     Args:
         llm: The model.
@@ -163,12 +166,13 @@ class ChatProbe(TransformersProbe):
                 **self.llm.tokenizer_options(texts[0]),
             )
         except ValueError as error:
-            raise BadInput(f"this model cannot read the image or the phrase: {first_line(error)}") from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:MAX_REASON_CHARS]
+            raise BadInput(f"this model cannot read the image or the phrase: {reason}") from error
         weight = self.model.get_input_embeddings().weight
         return inputs.to(weight.device, dtype=weight.dtype)
 
     def _match(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """The probability of [SEG] beside [ABS] after each text: hidden (P, T, C), mask (P, T) -> (P,)."""
+        """The probability of [SEG] rather than [ABS]: hidden (P, T, C), mask (P, T) bool -> (P,)."""
         last = torch.stack([row.nonzero()[-1, 0] for row in mask])
         logits = self.model.get_output_embeddings()(hidden[torch.arange(len(hidden)), last]).float()
         return (logits[:, self.llm.seg] - logits[:, self.llm.abs]).sigmoid()

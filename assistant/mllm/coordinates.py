@@ -1,8 +1,9 @@
 """How each family of multimodal LLMs writes coordinates, decided in one place.
 
-    scale = scale_of("qwen3_vl")                     # THOUSAND; a model type, or the name that a server knows
-    it by frame = frame_of(scale, (H, W), input_size=(w, h)) frame.point(500, 500)
-    # px of the image frame.box([0, 0, 1000, 1000])                    # xyxy px of the image
+    scale = scale_of("qwen3_vl")                             # THOUSAND; by a model's type or name
+    frame = frame_of(scale, (H, W), input_size=(w, h))
+    frame.point(500, 500)                                    # px of the image
+    frame.box([0, 0, 1000, 1000])                            # xyxy px of the image
 
 Qwen2.5-VL writes pixels of the image as its processor has resized it. Qwen2-VL and Qwen3-VL write thousandths
 of its width and height (the grounding recipes of their model cards). LLaVA-1.5 writes shares of the image

@@ -26,37 +26,31 @@ MAX_PHRASE_LENGTH = 60  # characters
 MAX_THOUGHT_LENGTH = 400  # characters
 
 TASK_PROMPT = (
-    "You look at a photo and point at what the user means, which may be said in a roundabout way or refer to "
-    "what was said "
-    'before. Write JSON. "thought": in a sentence or two, what is meant and where you see it. "targets": '
-    "each thing that "
-    "is meant, in the order of the question; where the user lists things, every one of them, in the user's "
-    "words. "
+    "You look at a photo and point at what the user means, which may be said in a roundabout way or "
+    'refer to what was said before. Write JSON. "thought": in a sentence or two, what is meant and '
+    'where you see it. "targets": each thing that is meant, in the order of the question; where the '
+    "user lists things, every one of them, in the user's words. "
     '"phrase": a short name for it. '
 )
 MARKS_PROMPT = TASK_PROMPT + (
-    "The first picture is the photo; {sheets} the same photo with regions outlined and numbered, {n} in all. "
-    '"marks": the '
-    "numbers of the regions that show the thing, all that it takes and none that shows something else; [] if "
-    "the thing is "
-    'not in the photo. Example: {{"thought": "An umbrella keeps the rain off; the man holds one. I see no '
-    'bench.", '
-    '"targets": [{{"phrase": "umbrella", "marks": [{example}]}}, {{"phrase": "bench", "marks": []}}]}}'
+    "The first picture is the photo; {sheets} the same photo with regions outlined and numbered, {n} "
+    'in all. "marks": the numbers of the regions that show the thing, all that it takes and none that '
+    'shows something else; [] if the thing is not in the photo. Example: {{"thought": "An umbrella '
+    'keeps the rain off; the man holds one. I see no bench.", "targets": [{{"phrase": "umbrella", '
+    '"marks": [{example}]}}, {{"phrase": "bench", "marks": []}}]}}'
 )
 BOXES_PROMPT = TASK_PROMPT + (
-    '"boxes": for each instance "bbox_2d", its box as [left, top, right, bottom], and "point_2d", a point '
-    "well inside "
-    'it as [x, y], {meaning}; [] if the thing is not in the photo. Example: {{"thought": "An umbrella keeps '
-    "the rain off; "
-    'the man holds one. I see no bench.", "targets": [{{"phrase": "umbrella", "boxes": [{{"bbox_2d": {box}, '
-    '"point_2d": {point}}}]}}, {{"phrase": "bench", "boxes": []}}]}}'
+    '"boxes": for each instance "bbox_2d", its box as [left, top, right, bottom], and "point_2d", a '
+    "point well inside it as [x, y], {meaning}; [] if the thing is not in the photo. Example: "
+    '{{"thought": "An umbrella keeps the rain off; the man holds one. I see no bench.", "targets": '
+    '[{{"phrase": "umbrella", "boxes": [{{"bbox_2d": {box}, "point_2d": {point}}}]}}, {{"phrase": '
+    '"bench", "boxes": []}}]}}'
 )
 VERIFICATION_PROMPT = (
-    "You check an outline in a photo. The first picture is the photo with one region outlined in yellow, the "
-    "second is that "
-    'region from nearer. Write JSON: {"keep": true} if what is outlined is what the user is looking for, or '
-    "one of them, or "
-    'a part of it that belongs to the answer; {"keep": false} if it is something else.'
+    "You check an outline in a photo. The first picture is the photo with one region outlined in "
+    'yellow, the second is that region from nearer. Write JSON: {"keep": true} if what is outlined is '
+    "what the user is looking for, or one of them, or a part of it that belongs to the answer; "
+    '{"keep": false} if it is something else.'
 )
 RETRY_PROMPT = (
     "That is not the JSON that was asked for. Write it again: only the JSON, with nothing before or after it."

@@ -95,8 +95,7 @@ class _Grid:
         return LabelPlace([side * GRID_STEP for side in (left, top, right, bottom)], tip)
 
     def _roomiest_cell(self, k: int, half_width: int, half_height: int) -> tuple[int, int] | None:
-        """The (x, y) cell of region k with the most room for its label around it; None where it does not "
-        "fit."""
+        """The (x, y) cell of region k with the most room for its label; None where it does not fit."""
         from scipy import ndimage
 
         free = self.regions[k] & ~self.labels & ~self.labelled
@@ -110,8 +109,7 @@ class _Grid:
     def _cell_beside(
         self, k: int, tip: tuple[int, int], half_width: int, half_height: int
     ) -> tuple[int, int] | None:
-        """The (x, y) cell outside region k, near `tip` px, where its label covers little; None where there "
-        "is no room."""
+        """The (x, y) cell outside region k and near `tip` px where its label covers least; None if full."""
         fitting = _fits(~self.labels & ~self.regions[k], half_width, half_height)
         if not fitting.any():
             return None

@@ -1,7 +1,7 @@
 """Any multimodal LLM of transformers, answering in the reply grammar.
 
-    llm = MultimodalLLM.load("path/to/Qwen3-VL-4B-Instruct", adapter="runs/lora", device="cuda",
-    four_bit=True) reply = llm.reply([Turn("what keeps the rain off?", images=[image])], stream=print)
+    llm = MultimodalLLM.load("path/to/Qwen3-VL-4B-Instruct", adapter="runs/lora", device="cuda")
+    reply = llm.reply([Turn("what keeps the rain off?", images=[image])], stream=print)
     reply.text, reply.markers, reply.states      # "The umbrella [SEG] does.", [True], (1, hidden)
 
 Each [SEG] or [ABS] comes with the hidden state that predicts it: the last layer's output at the position
@@ -9,11 +9,8 @@ before the token, which is the vector that the output embedding reads. It is rec
 generated, so it is right wherever images stand in the conversation and however many positions they take.
 """
 
-import contextlib
-import os
 import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +20,20 @@ from torch import Tensor
 from assistant.errors import BadInput
 from assistant.grammar import ABS, SEG, SYSTEM_PROMPT, Turn
 from assistant.mllm.chat_messages import chat_messages
+from assistant.mllm.loading import (
+    add_markers,
+    check_folder,
+    first_line,
+    load_model,
+    peft_deprecations_ignored,
+)
 from assistant.mllm.reply_text import ReplyStreamer, neutralise_spelled_markers
 from assistant.pipeline import Reply
 
-# Modules that 4-bit loading leaves as they are: vision towers are small and lose the most, and their widths
-# are not always multiples of the quantisation block's 64.
-MODULES_IN_FULL_PRECISION = [
-    "lm_head",
-    r".*\b(visual|vision_tower|vision_model|multi_modal_projector|connector)\b",
-]
 # Attributes of transformers' configurations that hold the token which stands for an image or a video.
 IMAGE_TOKEN_ATTRIBUTES = ("image_token_id", "image_token_index", "video_token_id")
 # Characters by which tokens that structure a chat can be told from ordinary ones, such as runs of spaces.
 STRUCTURE_CHARACTERS = set("<>[]{}|")
-MAX_ERROR_LENGTH = 200  # characters of a library's message within ours
 
 
 class MultimodalLLM:
@@ -129,32 +126,8 @@ class MultimodalLLM:
         Raises:
             BadInput: The model or the adapter cannot be loaded.
         """
-        if str(device).startswith("cuda") and not torch.cuda.is_available():
-            raise BadInput(f"there is no GPU for device {device}; use --device cpu")
-        check_folder(name_or_path)
         check_folder(adapter)
-        if dtype is None:
-            dtype = torch.float32 if str(device) == "cpu" else torch.bfloat16
-        try:
-            model, processor = _load_model(name_or_path, device, dtype, four_bit)
-        except torch.OutOfMemoryError:
-            raise BadInput(
-                f"{device} has not enough memory for {name_or_path}: use --four-bit, or a smaller --preset"
-            ) from None
-        except ImportError as e:
-            advice = "; pip install 'maskpick[bnb]'" if four_bit and "bitsandbytes" in str(e) else ""
-            raise BadInput(f"{name_or_path} needs a package that is missing: {first_line(e)}{advice}") from e
-        except Exception as e:  # a broken folder and an unreachable hub raise a dozen kinds of errors
-            raise BadInput(
-                f"cannot load {name_or_path} as a multimodal LLM; give a folder that holds one, or a hub id "
-                f"while the hub can be reached ({first_line(e)})"
-            ) from e
-        if not hasattr(processor, "image_processor") or not processor.chat_template:
-            raise BadInput(
-                f"{name_or_path} has no image processor or no chat template; use a chat model that reads "
-                f"images"
-            )
-        llm = cls(model, processor)
+        llm = cls(*load_model(name_or_path, device, dtype, four_bit))
         if adapter is not None:
             llm.adapt(adapter, merge=not four_bit)
         return llm
@@ -176,8 +149,8 @@ class MultimodalLLM:
                 tuned = PeftModel.from_pretrained(self.model, adapter)
         except Exception as e:
             raise BadInput(
-                f"cannot load the adapter {adapter}; give a folder that peft saved for this model "
-                f"({first_line(e)})"
+                f"cannot load the adapter {adapter}; give a folder that peft "
+                f"saved for this model ({first_line(e)})"
             ) from e
         rows = tuned.active_peft_config.to_dict().get("trainable_token_indices")
         for ids in rows.values() if isinstance(rows, dict) else [rows] if rows else []:
@@ -199,8 +172,10 @@ class MultimodalLLM:
         return bool(getattr(self.model, "is_quantized", False))
 
     def marker_rows(self) -> dict[str, list[int]]:
-        """The rows of [SEG] and [ABS] in both embeddings, for peft's "
-        "`LoraConfig(trainable_token_indices=...)`."""
+        """The rows of [SEG] and [ABS] in both embeddings.
+
+        This is what peft's `LoraConfig(trainable_token_indices=...)` takes.
+        """
         embeddings = (self.model.get_input_embeddings(), self.model.get_output_embeddings())
         return {
             name.rsplit(".", 1)[-1]: [self.seg, self.abs]
@@ -226,8 +201,7 @@ class MultimodalLLM:
         )
 
     def tokenizer_options(self, text: str) -> dict[str, bool]:
-        """Options under which the tokenizer does not put a second <bos> before the one that a template "
-        "wrote."""
+        """Options under which the tokenizer adds no second <bos> to one that a template wrote."""
         bos = self.tokenizer.bos_token
         return {"add_special_tokens": False} if bos and text.startswith(bos) else {}
 
@@ -344,8 +318,7 @@ class MultimodalLLM:
             except torch.OutOfMemoryError:
                 raise BadInput(
                     f"not enough memory for a conversation of {length:,} tokens: start a new one, or use "
-                    f"--four-bit "
-                    "or a smaller --preset"
+                    "--four-bit or a smaller --preset"
                 ) from None
         return output.sequences[0, length:].tolist(), output
 
@@ -353,71 +326,3 @@ class MultimodalLLM:
         """The text of token ids, without the tokens that a user does not see."""
         visible = [i for i in ids if i not in self._hidden_tokens]
         return self.tokenizer.decode(visible, clean_up_tokenization_spaces=False)
-
-
-def _load_model(name_or_path: str | Path, device: str, dtype: torch.dtype, four_bit: bool) -> tuple[Any, Any]:
-    """The model and its processor."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
-
-    quantization = None
-    if four_bit:
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=MODULES_IN_FULL_PRECISION,
-        )
-    processor = AutoProcessor.from_pretrained(name_or_path)
-    model = AutoModelForImageTextToText.from_pretrained(
-        name_or_path, dtype=dtype, device_map={"": device}, quantization_config=quantization
-    )
-    return model, processor
-
-
-def add_markers(model: Any, tokenizer: Any) -> None:
-    """Make [SEG] and [ABS] one token each, with rows in both embeddings, where they are not yet.
-
-    A new row starts as the mean of the others, so that an untuned model does not write the token; the rows
-    are the same on every machine.
-    """
-    from tokenizers import AddedToken
-
-    new = [token for token in (SEG, ABS) if token not in tokenizer.get_vocab()]
-    if not new:
-        return
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in new])
-    ids = tokenizer.convert_tokens_to_ids(new)
-    if max(ids) >= len(model.get_input_embeddings().weight):  # many models have spare rows
-        model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
-    with torch.no_grad():
-        for module in (model.get_input_embeddings(), model.get_output_embeddings()):
-            for values in (module.weight, getattr(module, "bias", None)):
-                if values is not None:
-                    values[ids] = values[: min(ids)].float().mean(0).to(values.dtype)
-
-
-@contextlib.contextmanager
-def peft_deprecations_ignored() -> Iterator[None]:
-    """While active, peft does not warn of what it asks transformers for.
-
-    peft 0.21 reads `is_gradient_checkpointing`, which transformers 5.24 calls `is_activation_checkpointing`.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        yield
-
-
-def check_folder(name: str | Path | None) -> None:
-    """Raise BadInput for a name that is written as a path and does not exist; any other may be a hub id."""
-    text = str(name)
-    is_path = (
-        isinstance(name, Path) or os.path.isabs(text) or text.startswith((".", "~")) or text.count("/") > 1
-    )
-    if name is not None and is_path and not Path(text).is_dir():
-        raise BadInput(f"there is no folder {text}; give one that holds the weights, or a hub id")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:MAX_ERROR_LENGTH]

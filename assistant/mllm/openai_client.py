@@ -97,8 +97,10 @@ class OpenAIClient:
         self._refused: set[str] = set()  # the optional parameters that this server does not accept
 
     def check(self) -> None:
-        """Ask the server for its models, which costs nothing. Raises BadInput where it does not answer or "
-        "refuses the key."""
+        """Ask the server for its models, which costs nothing.
+
+        Raises BadInput where it does not answer or refuses the key.
+        """
         try:
             self._call(self._client.models.list)
         except self._openai.APIStatusError:  # many servers do not list their models
@@ -107,8 +109,8 @@ class OpenAIClient:
     def attention_probe(self) -> NoReturn:
         """Raises BadInput, because a server exposes no attention."""
         raise BadInput(
-            "a model on a server exposes no attention: use the pocket preset, or --mllm with a folder or a "
-            "hub id"
+            "a model on a server exposes no attention: use the pocket preset, "
+            "or --mllm with a folder or a hub id"
         )
 
     def input_size(self, image: np.ndarray) -> tuple[int, int]:
@@ -125,8 +127,7 @@ class OpenAIClient:
         temperature: float = 0.0,
         seed: int | None = None,
     ) -> StructuredAnswer:
-        """See `structured_answer.StructuredModel`; whether the answer follows the schema is up to the "
-        "server."""
+        """See `structured_answer.StructuredModel`; the server may not keep to the schema."""
         parameters: dict[str, Any] = {
             "logprobs": True,
             "top_logprobs": MAX_ALTERNATIVES,
@@ -157,8 +158,10 @@ class OpenAIClient:
         return self._read(reply)
 
     def _complete(self, messages: list[Any], max_new_tokens: int, parameters: dict[str, Any]) -> Any:
-        """The server's reply. Raises BadInput, or the client's error where the server refuses the "
-        "parameters."""
+        """The server's reply.
+
+        Raises BadInput, or the client's error where the server refuses the parameters.
+        """
         try:
             return self._call(
                 lambda: self._client.chat.completions.create(

@@ -2,10 +2,9 @@
 
 Each region is outlined and has its number.
 
-    sheets = arrange_sheets(proposals, marks_per_sheet=20, max_marks=60)  # [[index of a proposal, ...], ...],
-    one per sheet numbers = number_marks(sheets)                                        # {1: index, 2: index,
-    ...} in their order sheet = draw_sheet(image, [(1, proposals.mask(i)), ...])              # (h, w, 3)
-    uint8
+    sheets = arrange_sheets(proposals, marks_per_sheet=20, max_marks=60)
+    numbers = number_marks(sheets)                             # {1: index of a proposal, 2: ...}
+    sheet = draw_sheet(image, [(1, proposals.mask(i)), ...])   # (h, w, 3) uint8
 
 A sheet is a copy of the image with marks. The outlines on one sheet hardly overlap: an object and its parts
 are drawn on different sheets.
@@ -152,8 +151,10 @@ def _draw_label(drawing: "ImageDraw", text: str, place: LabelPlace, colour: str,
 
 
 def _outlined(image: np.ndarray, masks: list[np.ndarray]) -> np.ndarray:
-    """An image with a coloured rim inside each mask and a black line around it; smaller masks are drawn "
-    "later."""
+    """An image with a coloured rim inside each mask and a black line around it.
+
+    Smaller masks are drawn later.
+    """
     from scipy import ndimage
 
     out = image.copy()

@@ -62,8 +62,14 @@ class StructuredModel(Protocol):
         """Whether it sees the middle square of an image only."""
 
     def input_size(self, image: np.ndarray) -> tuple[int, int]:
-        """(width, height) in px to which the model resizes an image (H, W, 3) uint8; the image's own where "
-        "it does not."""
+        """The size to which the model resizes an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (width, height) px; the image's own size where the model does not resize it.
+        """
 
     def attention_probe(self) -> AttentionProbe:
         """The probe of the model. Raises BadInput where it exposes no attention."""

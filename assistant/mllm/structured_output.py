@@ -57,8 +57,14 @@ class StructuredLLM:
         return bool(getattr(self.llm.processor.image_processor, "do_center_crop", False))
 
     def input_size(self, image: np.ndarray) -> tuple[int, int]:
-        """(width, height) in px to which the processor resizes an image (H, W, 3) uint8, if it keeps its "
-        "shape."""
+        """The size to which the processor resizes an image, if it keeps its shape.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (width, height) px.
+        """
         processor = self.llm.processor.image_processor
         inputs = processor(images=[image], return_tensors="pt")
         if "image_grid_thw" not in inputs:
@@ -169,8 +175,10 @@ class Constraint:
         return F.pad(allowed, (0, scores.shape[-1] - len(allowed)))
 
     def _likeliest(self, probabilities: Tensor) -> dict[bytes, float]:
-        """The largest of the probabilities (V,), by the bytes of their tokens; tokens of equal bytes are "
-        "added up."""
+        """The largest of the probabilities (V,), by the bytes of their tokens.
+
+        Tokens of the same bytes are added up.
+        """
         top = probabilities.topk(min(MAX_ALTERNATIVES, len(probabilities)))
         likely: dict[bytes, float] = {}
         for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True):

@@ -300,8 +300,7 @@ def load_trained_pipeline(
         if sha256_of(lora) != config["lora"]:
             raise BadInput(
                 f"the files in {adapter} are of two checkpoints, because training was stopped while it "
-                f"saved; give its "
-                "command again"
+                "saved; give its command again"
             )
         llm.adapt(lora.parent, merge=not llm.is_quantized)
     device = llm.model.device

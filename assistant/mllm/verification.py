@@ -80,8 +80,11 @@ class Verifier:
         return tokens
 
     def _ask(self, mask: np.ndarray) -> tuple[bool, float, int]:
-        """Whether the model keeps a mask (H, W) bool, its probability of that, and the tokens that it "
-        "generated."""
+        """Ask the model about a mask (H, W) bool.
+
+        Returns:
+            Whether it keeps the mask, the probability that it does, and the number of generated tokens.
+        """
         images = [fit_to_model(image, self.model) for image in outlined_images(self.opened.image, mask)]
         answer = self.model.ask(
             [Turn(self.prompt, images=images)], VERIFICATION_PROMPT, KEEP_SCHEMA, **self.options
@@ -95,8 +98,15 @@ class Verifier:
 
 
 def outlined_images(image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
-    """An image (H, W, 3) uint8 with a mask (H, W) bool outlined, and a crop with half the mask's size "
-    "around it."""
+    """A mask as the model is shown it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool.
+
+    Returns:
+        The image with the mask outlined, and a crop that leaves half the mask's size around it.
+    """
     box = tight_box(mask)
     assert box is not None, "an empty mask cannot be verified"
     x0, y0, x1, y1 = box

@@ -1,8 +1,8 @@
 """Masks without training: any multimodal LLM that follows instructions selects among SAM's proposals.
 
-    pipeline = ZeroShotPipeline(opener, StructuredLLM(llm), selection="marks")      # or OpenAIClient(...),
-    "boxes" opened = pipeline.opener.open(image) reply, selections = pipeline.ask([Turn("what keeps the rain
-    off?")], opened, threshold=0.5)
+    pipeline = ZeroShotPipeline(opener, StructuredLLM(llm), selection="marks")      # or "boxes"
+    opened = pipeline.opener.open(image)
+    reply, selections = pipeline.ask([Turn("what keeps the rain off?")], opened, threshold=0.5)
 
 "marks": the image is shown again with the proposals outlined and numbered, on several sheets if need be
 (`assistant.mllm.set_of_mark`); the model answers with a name and numbers for each target. "boxes": it answers
@@ -62,8 +62,7 @@ EXAMPLE_POINT = (0.3, 0.3)
 
 
 class _Grounding(NamedTuple):
-    """An answer of the model: the selection of each target by its phrase, the answer and the thought in "
-    "it."""
+    """An answer of the model: (phrase, selection) of each target, the answer, and the thought in it."""
 
     selections: list[tuple[str, Selection]]
     answer: StructuredAnswer
@@ -174,8 +173,7 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
             quote = " ".join((retried.text or answer.text).split())[:MAX_QUOTE_LENGTH]
             raise BadInput(
                 f"{self.model.name} does not answer in the form asked for but {quote!r}; allow it more "
-                f"tokens, "
-                "or take a model that follows instructions"
+                "tokens, or take a model that follows instructions"
             )
         return targets, retried, thought
 
@@ -200,8 +198,12 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
         return _Grounding(selections, answer, thought)
 
     def _sheets(self, opened: SamOpenedImage) -> tuple[dict[int, int], list[np.ndarray]]:
-        """{number of a mark: index of its proposal}, and the images to show: the image itself, then its "
-        "sheets."""
+        """The marks of an opened image.
+
+        Returns:
+            {number of a mark: index of its proposal}, and the images to show: the image itself, then its
+            sheets.
+        """
         if "sheets" not in opened.cache:
             sheets = arrange_sheets(opened.proposals, MARKS_PER_SHEET, MARKS_PER_SHEET * MAX_SHEETS)
             numbers = number_marks(sheets)

@@ -1,9 +1,9 @@
 """Conversations about images as batches of tensors.
 
-    read_batch = BatchReader(llm, regions_of) batch = read_batch([mixture.conversation(k) for k in numbers]) #
-    batch["input input_ids"] (B, L), batch["labels"] (B, L), batch["features"] (P, N, R), batch["iou"] (M, N),
-    ...
-    # N), ...
+    read_batch = BatchReader(llm, regions_of)
+    batch = read_batch([mixture.conversation(k) for k in numbers])
+    batch["input input_ids"], batch["labels"]      # (B, L) each
+    batch["features"], batch["iou"]                # (P, N, R) of P images, (M, N) of M targets
 
 A reader holds no weights, so that the worker processes of a DataLoader may copy it.
 """

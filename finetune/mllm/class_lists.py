@@ -24,16 +24,21 @@ ABSENT_LIST_SHARE = 0.1  # of the lists hold no class that is in the image
 
 
 def text_around_list(record: Record) -> tuple[str, str] | None:
-    """What a question says before and after the list of its targets' phrases; None for a question without a "
-    "list."""
+    """The text before and after the list of classes in a question.
+
+    The list is recognised by the phrases of the record's targets. None for a question without one.
+    """
     names = ", ".join(target.phrase for target in record.targets)
     before, listed, after = record.question.partition(names)
     return (before, after) if listed and len(record.targets) > 1 else None
 
 
 def known_classes(records: Iterable[ImageRecord]) -> dict[Path, dict[str, Rle | None]]:
-    """For each image, the classes that its class lists name, with their masks, or None for an absent "
-    "class."""
+    """The classes that class lists name, by image.
+
+    Returns:
+        For each image {class: its mask, or None where it is absent}.
+    """
     known: dict[Path, dict[str, Rle | None]] = {}
     for asked in records:
         if text_around_list(asked.record):

@@ -57,8 +57,8 @@ def configure(accelerator: "Accelerator", dtype: torch.dtype, four_bit: bool) ->
         )
     if four_bit:
         raise BadInput(
-            "DeepSpeed cannot shard weights of 4 bits: leave --four-bit out, or use accelerate launch "
-            "--multi_gpu"
+            "DeepSpeed cannot shard weights of 4 bits: leave --four-bit out, "
+            "or use accelerate launch --multi_gpu"
         )
     if any(zero.get(f"offload_{part}", {}).get("device") == "nvme" for part in ("optimizer", "param")):
         raise BadInput("weights and moments cannot be offloaded to nvme here: use cpu")

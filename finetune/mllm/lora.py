@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from assistant.errors import BadInput
-from assistant.mllm.local_model import MultimodalLLM, peft_deprecations_ignored
+from assistant.mllm.loading import peft_deprecations_ignored
+from assistant.mllm.local_model import MultimodalLLM
 from assistant.mllm.trained import StandardisedSelector, read_heads
 from finetune.region_cache import ImageRegions
 
@@ -76,9 +77,8 @@ def _start_selector(
         selector, about = read_heads(adapter)
         if (selector.config["state_dim"], selector.config["region_dim"]) != (llm.width, region_dim):
             raise BadInput(
-                f"--adapter {adapter} was trained on {about['mllm']} and other features; give the same "
-                f"--mllm, "
-                "--sam and --dino"
+                f"--adapter {adapter} was trained on {about['mllm']} and other features; "
+                "give the same --mllm, --sam and --dino"
             )
         return selector
     selector = StandardisedSelector(llm.width, region_dim)
@@ -120,8 +120,10 @@ def enable_activation_checkpointing(model: Any) -> None:
 
 
 def _target_pattern(model: Any, settings: LoraSettings) -> str:
-    """A regular expression of the names of the layers that get LoRA; with the numbers left open, so that it "
-    "stays short."""
+    """A regular expression of the names of the layers that get LoRA.
+
+    Numbers of layers are left open, so that it stays short.
+    """
     decoder = model.get_decoder()
     decoder_name = next(name for name, module in model.named_modules() if module is decoder)
     linear = [
@@ -136,8 +138,8 @@ def _target_pattern(model: Any, settings: LoraSettings) -> str:
     if not chosen:
         existing = sorted({_last_part(name) for name in linear})
         raise BadInput(
-            f"--targets {' '.join(targets or ())}: this model has no such linear layers; it has "
-            f"{', '.join(existing)}"
+            f"--targets {' '.join(targets or ())}: this model has no such linear "
+            f"layers; it has {', '.join(existing)}"
         )
     return "|".join(sorted({re.sub(r"\d+", lambda _: r"\d+", re.escape(name)) for name in chosen}))
 

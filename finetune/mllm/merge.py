@@ -1,9 +1,9 @@
 """Merge an adapter into its LLM.
 
-The result is one folder in transformers' layout, for vLLM and others, with the selector beside the model.
+    python -m finetune merge --mllm Qwen/Qwen3-VL-4B-Instruct --adapter runs/tuned --out runs/merged
+    python -m assistant ask photo.jpg "what is it?" --mllm runs/merged --sam s.pth --adapter runs/merged
 
-python -m finetune merge --mllm Qwen/Qwen3-VL-4B-Instruct --adapter runs/tuned --out runs/merged python -m
-assistant ask photo.jpg "what is broken?" --mllm runs/merged --sam sam_vit_b.pth --adapter runs/merged
+The result is one folder in transformers' layout, for vLLM and others, with the selector beside the model.
 """
 
 import argparse

@@ -77,8 +77,10 @@ class Mixture:
         return sorted({image for numbers in self._numbers_by_image for image in numbers})
 
     def conversation(self, k: int) -> list[ImageRecord]:
-        """The questions of conversation k, in order. A question about another image than the one before "
-        "shows its own."""
+        """The questions of conversation k, in order.
+
+        Where the image changes from one question to the next, the next one shows its own.
+        """
         f = int(self.source[k])
         records = self.records[f]
         epoch, i = divmod(int(self._earlier_draws[k]), len(records))
@@ -103,8 +105,10 @@ class Mixture:
         return images
 
     def _draw_questions(self, f: int, image: Path, first: int, rng: np.random.Generator) -> list[int]:
-        """The numbers of the records about one image of a conversation; `first` is among them if it is "
-        "about it."""
+        """The numbers of the records about one image of a conversation.
+
+        Record `first`, with which the conversation was drawn, is among them if it is about this image.
+        """
         records = self.records[f]
         is_first_image = image == records[first].image
         others = [j for j in self._numbers_by_image[f][image] if j != first and not records[j].record.history]
@@ -127,8 +131,7 @@ class Mixture:
         return np.random.default_rng((self.seed, 2, f, epoch)).permutation(len(self.records[f]))
 
     def batch(self, step: int, size: int) -> list[int]:
-        """The numbers of the `size` conversations of a step. Where `grouped`, a window's conversations are "
-        "sorted."""
+        """The numbers of the `size` conversations of a step."""
         if not self.grouped:
             return list(range(step * size, (step + 1) * size))
         window, place = divmod(step, STEPS_PER_WINDOW)

@@ -60,8 +60,10 @@ def make_proposals(masks: Iterable[np.ndarray]) -> Proposals:
 
 
 class MarkedImageOpener:
-    """Proposes given masks, by default those of `INSTANCES`. Prompted by hand, it fills the box or a disc around the
-    point, and records the prompts in `prompts`."""
+    """Proposes given masks, by default those of `INSTANCES`.
+
+    Prompted by hand, it fills the box, or a disc around the point, and records the prompts in `prompts`.
+    """
 
     def __init__(self, masks: Iterable[np.ndarray] | None = None):
         self.masks = list(INSTANCES.values()) if masks is None else list(masks)
@@ -86,7 +88,8 @@ class ScriptedModel:
     """A `StructuredModel` that answers what a script says, and records every request in `requests`.
 
     Args:
-        script: A function of (turns, system, schema) to the answer or its text, or a list of texts, one per request.
+        script: A function of (turns, system, schema) that gives the answer or its text, or a list of texts,
+            one per request.
         name: See `StructuredModel`.
         crops: See `StructuredModel`.
         size: What `input_size` gives; None for the size of the image.

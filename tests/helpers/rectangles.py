@@ -1,5 +1,4 @@
-"""Images of coloured squares, records about them, and an opener that proposes every square: a data set that a tiny
-model learns.
+"""A data set that a tiny model learns: images of coloured squares, records about them, and an opener.
 
 train = write_dataset(folder, 6)                    # folder/train.jsonl with its images
 """
@@ -52,7 +51,7 @@ class RectangleOpener:
 
 
 def write_dataset(folder: Path, count: int, seed: int = 0, name: str = "train") -> Path:
-    """Write `count` images, each with a question about every colour; two colours are in the image, one is not.
+    """Write `count` images, each with a question about every colour, one of which is absent.
 
     Returns:
         The records file.

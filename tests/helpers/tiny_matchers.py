@@ -9,8 +9,10 @@ from tests.helpers.tiny_tokenizer import byte_level_tokenizer
 
 
 def tiny_clip(folder: Path | str, seed: int = 0) -> Path:
-    """Write a CLIP of 32 px with patches of 8; its features differ from patch to patch and from word to "
-    "word."""
+    """Write a CLIP of 32 px with patches of 8.
+
+    Its features differ from patch to patch and from word to word.
+    """
     from transformers import CLIPConfig, CLIPModel
 
     tokenizer = byte_level_tokenizer(["<|startoftext|>", "<|endoftext|>"])

@@ -6,8 +6,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 SENTENCES = [
-    "You look at a picture and point at what the user means. Name each thing that is meant, in a sentence or "
-    "two.",
+    "You look at a picture and point at what the user means. Name each "
+    "thing that is meant, in a sentence or two.",
     "What keeps the rain off, and is there anything to sit on? The umbrella does; there is no bench here.",
     "the cup on the left, a red car, two people and their dogs, something to drink from: a glass of water",
 ]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from assistant.grammar import ABS, SEG, Turn
-from assistant.mllm.local_model import MultimodalLLM, peft_deprecations_ignored
+from assistant.mllm.loading import peft_deprecations_ignored
+from assistant.mllm.local_model import MultimodalLLM
 from assistant.mllm.reply_text import ReplyStreamer
 from assistant.mllm.teacher_forcing import force_answer
 from tests.helpers.conversations import ANSWER, CONVERSATIONS, WIDE_IMAGE, recorded_generation

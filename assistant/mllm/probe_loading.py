@@ -8,8 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from assistant.attention.chat_probe import ChatProbe
+from assistant.attention.image_text_probe import BlipProbe
 from assistant.attention.transformers_probe import TransformersProbe
 from assistant.errors import BadInput
+from assistant.mllm.loading import check_folder, first_line
+from assistant.mllm.local_model import MultimodalLLM
 
 
 def load_probe(
@@ -30,9 +34,6 @@ def load_probe(
     """
     from transformers import AutoConfig
 
-    from assistant.attention.chat_probe import ChatProbe
-    from assistant.mllm.local_model import MultimodalLLM, check_folder, first_line
-
     check_folder(name_or_path)
     try:
         kind = AutoConfig.from_pretrained(name_or_path).model_type
@@ -52,9 +53,6 @@ def load_probe(
 def _load_blip(name_or_path: str | Path, device: str) -> TransformersProbe:
     """The probe of BLIP's image-text matcher. Raises BadInput where it cannot be loaded."""
     from transformers import AutoProcessor, BlipForImageTextRetrieval
-
-    from assistant.attention.image_text_probe import BlipProbe
-    from assistant.mllm.local_model import first_line
 
     try:
         model: Any = BlipForImageTextRetrieval.from_pretrained(name_or_path)
