@@ -12,6 +12,7 @@ program the fastest run counts, and of its steps all but the first.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -295,7 +296,7 @@ def time_ours(settings: TuningSettings, workload: Workload) -> list[float]:
         parts = [workload.batch]
         training_step(step, settings.seed, parts, wrapped_model, wrapped_optimizer, weights, accelerator)
 
-    return [timed(lambda step=step: take_step(step))[1] for step in range(settings.steps + 1)]
+    return [timed(functools.partial(take_step, step))[1] for step in range(settings.steps + 1)]
 
 
 def time_trl(settings: TuningSettings, workload: Workload) -> list[float]:
