@@ -15,18 +15,20 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
 
-from assistant.attention.prompt_attention import PromptAttention, Ranking
 from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.sam.image_opener import Progress
 from assistant.sam.mask_ops import Rle
 from assistant.sam.proposals import Proposals
 from assistant.sam.segmenter import Embedding, Segmenter
+
+if TYPE_CHECKING:  # the probes in `assistant.attention` know this module, not the other way round
+    from assistant.attention.prompt_attention import PromptAttention, Ranking
 
 
 @dataclass
@@ -125,7 +127,7 @@ class AttentionProbe(Protocol):
 
         Args:
             image: A path, PIL image or (H, W, 3) uint8 RGB; with a `cache_folder` a path.
-            cache_folder: Where a probe that reads the regions of an image stores them, and reads them from the
+            cache_folder: Where a probe that attends to regions stores them, and reads them from there the
                 next time; None to store nothing.
 
         Returns:

@@ -417,7 +417,7 @@ def load_attention_probe(options: ModelOptions) -> tuple[AttentionProbe, dict[st
         return pipeline.attention_probe(), weights
     if name.startswith(SERVER_PREFIX):
         raise BadInput("a model on a server exposes no attention: give --mllm a folder or a hub id")
-    from assistant.attention.loading import load_probe
+    from assistant.mllm.probe_loading import load_probe
 
     where = resolve_model(name)
     probe = load_probe(where, pick_device(options.device), options.adapter)

@@ -340,7 +340,7 @@ def read_inputs(batch: Sequence[CachedEpisode]) -> tuple[MatchInputs, Tensor]:
 def sample_batch(episodes: Sequence[CachedEpisode], seed: int, step: int, count: int) -> list[CachedEpisode]:
     """Draw `count` episodes of equally many references; the same for the same seed and step."""
     rng = np.random.default_rng((seed, step))
-    shots = episodes[rng.integers(len(episodes))].shots
+    shots = episodes[int(rng.integers(len(episodes)))].shots
     alike = [episode for episode in episodes if episode.shots == shots]
     return [alike[int(k)] for k in rng.choice(len(alike), count, len(alike) < count)]
 

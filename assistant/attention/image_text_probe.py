@@ -1,6 +1,6 @@
 """The attention probe of BLIP, an image-text matcher whose text attends to the patches of an image.
 
-    probe = load_probe("Salesforce/blip-itm-large-coco")           # see `assistant.attention.loading`
+    probe = load_probe("Salesforce/blip-itm-large-coco")           # see `assistant.mllm.probe_loading`
     attention = probe.attention(probe.open("photo.jpg"), ["mug", "sky"])
 
 BLIP's text layers have cross-attention to the image (Li et al. 2022, arXiv 2201.12086). Scores are taken

@@ -1,6 +1,6 @@
 """Maps of where a model attends for a phrase, by "The Power of One" (arXiv 2503.10779).
 
-    probe = assistant.pipeline.attention_probe()             # or attention.loading.load_probe(folder)
+    probe = assistant.pipeline.attention_probe()             # or mllm.probe_loading.load_probe(folder)
     heat = attend(probe, opened, "a mug")                    # (H, W) float32 in [0, 1]
     attention = probe.attention(opened, ["mug", *BACKGROUND_WORDS])    # scores of every layer and head
 
@@ -173,8 +173,8 @@ def attend(probe: AttentionProbe, opened: Any, phrase: str) -> np.ndarray:
         phrase: Such as "a mug".
 
     Returns:
-        (H, W) float32 in [0, 1]: the phrase's share of each pixel beside `BACKGROUND_WORDS`, times how well
-        it matches the image.
+        (H, W) float32 in [0, 1]: the phrase's share of each pixel among itself and `BACKGROUND_WORDS`, times
+        how well it matches the image.
 
     Raises:
         BadInput: The phrase names nothing, or the model exposes no attention.

@@ -24,12 +24,12 @@ def row_name(token: int) -> str:
 
 def tuned_layers(tuned: Mapping[str, Tensor]) -> list[tuple[int, str, Tensor]]:
     """(layer, name in its attention module, value) of the tuned parameters of attention, in their order."""
-    found = []
+    layers = []
     for name, value in tuned.items():
         if name.startswith(LAYER_PREFIX):
             layer, _, parameter = name.removeprefix(LAYER_PREFIX).partition(".")
-            found.append((int(layer), parameter, value))
-    return found
+            layers.append((int(layer), parameter, value))
+    return layers
 
 
 def tuned_rows(tuned: Mapping[str, Tensor]) -> dict[int, Tensor]:

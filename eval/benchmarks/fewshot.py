@@ -48,7 +48,7 @@ MAX_REFERENCES_SHOWN = 2  # of an episode in the report
 
 @dataclass(frozen=True)
 class FewShotOptions:
-    """What the benchmark asks beside `EvalSettings`.
+    """What the benchmark is asked for in addition to `EvalSettings`.
 
     Attributes:
         layout: A name of `LAYOUTS`.

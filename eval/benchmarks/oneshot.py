@@ -44,7 +44,7 @@ SAMPLES_PER_GROUP = 4  # in the report
 
 @dataclass(frozen=True)
 class OneShotOptions:
-    """What the benchmark asks beside `EvalSettings`.
+    """What the benchmark is asked for in addition to `EvalSettings`.
 
     Attributes:
         split: Part of the data set.

@@ -66,13 +66,13 @@ class OneShotScores:
 
     def differences(self) -> dict[str, list[float]]:
         """{"arm - other arm": [difference, low, high]} of `COMPARISONS`, paired, with 95 % intervals."""
-        found = {}
+        differences = {}
         for arm, other in COMPARISONS:
             if arm in self.groups and other in self.groups:
                 difference = self.measured[arm] - self.measured[other]
                 interval = _interval(self.resampled[arm] - self.resampled[other])
-                found[f"{arm} - {other}"] = [difference, *interval]
-        return found
+                differences[f"{arm} - {other}"] = [difference, *interval]
+        return differences
 
     def of_runs(self) -> list[float]:
         """The mIoU of each tuned run."""

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from assistant.attention.loading import load_probe
 from assistant.attention.maps import attend, shares
 from assistant.attention.prompt_attention import Ranking
 from assistant.attention.ranking import rank
 from assistant.attention.transformers_probe import NO_ATTENTION, ProbedImage, TransformersProbe
 from assistant.errors import BadInput
 from assistant.grammar import Turn
+from assistant.mllm.probe_loading import load_probe
 from tests.helpers.tiny_matchers import tiny_blip
 from tests.helpers.tiny_models import tiny_llava, tiny_qwen3_vl, tiny_smolvlm
 
