@@ -19,9 +19,11 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from assistant.cli import add_model_arguments, model_options, open_assistant
 from assistant.errors import BadInput, exit_code
@@ -31,17 +33,28 @@ if TYPE_CHECKING:  # Gradio is loaded when the page is, so that --help is instan
 
 MAX_UPLOAD_SIZE = "50mb"
 MAX_SESSIONS = 50  # in memory with their photos; the one that is idle longest makes room for another
+MAX_PORT = 65535
 MAX_CACHED_IMAGES = 24  # opened images that all sessions share; the pocket preset's take 8 MB each
 
 
 def main(argv: list[str] | None = None) -> int:
     """Open the page and serve it until the process is told to stop; returns the exit code."""
     args = build_parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the visitors' files are deleted
+    signal.signal(signal.SIGTERM, end)  # so that the visitors' files are deleted
+    return exit_code(lambda: run_in_new_folder(args))
+
+
+def end(number: int, frame: FrameType | None) -> NoReturn:
+    """Handle a signal: end the process as it ends by itself."""
+    sys.exit(0)
+
+
+def run_in_new_folder(args: argparse.Namespace) -> None:
+    """Run with a folder for all files that the page reads and serves, which is deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="maskpick-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # all that the page reads and serves
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        return exit_code(lambda: run(args, Path(folder)))
+        run(args, Path(folder))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,7 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
         default="127.0.0.1",
         help="address to listen on (default: 127.0.0.1); 0.0.0.0 lets other machines in",
     )
-    parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
+    parser.add_argument(
+        "--port", type=port_number, default=7860, help="port to listen on (default: 7860); 0: a free one"
+    )
     parser.add_argument(
         "--share",
         choices=("on", "off"),
@@ -80,6 +95,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def port_number(text: str) -> int:
+    """Read a port."""
+    if not (text.isascii() and text.isdigit() and int(text) <= MAX_PORT):
+        raise argparse.ArgumentTypeError(f"{text[:20]} is no port: give a number from 0 to {MAX_PORT}")
+    return int(text)
+
+
 def name_and_password(text: str) -> tuple[str, str]:
     """Read "name:password"; the password may hold further colons."""
     name, _, password = text.partition(":")
@@ -100,7 +122,7 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     assistant.cache_size = MAX_CACHED_IMAGES
     print(f"Loaded in {time.perf_counter() - start:.0f} s.", flush=True)
     page = build_page(assistant, save_examples(folder), args.records)
-    serve(page, args.host, args.port, args.share == "on", args.auth, args.mcp)
+    serve(page, args.host, args.port or None, args.share == "on", args.auth, args.mcp)
 
 
 def serve(
@@ -166,8 +188,16 @@ def serve(
         server: Any = page.mcp_server_obj  # Gradio has no setting for the form of a tool's reply
         server.postprocess_output_data = lambda data, root_url: tool_reply(data)
     if block:
-        page.block_thread()
+        wait(page)
     return addresses
+
+
+def wait(page: gr.Blocks) -> None:
+    """Wait until the process is told to stop; Ctrl-C closes the page and is passed on."""
+    try:
+        threading.Event().wait()
+    finally:
+        page.close(verbose=False)
 
 
 def check_mcp_package() -> None:

@@ -239,6 +239,11 @@ def add_rank_layers(commands: "argparse._SubParsersAction[argparse.ArgumentParse
 
 def main() -> int:
     """Run the command that the command line names; returns its exit code."""
+    return exit_code(run)
+
+
+def run() -> None:
+    """Run the command that the command line names."""
     parser = argparse.ArgumentParser(
         prog="python -m assistant", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -246,7 +251,7 @@ def main() -> int:
     for add in (add_ask, add_everything, add_like, add_attend, add_rank_layers):
         add(commands)
     args = parser.parse_args()
-    return exit_code(lambda: args.run(args))
+    args.run(args)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 rows = read_json(folder / "instances.json")              # UTF-8, with or without a byte order mark
 with replace_whole(folder / "result.json") as path:      # a temporary file that takes its place at the end
     path.write_text(text)
+with lock_folder(out):                                    # so that no second run writes into it meanwhile
+    run()
 folder = build_once("SmolLM2", convert, is_intact)        # in the cache, by one process while others wait
 """
 
@@ -16,9 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from assistant.errors import BadInput
+from assistant.errors import DISK_FULL, ROOM_ADVICE, BadInput, NotWritten
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+LOCK_FILE = ".lock"  # in a folder that a run writes to; the process number follows in one of several
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 MAX_REASON_LENGTH = 80  # characters of the JSON reader's message that an error repeats
@@ -80,11 +82,43 @@ def make_folder(folder: Path) -> None:
     """Create a folder and its parents where they are missing. Raises BadInput if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
     except OSError as error:
+        advice = ROOM_ADVICE if error.errno in DISK_FULL else "choose another folder"
+        raise BadInput(f"cannot write to {folder} ({error.strerror or error}): {advice}") from None
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep a folder to this run, until the block or the process ends, however it ends.
+
+    The processes of one run, which a launcher has numbered (RANK), do not shut each other out.
+
+    Args:
+        folder: The folder; it is created where it is missing.
+
+    Raises:
+        BadInput: Another run writes to the folder, or it cannot be written to.
+    """
+    from filelock import FileLock, Timeout
+
+    make_folder(folder)
+    rank = int(os.environ.get("RANK") or 0)
+    lock = FileLock(folder / (f"{LOCK_FILE}.{rank}" if rank else LOCK_FILE), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
         raise BadInput(
-            f"cannot write to {folder} ({error.strerror or error}): choose another folder"
+            f"another run writes to {folder}: wait until it has ended, or choose another folder"
         ) from None
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -97,18 +131,44 @@ def replace_whole(path: Path) -> Iterator[Path]:
     Yields:
         A temporary path in the same folder. It takes the place of `path` when the block ends without an
         error, and is removed otherwise.
+
+    Raises:
+        NotWritten: The system does not let it be written. What was at `path` is still there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    with _write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's files are the user's alone
-        os.replace(temporary, path)
+        with _write_errors(path, temporary):
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())  # mkstemp's files are the user's alone
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _write_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Turn the errors of writing a file into NotWritten.
+
+    Args:
+        path: The file.
+        temporary: Where it is written meanwhile. Errors about other files are raised as they are.
+    """
+    try:
+        yield
+    except NotWritten:
+        raise
+    except OSError as error:
+        if temporary is not None and error.filename not in (None, str(temporary)):
+            raise
+        reason = error.strerror or str(error)
+        if isinstance(error, FileExistsError | NotADirectoryError):  # of the folders above it
+            reason = "a file is in the place of its folder"
+        raise NotWritten(error.errno or 0, reason, str(path)) from error
 
 
 def _umask() -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from assistant.errors import BadInput
+from assistant.errors import BadInput, Note
 
 MAX_PIXELS = 64_000_000  # of an image or mask: the largest cameras, and 192 MB as an array
 MIN_SIDE = 8  # px
@@ -59,10 +59,6 @@ OUTLIER_PERCENT = 0.1
 MIN_RANGE_SHARE = 0.25
 
 
-class ImageNote(UserWarning):
-    """One line about what was done to an image that its owner should know."""
-
-
 _collected_notes: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("notes", default=None)
 
 
@@ -85,7 +81,7 @@ def _note(message: str) -> None:
     """Tell the owner of an image something: to `collect_notes`, or as a warning."""
     notes = _collected_notes.get()
     if notes is None:
-        warnings.warn(message, ImageNote, stacklevel=2)
+        warnings.warn(message, Note, stacklevel=2)
     else:
         notes.append(message)
 
@@ -356,5 +352,5 @@ def _to_8_bits(stored: np.ndarray) -> tuple[np.ndarray, str | None]:
         low, high = min(low, 0.0), max(top, high)
     is_stretched = (low, high) != (0, usual) and held.any()
     note = f"has values from {low:.6g} to {high:.6g}: they are stretched to black and white"
-    values = np.where(finite, values, low).clip(low, high) - low
-    return np.rint(values * (255 / (high - low))).astype(np.uint8), note if is_stretched else None
+    shifted = np.where(finite, values, low).clip(low, high) - low
+    return np.rint(shifted * (255 / (high - low))).astype(np.uint8), note if is_stretched else None

@@ -26,6 +26,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from assistant.errors import exit_code
 from datagen.settings import ENGINES, FORMATS, SPLITS, WRITERS, Settings
 
 
@@ -247,33 +248,28 @@ def summary(figures: dict[str, Any], out: Path) -> str:
         f"{figures['questions']} questions about {figures['photos']} photos in {out}: {kinds}",
         f"targets: {figures['targets_present']} present, {figures['targets_absent']} absent",
     ]
-    lines += [f"dropped {count} x {reason}" for reason, count in figures["drops"].items()]
+    for reason, count in figures["drops"].items():
+        items = figures.get("dropped_items", {}).get(reason, [])
+        rest = ", ..." if len(items) < count else ""
+        lines.append(f"dropped {count} x {reason}" + (f" ({', '.join(items)}{rest})" if items else ""))
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, or 2 for input that cannot be used."""
+    return exit_code(lambda: run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Generate the questions that a command line asks for, and print how many there are."""
     options = argument_parser().parse_args(arguments)
 
-    import errno
-
-    from assistant.errors import BadInput, exit_code
+    from assistant.files import lock_folder
     from datagen.generate import generate
 
-    out_of_room = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-
-    def command() -> None:
-        settings = settings_from(options)
-        try:
-            print(summary(generate(settings), settings.out))
-        except OSError as error:
-            if error.errno not in out_of_room:
-                raise
-            raise BadInput(
-                f"cannot write to {settings.out} ({error.strerror}); make room, and the same command goes on"
-            ) from None
-
-    return exit_code(command)
+    settings = settings_from(options)
+    with lock_folder(settings.out):
+        print(summary(generate(settings), settings.out))
 
 
 if __name__ == "__main__":

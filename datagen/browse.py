@@ -231,10 +231,9 @@ def open_server(folder: Path, port: int) -> BrowseServer:
     rows = Rows(folder)
     try:
         return BrowseServer(rows, port)
-    except OSError as error:
-        raise BadInput(
-            f"cannot listen on port {port} ({error.strerror}); choose another with --port"
-        ) from None
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "a port is a number from 0 to 65535"
+        raise BadInput(f"cannot listen on port {port} ({reason}); choose another with --port") from None
 
 
 def serve(folder: Path, port: int) -> None:

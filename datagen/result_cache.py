@@ -17,7 +17,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Protocol
 
-from assistant.errors import BadInput
+from assistant.errors import ROOM_ADVICE, BadInput
 
 COMPRESSION_LEVEL = 3  # of zlib: fast, and close to the smallest size for these short texts
 
@@ -60,6 +60,7 @@ class ResultCache:
 
     def __init__(self, file: Path):
         file.parent.mkdir(parents=True, exist_ok=True)
+        self._file = file
         try:
             self._store = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
             self._store.execute("pragma journal_mode=wal")
@@ -68,12 +69,21 @@ class ResultCache:
             self._store.execute(
                 "create table if not exists kept (name text primary key, value blob) without rowid"
             )
+        except sqlite3.OperationalError as error:
+            raise BadInput(f"cannot open {file} ({error}): {ROOM_ADVICE}") from None
         except sqlite3.DatabaseError as error:
-            raise BadInput(f"{file} is not a result cache ({error}); delete it to begin anew") from None
+            raise BadInput(
+                f"{file} is not a result cache ({error}): move it away or choose another folder"
+            ) from None
 
     def get(self, name: str) -> Any:
-        """Return the JSON value of that name, or None."""
-        return _read(self._store, name)
+        """Return the JSON value of that name, or None. Raises BadInput where the file is damaged."""
+        try:
+            return _read(self._store, name)
+        except (sqlite3.DatabaseError, zlib.error, ValueError) as error:
+            raise BadInput(
+                f"{self._file} is damaged ({error}): move it away or choose another folder"
+            ) from None
 
     def put(self, name: str, value: Any) -> None:
         """Store a JSON value under a name, in place of an earlier one.
@@ -85,9 +95,7 @@ class ResultCache:
         try:
             self._store.execute("insert or replace into kept values (?, ?)", (name, content))
         except sqlite3.OperationalError as error:
-            raise BadInput(
-                f"cannot store a result ({error}); make room on the disk, and the same command goes on"
-            ) from None
+            raise BadInput(f"cannot store a result in {self._file} ({error}): {ROOM_ADVICE}") from None
 
     def copy_to(self, file: Path) -> None:
         """Write a copy, for `WorkerCache`; an earlier one is replaced.
@@ -99,9 +107,7 @@ class ResultCache:
         try:
             self._store.execute("vacuum into ?", (str(file),))
         except sqlite3.OperationalError as error:
-            raise BadInput(
-                f"cannot copy the results ({error}); make room on the disk, and the same command goes on"
-            ) from None
+            raise BadInput(f"cannot copy the results to {file} ({error}): {ROOM_ADVICE}") from None
 
     def close(self) -> None:
         """Close the file."""

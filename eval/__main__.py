@@ -12,10 +12,13 @@ Each writes result.json, samples.jsonl and report.html; the same command again r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import sys
+from pathlib import Path
 
 from assistant.errors import exit_code
+from assistant.files import lock_folder
 from eval.settings import add_common_arguments
 
 BENCHMARKS = {  # name: (module, what it is)
@@ -81,13 +84,15 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 def main(words: list[str] | None = None) -> int:
     """Run a benchmark and return the exit code; `words`: the command line, None for this process's."""
-    args = parse(sys.argv[1:] if words is None else words)
+    return exit_code(lambda: run(sys.argv[1:] if words is None else words))
+
+
+def run(words: list[str]) -> None:
+    """Run the benchmark that a command line names, in an output folder that no other run writes to."""
+    args = parse(words)
     module, _ = (BENCHMARKS | TOOLS)[args.benchmark]
-
-    def run() -> None:
+    with lock_folder(Path(args.out)) if args.benchmark in BENCHMARKS else contextlib.nullcontext():
         importlib.import_module(module).main(args)
-
-    return exit_code(run)
 
 
 if __name__ == "__main__":

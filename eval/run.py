@@ -19,7 +19,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from assistant.errors import BadInput
+from assistant.errors import DISK_FULL, BadInput
 from assistant.files import replace_whole
 
 GATHER_POLL_SECONDS = 0.5  # how often the first process looks for the lines of the others
@@ -61,12 +61,13 @@ class Run:
             self._drop_torn_line()
             self.done = self._read()
         except (OSError, ValueError, KeyError) as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise  # says that what is finished is kept
             raise BadInput(f"--out {out} cannot be used: {error}") from None
         if stored != settings:
             changed = sorted(k for k in stored.keys() | settings.keys() if stored.get(k) != settings.get(k))
             raise BadInput(
-                f"--out {out} holds a run with another {', '.join(changed)}: "
-                "choose another folder or delete it"
+                f"--out {out} holds a run with another {', '.join(changed)}: choose another folder"
             )
 
     def each(

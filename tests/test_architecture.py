@@ -46,6 +46,7 @@ LAYERS = (
     "assistant.images",
     "assistant.files",
     "assistant.errors",
+    "assistant.interruption",
 )
 COMMAND_LINE = {"assistant.cli", "assistant.__main__"}  # the modules of assistant that may know argparse
 

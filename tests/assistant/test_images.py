@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
-from assistant.errors import BadInput
-from assistant.images import MAX_PIXELS, ImageNote, collect_notes, image_size, open_image
+from assistant.errors import BadInput, Note
+from assistant.images import MAX_PIXELS, collect_notes, image_size, open_image
 
 COFFEE = np.ascontiguousarray(data.coffee()[::4, ::4])  # (100, 150, 3)
 
@@ -277,7 +277,7 @@ def test_what_fills_a_part_of_its_range_is_stretched_and_said(tmp_path, name):
         assert abs(int(image.min()) - low) < 8 and abs(int(image.max()) - high) < 8
         likeness = np.corrcoef(image[1:, :, 0].ravel(), COFFEE[1:, :, 0].ravel())[0, 1]
         assert likeness > 0.99
-    with pytest.warns(ImageNote, match="stretched"):
+    with pytest.warns(Note, match="stretched"):
         open_image(path)
 
 

@@ -20,7 +20,7 @@ def test_a_file_that_is_no_cache_is_one_line(many_images, capsys):
     text = "no database, but text that is long enough to be taken for one" * 20
     (many_images / "out/kept.sqlite").write_text(text)
     assert main(command(many_images, "out")) == 2
-    assert "delete it to begin anew" in capsys.readouterr().err
+    assert "is not a result cache" in capsys.readouterr().err
 
 
 def test_a_worker_reads_what_was_done_and_gives_what_is_new(tmp_path):

@@ -1,0 +1,94 @@
+"""Ctrl-C: ends a command within a second or two, whatever it is doing, without noise.
+
+with ends_on_interrupt() as interruption:
+    run()
+interruption.happened            # whether Ctrl-C was pressed: what `run` raises then is of no interest
+
+A command writes its files whole and its finished work at once, so that it may end anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+GRACE_SECONDS = 1.0  # for a command to clean up; then it is ended within long computations, too
+INTERRUPTED_CODE = 130  # a signal's number is added to 128, as shells do
+STOPPED_LINE = "stopped; the same command resumes from here"
+
+
+class Interruption:
+    """What is known of Ctrl-C in this command.
+
+    Attributes:
+        happened: Whether it was pressed.
+    """
+
+    def __init__(self) -> None:
+        self.happened = False
+        self._said = threading.Lock()  # taken by whoever says the line, and never given back
+
+    def say(self) -> None:
+        """Print the line about it, the first time this is called."""
+        if self._said.acquire(blocking=False):
+            with contextlib.suppress(OSError, ValueError):  # stderr may be closed or full
+                print(STOPPED_LINE, file=sys.stderr, flush=True)
+
+    def handle(self, number: int, frame: FrameType | None) -> NoReturn:
+        """Handle the signal: raise KeyboardInterrupt, and silence what ends untidily because of it."""
+        self.happened = True
+        sys.unraisablehook = _ignore
+        threading.excepthook = _ignore
+        logging.disable()
+        raise KeyboardInterrupt
+
+
+def _ignore(about: object) -> None:
+    """Do nothing, as a hook of Python for errors that nobody handles."""
+
+
+@contextlib.contextmanager
+def ends_on_interrupt() -> Iterator[Interruption]:
+    """Let Ctrl-C end this process `GRACE_SECONDS` after it was pressed, if it has not ended by then.
+
+    Python's own handler waits until the main thread is between two instructions, and then for all threads: a
+    model that computes holds up both.
+
+    Yields:
+        What is known of it. In a thread, or where another program handles the signal, nothing is.
+    """
+    interruption = Interruption()
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interruption
+        return
+    signals, notify = os.pipe()  # the system's part of the handler writes each signal's number into it
+    os.set_blocking(notify, False)
+    earlier = signal.set_wakeup_fd(notify, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(signals, interruption), daemon=True).start()
+    signal.signal(signal.SIGINT, interruption.handle)
+    try:
+        yield interruption
+    finally:
+        if not interruption.happened:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.set_wakeup_fd(earlier)
+            os.close(notify)
+
+
+def _watch(signals: int, interruption: Interruption) -> None:
+    """End the process some time after a SIGINT; signals: a pipe of their numbers, closed at the end."""
+    while numbers := os.read(signals, 64):
+        if signal.SIGINT in numbers:
+            time.sleep(GRACE_SECONDS)
+            interruption.say()
+            os._exit(INTERRUPTED_CODE)
+    os.close(signals)
