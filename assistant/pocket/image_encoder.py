@@ -56,7 +56,7 @@ class Neck(nn.Module):
         super().__init__()
         c4, c8, c16, c32 = channels
         self.lateral32 = nn.Conv2d(c32, WIDTH, 1)
-        self.context = nn.Linear(c32, WIDTH)  # tells every position what the whole image shows
+        self.context = nn.Linear(c32, WIDTH)  # what the whole image shows, for every position
         self.blocks32 = nn.Sequential(*[ConvBlock(WIDTH, 5, 2) for _ in range(2)])
         self.lateral16 = nn.Conv2d(c16, WIDTH, 1)
         self.blocks16 = nn.Sequential(*[ConvBlock(WIDTH, 7, 3) for _ in range(3)])

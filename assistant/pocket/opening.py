@@ -133,7 +133,7 @@ def _draw_in_its_box(logits: np.ndarray, resizer: Resizer) -> DrawnMask | None:
     """Draw low-resolution logits (128, 128); None where they cover no pixel of the image."""
     ys = np.flatnonzero((logits > 0).any(1))
     xs = np.flatnonzero((logits > 0).any(0))
-    # A cell of margin: bilinear resizing lets a pixel depend on the cells beside its own.
+    # A cell of margin: bilinear resizing lets a pixel depend on its neighbouring cells.
     left, top = max(0, xs[0] - 1), max(0, ys[0] - 1)
     right, bottom = xs[-1] + 2, ys[-1] + 2
     patch = np.ascontiguousarray(logits[top : bottom + 1, left : right + 1])
@@ -211,7 +211,7 @@ class PocketImageOpener:
 
 
 class PocketSamOpener:
-    """The pocket SAM and its own way of finding proposals, for any other multimodal LLM.
+    """Opens images for any other multimodal LLM, with the pocket SAM and its everything mode.
 
     Args:
         sam_file: See `load_pocket_opener`.
@@ -251,7 +251,7 @@ def load_pocket_opener(sam_file: Path) -> PocketImageOpener:
     load_backbone(sam.image_encoder, backbone_state())
     try:
         keys = sam.load_state_dict(load_file(sam_file), strict=False)
-    except Exception as error:  # safetensors and torch raise their own kinds for a truncated or foreign file
+    except Exception as error:  # of safetensors or torch, for a truncated or foreign file
         raise BadInput(f"{sam_file} cannot be read: {str(error).splitlines()[0]}") from None
     if keys.unexpected_keys or any(not k.startswith("image_encoder.backbone.") for k in keys.missing_keys):
         raise BadInput(f"{sam_file} does not hold the pocket SAM of this version")

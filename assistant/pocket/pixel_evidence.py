@@ -2,7 +2,7 @@
 
     evidence = cell_evidence(scores, 0, masks, semantic_map, row, rivals)      # (S, S, EVIDENCE_DIM)
 
-The selector's scores of the proposals that cover a cell say what lies there, the semantic map says which
+The selector's scores of the proposals that cover a cell describe what lies there, the semantic map says which
 taught name the cell has. `CellEvidence` lists the 27 figures in the order in which the pixel head was trained
 on them.
 """

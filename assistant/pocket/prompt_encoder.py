@@ -38,13 +38,13 @@ def draw_prompts(points: Tensor, labels: Tensor, size: int) -> Tensor:
     y = line.view(1, size, 1, 1)
     box = _draw_boxes(points, labels, x, y)
     square, offset, exists = _nearest_click(points, labels == POSITIVE_CLICK, x, y)
-    near, far = CLICK_SIGMAS
+    narrow, wide = CLICK_SIGMAS
     click = torch.cat(
         [
             offset * OFFSET_SCALE,
             square.sqrt().clamp(max=1) * exists,
-            (-square / (2 * near**2)).exp(),
-            (-square / (2 * far**2)).exp(),
+            (-square / (2 * narrow**2)).exp(),
+            (-square / (2 * wide**2)).exp(),
         ],
         -1,
     )
@@ -76,7 +76,7 @@ def _draw_boxes(points: Tensor, labels: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _nearest_click(points: Tensor, is_kind: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The nearest of the clicks for which `is_kind` (B, N) is True, seen from each cell.
+    """The nearest of the clicks for which `is_kind` (B, N) is True, relative to each cell.
 
     Returns its squared distance (B, size, size, 1), 1e4 where there is none; its offset (B, size, size, 2), 0
     where there is none; and whether there is one (B, 1, 1, 1) bool.

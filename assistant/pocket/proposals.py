@@ -36,8 +36,8 @@ DUPLICATE_IOU = 0.8  # above it, the masks of two clicks are one proposal
 COPY_IOU = 0.9  # above it, soft suppression drops a mask
 
 OUTSIDE_LOGIT = -20.0  # of the cells outside the image
-PROMPT_LOGIT = 6.0  # of a superpixel that is given as a mask prompt
-SUPERPIXEL_LOGIT = 8.0  # of a superpixel that is a candidate itself
+PROMPT_LOGIT = 6.0  # of a superpixel as a mask prompt
+SUPERPIXEL_LOGIT = 8.0  # of a superpixel as a candidate
 
 SUPERPIXEL_SCALES = (60, 200, 500)  # of Felzenszwalb's method: a larger scale gives larger regions
 MIN_SUPERPIXEL_SHARE = 0.003  # of the image
@@ -200,7 +200,7 @@ def superpixels(
     height, width = image.shape[:2]
     min_cells = min_share * (height // CELL_SIZE) * (width // CELL_SIZE)
     half_size = image[::2, ::2]
-    found = []
+    per_scale = []
     for scale in scales:
         index = felzenszwalb(half_size, scale=scale, sigma=0.8, min_size=60)
         square = np.full((IMAGE_SIZE // 2, IMAGE_SIZE // 2), -1, np.int64)
@@ -208,8 +208,8 @@ def superpixels(
         cells = square[::2, ::2]
         values, counts = np.unique(cells, return_counts=True)
         values = values[(values >= 0) & (counts >= min_cells)]
-        found.append(cells[None] == values[:, None, None])
-    masks = torch.from_numpy(np.concatenate(found))
+        per_scale.append(cells[None] == values[:, None, None])
+    masks = torch.from_numpy(np.concatenate(per_scale))
     return masks[suppress(masks, masks.sum((1, 2)).float(), DUPLICATE_IOU)[:max_count]]
 
 

@@ -45,8 +45,8 @@ class RegionEncoder(nn.Module):
         names: Number of taught names.
 
     Attributes:
-        names: (names, llm_width) float32, the embeddings of the taught names; they tell "a cup" from "as
-            likely a bowl".
+        names: (names, llm_width) float32, the embeddings of the taught names; they distinguish "a cup" from
+            "as likely a bowl".
     """
 
     mean: Tensor

@@ -30,7 +30,7 @@ FEATURE_DIM = 2 * (STRIDE16_CHANNELS + STRIDE32_CHANNELS) + STRIDE32_CHANNELS + 
 def fixed_size_batches(count: int, size: int) -> tuple[Tensor, ...]:
     """The indices 0 to count - 1 in batches of exactly `size`, the last filled up with its last index.
 
-    For every new batch size oneDNN would compile, and hold in memory, kernels of its own: hundreds of MB over
+    For every new batch size oneDNN would compile new kernels and hold them in memory: hundreds of MB over
     a few images.
 
     Args:

@@ -45,7 +45,7 @@ class SemanticHead(nn.Module):
 
     Args:
         names: Number of taught names, C.
-        groups: Number of sets of names that were taught together, each on images of its own. In those images,
+        groups: Number of sets of names that were taught together, each on other images. In those images,
             whatever has none of the set's names is background, the last row of the logits.
         width: Channels inside.
 

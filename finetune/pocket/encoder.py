@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.pocket.heads import tensors_under
 from assistant.pocket.llm import PocketLLM
@@ -32,17 +33,17 @@ LABEL_SMOOTHING = 0.05
 WEIGHT_DECAY = 0.05
 OBJECTNESS_WEIGHT = 0.5  # of its loss; that of names is 1
 EMBEDDING_WEIGHT = 5.0  # of the loss that keeps the embeddings of regions without a name where they were
-# A present target has a phrase of its own, often a plural; absence is always told in the plain form.
+# How much the phrase of an absent target counts; it is always the plain form, where others may be plurals.
 ABSENT_PHRASE_COUNT = 1000
 
 
 @dataclass
-class Vocabulary:
+class TaughtNames:
     """The names that records teach.
 
     Attributes:
         categories: Names of the categories, sorted.
-        phrases: How an answer says each.
+        phrases: What an answer calls each.
         category_of: {phrase or category in lower case: index of the category}.
     """
 
@@ -51,7 +52,7 @@ class Vocabulary:
     category_of: dict[str, int]
 
 
-def vocabulary(records: Sequence[ImageRecord], names: Sequence[str]) -> Vocabulary:
+def taught_names(records: Sequence[ImageRecord], names: Sequence[str]) -> TaughtNames:
     """Collect the names to teach.
 
     A category is called by the phrase that answers use when it is absent, which is never a plural, else by
@@ -73,7 +74,7 @@ def vocabulary(records: Sequence[ImageRecord], names: Sequence[str]) -> Vocabula
                 counts[category][target.phrase] += 1 if target.rle else ABSENT_PHRASE_COUNT
                 category_of[target.phrase.lower()] = index[category]
     phrases = [counts[c].most_common(1)[0][0] if counts[c] else c for c in categories]
-    return Vocabulary(categories, phrases, category_of)
+    return TaughtNames(categories, phrases, category_of)
 
 
 def label_regions(regions: ImageRegions, rows: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -139,6 +140,11 @@ class RegionLabels:
             torch.tensor(augmented_folds, dtype=torch.long),
         )
 
+    @property
+    def has_names(self) -> bool:
+        """Whether any region has a name."""
+        return bool((self.labels >= 0).any()) or len(self.augmented_labels) > 0
+
     def without_fold(self, fold: int) -> "RegionLabels":
         """The regions of all images but those of one fold."""
         mine = self.folds != fold
@@ -181,8 +187,8 @@ def train_encoder(
     if start is not None:
         with torch.no_grad():
             old = start(data.features)
-        kept = torch.maximum(objectness, old.objectness.sigmoid())
-        objectness = torch.where(data.labels >= 0, objectness, kept)
+        at_least_old = torch.maximum(objectness, old.objectness.sigmoid())
+        objectness = torch.where(data.labels >= 0, objectness, at_least_old)
     encoder.train()
     for step in range(settings.steps):
         for group in optimizer.param_groups:
@@ -242,22 +248,30 @@ def train_encoders(
     Args:
         settings: Of the training.
         out: Folder of the run.
-        llm: Is given the encoder for use and its names.
-        records: Tell how names are said.
+        llm: Gets the encoder for use and its names.
+        records: Their answers show how names are phrased.
         regions: {image: its regions}.
         start: The encoder to continue from; the rows of its names are `llm.phrase_rows`, and new names follow
             them.
 
     Returns:
         {image: its regions, encoded by the encoder that has not seen the image}.
+
+    Raises:
+        BadInput: No region has a name.
     """
     rows, names = _teach_names(llm, records, regions, start)
     data = RegionLabels.of(list(regions.values()), rows)
+    if not data.has_names:
+        raise BadInput("no target of the records is present in its image: there are no names to learn")
     encoders = _load_or_train(settings, out / "encoder.safetensors", names, data, start)
     llm.encoder = encoders[FOLDS]
     _print_accuracy(encoders[:FOLDS], data)
     with torch.no_grad():
-        return {image: encoders[i % FOLDS](own.features) for i, (image, own) in enumerate(regions.items())}
+        return {
+            image: encoders[i % FOLDS](of_image.features)
+            for i, (image, of_image) in enumerate(regions.items())
+        }
 
 
 def _teach_names(
@@ -271,18 +285,18 @@ def _teach_names(
     Returns {category: row of the encoder}, and the embeddings (C, W) of the rows: those that `start` knows,
     then the new.
     """
-    words = vocabulary(records, [name for own in regions.values() for name in own.names])
+    taught = taught_names(records, [name for of_image in regions.values() for name in of_image.names])
     old_rows = llm.phrase_rows if start is not None else {}
     old_names = start.names if start is not None else torch.zeros(0, len(llm.common_embedding))
     rows: dict[str, int] = {}
     new_names: list[Tensor] = []
-    for category, phrase in zip(words.categories, words.phrases, strict=True):
+    for category, phrase in zip(taught.categories, taught.phrases, strict=True):
         row = old_rows.get(category.lower(), old_rows.get(phrase.lower()))
         if row is None:
             row = len(old_names) + len(new_names)
             new_names.append(llm.mean_token_embedding(phrase)[None])
         rows[category] = row
-    phrase_rows = {phrase: rows[words.categories[i]] for phrase, i in words.category_of.items()}
+    phrase_rows = {phrase: rows[taught.categories[i]] for phrase, i in taught.category_of.items()}
     llm.phrase_rows = phrase_rows | old_rows
     return rows, torch.cat([old_names, *new_names])
 
@@ -310,7 +324,9 @@ def _load_or_train(
             encoder.mean.copy_(data.features.mean(0))
             encoder.scale.copy_(data.features.std(0) + 1e-3)
         encoder.names.copy_(names)
-        train_encoder(encoder, data.without_fold(i), settings, start)  # no image is of fold FOLDS
+        others = data.without_fold(i)  # no image is of fold FOLDS
+        # Where all named regions are in one fold, there is nothing else to learn names from.
+        train_encoder(encoder, others if others.has_names else data, settings, start)
     state = {f"{i}.{k}": v for i, encoder in enumerate(encoders) for k, v in encoder.state_dict().items()}
     with replace_whole(file) as path:
         save_file(state, path)

@@ -229,7 +229,7 @@ class RecordData:
     def _add_second_image(
         self, example: Example, records: Sequence[Record], image: Path, rng: np.random.Generator
     ) -> None:
-        """Lay an image without any of the targets beside the first, so that regions have other neighbours."""
+        """Join an image without any of the targets to the first, so that regions have other neighbours."""
         asked = {category for record in records for category in record.source.get("categories", [])}
         images = self._fold_images[self._fold[image]]
         other = images[rng.integers(len(images))]
@@ -239,10 +239,10 @@ class RecordData:
         count = min(len(extra.embeddings), int(rng.integers(*SECOND_IMAGE_REGIONS)))
         picked = rng.permutation(len(extra.embeddings))[:count]
         is_left = rng.random() < 0.5
-        own = example.regions
+        first = example.regions
         example.regions = EncodedRegions(
-            torch.cat([own.embeddings, extra.embeddings[picked]]),
-            torch.cat([squeeze(own.shapes, is_left), squeeze(extra.shapes[picked], not is_left)]),
+            torch.cat([first.embeddings, extra.embeddings[picked]]),
+            torch.cat([squeeze(first.shapes, is_left), squeeze(extra.shapes[picked], not is_left)]),
         )
         for question in example.questions:
             padding = np.zeros((len(question.iou), count), np.float32)
@@ -264,7 +264,7 @@ def _draw_regions(regions: ImageRegions, rng: np.random.Generator, as_in_use: bo
 
 
 def _needs_its_image_alone(record: Record) -> bool:
-    """Whether a second image beside it would change the answer, as for positions and follow-ups."""
+    """Whether a second image would change the answer, as it does for positions and follow-ups."""
     return record.source.get("kind") == "position" or bool(record.history)
 
 

@@ -32,13 +32,13 @@ def read_instances(file: Path) -> dict[str, list[NamedRle]]:
     data = json.loads(file.read_text())
     names = {category["id"]: category["name"] for category in data["categories"]}
     images = {image["id"]: image for image in data["images"]}
-    found: dict[str, list[NamedRle]] = {image["file_name"]: [] for image in data["images"]}
+    by_file: dict[str, list[NamedRle]] = {image["file_name"]: [] for image in data["images"]}
     for annotation in data["annotations"]:
         image = images[annotation["image_id"]]
         if not annotation.get("iscrowd") and annotation["segmentation"]:
             rle = rle_of_segmentation(annotation["segmentation"], image["height"], image["width"])
-            found[image["file_name"]].append((names[annotation["category_id"]], rle))
-    return found
+            by_file[image["file_name"]].append((names[annotation["category_id"]], rle))
+    return by_file
 
 
 def instances_in_records(
@@ -50,7 +50,7 @@ def instances_in_records(
 
     Args:
         records: The records.
-        split_parts: Whether each large connected part of a target is an instance of its own.
+        split_parts: Whether each large connected part of a target is an instance by itself.
 
     Returns:
         {image: its instances}, with every image of `records`.
@@ -68,7 +68,7 @@ def instances_in_records(
 
 def _distinct_targets(records: Iterable[ImageRecord]) -> dict[Path, list[NamedRle]]:
     """The present targets of each image, those of equal name and mask once."""
-    found: dict[Path, dict[tuple[str, str], Rle]] = {}
+    masks_of: dict[Path, dict[tuple[str, str], Rle]] = {}
     for record in records:
         targets = record.record.targets
         categories = record.record.source.get("categories", [])
@@ -76,8 +76,8 @@ def _distinct_targets(records: Iterable[ImageRecord]) -> dict[Path, list[NamedRl
             if target.rle is None:
                 continue
             name = categories[k] if len(categories) == len(targets) else target.phrase.lower()
-            found.setdefault(record.image, {}).setdefault((name, target.rle["counts"]), target.rle)
-    return {image: [(name, rle) for (name, _), rle in masks.items()] for image, masks in found.items()}
+            masks_of.setdefault(record.image, {}).setdefault((name, target.rle["counts"]), target.rle)
+    return {image: [(name, rle) for (name, _), rle in masks.items()] for image, masks in masks_of.items()}
 
 
 def _large_parts(rle: Rle) -> list[Rle]:

@@ -49,7 +49,7 @@ def load_trainable_llm(rank: int, adapter: Path | None = None) -> PocketLLM:
 
     Args:
         rank: Of a new LoRA.
-        adapter: A peft folder to continue from; its rank is its own.
+        adapter: A peft folder to continue from, whose rank is then used.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -289,7 +289,7 @@ def marker_states(
         states.append(output.states)
         margins += output.margins
         counts += [len(of_example) for of_example in output.margins]
-    found = MarkerStates(torch.cat(states), torch.cat(margins), torch.tensor(counts))
+    computed = MarkerStates(torch.cat(states), torch.cat(margins), torch.tensor(counts))
     with replace_whole(file) as path:
-        save_file(found._asdict(), path)
-    return found
+        save_file(computed._asdict(), path)
+    return computed

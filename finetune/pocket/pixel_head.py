@@ -2,7 +2,7 @@
 
     train_pixel_head(settings, out, sources, opener, head, names)      # writes OUT/semantic.safetensors
 
-It learns from questions about the images that the records stage held out, given the right names.
+It learns from questions about the images that the records stage held out, with the right names as phrases.
 """
 
 import json

@@ -163,8 +163,8 @@ def _compute_instances(
     for _ in range(copies):
         copy, left = augment(image, masks, rng)
         if left:
-            found, large_in_copy = instance_features(opener, copy, left)
-            copy_features.append(found)
+            features_of_copy, large_in_copy = instance_features(opener, copy, left)
+            copy_features.append(features_of_copy)
             copy_names += [left[k][0] for k in large_in_copy]
     return {
         "features": features.half().numpy(),

@@ -1,4 +1,4 @@
-"""Pack some of the pocket preset's own training images, so that a later tuning rehearses them.
+"""Pack some of the pocket preset's training images, so that a later tuning rehearses them.
 
     python -m finetune rehearsal --data runs/q/{coco,camvid,clothing}/records.jsonl --named
     DATA/coco/train/instances.json \\
@@ -102,15 +102,15 @@ def write_pack(
         sam_checksum: sha256 of the pocket SAM that made the proposals.
     """
     features = np.concatenate([regions[image].features.numpy() for image in images])
-    low = features.min(0)
-    step = np.maximum((features.max(0) - low) / LEVELS, 1e-8)
+    lowest = features.min(0)
+    step = np.maximum((features.max(0) - lowest) / LEVELS, 1e-8)
     packed = [
         _packed_image(regions[image], [r.record for r in records if r.image == image]) for image in images
     ]
     text = np.frombuffer(json.dumps({"sam": sam_checksum, "pictures": packed}).encode(), np.uint8)
-    levels = np.rint((features - low) / step).astype(np.uint8)
+    levels = np.rint((features - lowest) / step).astype(np.uint8)
     with replace_whole(out) as path, path.open("wb") as file:
-        np.savez_compressed(file, features=levels, low=low, step=step, text=text)
+        np.savez_compressed(file, features=levels, low=lowest, step=step, text=text)
 
 
 def _packed_image(regions: ImageRegions, records: Sequence[Record]) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _load_pack(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         with np.load(file) as opened:
             arrays = {name: opened[name] for name in opened.files}
         return arrays, json.loads(arrays["text"].tobytes())
-    except Exception as error:  # numpy, zipfile and json raise their own kinds
+    except Exception as error:  # of numpy, zipfile or json
         raise BadInput(
             f"{file} cannot be read ({str(error).splitlines()[0]}): restore it, or give --rehearsal 0"
         ) from None

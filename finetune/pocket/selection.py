@@ -262,7 +262,7 @@ def evaluate(
     held_out: RecordData,
     llm_steps: int | None = None,
 ) -> tuple[dict[str, float], Tensor]:
-    """Score the selector on the questions of held-out images, given the right names.
+    """Score the selector on the questions of held-out images, with the right names as phrases.
 
     Args:
         settings: Of the training.

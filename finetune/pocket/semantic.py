@@ -1,7 +1,7 @@
 """Train the heads of `assistant.pocket.semantic`, after the records stage, in two phases:
 
 1. The semantic head learns which taught name every cell of an image has, from labelled instances in images
-   that are augmented anew each time.
+   that are augmented differently each time.
 2. The pixel head learns to weigh the semantic map with the selector's scores, on the images that the records
    stage held out: neither the map nor the selector was trained on those.
 

@@ -65,15 +65,17 @@ class LabelledImages:
     @classmethod
     def read(cls, sources: RecordSources) -> "LabelledImages":
         """Read the instances of all images. Raises BadInput where a file cannot be read."""
-        by_file = {n: found for file in sources.annotations for n, found in read_instances(file).items()}
+        by_file = {
+            name: labelled for file in sources.annotations for name, labelled in read_instances(file).items()
+        }
         instances: dict[Path, list[NamedRle]] = {}
         file_of: dict[Path, int] = {}
         names_of_file = []
         for number, file in enumerate(sources.data):
-            found = instances_of_images(read_image_records(file), by_file, split_parts=False)
-            instances |= found
-            file_of |= dict.fromkeys(found, number)
-            names_of_file.append({name for of_image in found.values() for name, _ in of_image})
+            of_file = instances_of_images(read_image_records(file), by_file, split_parts=False)
+            instances |= of_file
+            file_of |= dict.fromkeys(of_file, number)
+            names_of_file.append({name for of_image in of_file.values() for name, _ in of_image})
         in_order = {image: instances[image] for image in sorted(instances)}
         return cls(in_order, file_of, sorted(set().union(*names_of_file)), names_of_file)
 
@@ -193,7 +195,8 @@ def train_semantic_head(
 def _draw_order(settings: SemanticSettings, images: LabelledImages) -> list[Path]:
     """The image of each item of the training.
 
-    The images of a file with twice as many names are drawn half as often again: they have more to tell.
+    The images of a file with twice as many names are drawn half as often again, as there is more to learn
+    from them.
     """
     held_out = set(every_tenth(list(images.instances)))
     training = [image for image in images.instances if image not in held_out]

@@ -45,7 +45,9 @@ def read_sources(sources: RecordSources) -> tuple[list[ImageRecord], dict[Path, 
     Raises BadInput where a file cannot be read.
     """
     records = [record for file in sources.data for record in read_image_records(file)]
-    by_file = {name: found for file in sources.annotations for name, found in read_instances(file).items()}
+    by_file = {
+        name: labelled for file in sources.annotations for name, labelled in read_instances(file).items()
+    }
     instances = instances_of_images(records, by_file)
     load_opener = functools.partial(load_pocket_opener, sources.sam)
     key = region_key(sources.sam)

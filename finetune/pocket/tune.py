@@ -1,12 +1,12 @@
 """Tunes the pocket preset from its committed weights or `--adapter`, in the phases of `finetune records`:
 
-1. the region encoder learns the new names beside those that it knows;
+1. the region encoder learns the new names in addition to those that it knows;
 2. the training of LoRA and the token rows continues;
 3. the training of the selector continues, and its confidence is calibrated on --val.
 
-What the preset knows is kept in three ways: regions without a name keep the embeddings that they had, weights
-are drawn back to where they started, and questions about images of the first training are rehearsed
-(`finetune.pocket.rehearsal`; Robins 1995), beside older records that `--data FILE=RATE` may name. New names
+What the preset knows is retained in three ways: regions without a name keep the embeddings that they had,
+weights are drawn back to where they started, and questions about images of the first training are rehearsed
+(`finetune.pocket.rehearsal`; Robins 1995), as are older records that `--data FILE=RATE` names. New names
 are the categories, or else the phrases, of the records' targets.
 
     tune(settings)             # what `python -m finetune --preset pocket` calls
@@ -175,6 +175,10 @@ class AnsweredQuestions:
         llm: The LLM in training, with its region encoder.
         sam: Weights of the pocket SAM.
         questions: The questions.
+
+    Attributes:
+        report: Stores the answers.
+        opened: {image: it opened}, of those that were asked about.
     """
 
     def __init__(self, out: Path, llm: PocketLLM, sam: Path, questions: Sequence[ImageRecord]):
@@ -182,7 +186,7 @@ class AnsweredQuestions:
         self.sam = sam
         self.semantic = SemanticSelector.load(pocket_file("semantic.safetensors"))
         self.report = TrainingReport(out, questions, self.answer)
-        self._opened: dict[Path, PocketOpenedImage] = {}
+        self.opened: dict[Path, PocketOpenedImage] = {}
         self._pipeline: PocketPipeline | None = None
 
     @functools.cached_property
@@ -201,9 +205,9 @@ class AnsweredQuestions:
     def answer(self, question: str, image: Path) -> tuple[str, list[Rle]]:
         """Answer a question; see `finetune.training_report.Ask`."""
         assert self._pipeline is not None, "there are no weights to answer with before `add`"
-        if image not in self._opened:
-            self._opened[image] = self.opener.open(open_image(image))
-        opened = self._opened[image]
+        if image not in self.opened:
+            self.opened[image] = self.opener.open(open_image(image))
+        opened = self.opened[image]
         reply, selections = self._pipeline.ask([Turn(question)], opened, PRESENCE_THRESHOLD)
         return reply.text, present_masks(reply.text, selections, opened.rles)
 

@@ -40,9 +40,9 @@ def regions_of_images(folder: Path) -> dict[Path, ImageRegions]:
 def records_of_images(regions: dict[Path, ImageRegions]) -> list[Record]:
     """For each image one question about each of NAMES."""
     rows = []
-    for image, own in regions.items():
+    for image, of_image in regions.items():
         for name in NAMES:
-            rle = own.rles[own.names.index(name)] if name in own.names else None
+            rle = of_image.rles[of_image.names.index(name)] if name in of_image.names else None
             rows.append(
                 Record(
                     image.name,

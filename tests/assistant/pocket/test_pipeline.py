@@ -161,9 +161,9 @@ def test_what_is_like_a_reference_is_found(assistant, scene):
     other = assistant.open(np.ascontiguousarray(data.chelsea()[:, ::-1] // 3 * 2))
     for like in ((data.chelsea(), mask), ([data.chelsea()] * 2, [mask] * 2)):
         for label in (None, "cat"):
-            found, score = other.segment_like(*like, label)
-            assert found.shape == (300, 451) and found.dtype == bool and 0 <= score <= 1
-            assert (found & mask[:, ::-1]).sum() / (found | mask[:, ::-1]).sum() > 0.5
+            matched, score = other.segment_like(*like, label)
+            assert matched.shape == (300, 451) and matched.dtype == bool and 0 <= score <= 1
+            assert (matched & mask[:, ::-1]).sum() / (matched | mask[:, ::-1]).sum() > 0.5
     with pytest.raises(BadInput, match="empty"):
         scene.segment_like(data.chelsea(), np.zeros((300, 451), bool))
 
@@ -191,12 +191,12 @@ def test_like_on_the_command_line_takes_several_images(tmp_path, monkeypatch, ca
     ]
     monkeypatch.setattr("sys.argv", list(map(str, words)))
     assert main() == 0 and "mirrored.png: cat" in capsys.readouterr().out
-    found = [
+    masks = [
         np.asarray(Image.open(tmp_path / "out" / folder / "mask.png")) > 0
         for folder in ("1-cat", "2-mirrored")
     ]
-    assert (found[0] & (mask > 0)).sum() > 0.8 * (mask > 0).sum()  # all of the cat
-    assert found[1].shape == (300, 451)
+    assert (masks[0] & (mask > 0)).sum() > 0.8 * (mask > 0).sum()  # all of the cat
+    assert masks[1].shape == (300, 451)
     width, height = Image.open(tmp_path / "sheet.jpg").size
     assert height == 260 and width > 3 * 380  # the reference and two images
 

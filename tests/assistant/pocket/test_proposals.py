@@ -17,22 +17,24 @@ def encode(sam, image):
 
 def test_candidates_are_bounded_distinct_and_inside_the_image(sam, image):
     with torch.inference_mode():
-        found = proposals.find_candidates(sam, encode(sam, image), image, points_per_side=6, max_proposals=20)
-    masks = found.logits > 0
+        candidates = proposals.find_candidates(
+            sam, encode(sam, image), image, points_per_side=6, max_proposals=20
+        )
+    masks = candidates.logits > 0
     assert 5 < len(masks) <= 20 and not masks[:, 86:].any() and masks.flatten(1).any(1).all()
     table = proposals.mask_iou(masks, masks).fill_diagonal_(0)
     assert table.max() <= 0.9
-    assert ((found.stability >= 0) & (found.stability <= 1)).all()
+    assert ((candidates.stability >= 0) & (candidates.stability <= 1)).all()
 
 
 def test_superpixels_find_what_differs():
     image = np.zeros((256, 512, 3), np.uint8)
     image[:, 256:] = 200
     image[60:140, 60:180] = (200, 30, 30)
-    found = proposals.superpixels(image)
+    regions = proposals.superpixels(image)
     square = torch.zeros(128, 128, dtype=torch.bool)
     square[15:35, 15:45] = True
-    assert proposals.mask_iou(found, square[None]).max() > 0.8
+    assert proposals.mask_iou(regions, square[None]).max() > 0.8
 
 
 def test_boxes_and_suppression():

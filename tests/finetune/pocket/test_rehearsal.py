@@ -29,13 +29,14 @@ def test_a_pack_holds_regions_and_questions(made, tmp_path):
     packed, packed_regions = read_pack(tmp_path / "pack.npz", "checksum")
     assert len(packed_regions) == 11
     assert len(packed) == len([record for record in records if record.image in images])
-    for image, own in zip(images, packed_regions.values(), strict=True):
-        error = (own.features - regions[image].features).abs().max()
-        assert own.rles == regions[image].rles and own.names == regions[image].names and error < 0.02
+    for image, of_image in zip(images, packed_regions.values(), strict=True):
+        error = (of_image.features - regions[image].features).abs().max()
+        assert of_image.rles == regions[image].rles and of_image.names == regions[image].names
+        assert error < 0.02
 
     def asked(records, image):
-        own = [r.record for r in records if r.image == image]
-        return [(r.question, r.answer, r.targets, r.source["categories"]) for r in own]
+        of_image = [r.record for r in records if r.image == image]
+        return [(r.question, r.answer, r.targets, r.source["categories"]) for r in of_image]
 
     assert asked(packed, list(packed_regions)[0]) == asked(records, images[0])
     assert not Path(packed[0].record.image).exists()

@@ -1,4 +1,4 @@
-"""`python -m finetune --preset pocket`: new names are learned, old ones kept, and a stopped run continues."""
+"""`python -m finetune --preset pocket`: new names are learned, old ones remain, a stopped run continues."""
 
 import json
 import shutil
@@ -69,10 +69,10 @@ def train_base(folder: Path, trained: Path, monkeypatch) -> None:
 def old_regions(folder: Path) -> dict[Path, ImageRegions]:
     """The regions of the images of `folder` without cups."""
     regions = {}
-    for image, own in regions_of_images(folder).items():
-        instances = [k for k, name in enumerate(own.names) if name != "cup"]
-        proposals = [k + len(own.names) for k in range(len(own.names))]
-        regions[image] = chosen(own, instances, proposals)
+    for image, of_image in regions_of_images(folder).items():
+        instances = [k for k, name in enumerate(of_image.names) if name != "cup"]
+        proposals = [k + len(of_image.names) for k in range(len(of_image.names))]
+        regions[image] = chosen(of_image, instances, proposals)
     return regions
 
 
@@ -96,9 +96,9 @@ def write_mugs(folder: Path) -> dict[Path, ImageRegions]:
     for i in range(10):
         image = (folder / f"new{i}.jpg").resolve()
         Image.fromarray(np.full((40, 60, 3), 99, np.uint8)).save(image)
-        own = regions[image] = random_regions(rng)
-        own.names = [NEW_NAME if name == "cup" else name for name in own.names]
-        rle = own.rles[own.names.index(NEW_NAME)] if NEW_NAME in own.names else None
+        of_image = regions[image] = random_regions(rng)
+        of_image.names = [NEW_NAME if name == "cup" else name for name in of_image.names]
+        rle = of_image.rles[of_image.names.index(NEW_NAME)] if NEW_NAME in of_image.names else None
         answer = f"mug {'[SEG]' if rle else '[ABS]'}."
         rows.append(Record(image.name, 60, 40, "where is the mug?", answer, [RecordTarget(NEW_NAME, rle)]))
     write_records(folder / "new.jsonl", rows[:8])
@@ -130,11 +130,11 @@ def test_new_names_are_learned_beside_the_old(known):
     rng = np.random.default_rng(99)
     is_right = {"mug": [], "old": []}
     for _ in range(10):
-        own = random_regions(rng)
+        of_image = random_regions(rng)
         with torch.no_grad():
-            embeddings = new.encoder(own.features).embeddings
+            embeddings = new.encoder(of_image.features).embeddings
             named = new.encoder.name_logits(embeddings, new.encoder.names).argmax(1)
-        for name, row in zip(own.names, named.tolist()[: len(own.names)], strict=True):
+        for name, row in zip(of_image.names, named.tolist()[: len(of_image.names)], strict=True):
             kind, expected = ("mug", NEW_NAME) if name == "cup" else ("old", name)
             is_right[kind].append(row == new.phrase_rows[expected])
     assert np.mean(is_right["mug"]) > 0.8 and np.mean(is_right["old"]) > 0.8

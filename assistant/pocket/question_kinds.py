@@ -1,0 +1,217 @@
+"""What kind of question the pocket preset is asked, as far as rules can say.
+
+    parse_question("everything except the cup")       # Except(["cup"])
+    parse_question("how many cups are there?")        # Count("cups")
+    parse_question("is there no dog?")                # Ask(["is there a dog?"])
+    parse_question("Hello!")                          # Talk("Hello! Ask me about ...")
+
+The rules are for English and match a question from its first word to its last; every other question is
+`Ask`, for the language model. `assistant.pocket.pipeline` answers each kind.
+"""
+
+import re
+from dataclasses import dataclass
+
+from assistant.dialogue.followup_parser import normalise
+from assistant.pocket.asked_words import asked_things, stripped_opening
+from assistant.pocket.languages import is_foreign
+from assistant.pocket.question_splitter import split_question
+
+MAX_LISTED = 20  # things of a list that are asked one by one
+MAX_LISTED_WORDS = 6  # of a thing in a list
+ENGLISH_ONLY = "I read English only. Please ask in English what to look for in the photo."
+NOTHING_NAMED = "I do not know what to look for. Please name or describe something in the photo."
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Questions for the language model.
+
+    Attributes:
+        questions: One or more, in order; their answers are joined.
+    """
+
+    questions: list[str]
+
+
+@dataclass(frozen=True)
+class Talk:
+    """Nothing is asked for.
+
+    Attributes:
+        reply: What to say.
+        offers: Whether the reply goes on with what can be seen.
+    """
+
+    reply: str
+    offers: bool = True
+
+
+@dataclass(frozen=True)
+class Except:
+    """Everything but some things.
+
+    Attributes:
+        things: Their names; [] for everything.
+    """
+
+    things: list[str]
+
+
+@dataclass(frozen=True)
+class Background:
+    """All that is not a thing."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many there are.
+
+    Attributes:
+        things: What is counted, as the user wrote it.
+    """
+
+    things: str
+
+
+@dataclass(frozen=True)
+class NameMainThing:
+    """What the photo, or the largest thing in it, is."""
+
+
+QuestionKind = Ask | Talk | Except | Background | Count | NameMainThing
+
+TALK = (
+    (
+        r"(?:(?:hi|hello|hey|hiya|howdy|greetings|good (?:morning|afternoon|evening|day)|yo)"
+        r"(?: (?:there|you|all|everyone|again|friend|maskpick|computer|assistant))*)+(?: how are you(?: doing)?)?",
+        "Hello! Ask me about something in the photo.",
+    ),
+    (r"(?:how are you|how do you do|whats up|how is it going|hows it going)(?: (?:today|doing))*", "I am ready to look."),
+    (
+        r"(?:(?:ok|okay|great|well|many|oh|perfect|good|nice) )*(?:thanks|thank you|thx|cheers|ta)"
+        r"(?: (?:a lot|so much|very much|you|again|for (?:that|your help|the help)|that was (?:great|helpful)))*",
+        "You are welcome.",
+    ),
+    (r"(?:bye|goodbye|bye bye|see you(?: later| soon)?|good night|farewell)(?: now)?", "Goodbye!"),
+    (
+        r"(?:who|what) are you|(?:what|how) can you (?:do|help)(?: me| for me)?|what do you do|help(?: me)?(?: please)?|"
+        r"how does (?:this|it) work|what is your name|whats your name|are you (?:an? )?(?:ai|robot|human|bot|there|chatgpt)",
+        "I outline what you ask for in a photo. Name it or describe it.",
+    ),
+    (
+        r"(?:ok|okay|yes|no|yeah|yep|nope|sure|fine|good|great|nice|cool|wow|lol|haha|perfect|awesome|amazing|hm+|"
+        r"well|please|sorry|test|testing|(?:what )?(?:a )?(?:nice|lovely|beautiful|great|good) (?:one|photo|picture|image|job|work))"
+        r"(?: (?:ok|then|one|job|thanks))*|i (?:like|love) (?:it|this|you|this photo|this picture)|never ?mind",
+        "All right.",
+    ),
+    (
+        r"(?:please )?(?:tell|sing|write|make|give)(?: me| us)? (?:an? )?(?:\w+ )?(?:joke|story|poem|song|essay|code)(?: \w+)*|"
+        r"what time is it(?: now)?|what day is (?:it|today)|(?:what is|whats|hows|how is) the (?:weather|time|date)(?: \w+)*|"
+        r"(?:why|when was|when did|how old|how much|how long|how far|what year)\b.*|(?:translate|summari[sz]e|calculate|explain)\b.*|"
+        r"(?:what (?:does|do) (?:it|this|that|the \w+) say|(?:read|what is) (?:the|this) (?:text|sign|writing))(?: \w+)*",
+        "I cannot tell you that: I only outline what is in a photo.",
+    ),
+)
+TALK_PATTERNS = tuple((re.compile(pattern), reply) for pattern, reply in TALK)
+REQUEST = (
+    r"(?:(?:please|now|and|ok|can you|could you|show|find|mark|segment|outline|select|highlight|give|cut out|"
+    r"trace|detect|keep|take|pick|locate|see|mask|i (?:want|need|would like)|id like|let me see) (?:me )?(?:please )?)*"
+)
+ALL = r"(?:everything|anything|all|every|the whole|the entire|the)(?: (?:of )?(?:the |these |those )?(?:things?|objects?|items?|photo|picture|image|scene|stuff|else|rest|here|in (?:the|this) (?:photo|picture|image)|that is))*"
+EXCEPT_WORDS = (
+    r"(?:except(?: for)?|excepting|excluding|but(?: not)?|apart from|aside from|other than|besides|"
+    r"without|minus|that is not|thats not|that isnt|which is not|not)"
+)
+EXCEPT_PATTERN = re.compile(f"{REQUEST}{ALL} {EXCEPT_WORDS} (.+)")
+EVERYTHING_PATTERN = re.compile(
+    REQUEST + r"(?:everything|all (?:(?:of )?(?:the )?)?(?:things|objects|items)|every (?:thing|object|item))"
+    r"(?: (?:here|there|you (?:see|can see|can find|find)|visible|please|in (?:the|this) (?:photo|picture|image|scene)|that you see))*"
+)
+BACKGROUND_PATTERN = re.compile(
+    REQUEST + r"(?:(?:where|what) is )?(?:(?:only|just) )?(?:the )?(?:whole |entire )?(?:back ?ground|backdrop)"
+    r"(?: (?:here|please|only|of (?:the|this) (?:photo|picture|image)|in (?:the|this) (?:photo|picture|image)))*"
+)
+COUNT_PATTERN = re.compile(
+    r"(?:and |please |can you |could you |tell me |say )*(?:how many|count(?: all)?(?: of)?(?: the)?|what is the number of|"
+    r"(?:the )?number of) (.+?)"
+    r"(?: (?:are|do|can|could|is|did|does|have|has) (?:there|you|we|i|they|visible|shown|the (?:photo|picture|image))"
+    r"(?: (?:see|find|have|show|count|contain|spot|here))?| are| is| (?:in (?:the|this)|on the) (?:photo|picture|image)| here| please)*"
+)
+MAIN_THING_PATTERN = re.compile(
+    r"(?:and |so |now |please )*(?:(?:what|who) (?:is|are) (?:this|that|these|those|here)|whats (?:this|that|here)|what is it|whats it|"
+    r"(?:tell me )?what (?:this|that) is|name (?:this|it)|identify (?:this|it)|what am i looking at|"
+    r"(?:whats|what (?:is|does|do)) (?:in |on )?(?:(?:the|this) (?:photo|picture|image))(?: show)?|what do you see|what can you see|"
+    r"(?:what is|whats|show me|find|where is|segment|mark) the (?:main|most important|central|biggest) (?:thing|object|subject)|"
+    r"what kind of (?:thing|object|animal) is (?:this|that)|what do we have here)"
+    r"(?: (?:here|there|called|thing|object|please|exactly|in (?:the|this) (?:photo|picture|image)|about))*"
+)
+IS_THERE_NO = re.compile(
+    r"(?:(?:is|are) there (?:no|not (?:an?|any))|(?:isn['’]?t|aren['’]?t) there (?:an?|any)|(?:do|can) you (?:not |n['’]?t )?see no|"
+    r"there (?:is|are) no|there['’]s no|no|not (?:an?|any)) (?!one\b|that\b|the\b|it\b|this\b)(?P<thing>[^.?!]+?)"
+    r"(?:,? (?:right|is there|are there|here|anywhere|in (?:the|this) (?:photo|picture|image)))*[\s?!.]*",
+    re.I,
+)
+LIST_JOINT = re.compile(r"\s*[\n;|]+\s*|\s+\.\s+|\s+/\s+")
+BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.):]?(?=\s))?\s*")
+REQUEST_OF_LIST = re.compile(r"^(?:please |can you )?(?:find|show|mark|segment|outline|detect|locate)\b[^:\n]*:\s*", re.I)
+
+
+def parse_question(question: str, known: bool = False) -> QuestionKind:
+    """The kind of a question.
+
+    Args:
+        question: Any text.
+        known: Whether it has a name that the preset was taught, so that it is not in a foreign language.
+    """
+    text = normalise(question)
+    if not known and is_foreign(question):
+        return Talk(ENGLISH_ONLY, offers=False)
+    if not re.search(r"[a-z]{2}", text) and not any(c.isalpha() and not c.isascii() for c in text):
+        return Talk(NOTHING_NAMED)
+    for pattern, reply in TALK_PATTERNS:
+        if pattern.fullmatch(text):
+            return Talk(reply)
+    if listed := _parse_list(question):
+        return Ask([f"where is the {thing}?" for thing in listed])
+    for parsed in (_parse_except(question, text), _parse_count(text)):
+        if parsed:
+            return parsed
+    if BACKGROUND_PATTERN.fullmatch(text):
+        return Background()
+    if MAIN_THING_PATTERN.fullmatch(text):
+        return NameMainThing()
+    if match := IS_THERE_NO.fullmatch(stripped_opening(question).strip()):
+        return Ask([f"is there a {match['thing'].strip()}?"])
+    return Ask([stripped_opening(part) for part in split_question(question)])
+
+
+def _parse_except(question: str, text: str) -> Except | None:
+    """Parse "everything except the cup and the spoon"; "everything" alone excepts nothing."""
+    if EVERYTHING_PATTERN.fullmatch(text):
+        return Except([])
+    if match := EXCEPT_PATTERN.fullmatch(text):
+        # Once more in the question as it stands: `normalise` takes out the commas between things.
+        named = re.split(rf"\b{EXCEPT_WORDS}\s", question, maxsplit=1, flags=re.I)[-1]
+        return Except(asked_things(named) or [match[1]])
+    return None
+
+
+def _parse_count(text: str) -> Count | None:
+    """Parse "how many cups are there?", but not "how many are there?"."""
+    match = COUNT_PATTERN.fullmatch(text)
+    if not match or match[1] in ("are", "are there", "of them", "things", "objects"):
+        return None
+    return Count(match[1])
+
+
+def _parse_list(question: str) -> list[str]:
+    """The things of a list that stands on lines, or between semicolons or single full stops; else []."""
+    parts = [BULLET.sub("", part) for part in LIST_JOINT.split(REQUEST_OF_LIST.sub("", question.strip()))]
+    names = [part.strip(" .,;") for part in parts]
+    names = [re.sub(r"^(?:the|an?|some)\s+", "", name, flags=re.I) for name in names if name]
+    is_list = len(names) > 1 and all(
+        len(name.split()) <= MAX_LISTED_WORDS and not re.search(r"[?!:]", name) and asked_things(name) == [name]
+        for name in names
+    )
+    return list(dict.fromkeys(names))[:MAX_LISTED] if is_list else []
