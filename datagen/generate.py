@@ -45,12 +45,13 @@ def generate(settings: Settings) -> dict[str, Any]:
         images.only = pick(images, settings.pick, settings.complex_share, settings.seed, drops)
     cache = ResultCache(settings.out / CACHE_FILE)
     from_dataset = "ego_objects" if settings.format == "egoobjects" else "coco"
-    with output(settings.out, settings.val_share, from_dataset) as out:
+    with output(settings.out, settings.val_share, from_dataset, images.path_in_set) as out:
         results = _run(images, drops, settings, excluded, cache)
         progress = tqdm(results, total=len(images), unit="photo", desc=settings.model or settings.split)
         for _, result in progress:
             out.add(result)
         out.statistics.drops.update(drops)
+        out.statistics.dropped_items = images.dropped_items
     cache.close()
     if settings.parquet:
         _write_parquet(settings)

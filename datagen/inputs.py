@@ -4,10 +4,10 @@ images = open_images(settings)
 captions = read_captions(settings.captions)            # {file name: caption}
 """
 
-import json
 from pathlib import Path
 
 from assistant.errors import BadInput
+from assistant.files import read_json
 from datagen.composer.phrasebank import load_bank
 from datagen.settings import Settings
 from datagen.sources.annotated_images import AnnotatedImages
@@ -42,8 +42,8 @@ def read_captions(file: Path | None) -> dict[str, str]:
     if file is None:
         return {}
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = read_json(file)
         names = {row["id"]: row["file_name"] for row in data["images"]}
         return {names[row["image_id"]]: row["caption"] for row in data["annotations"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise BadInput(f"{file} is not COCO's captions json ({error})") from None

@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -36,8 +36,18 @@ def whole_file(path: Path) -> Iterator[TextIO]:
         yield file
 
 
+def file_name(path: Path) -> str:
+    """A file's name, without its folder."""
+    return path.name
+
+
 @contextlib.contextmanager
-def output(folder: Path, val_share: float = 0.0, from_dataset: str = "coco") -> Iterator["Output"]:
+def output(
+    folder: Path,
+    val_share: float = 0.0,
+    from_dataset: str = "coco",
+    path_in_set: Callable[[Path], str] = file_name,
+) -> Iterator["Output"]:
     """Open the files of a generated set, which take their places when the block ends without an error.
 
     Args:
@@ -45,6 +55,7 @@ def output(folder: Path, val_share: float = 0.0, from_dataset: str = "coco") -> 
         val_share: Share of the images whose questions go to val.jsonl, the others' to train.jsonl; 0: neither
             is written.
         from_dataset: What LLM-Seg40K's json calls the source of the images.
+        path_in_set: What LLM-Seg40K's json calls an image, by its file: no two alike.
 
     Raises:
         BadInput: At the end, when no question was written.
@@ -55,7 +66,7 @@ def output(folder: Path, val_share: float = 0.0, from_dataset: str = "coco") -> 
             leftover.unlink()
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(whole_file(folder / name)) for name in names}
-        out = Output(folder, val_share, from_dataset, files)
+        out = Output(folder, val_share, from_dataset, path_in_set, files)
         yield out
         out.finish()
         statistics = {
@@ -70,17 +81,25 @@ class Output:
     """What `output` gives to write to.
 
     Args:
-        folder, val_share, from_dataset: As `output` takes them.
+        folder, val_share, from_dataset, path_in_set: As `output` takes them.
         files: {name: the opened file}.
 
     Attributes:
         statistics: Of what was written so far.
     """
 
-    def __init__(self, folder: Path, val_share: float, from_dataset: str, files: Mapping[str, TextIO]):
+    def __init__(
+        self,
+        folder: Path,
+        val_share: float,
+        from_dataset: str,
+        path_in_set: Callable[[Path], str],
+        files: Mapping[str, TextIO],
+    ):
         self.folder = folder
         self.val_share = val_share
         self.from_dataset = from_dataset
+        self.path_in_set = path_in_set
         self.files = files
         self.statistics = Statistics()
         self._rejected = read_rejected(folder)
@@ -92,6 +111,7 @@ class Output:
             self.statistics.add_image(result.difficulty)
         self.statistics.drops.update(result.drops)
         records = []
+        name = self.path_in_set(Path(result.rows[0]["image"])) if result.rows else ""
         for record in self._with_relative_paths(result.records):
             record.source.setdefault("history", [])  # the same keys in all lines, for `datasets`
             if row_id(record) in self._rejected:
@@ -100,7 +120,7 @@ class Output:
                 records.append(record)
         for record in records:
             self._write_record(record)
-        self._write_llmseg40k(records)
+        self._write_llmseg40k(name, records)
 
     def _with_relative_paths(self, records: Sequence[Record]) -> Sequence[Record]:
         """Make an image's path relative, so that images and questions may be moved together."""
@@ -117,13 +137,16 @@ class Output:
             self.files[VAL_FILE if in_val(record, self.val_share) else TRAIN_FILE].write(line)
         self.statistics.add_record(record)
 
-    def _write_llmseg40k(self, records: Sequence[Record]) -> None:
-        """Write the questions that stand alone: one that follows others means nothing without them."""
+    def _write_llmseg40k(self, name: str, records: Sequence[Record]) -> None:
+        """Write the questions that stand alone: one that follows others means nothing without them.
+
+        name: Of the image that all of them are about.
+        """
         standalone = (record for record in records if not record.history)
-        for file, row in to_llmseg40k(standalone).items():
+        for row in to_llmseg40k(standalone).values():
             row["from_dataset"] = self.from_dataset
             separator = ", " if self._has_llmseg40k_rows else "{"
-            self.files[LLMSEG40K_FILE].write(f"{separator}{json.dumps(file)}: {json.dumps(row)}")
+            self.files[LLMSEG40K_FILE].write(f"{separator}{json.dumps(name)}: {json.dumps(row)}")
             self._has_llmseg40k_rows = True
 
     def finish(self) -> None:

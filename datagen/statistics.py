@@ -36,6 +36,7 @@ class Statistics:
     targets_per_question: Counter[int] = field(default_factory=Counter)
     difficulties: Counter[str] = field(default_factory=Counter)
     drops: Counter[str] = field(default_factory=Counter)
+    dropped_items: dict[str, list[str]] = field(default_factory=dict)  # by reason, the first of them
 
     def add_image(self, difficulty: str) -> None:
         """Count an image that was asked about."""
@@ -60,7 +61,7 @@ class Statistics:
 
     def figures(self) -> dict[str, Any]:
         """Return all counts, as statistics.json holds them."""
-        return {
+        figures: dict[str, Any] = {
             "questions": self.questions,
             "by_kind": dict(self.kinds.most_common()),
             "targets_present": self.areas.total(),
@@ -75,6 +76,7 @@ class Statistics:
             "photos_by_difficulty": dict(self.difficulties.most_common()),
             "drops": dict(self.drops.most_common()),
         }
+        return figures | ({"dropped_items": self.dropped_items} if self.dropped_items else {})
 
     def page(self, title: str) -> str:
         """Return an HTML page with plots, which fetches nothing."""

@@ -12,7 +12,8 @@ The first versions look like checksums because they are: up to commit 48e4087 th
 instead, and folders from that time hold these values.
 """
 
-ANNOTATION_READER_VERSION = "94920b853326c79f"  # sources/formats.py: the rows in DIR/photos.sqlite
+ANNOTATION_READER_VERSION = "2"  # sources/formats.py: the rows in DIR/photos.sqlite
 OUTLINER_VERSION = "ea8c5836baecc884"  # sources/outline.py, llm/naming.py: masks from boxes, named regions
+FAILED_BOXES_VERSION = "2"  # sources/outline.py: what becomes of an image with a box that SAM does not fill
 COMPOSER_VERSION = "4fbf4385083d96ff"  # composer/: questions from the phrase bank
 LLM_WRITER_VERSION = "1f0c7b31b5f7cba1"  # checks.py, llm/: questions by a language model

@@ -242,6 +242,14 @@ def rle_area(rle: Rle) -> int:
     return int(coco_mask.area(rle))
 
 
+def rle_box_xywh(rle: Rle) -> tuple[float, float, float, float]:
+    """The smallest box around a mask, as COCO's (left, top, width, height) in px; all 0 for an empty mask."""
+    from pycocotools import mask as coco_mask
+
+    x, y, width, height = map(float, coco_mask.toBbox(rle))
+    return x, y, width, height
+
+
 def rle_iou(rles: Sequence[Rle], others: Sequence[Rle]) -> np.ndarray:
     """Intersection over union of N masks with M others, all of one size -> (N, M) float64 in [0, 1]."""
     return _rle_overlap(rles, others, is_crowd=False)

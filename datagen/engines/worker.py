@@ -31,7 +31,7 @@ from datagen.sources.annotated_images import AnnotatedImage, Instance
 from datagen.sources.leaks import ExcludedImages, leak
 from datagen.sources.outline import Outliner
 from datagen.sources.pick import difficulty
-from datagen.versions import COMPOSER_VERSION, LLM_WRITER_VERSION, OUTLINER_VERSION
+from datagen.versions import COMPOSER_VERSION, FAILED_BOXES_VERSION, LLM_WRITER_VERSION, OUTLINER_VERSION
 
 DEFAULT_ANSWER_TOKENS = 2048  # of a model in this process, where --answer-tokens names no other limit
 
@@ -155,8 +155,16 @@ class Worker:
             sorted(image.absent),
             sorted(image.partial),
             sorted(image.parts & set(image.keys())),
-            self.captions.get(image.file.name, ""),
+            self._caption(image),
+            # Images with boxes whose masks fail were made otherwise before: what failed was called absent.
+            *([FAILED_BOXES_VERSION] if image.lacks_masks() else []),
         )
+
+    def _caption(self, image: AnnotatedImage) -> str:
+        """An image's caption, which is listed by its path from the folder of the images; "" without one."""
+        file, folder = image.file, self.settings.images
+        name = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
+        return self.captions.get(name, "")
 
     async def result(self, image: AnnotatedImage) -> ImageResult:
         """Return what an earlier run made of an image, or make it now.
@@ -228,7 +236,7 @@ class Worker:
             writer=self.settings.writer,
             model=self.model.name,
             has_describer=self.describer is not None,
-            caption=self.captions.get(image.file.name, ""),
+            caption=self._caption(image),
             second_opinion=self.settings.second_opinion,
         )
         steps = write_questions(image, self.bank, writer_settings, drops)

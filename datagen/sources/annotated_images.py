@@ -11,42 +11,24 @@ import zlib
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from assistant.errors import BadInput
+from assistant.images import image_size
 from assistant.sam.mask_ops import merge_rles, rle_area, rle_of_segmentation
 from datagen.sources.formats import BACKGROUND_NAMES
 from datagen.sources.index import open_index
+from datagen.sources.instance import Instance, lie_in, read_instance
+from datagen.sources.rows import identity
 
 MAX_REASONS_SHOWN = 8  # of why nothing can be used, in one line: the most frequent say enough
+MAX_ITEMS_NAMED = 3  # of what was dropped for a reason: enough to look at
+UNUSABLE_IMAGE = "photo: unreadable, or of another size than its annotations say"
+SWAPPED_SIZE = "photo: width and height swapped in its annotations; used with those of the photo itself"
 
-
-@dataclass(frozen=True)
-class Instance:
-    """One object of a category.
-
-    Attributes:
-        id: The annotation's.
-        key: The category: the data set's name for it, in lower case; also the key of its entry in the phrase
-            bank.
-        segmentation: COCO polygons [[x, y, ...], ...] or RLE, in px; None while only the box is known.
-        box: (x, y, width, height), px.
-        area: px.
-        crowd: Whether it stands for several objects that are not separated.
-    """
-
-    id: int
-    key: str
-    segmentation: list | dict | None
-    box: tuple[float, float, float, float]
-    area: float
-    crowd: bool
-
-    @property
-    def centre(self) -> tuple[float, float]:
-        """(x, y) of the box's centre, px."""
-        return self.box[0] + self.box[2] / 2, self.box[1] + self.box[3] / 2
+ANNOTATIONS_OF_IMAGE = "select number, category, about from annotations where picture = ? order by rowid"
+SHARED_CATEGORY_IDS = "select number from categories group by number having count(distinct name) > 1"
 
 
 @dataclass(frozen=True)
@@ -105,6 +87,9 @@ class AnnotatedImage:
 class AnnotatedImages:
     """The images of a data set by file name, one at a time: none is in memory before its turn.
 
+    What cannot be used is dropped, counted by reason, and named in `dropped_items`. An annotation that is
+    dropped leaves its category in the image's `partial`: it is there, and not everything of it is outlined.
+
     Args:
         index: What `open_index` opens.
         folder: Where the image files are.
@@ -115,9 +100,7 @@ class AnnotatedImages:
 
     Attributes:
         only: Numbers of the images to be read; None: all. See `datagen.sources.pick`.
-
-    Raises:
-        BadInput: Two images have the same name.
+        dropped_items: {reason: the first things that were dropped for it}.
     """
 
     def __init__(
@@ -135,15 +118,28 @@ class AnnotatedImages:
         self.boxes = boxes
         self.unannotated = unannotated
         self.only: set[int] | None = None
+        self.dropped_items: dict[str, list[str]] = {}
         self._keys: dict[int, str] = {}  # by category id
         self._parts: set[str] = set()
         self._synonyms: dict[str, list[str]] = {}
         for number, name, about in index.execute("select * from categories"):
             self._add_category(number, name, json.loads(about), parts)
+        for (number,) in index.execute(SHARED_CATEGORY_IDS):
+            del self._keys[number]  # of which nothing says which name is meant
         self._categories = {key: number for number, key in self._keys.items()}
-        duplicate = index.execute("select name from images group by name having count(*) > 1").fetchone()
-        if duplicate:
-            raise BadInput(f"two images are called {duplicate[0]}")
+        names = Counter(PurePosixPath(name).name for (name,) in index.execute("select name from images"))
+        self._shared_names = {name for name, count in names.items() if count > 1}
+
+    def path_in_set(self, file: Path) -> str:
+        """What tells an image from all others of the data set.
+
+        Args:
+            file: Where it is.
+
+        Returns:
+            Its file name; where another folder has an image of that name, its path from the images' folder.
+        """
+        return _relative(file, self.folder) if file.name in self._shared_names else file.name
 
     def _add_category(self, number: int, name: str, about: dict[str, Any], is_part: bool) -> None:
         """Note a category; PACO writes parts as "mug:handle", others say so in the supercategory."""
@@ -176,77 +172,170 @@ class AnnotatedImages:
         Raises:
             BadInput: None of them can be used.
         """
+        for reason, item in self.index.execute("select * from skipped"):
+            self._drop(drops, reason, item)
         orphans = "select count(*) from annotations where picture not in (select number from images)"
         drops += Counter({"annotation of an unknown image": self.index.execute(orphans).fetchone()[0]})
         is_empty = True
-        for number, name, width, height, about in self.index.execute("select * from images order by name"):
-            if self.only is not None and number not in self.only:
+        for row in self.index.execute("select * from images order by name"):
+            if self.only is not None and row[0] not in self.only:
                 continue
-            image = self._image(number, self.folder / name, width, height, json.loads(about), drops)
-            if not image.file.is_file():
-                drops["photo without a file"] += 1
-            elif not image.instances and not self.unannotated:
-                drops["photo without usable annotations"] += 1
-            else:
+            image = self._image(row, drops)
+            if image is not None:
                 is_empty = False
                 yield image
         if is_empty:
-            reasons = ", ".join(
-                f"{count} x {reason}" for reason, count in drops.most_common(MAX_REASONS_SHOWN)
-            )
             raise BadInput(
-                f"none of the {len(self)} photos in {self.folder} can be used ({reasons}): do the photos, "
-                "the annotations and the phrase bank belong together?"
+                f"none of the {len(self)} photos in {self.folder} can be used ({self._reasons(drops)}): do "
+                "the photos, the annotations and the phrase bank belong together?"
             )
+
+    def _reasons(self, drops: Counter[str]) -> str:
+        """The most frequent reasons of what was dropped, each with the first thing that was."""
+        reasons = []
+        for reason, count in drops.most_common(MAX_REASONS_SHOWN):
+            items = self.dropped_items.get(reason)
+            reasons.append(f"{count} x {reason}" + (f", such as {items[0]}" if items else ""))
+        return "; ".join(reasons)
+
+    def _drop(self, drops: Counter[str], reason: str, item: str) -> None:
+        """Count something that cannot be used, and note what it is if it is one of the first."""
+        drops[reason] += 1
+        items = self.dropped_items.setdefault(reason, [])
+        if len(items) < MAX_ITEMS_NAMED and item not in items:
+            items.append(item)
 
     def by_number(self, number: int) -> AnnotatedImage:
-        """Return an image by its number in the data set."""
+        """Return an image that `read` has given, by its number in the data set."""
         row = self.index.execute("select * from images where number = ?", (number,)).fetchone()
-        _, name, width, height, about = row
-        return self._image(number, self.folder / name, width, height, json.loads(about), Counter())
+        image = self._image(row, Counter())
+        if image is None:
+            raise BadInput(f"{self.folder / row[1]} has changed during the run")
+        return image
 
-    def _image(
-        self, number: int, file: Path, width: int, height: int, about: dict[str, Any], drops: Counter[str]
-    ) -> AnnotatedImage:
-        """An image with its usable instances."""
-
-        def keys(field: str) -> frozenset[str]:
-            return frozenset(self._keys[n] for n in about.get(field, ()) if n in self._keys)
-
+    def _image(self, row: tuple[Any, ...], drops: Counter[str]) -> AnnotatedImage | None:
+        """An image with its usable instances; None where it cannot be used. row: of the table of images."""
+        number, name, width, height, about = row
+        file = self.folder / name
+        if not is_file(file):
+            self._drop(drops, "photo without a file", name)
+            return None
+        rows = list(self.index.execute(ANNOTATIONS_OF_IMAGE, (number,)))
+        outlines = [json.loads(row) for _, _, row in rows]
+        size = self._size(file, name, (height, width), outlines, drops)
+        if size is None:
+            return None
+        instances, partial = self._instances(rows, outlines, name, size, drops)
+        if not instances and not self.unannotated:
+            drops["photo without usable annotations"] += 1
+            return None
+        listed = json.loads(about)
         return AnnotatedImage(
             id=number,
             file=file,
-            width=width,
-            height=height,
-            instances=tuple(self._instances(number, drops)),
+            width=size[1],
+            height=size[0],
+            instances=tuple(instances),
             categories=self._categories,
-            absent=keys("neg_category_ids"),
-            partial=keys("not_exhaustive_category_ids"),
+            absent=self._listed_keys(listed, "neg_category_ids"),
+            partial=self._listed_keys(listed, "not_exhaustive_category_ids") | partial,
             parts=frozenset(self._parts),
             synonyms=self._synonyms,
         )
 
-    def _instances(self, image_number: int, drops: Counter[str]) -> Iterator[Instance]:
-        """The usable instances of an image, in the order of the annotations."""
-        query = "select number, category, about from annotations where picture = ? order by rowid"
-        for number, category, about in self.index.execute(query, (image_number,)):
-            row, key = json.loads(about), self._keys.get(category)
+    def _listed_keys(self, about: dict[str, Any], field: str) -> frozenset[str]:
+        """The categories that a field of an image lists."""
+        numbers = about.get(field)
+        known: list[Any] = [identity(number) for number in numbers] if isinstance(numbers, list) else []
+        return frozenset(self._keys[number] for number in known if number in self._keys)
+
+    def _size(
+        self,
+        file: Path,
+        name: str,
+        annotated: tuple[int | None, int | None],
+        outlines: Sequence[dict[str, Any]],
+        drops: Counter[str],
+    ) -> tuple[int, int] | None:
+        """The (height, width) of an image, where its annotations are of that size; else None.
+
+        annotated: The same as the annotations say it; None where they do not.
+        """
+        try:
+            size = image_size(file)
+        except BadInput as error:
+            self._drop(drops, UNUSABLE_IMAGE, str(error))
+            return None
+        if None in annotated or annotated == size:
+            return size
+        if annotated == size[::-1] and lie_in(outlines, size) and not lie_in(outlines, size[::-1]):
+            self._drop(drops, SWAPPED_SIZE, name)
+            return size
+        (height, width), (annotated_height, annotated_width) = size, annotated
+        sizes = f"{width}x{height}, its annotations say {annotated_width}x{annotated_height}"
+        turned = ": was it turned since, or annotated without its EXIF orientation?"
+        self._drop(drops, UNUSABLE_IMAGE, f"{name} is {sizes}" + turned * (annotated == size[::-1]))
+        return None
+
+    def _instances(
+        self,
+        rows: Sequence[tuple[Any, Any, str]],
+        outlines: Sequence[dict[str, Any]],
+        name: str,
+        size: tuple[int, int],
+        drops: Counter[str],
+    ) -> tuple[list[Instance], frozenset[str]]:
+        """The usable instances of an image, in the order of its annotations.
+
+        Args:
+            rows: (number, category, ...) of each annotation.
+            outlines: What else is known of each.
+            name: The image's.
+            size: Its (height, width), px.
+            drops: Counts what cannot be used.
+
+        Returns:
+            The instances, and the categories of which one cannot be used.
+        """
+        instances: dict[Any, Instance] = {}
+        partial: set[str] = set()
+        earlier: dict[Any, tuple[Any, str]] = {}
+        for (number, category, about), row in zip(rows, outlines, strict=True):
+            key = self._keys.get(category)
+            item = name if number is None else f"annotation {number} of {name}"
             if key is None or key in BACKGROUND_NAMES:
-                drops["annotation of no known name"] += 1
+                self._drop(drops, "annotation of no known name", item)
             elif self.names is not None and key not in self.names:
                 drops[f"name without phrases: {key}"] += 1
-            elif not row.get("segmentation") and not self.boxes:
-                drops["annotation without a mask"] += 1
+            elif number is not None and earlier.get(number) == (category, about):
+                self._drop(drops, "annotation: listed twice, and read once", item)
             else:
-                x, y, width, height = map(float, row["bbox"])
-                yield Instance(
-                    id=number,
-                    key=key,
-                    segmentation=row.get("segmentation") or None,
-                    box=(x, y, width, height),
-                    area=float(row.get("area", width * height)),
-                    crowd=bool(row.get("iscrowd", 0)),
-                )
+                found = read_instance(number, key, row, size, self.boxes)
+                if number in instances:
+                    found = "annotation: with the id of another"
+                if isinstance(found, Instance):
+                    instances[number] = found
+                    earlier[number] = (category, about)
+                else:
+                    self._drop(drops, found, item)
+                    partial.add(key)
+        if any(category not in self._keys for _, category, _ in rows):
+            # What has no name may be of any category: none that is not outlined can be said to be absent.
+            partial |= set(self._categories) - {each.key for each in instances.values()}
+        return list(instances.values()), frozenset(partial)
+
+
+def _relative(file: Path, folder: Path) -> str:
+    """A file's path from a folder, or as it stands where it is elsewhere."""
+    return (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; also of a name that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def read_images(

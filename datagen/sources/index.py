@@ -8,6 +8,7 @@ The file is made once, and again when the annotations change.
 
 import json
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,22 @@ from assistant.files import replace_whole
 from assistant.images import images_in
 from datagen.result_cache import fingerprint
 from datagen.sources.formats import rows_of
+from datagen.sources.rows import identity, side, text
 from datagen.versions import ANNOTATION_READER_VERSION
 
 TABLES = """create table about (made_of text);
 create table categories (number, name text, about text);
 create table images (number, name text, width integer, height integer, about text);
-create table annotations (picture, number, category, about text);"""
-# Of an annotation and of an image, the fields that later steps read; the others are left out.
+create table annotations (picture, number, category, about text);
+create table skipped (reason text, item text);"""
+# Images that share an id or a name: nothing says whose outlines are whose.
+SHARED_IDS = "select number from images group by number having count(*) > 1"
+SHARED_NAMES = "select name from images group by name having count(*) > 1"
+# Of a category, an annotation and an image, the fields that later steps read; the others are left out.
 ANNOTATION_FIELDS = ("segmentation", "bbox", "area", "iscrowd")
+CATEGORY_FIELDS = ("supercategory", "synonyms")
 IMAGE_FIELDS = ("neg_category_ids", "not_exhaustive_category_ids")
+MAX_ITEM_LENGTH = 120  # characters of what a message calls a row
 
 
 def open_index(format: str, annotations: Path | None, images: Path, file: Path | None) -> sqlite3.Connection:
@@ -96,7 +104,8 @@ def _fill(index: sqlite3.Connection, format: str, annotations: Path | None, imag
         index.executescript("pragma journal_mode=off; pragma synchronous=off;" + TABLES)
         index.execute("begin")
         for table, row in tqdm(rows, unit="row", desc="index", disable=None, mininterval=1):
-            _insert(index, table, row)
+            INSERTS[table](index, row)
+        _leave_out_shared(index)
         index.execute("insert into about values (?)", (state,))
         index.execute("commit")
         index.executescript(
@@ -106,32 +115,81 @@ def _fill(index: sqlite3.Connection, format: str, annotations: Path | None, imag
         raise BadInput(
             f"cannot write the index of the annotations ({error}); make room on the disk"
         ) from None
-    except BadInput:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, sqlite3.Error) as error:
-        raise BadInput(
-            f"{annotations} is not COCO's json with images, annotations and categories "
-            f"({type(error).__name__} {error})"
-        ) from None
 
 
-def _insert(index: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
-    """Insert one of COCO's rows; an error where it lacks something or holds something else."""
-    if table == "categories":
-        index.execute(
-            "insert into categories values (?, ?, ?)", (row["id"], str(row["name"]), json.dumps(row))
-        )
-    elif table == "images":
-        about = {key: row[key] for key in IMAGE_FIELDS if row.get(key)}
-        size = (int(row["width"]), int(row["height"]))
-        index.execute(
-            "insert into images values (?, ?, ?, ?, ?)",
-            (row["id"], str(row["file_name"]), *size, json.dumps(about)),
-        )
-    else:
-        _, _, _, _ = map(float, row["bbox"])  # an error now rather than in the middle of the run
-        about = {key: row[key] for key in ANNOTATION_FIELDS if key in row}
-        index.execute(
-            "insert into annotations values (?, ?, ?, ?)",
-            (row["image_id"], row["id"], row["category_id"], json.dumps(about)),
-        )
+def _leave_out_shared(index: sqlite3.Connection) -> None:
+    """Take out images that share an id or a name; of a row that is there twice, the second."""
+    repeats = "rowid not in (select min(rowid) from images group by number, name)"
+    for reason, where in (
+        ("photo: listed twice (two images with one id and name), and read once", repeats),
+        ("photo: two images with one id", f"number in ({SHARED_IDS})"),
+        ("photo: two images with one name", f"name in ({SHARED_NAMES})"),
+    ):
+        index.execute(f"insert into skipped select ?, name from images where {where}", (reason,))
+        index.execute(f"delete from images where {where}")
+
+
+def _insert_category(index: sqlite3.Connection, row: dict[str, Any]) -> None:
+    number, name = identity(row.get("id")), _name_of(row)
+    if number is None or name is None:
+        _insert_skipped(index, {"reason": "category: without an id or a name", "item": _item_of(row)})
+        return
+    about = {key: row[key] for key in CATEGORY_FIELDS if key in row}
+    index.execute("insert into categories values (?, ?, ?)", (number, name, json.dumps(about)))
+
+
+def _name_of(row: dict[str, Any]) -> str | None:
+    """A category's name; also where it is a number."""
+    name = row.get("name")
+    return text(str(name)) if isinstance(name, str | int | float) else None
+
+
+def _insert_image(index: sqlite3.Connection, row: dict[str, Any]) -> None:
+    number, name = identity(row.get("id")), text(row.get("file_name"))
+    if number is None or name is None:
+        _insert_skipped(index, {"reason": "photo: without an id or a file name", "item": _item_of(row)})
+        return
+    # Where the row has no size, the image itself has one.
+    size = (side(row.get("width")), side(row.get("height")))
+    about = {key: row[key] for key in IMAGE_FIELDS if row.get(key)}
+    index.execute("insert into images values (?, ?, ?, ?, ?)", (number, name, *size, json.dumps(about)))
+
+
+def _insert_annotation(index: sqlite3.Connection, row: dict[str, Any]) -> None:
+    image, number = identity(row.get("image_id")), identity(row.get("id"))
+    if image is None:
+        _insert_skipped(index, {"reason": "annotation: without an image", "item": _item_of(row)})
+        return
+    about = {key: row[key] for key in ANNOTATION_FIELDS if key in row}
+    if number is None:
+        about = {"fault": "annotation: without an id"}
+    try:
+        content = json.dumps(about)
+    except RecursionError:
+        content = json.dumps({"fault": "annotation: the outline is nested too deeply"})
+    values = (image, number, identity(row.get("category_id")), content)
+    index.execute("insert into annotations values (?, ?, ?, ?)", values)
+
+
+def _insert_without_outline(index: sqlite3.Connection, row: dict[str, Any]) -> None:
+    values = (row["image_id"], None, row["category_id"], json.dumps({"fault": row["fault"]}))
+    index.execute("insert into annotations values (?, ?, ?, ?)", values)
+
+
+def _insert_skipped(index: sqlite3.Connection, row: dict[str, Any]) -> None:
+    item = row["item"][:MAX_ITEM_LENGTH]
+    index.execute("insert into skipped values (?, ?)", (row["reason"], item))
+
+
+def _item_of(row: dict[str, Any]) -> str:
+    """What a message calls a row that lacks a name or an id: what else it says."""
+    return ascii({key: value for key, value in row.items() if not isinstance(value, list | dict)})
+
+
+INSERTS: dict[str, Callable[[sqlite3.Connection, dict[str, Any]], None]] = {
+    "categories": _insert_category,
+    "images": _insert_image,
+    "annotations": _insert_annotation,
+    "without_outline": _insert_without_outline,
+    "skipped": _insert_skipped,
+}

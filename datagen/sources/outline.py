@@ -78,7 +78,8 @@ class Outliner:
 
         Args:
             image: The image.
-            drops: Counts the instances whose mask does not fill their box; they are left out.
+            drops: Counts the instances whose mask does not fill their box; they are left out, and their
+                categories are partial.
 
         Raises:
             BadInput: The image cannot be read, or has another size than its annotations say.
@@ -96,15 +97,17 @@ class Outliner:
             self.cache.put(name, rles)
         masks = dict(zip((each.id for each in without_mask), rles, strict=True))
         instances = []
+        partial = set(image.partial)
         for each in image.instances:
             if each.segmentation is None:
                 rle = masks[each.id]
                 if rle is None or not _fills(rle, each.box):
                     drops["box: SAM's mask does not fill it"] += 1
+                    partial.add(each.key)
                     continue
                 each = replace(each, segmentation=rle, area=float(rle_area(rle)))
             instances.append(each)
-        return replace(image, instances=tuple(instances))
+        return replace(image, instances=tuple(instances), partial=frozenset(partial))
 
     def _masks_from_boxes(
         self, image: AnnotatedImage, boxes: Sequence[tuple[float, float, float, float]]

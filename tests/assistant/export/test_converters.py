@@ -143,7 +143,7 @@ def test_bad_reasonseg(tmp_path):
     for corner, reason in (
         (9e8, "far outside"),
         (float("nan"), "not finite"),
-        (400, "outline of its target"),
+        (190, "outline of its target"),
     ):
         shape = {"label": "target", "points": [[corner, corner]] * 3}
         row = {"text": ["x"], "is_sentence": True, "shapes": [shape]}

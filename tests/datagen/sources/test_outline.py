@@ -64,12 +64,12 @@ def segmenter(monkeypatch):
 
 @pytest.fixture
 def boxes(tmp_path):
-    """An image with two good boxes, an empty one and one outside; and a file that is no image."""
+    """An image with two good boxes, and two of dogs, empty and outside; and a file that is no image."""
     (tmp_path / "images").mkdir()
     Image.fromarray(np.full((H, W, 3), 90, np.uint8)).save(tmp_path / "images/p.jpg")
     (tmp_path / "images/q.jpg").write_bytes(b"no image")
     annotations = [
-        {"id": k, "image_id": 1, "category_id": 1 + k % 2, "bbox": box}
+        {"id": k, "image_id": 1, "category_id": 1 + k % 2 if k < 3 else 3, "bbox": box}
         for k, box in (BOXES | {4: [W + 5, 0, 20, 20]}).items()
     ]
     annotations.append({"id": 9, "image_id": 2, "category_id": 1, "bbox": [1, 1, 9, 9], "segmentation": []})
@@ -77,7 +77,7 @@ def boxes(tmp_path):
     data = {
         "images": rows,
         "annotations": annotations,
-        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cup"}],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(("cat", "cup", "dog", "car"), 1)],
     }
     (tmp_path / "boxes.json").write_text(json.dumps(data))
     return tmp_path
@@ -89,6 +89,16 @@ def arguments(folder, *more):
 
 def with_boxes(folder, *more):
     return arguments(folder, "--annotations", folder / "boxes.json", "--format", "egoobjects", *more)
+
+
+def absent_categories(out):
+    """The categories that some question calls absent."""
+    return {
+        key
+        for record in read_records(out / "records.jsonl")
+        for target, key in zip(record.targets, record.source["categories"], strict=True)
+        if target.rle is None
+    }
 
 
 def drops_of(folder):
@@ -106,8 +116,11 @@ def test_boxes_become_masks_once(boxes, segmenter, capsys):
                 assert np.array_equal(decode_rle(target.rle), masks[key])
                 checked[key] += 1
     assert set(checked) == {"cup", "cat"}
+    absent = absent_categories(boxes / "out")
+    assert "car" in absent and "dog" not in absent  # a dog is there, though it has no outline
     drops = drops_of(boxes)
-    assert drops["box: SAM's mask does not fill it"] == 2
+    assert drops["box: SAM's mask does not fill it"] == 1
+    assert drops["annotation: the box lies outside the image"] == 1
     assert drops["photo: unreadable, or of another size than its annotations say"] == 1
     assert json.loads((boxes / "out/llmseg40k.json").read_text())["p.jpg"]["from_dataset"] == "ego_objects"
     assert main([*options, "--seed", "1"]) == 0 and segmenter.encoded == 1  # other questions, the same masks
