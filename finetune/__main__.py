@@ -16,6 +16,13 @@ Stages of their own:
     python -m finetune push --help       an adapter to a hub
 """
 
+if __name__ == "__main__":  # Ctrl-C may come while the modules below are imported
+    import signal
+
+    from assistant.interruption import end_at_once
+
+    signal.signal(signal.SIGINT, end_at_once)
+
 import argparse
 import contextlib
 import importlib

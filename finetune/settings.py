@@ -27,6 +27,7 @@ CHANGEABLE = {
     "device",
 }
 
+# The smallest value of each setting that counts something.
 SMALLEST_COUNTS = {
     "max_steps": 1,
     "save_every": 1,

@@ -11,10 +11,10 @@ import numpy as np
 
 GRID_STEP = 4  # px; labels are placed on a grid of so many
 LABEL_MARGIN = 10  # px that the box of a label is wider and higher than its text
-# Cells of the grid that a label goes further from its region rather than lie on one that has its label
-# already.
+# How many cells further from its region a label goes, rather than lie on a region that has its label already,
+# or on one that has not.
 COVERED_DETOUR = 24
-OTHER_DETOUR = COVERED_DETOUR / 4  # the same, rather than on a region that has not
+OTHER_DETOUR = COVERED_DETOUR / 4
 
 
 @dataclass(frozen=True)

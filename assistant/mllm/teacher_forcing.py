@@ -62,16 +62,14 @@ def force_answer(llm: MultimodalLLM, turns: list[Turn]) -> ForcedAnswer:
         raise ValueError("the last turn needs the answer to learn")
     answer = last.answer.strip()
     prompt = llm.prompt([*earlier, Turn(last.question, None, last.images)])
-    text = prompt + _completion(
-        llm, prompt, llm.prompt([*earlier, Turn(last.question, answer, last.images)]), answer
-    )
+    answered = llm.prompt([*earlier, Turn(last.question, answer, last.images)])
+    text = prompt + _completion(llm, prompt, answered, answer)
     prompt_ids = llm.tokenizer(prompt, **llm.tokenizer_options(prompt)).input_ids
     text_ids = llm.tokenizer(text, **llm.tokenizer_options(text)).input_ids
     learned = len(text_ids) - _common_length(prompt_ids, text_ids)
     inputs = llm.encode(text, turns)
     labels = inputs["input_ids"].clone()
-    # An image takes positions that the text does not show, but there is none after the prompt: count from the
-    # end.
+    # Count from the end: an image takes positions that the text does not show, but none follows the prompt.
     labels[:, : labels.shape[1] - learned] = IGNORED_LABEL
     is_marker = (labels[0] == llm.seg) | (labels[0] == llm.abs)
     return ForcedAnswer(inputs, labels, is_marker.nonzero()[:, 0] - 1)

@@ -5,7 +5,7 @@
 The model sees the image with the mask outlined, and a crop around it.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,20 @@ from assistant.sam.mask_ops import tight_box
 
 MAX_VERIFIED_MASKS = 8  # of one target; the others are kept
 MIN_CROP_MARGIN = 16  # px around the mask
+
+
+class _Verdict(NamedTuple):
+    """What a model says of a mask.
+
+    Attributes:
+        keep: Whether it keeps the mask.
+        probability: In [0, 1], that it does.
+        tokens: Number of tokens that it generated.
+    """
+
+    keep: bool
+    probability: float
+    tokens: int
 
 
 class Verifier:
@@ -55,16 +69,11 @@ class Verifier:
         Returns:
             Number of tokens that the model generated.
         """
-        tokens = 0
-        kept_probabilities: list[float] = []
-        dropped_probabilities: list[float] = []
+        verdicts: list[_Verdict] = []
 
         def is_kept(mask: np.ndarray) -> bool:
-            nonlocal tokens
-            keep, probability, spent = self._ask(mask)
-            tokens += spent
-            (kept_probabilities if keep else dropped_probabilities).append(probability)
-            return keep
+            verdicts.append(self._ask(mask))
+            return verdicts[-1].keep
 
         proposals = self.opened.proposals
         selection.proposals = [
@@ -74,17 +83,14 @@ class Verifier:
         ]
         if selection.mask is not None and not is_kept(selection.mask):
             selection.mask = None
-        if kept_probabilities or dropped_probabilities:
-            highest = max(kept_probabilities or dropped_probabilities)
+        if verdicts:
+            kept = [verdict.probability for verdict in verdicts if verdict.keep]
+            highest = max(kept or [verdict.probability for verdict in verdicts])
             selection.confidence = min(selection.confidence, highest)
-        return tokens
+        return sum(verdict.tokens for verdict in verdicts)
 
-    def _ask(self, mask: np.ndarray) -> tuple[bool, float, int]:
-        """Ask the model about a mask (H, W) bool.
-
-        Returns:
-            Whether it keeps the mask, the probability that it does, and the number of generated tokens.
-        """
+    def _ask(self, mask: np.ndarray) -> _Verdict:
+        """Ask the model about a mask (H, W) bool."""
         images = [fit_to_model(image, self.model) for image in outlined_images(self.opened.image, mask)]
         answer = self.model.ask(
             [Turn(self.prompt, images=images)], VERIFICATION_PROMPT, KEEP_SCHEMA, **self.options
@@ -92,9 +98,9 @@ class Verifier:
         value = read_json(answer.text)
         # An unclear answer drops nothing.
         keep = not (isinstance(value, dict) and value.get("keep") is False)
-        found = probabilities(answer, rb'"keep"\s*:\s*', lambda byte: byte == b"t")
-        probability = found[0] if found and found[0] is not None else float(keep)
-        return keep, probability, answer.tokens
+        written = probabilities(answer, rb'"keep"\s*:\s*', lambda byte: byte == b"t")
+        probability = written[0] if written and written[0] is not None else float(keep)
+        return _Verdict(keep, probability, answer.tokens)
 
 
 def outlined_images(image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:

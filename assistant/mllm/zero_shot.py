@@ -177,8 +177,7 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
             )
         return targets, retried, thought
 
-    # ---------------------------------------------------------------------------------------------------
-    # marks
+    # ------------------------------------------------------------------------------------------- marks
 
     def _ground_marks(self, turns: list[Turn], opened: SamOpenedImage, options: dict[str, Any]) -> _Grounding:
         """Let the model select among numbered proposals."""
@@ -216,8 +215,7 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
             opened.cache["sheets"] = numbers, images
         return opened.cache["sheets"]
 
-    # ---------------------------------------------------------------------------------------------------
-    # boxes
+    # ------------------------------------------------------------------------------------------- boxes
 
     def _ground_boxes(self, turns: list[Turn], opened: SamOpenedImage, options: dict[str, Any]) -> _Grounding:
         """Let the model write boxes and points."""

@@ -67,9 +67,8 @@ def train(
             f"{accelerator.num_processes} processes"
         )
     if settings.adapter:
-        read_heads(
-            settings.adapter
-        )  # refuses a broken adapter before images are opened, which may take hours
+        # Refuse a broken adapter before images are opened, which may take hours.
+        read_heads(settings.adapter)
     data = prepare_data(settings, origin.regions, load_opener, accelerator)
     TrainingRun(settings, llm, origin, data, accelerator).run()
     accelerator.end_training()
@@ -97,7 +96,7 @@ class TrainingRun:
         if deepspeed.is_enabled():
             load_weights(self._state_file, model)
             deepspeed.shard_weights(accelerator, model)
-        # As accelerate wraps them; `model` is the same one without the wrapper.
+        # As accelerate wraps them. `self.model` is the model within its wrapper.
         self.wrapped_model, self.optimizer = accelerator.prepare(model, optimizer)
         self.model: LLMWithSelector = accelerator.unwrap_model(self.wrapped_model)
         llm.model = self.model.llm
