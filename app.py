@@ -14,9 +14,15 @@ call the same actions through gradio_client: see `assistant/page/api.py`.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # Ctrl-C may come while the modules below are imported
+    from assistant.interruption import end_at_once
+
+    signal.signal(signal.SIGINT, end_at_once)
+
 import argparse
 import os
-import signal
 import sys
 import tempfile
 import threading

@@ -7,6 +7,13 @@ python -m assistant attend photo.jpg "a mug" --out attention
 python -m assistant rank-layers --images photos --out ranking.json
 """
 
+if __name__ == "__main__":  # Ctrl-C may come while the modules below are imported
+    import signal
+
+    from assistant.interruption import end_at_once
+
+    signal.signal(signal.SIGINT, end_at_once)
+
 import argparse
 import json
 import sys

@@ -3,6 +3,8 @@
 with ends_on_interrupt() as interruption:
     run()
 interruption.happened            # whether Ctrl-C was pressed: what `run` raises then is of no interest
+if __name__ == "__main__":       # above the imports of a command
+    signal.signal(signal.SIGINT, end_at_once)
 
 A command writes its files whole and its finished work at once, so that it may end anywhere.
 """
@@ -10,7 +12,6 @@ A command writes its files whole and its finished work at once, so that it may e
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-GRACE_SECONDS = 1.0  # for a command to clean up; then it is ended within long computations, too
+GRACE_SECONDS = 0.5  # for a command to clean up; then it is ended within long computations, too
 INTERRUPTED_CODE = 130  # a signal's number is added to 128, as shells do
 STOPPED_LINE = "stopped; the same command resumes from here"
 
@@ -47,12 +48,20 @@ class Interruption:
         self.happened = True
         sys.unraisablehook = _ignore
         threading.excepthook = _ignore
-        logging.disable()
+        if "logging" in sys.modules:  # an import here might wait for one that was interrupted
+            sys.modules["logging"].disable()
         raise KeyboardInterrupt
 
 
 def _ignore(about: object) -> None:
     """Do nothing, as a hook of Python for errors that nobody handles."""
+
+
+def end_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    """Handle SIGINT while a command's modules are imported: end the process with the line about it."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{STOPPED_LINE}\n".encode())
+    os._exit(INTERRUPTED_CODE)
 
 
 @contextlib.contextmanager
@@ -66,8 +75,9 @@ def ends_on_interrupt() -> Iterator[Interruption]:
         What is known of it. In a thread, or where another program handles the signal, nothing is.
     """
     interruption = Interruption()
-    is_ours = threading.current_thread() is threading.main_thread()
-    if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    earlier_handler = signal.getsignal(signal.SIGINT)
+    is_ours = earlier_handler in (signal.default_int_handler, end_at_once)
+    if not is_ours or threading.current_thread() is not threading.main_thread():
         yield interruption
         return
     signals, notify = os.pipe()  # the system's part of the handler writes each signal's number into it
@@ -79,7 +89,7 @@ def ends_on_interrupt() -> Iterator[Interruption]:
         yield interruption
     finally:
         if not interruption.happened:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, earlier_handler)
             signal.set_wakeup_fd(earlier)
             os.close(notify)
 

@@ -20,6 +20,13 @@ describe and ask (composer/questions.py from the phrase bank, llm/writer.py by a
 only what is new.
 """
 
+if __name__ == "__main__":  # Ctrl-C may come while the modules below are imported
+    import signal
+
+    from assistant.interruption import end_at_once
+
+    signal.signal(signal.SIGINT, end_at_once)
+
 import argparse
 import json
 import sys

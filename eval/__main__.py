@@ -11,6 +11,13 @@ Each writes result.json, samples.jsonl and report.html; the same command again r
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl-C may come while the modules below are imported
+    import signal
+
+    from assistant.interruption import end_at_once
+
+    signal.signal(signal.SIGINT, end_at_once)
+
 import argparse
 import contextlib
 import importlib
