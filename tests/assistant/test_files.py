@@ -1,5 +1,6 @@
 """Files that are whole or not there, and the cache."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 
 from assistant import files
-from assistant.errors import BadInput
+from assistant.errors import BadInput, NotWritten
 from tests.helpers.refusals import refusal
 
 
@@ -108,3 +109,50 @@ assert path.stat().st_size == 2000
     assert [process.returncode for process in processes] == [0, 0]
     assert sorted(outputs) == ["", "built\n"]
     assert sorted(path.name for path in cache.iterdir() if not path.name.endswith(".lock")) == ["file"]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NotWritten) as caught:
+        with files.replace_whole(tmp_path / "file" / "result.json"):
+            pass
+    assert caught.value.filename == str(tmp_path / "file" / "result.json")
+    with pytest.raises(NotWritten) as caught:
+        with files.replace_whole(tmp_path / "result.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "result.json")
+    with pytest.raises(FileNotFoundError):  # of another file
+        with files.replace_whole(tmp_path / "result.json"):
+            (tmp_path / "none").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+HOLDS_A_FOLDER = """
+import sys, time
+from pathlib import Path
+from assistant.files import lock_folder
+with lock_folder(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_run_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):
+    def lock():
+        with files.lock_folder(tmp_path / "out"):
+            pass
+
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDS_A_FOLDER, tmp_path / "out"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "locked\n"
+        assert "another run writes to" in refusal(lock)
+        monkeypatch.setenv("RANK", "1")  # a process of the same run
+        lock()
+        monkeypatch.delenv("RANK")
+    finally:
+        holder.kill()
+        holder.communicate()
+    lock()  # a killed run leaves nothing behind
+    lock()
