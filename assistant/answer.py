@@ -39,6 +39,8 @@ class Target:
         mask: (H, W) bool; None where it is absent.
         proposals: Indices of the proposals whose union is the mask.
         others: Indices of the next best proposals, best first; [] where the selector does not rank them.
+        known: Whether the preset knows what was asked for. False for an absent target means that the word is
+            not known, which is not to say that nothing of the kind is there.
     """
 
     phrase: str
@@ -47,6 +49,7 @@ class Target:
     mask: np.ndarray | None = field(repr=False)
     proposals: list[int]
     others: list[int] = field(default_factory=list, repr=False)
+    known: bool = True
 
 
 @dataclass
@@ -116,11 +119,13 @@ class Answer:
         Returns:
             {"question", "text", "width", "height", "targets": [{"phrase", "present", "confidence", "box",
             "area", "proposals", "rle"}]}, and "reasoning" where there is some. "box" is xywh in px and "rle"
-            COCO's with counts as a str; both are None for an absent target.
+            COCO's with counts as a str; both are None for an absent target. A target that is not `known` has
+            "known": False.
         """
         rows = []
         for target in self.targets:
             mask = target.mask if target.present else None
+            unknown = {} if target.known else {"known": False}
             rows.append(
                 {
                     "phrase": target.phrase,
@@ -130,6 +135,7 @@ class Answer:
                     "area": 0 if mask is None else int(mask.sum()),
                     "proposals": [int(index) for index in target.proposals],
                     "rle": None if mask is None else encode_rle(mask),
+                    **unknown,
                 }
             )
         reasoning = {"reasoning": self.reasoning} if self.reasoning else {}
@@ -178,7 +184,8 @@ class Answer:
         The files are mask.png (the union, 0 and 255), N_NAME.png for each present target (N: its place among
         the targets), overlay.png, answer.json (which names the masks' files), coco.json and labelme.json;
         where the image is at hand also image.png, and N_NAME_cutout.png for each present target (RGBA of its
-        box, transparent around the mask).
+        box, transparent around the mask). Of an answer that was saved there before, the files that its
+        answer.json lists are removed or replaced, so that the two do not mix; nothing else is.
 
         Args:
             folder: The folder; it is created where it is missing.

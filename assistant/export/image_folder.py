@@ -1,7 +1,7 @@
 """Folders of PNGs and JSON tables: their images, their file names, and writing them.
 
-write_folder(folder, {"mask.png": mask_image(mask), "1_cup_cutout.png": cut_out(image, mask)}, {"answer.json":
-row})
+images = {"mask.png": mask_image(mask), "1_cup_cutout.png": cut_out(image, mask)}
+write_folder(folder, images, {"answer.json": row, "coco.json": instances})
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from assistant.errors import BadInput
+from assistant.errors import DISK_FULL, ROOM_ADVICE, BadInput
 from assistant.files import replace_whole
 from assistant.sam.mask_ops import crop_around
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 PNG_COMPRESSION = 3  # of 9: half as large as none, in a fraction of the time of the most
 MAX_NAME_BYTES = 60  # of a phrase in a file name
+INDEX_FILE = "answer.json"  # lists the files of its folder
+FIXED_NAMES = ("mask.png", "overlay.png", "image.png", "coco.json", "labelme.json", INDEX_FILE)
+NUMBERED_NAME = re.compile(r"\d+_[\w-]+\.png")  # of a target's mask or cut-out, see `file_safe`
 
 
 def mask_image(mask: np.ndarray) -> PilImage:
@@ -61,10 +64,13 @@ def write_folder(
 ) -> list[Path]:
     """Write PNGs and JSON files into a folder, each of them whole or not at all.
 
+    What an earlier answer wrote there is removed, as far as its answer.json lists it, so that no two answers
+    mix. Nothing else is.
+
     Args:
         folder: The folder; it is created where it is missing.
         images: {file name: PIL image}.
-        tables: {file name: JSON values}.
+        tables: {file name: JSON values}, among them answer.json, which also gets the list "files".
 
     Returns:
         The paths of the files.
@@ -72,15 +78,41 @@ def write_folder(
     Raises:
         BadInput: The folder cannot be written to.
     """
+    names = [*images, *tables]
+    old_names = sorted(_files_of_answer(folder) - set(names))
     try:
+        # Before the first file and after the last: wherever this is killed, the list holds all that is there.
+        _write_table(folder / INDEX_FILE, {**tables[INDEX_FILE], "files": names + old_names})
         for name, image in images.items():
             with replace_whole(folder / name) as temporary:
                 image.save(temporary, format="PNG", compress_level=PNG_COMPRESSION)
+        for name in old_names:
+            (folder / name).unlink(missing_ok=True)
         for name, table in tables.items():
-            with replace_whole(folder / name) as temporary:
-                temporary.write_text(json.dumps(table, ensure_ascii=False, indent=1), encoding="utf-8")
+            _write_table(folder / name, {**table, "files": names} if name == INDEX_FILE else table)
     except OSError as error:
-        raise BadInput(
-            f"cannot write to {folder} ({error.strerror or error}): choose another folder"
-        ) from None
-    return [folder / name for name in (*images, *tables)]
+        advice = ROOM_ADVICE if error.errno in DISK_FULL else "choose another folder"
+        raise BadInput(f"cannot write to {folder} ({error.strerror or error}): {advice}") from None
+    return [folder / name for name in names]
+
+
+def _write_table(file: Path, table: Mapping[str, Any]) -> None:
+    """Write JSON values, whole or not at all."""
+    with replace_whole(file) as temporary:
+        temporary.write_text(json.dumps(table, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _files_of_answer(folder: Path) -> set[str]:
+    """The names of the files that the answer.json of a folder lists; none where it is no answer's.
+
+    That of an earlier version names the masks only, beside which lie their cut-outs.
+    """
+    try:
+        index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+        listed = index.get("files")
+        if listed is None:
+            masks = [target["file"] for target in index["targets"] if target.get("file")]
+            listed = masks + [mask.removesuffix(".png") + "_cutout.png" for mask in masks]
+        return {name for name in listed if name in FIXED_NAMES or NUMBERED_NAME.fullmatch(name)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()

@@ -9,6 +9,7 @@ from skimage import data
 
 from assistant.answer import Answer, Target
 from assistant.errors import BadInput
+from assistant.export import image_folder
 from assistant.export.colours import COLOURS, rgb_of
 from assistant.sam.mask_ops import decode_rle
 from tests.helpers.polygons import filled_polygon
@@ -199,6 +200,64 @@ def test_file_names_are_safe(tmp_path, phrase, file):
     small = Answer("", [Target(phrase, True, 1, np.ones((9, 9), bool), [])], (9, 9), None)
     assert tmp_path / file in small.save(tmp_path)
     assert (tmp_path / file).is_file()
+
+
+def test_two_answers_in_one_folder_do_not_mix(tmp_path):
+    """The second answer replaces what answer.json lists of the first; what others put there stays."""
+    first = {path.name for path in answer().save(tmp_path)}
+    (tmp_path / "7_mine.png").write_bytes(b"mine")
+    (tmp_path / "notes.json").write_bytes(b"mine")
+    small = Answer("", [Target("sky", True, 1, np.ones((9, 9), bool), [])], (9, 9), None)
+    second = {path.name for path in small.save(tmp_path)}
+    assert "image.png" in first - second
+    assert {path.name for path in tmp_path.iterdir()} == second | {"7_mine.png", "notes.json"}
+    assert set(json.loads((tmp_path / "answer.json").read_text())["files"]) == second
+
+
+def test_an_answer_of_an_earlier_version_does_not_mix_either(tmp_path):
+    answer().save(tmp_path)
+    table = json.loads((tmp_path / "answer.json").read_text())
+    del table["files"]
+    (tmp_path / "answer.json").write_text(json.dumps(table))
+    Answer("", [], COFFEE.shape[:2], COFFEE).save(tmp_path)
+    assert not list(tmp_path.glob("[0-9]*"))
+
+
+@pytest.mark.parametrize(
+    "content", ["[1]", "{", '{"files": 3}', '{"files": ["../a.png", "photo.png", null]}', '{"targets": [3]}']
+)
+def test_an_answer_json_of_another_program_removes_nothing(tmp_path, content):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "answer.json").write_text(content)
+    for file in (tmp_path / "a.png", folder / "photo.png"):
+        file.write_bytes(b"mine")
+    answer().save(folder)
+    assert (tmp_path / "a.png").is_file() and (folder / "photo.png").is_file()
+
+
+def test_a_kill_between_two_answers_leaves_all_files_listed(tmp_path, monkeypatch):
+    answer().save(tmp_path)
+    monkeypatch.setattr(image_folder, "_write_table", stop_after(image_folder._write_table, calls=1))
+    small = Answer("", [Target("sky", True, 1, np.ones((9, 9), bool), [])], (9, 9), None)
+    with pytest.raises(KeyboardInterrupt):
+        small.save(tmp_path)
+    monkeypatch.undo()
+    Answer("", [], (9, 9), None).save(tmp_path)
+    assert not list(tmp_path.glob("[0-9]*")) and not (tmp_path / "image.png").exists()
+
+
+def stop_after(function, calls):
+    """`function`, which works some times and is stopped then."""
+    done = []
+
+    def stopped(*arguments):
+        if len(done) == calls:
+            raise KeyboardInterrupt
+        done.append(arguments)
+        return function(*arguments)
+
+    return stopped
 
 
 def test_save_where_it_cannot(tmp_path):

@@ -91,9 +91,16 @@ def test_notes_are_lines_that_are_said_once(capsys):
 BUSY = {  # what a command may be doing when Ctrl-C is pressed
     "waiting": "time.sleep(60)",
     "computing": "import numpy; a = numpy.ones((4000, 4000))\n        while True: a @ a",
-    "with a busy thread": "import threading; threading.Thread(target=time.sleep, args=(60,)).start(); time.sleep(60)",
-    "swallowing": "\n        while True:\n            try: time.sleep(60)\n            except BaseException: pass",
-    "turning it into another error": "\n        try: time.sleep(60)\n        except BaseException: raise ImportError",
+    "with a busy thread": (
+        "import threading; threading.Thread(target=time.sleep, args=(60,)).start(); time.sleep(60)"
+    ),
+    "swallowing": """
+        while True:
+            try: time.sleep(60)
+            except BaseException: pass""",
+    "turning it into another error": """
+        try: time.sleep(60)
+        except BaseException: raise ImportError""",
 }
 
 
