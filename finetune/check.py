@@ -42,6 +42,11 @@ def check_files(files: list[Path]) -> None:
         )
 
 
+def count_images(files: list[Path]) -> int:
+    """The number of images of some records files."""
+    return len({image_path(record, file).resolve() for file in files for record in stream_records(file)})
+
+
 def count_shared_images(train: list[Path], val: Path) -> int:
     """The number of images of the records file `val` that the records files `train` contain too."""
     trained = {image_path(r, f).resolve() for f in train for r in stream_records(f)}

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 POCKET_DEFAULTS: dict[str, Any] = {"max_steps": 200, "batch": 4, "lr": 4e-4, "rehearsal": 0.5}
 GENERAL_DEFAULTS: dict[str, Any] = {"max_steps": 1000, "batch": 16, "lr": 2e-4, "rehearsal": 0.0}
 
+MIN_IMAGES = 10  # of --data: every tenth image is held out (`finetune.pocket.examples.HELD_OUT_EVERY`)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of tuning to the command line."""
@@ -195,7 +197,7 @@ def main(args: argparse.Namespace) -> None:
     """Check the records, then tune the model that the options name."""
     from assistant.errors import BadInput
     from assistant.files import lock_folder
-    from finetune.check import check_files, count_shared_images
+    from finetune.check import check_files, count_images, count_shared_images
 
     settings = read_settings(args)
     check_files([*settings.record_files, *([settings.val] if settings.val else [])])
@@ -204,6 +206,12 @@ def main(args: argparse.Namespace) -> None:
         return
     if settings.val and (shared := count_shared_images(settings.record_files, settings.val)):
         print(f"{shared} images of --val are in --data too: scores on them say little", flush=True)
+    if (count := count_images(settings.record_files)) < MIN_IMAGES and not settings.val:
+        print(
+            f"--data has {count} image{'s' * (count > 1)}, of which none is held out: the figures below say "
+            f"little about other images; give {MIN_IMAGES} or more, or --val",
+            flush=True,
+        )
     embedded = settings.models.is_embedded
     if settings.rehearsal and not embedded:
         raise BadInput(

@@ -43,6 +43,17 @@ def test_faulty_records_are_all_named_before_anything_is_loaded(records, tmp_pat
     assert not out.exists()
 
 
+@pytest.mark.parametrize("count, more, is_said", [(1, [], True), (10, [], False), (1, ["--val"], False)])
+def test_few_images_are_said_to_be_few(tmp_path, monkeypatch, capsys, count, more, is_said):
+    monkeypatch.setattr("finetune.pocket.tune.tune", print)
+    (tmp_path / "dataset").mkdir()
+    records = rectangles.write_dataset(tmp_path / "dataset", count)
+    words = ["--data", str(records), "--out", str(tmp_path / "out")]
+    more = [*more, str(records)] if more else []
+    assert command.main([*words, *more]) == 0
+    assert ("give 10 or more" in capsys.readouterr().out) == is_said
+
+
 @pytest.mark.parametrize(
     "wrong, message",
     [
