@@ -6,7 +6,6 @@ data.names; data.pairs[0]; data.read(data.pairs[0][1])     # (H, W) int64 class 
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from assistant.errors import BadInput
-from assistant.files import replace_whole
+from assistant.files import read_json, read_text, replace_whole
+from assistant.images import images_by_stem
 from assistant.mask_images import open_label_map
 
 UNLABELLED_NAMES = {"void", "unlabelled", "unlabeled", "ignore", "null"}
@@ -142,7 +142,7 @@ def _cityscapes(root: Path, split: str) -> LabelMaps:
 def _ade20k(root: Path, split: str) -> LabelMaps:
     """objectInfo150.txt, images/PART/NAME.jpg and annotations/PART/NAME.png; number 0 is unlabelled."""
     part = {"val": "validation", "train": "training"}.get(split, split)
-    rows = (root / "objectInfo150.txt").read_text().splitlines()[1:]
+    rows = read_text(root / "objectInfo150.txt").splitlines()[1:]
     names = [row.split("\t")[-1].split(",")[0].strip() for row in rows if row.strip()]
     labels = sorted((root / "annotations" / part).glob("*.png"))
     pairs = [(root / "images" / part / f"{file.stem}.jpg", file) for file in labels]
@@ -154,7 +154,7 @@ def _coco_stuff(root: Path, stuff: Path, split: str) -> LabelMaps:
     table = next((file for file in (root / "labels.txt", stuff / "labels.txt") if file.is_file()), None)
     if table is None:
         raise BadInput(f"no labels.txt in {root}: COCO-Stuff's list of names")
-    rows = [re.match(r"\s*(\d+)\s*:\s*(.+?)\s*$", line) for line in table.read_text().splitlines()]
+    rows = [re.match(r"\s*(\d+)\s*:\s*(.+?)\s*$", line) for line in read_text(table).splitlines()]
     named = {int(r[1]): re.sub(r"-(other|merged|stuff)\b", "", r[2]).replace("-", " ") for r in rows if r}
     named = {number: name for number, name in named.items() if number and number not in COCO_UNUSED}
     part = split if split.endswith("2017") else f"{split}2017"
@@ -179,14 +179,13 @@ def _plain_folder(root: Path, split: str) -> LabelMaps:
             f"{root} has no known layout: gtFine, objectInfo150.txt, stuffthingmaps_trainval2017, "
             "or images, labels and names.json"
         )
+    names = read_json(file)
     try:
-        names = json.loads(file.read_text())
         named = {int(k): str(v) for k, v in (enumerate(names) if isinstance(names, list) else names.items())}
     except (ValueError, AttributeError) as error:
         raise BadInput(f"{file} must be a list of names, or an object by number ({error})") from None
     named = {number: name for number, name in named.items() if name.lower() not in UNLABELLED_NAMES}
-    # In reverse order, so that of two images with one stem the first in the alphabet is taken.
-    images = {image.stem: image for image in sorted((folder / "images").glob("*"), reverse=True)}
+    images = images_by_stem(folder / "images")
     pairs = [
         (images.get(label.stem, folder / "images" / f"{label.stem}.jpg"), label)
         for label in sorted((folder / "labels").glob("*.png"))

@@ -10,7 +10,6 @@ not in the image. KEY is the benchmark's name of the question: what `samples.jso
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from assistant.answer import Answer, Target
 from assistant.errors import BadInput
+from assistant.files import read_json
 from assistant.mask_images import open_mask
 from assistant.sam.mask_ops import decode_rle
 
@@ -74,10 +74,7 @@ class Predictions:
 
 def _read_table(file: Path) -> dict[str, Any]:
     """The content of a predictions.json."""
-    try:
-        table = json.loads(file.read_text())
-    except ValueError as error:
-        raise BadInput(f"{file} is not JSON ({error})") from None
+    table = read_json(file)
     if not isinstance(table, dict):
         raise BadInput(f"{file} must be an object {{KEY: RLE, list of RLE or null}}")
     return table

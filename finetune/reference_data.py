@@ -29,7 +29,7 @@ from assistant.errors import BadInput
 from assistant.few_shot.episode import Episode, ImageFeatures, MatchInputs, Reference, cell_coverage
 from assistant.few_shot.match_inputs import match_inputs
 from assistant.few_shot.matcher import WITH_LABEL, Matcher
-from assistant.files import replace_whole
+from assistant.files import read_json, replace_whole
 from assistant.images import open_image
 from assistant.sam.mask_ops import Rle, decode_rle
 from finetune.pocket.instances import read_instances
@@ -104,7 +104,7 @@ def training_labels(folders: Sequence[Path], fold: int | None) -> set[str]:
     """
     labels: set[str] = set()
     for folder in folders:
-        data = json.loads((folder / "instances.json").read_text())
+        data = read_json(folder / "instances.json")
         in_order = [c["name"] for c in sorted(data["categories"], key=lambda c: c["id"])]
         labels |= {name for k, name in enumerate(in_order) if fold is None or k % FOLDS != fold}
     return labels

@@ -6,7 +6,6 @@ ranking.save(Path("ranking.json"))
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from assistant.attention.maps import class_maps, standardised, with_background
 from assistant.attention.prompt_attention import LayerChoice, PromptAttention, Ranking
 from assistant.errors import BadInput
+from assistant.files import read_json, read_text
 from assistant.pipeline import AttentionProbe
 
 # The names that InfoScore prompts with where none are given.
@@ -44,11 +44,10 @@ def read_names(file: Path | None) -> list[str]:
     if file is None:
         return list(COMMON_NAMES)
     try:
-        text = Path(file).read_text(encoding="utf-8")
         if Path(file).suffix == ".json":
-            listed = [category["name"] for category in json.loads(text)["categories"]]
+            listed = [category["name"] for category in read_json(file)["categories"]]
         else:
-            listed = text.splitlines()
+            listed = read_text(file).splitlines()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
             f"{file} holds no names: give a text file, one a line, or a json with COCO's categories ({error})"

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from assistant.errors import BadInput
+from assistant.files import read_text
 from assistant.images import IMAGE_SUFFIXES, open_image
 
 HASH_BITS = 64
@@ -62,7 +63,7 @@ def excluded_images(sources: Iterable[Path]) -> ExcludedImages:
             names |= {file.stem for file in files}
             hashes += [perceptual_hash(file) for file in files]
         elif source.is_file():
-            lines = source.read_text(encoding="utf-8").splitlines()
+            lines = read_text(source).splitlines()
             names |= {Path(line.strip()).stem for line in lines if line.strip()}
         else:
             raise BadInput(f"--exclude: there is no folder or list of names {source}")

@@ -11,7 +11,6 @@ proposal, for the first K proposals.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 
 from assistant.answer import Answer
 from assistant.errors import BadInput
+from assistant.files import read_json
 from assistant.images import open_image
 from assistant.sam.mask_ops import tight_box
 from eval.metrics import bootstrap_interval, box_iou, n_acc, presence_curve, t_acc
@@ -64,8 +64,8 @@ def read_expressions(root: Path) -> list[Expression]:
     """The rows of ROOT/expressions.json, not checked. Raises BadInput where it is missing or no list."""
     file = root / "expressions.json"
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        rows = read_json(file)
+    except BadInput as error:
         raise BadInput(
             f"{file} cannot be read ({error}); --root must hold expressions.json and images/"
         ) from None

@@ -20,7 +20,7 @@ import numpy as np
 
 from assistant.sam.mask_ops import tight_box
 from eval import models
-from eval.annotated_images import SIZES, AnnotatedImage, open_sized, read_annotated_images, size_name
+from eval.annotated_images import SIZES, AnnotatedImage, open_annotated, read_annotated_images, size_name
 from eval.metrics import bootstrap_interval, counts, iou
 from eval.report import Curve, write_report
 from eval.result import Result, bad_inputs, print_table, write_result
@@ -242,7 +242,7 @@ def run(settings: EvalSettings, bf16: bool = False) -> None:
 
 def score_image(segmenter: Segmenter, annotated: AnnotatedImage, bf16: bool) -> Figures:
     """The line of one image: the seconds of its encoding, and the scores of every instance but crowds."""
-    image = open_sized(annotated.path, annotated.height, annotated.width)
+    image = open_annotated(annotated)
     with autocast_to_bfloat16(bf16):
         began = time.perf_counter()
         embedding = segmenter.encode(image)
@@ -288,7 +288,7 @@ def finish(settings: EvalSettings, lines: list[Figures], weights: dict[str, str]
 
 def click_curve(groups: dict[str, Figures]) -> Curve:
     """Mean IoU over the number of clicks, a line for each group that has instances."""
-    lines = {}
+    lines: dict[str, list[tuple[float, float | None]]] = {}
     for name, figures in groups.items():
         if figures["n"]:
             later = [(k, figures[f"after_{k}_clicks"]) for k in range(2, MAX_CLICKS + 1)]

@@ -15,7 +15,7 @@ import numpy as np
 
 from assistant.sam.mask_ops import Rle, merge_rles, rle_area
 from eval import models
-from eval.annotated_images import SIZES, AnnotatedImage, open_sized, read_annotated_images, size_name
+from eval.annotated_images import SIZES, AnnotatedImage, open_annotated, read_annotated_images, size_name
 from eval.metrics import bootstrap_interval, c_iou
 from eval.oracle import Atoms, oracle
 from eval.report import Curve, write_report
@@ -99,7 +99,8 @@ def run(settings: EvalSettings, everything_settings: list[str]) -> None:
         everything_settings: Settings of everything mode as NAME=VALUE; [] for the preset's own everything
             mode.
     """
-    images = [image for image in read_annotated_images(settings.root, settings.limit) if image.instances]
+    annotated = read_annotated_images(settings.root, settings.limit)
+    images = [image for image in annotated if image.instances or image.fault]
     propose, weights = models.open_everything_mode(
         settings, models.parse_everything_settings(everything_settings)
     )
@@ -117,7 +118,7 @@ def run(settings: EvalSettings, everything_settings: list[str]) -> None:
     )
 
     def score(annotated: AnnotatedImage) -> Line:
-        image = open_sized(annotated.path, annotated.height, annotated.width)
+        image = open_annotated(annotated)
         began = time.perf_counter()
         rles = propose(image).rles
         return {"seconds": time.perf_counter() - began} | score_image(annotated, rles)
@@ -178,7 +179,7 @@ def finish(settings: EvalSettings, lines: list[Line], weights: dict[str, str]) -
 
 def oracle_curve(groups: dict[str, dict[str, Any]]) -> Curve:
     """The oracle over the number of proposals, a line for each group that has targets."""
-    lines = {
+    lines: dict[str, list[tuple[float, float | None]]] = {
         name: [(k, figures[f"oracle_gIoU@{k}"]) for k in FIRST if k]
         for name, figures in groups.items()
         if figures["n"]

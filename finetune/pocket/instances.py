@@ -4,15 +4,16 @@ by_file = read_instances(Path("instances.json"))           # {file name: [(name,
 instances = instances_of_images(records, by_file)          # {image: [(name, RLE)]}
 """
 
-import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
+from assistant.errors import BadInput
+from assistant.files import read_json
 from assistant.sam.mask_ops import Rle, decode_rle, encode_rle, rle_of_segmentation
-from finetune.check import must_exist
 from finetune.image_record import ImageRecord
 
 NamedRle = tuple[str, Rle]  # an instance: its name and its mask
@@ -26,19 +27,29 @@ MIN_PART_SHARE = (
 def read_instances(file: Path) -> dict[str, list[NamedRle]]:
     """The instances of a COCO instances.json by image file name; crowds are left out.
 
-    Raises BadInput where there is no such file.
+    Annotations that cannot be read are left out, and counted on stderr. Raises BadInput where the file is not
+    COCO's.
     """
-    must_exist(file)
-    data = json.loads(file.read_text())
-    names = {category["id"]: category["name"] for category in data["categories"]}
-    images = {image["id"]: image for image in data["images"]}
-    by_file: dict[str, list[NamedRle]] = {image["file_name"]: [] for image in data["images"]}
-    for annotation in data["annotations"]:
-        image = images[annotation["image_id"]]
-        if not annotation.get("iscrowd") and annotation["segmentation"]:
-            rle = rle_of_segmentation(annotation["segmentation"], image["height"], image["width"])
-            by_file[image["file_name"]].append((names[annotation["category_id"]], rle))
-    return by_file
+    data = read_json(file)
+    unreadable = 0
+    try:
+        names = {category["id"]: category["name"] for category in data["categories"]}
+        images = {image["id"]: image for image in data["images"]}
+        found: dict[str, list[NamedRle]] = {image["file_name"]: [] for image in data["images"]}
+        annotations = list(data["annotations"])
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{file} is not a COCO instances file: {type(error).__name__} {error}") from None
+    for annotation in annotations:
+        try:
+            image = images[annotation["image_id"]]
+            if not annotation.get("iscrowd") and annotation["segmentation"]:
+                rle = rle_of_segmentation(annotation["segmentation"], image["height"], image["width"])
+                found[image["file_name"]].append((names[annotation["category_id"]], rle))
+        except (KeyError, TypeError, AttributeError, BadInput):
+            unreadable += 1
+    if unreadable:
+        print(f"{file}: {unreadable} annotations cannot be read and are left out", file=sys.stderr)
+    return found
 
 
 def instances_in_records(

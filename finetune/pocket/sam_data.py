@@ -8,7 +8,6 @@ one mask PNG a frame); folders that are missing are left out. Every sample depen
 a resumed run sees the data that an uninterrupted one would have seen.
 """
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from assistant.errors import BadInput
+from assistant.files import read_json
 from assistant.sam.mask_ops import Rle, decode_rle, pad_to_square, rle_of_segmentation
 from finetune.pocket.sam_prompts import CELL, PromptDrawer
 
@@ -90,7 +90,7 @@ class Sample(NamedTuple):
 
 def coco_images(folder: str, root: Path) -> list[TrainingImage]:
     """The images of a COCO-format folder (`instances.json`, `images/`), without crowds."""
-    data = json.loads((root / "instances.json").read_text())
+    data = read_json(root / "instances.json")
     sizes = {row["id"]: (row["height"], row["width"]) for row in data["images"]}
     masks: dict[int, list[Rle]] = {number: [] for number in sizes}
     for row in data["annotations"]:
@@ -194,7 +194,7 @@ class PromptDataset(torch.utils.data.Dataset[Sample]):
         shares = np.array([FOLDER_SHARES[name] for name in self.images])
         self.shares = shares / shares.sum()
         captions = root / "cutouts/captions.json"
-        rows = json.loads(captions.read_text()) if captions.exists() else []
+        rows = read_json(captions) if captions.exists() else []
         self.cutouts = [root / "cutouts" / row["file"] for row in rows]
 
     def __len__(self) -> int:

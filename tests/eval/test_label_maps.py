@@ -42,6 +42,17 @@ def test_cityscapes(tmp_path):
     assert classes == {data.names.index("road"), data.names.index("car"), -1}
 
 
+def test_a_plain_folder_with_json_beside_its_images(tmp_path):
+    """LabelMe's files stand beside the images; names.json was saved by a program that marks UTF-8."""
+    save_image(tmp_path / "images/a.png")
+    (tmp_path / "images/a.json").write_text("{}")
+    save_label_png(tmp_path / "labels/a.png", label_map(0, 1, 0))
+    (tmp_path / "names.json").write_bytes('["tasse à café", "table"]'.encode("utf-8-sig"))
+    data = find_layout(tmp_path, "val")
+    assert data.names == ["tasse à café", "table"]
+    assert data.pairs == [(tmp_path / "images/a.png", tmp_path / "labels/a.png")]
+
+
 def test_a_folder_without_a_known_layout_is_refused(tmp_path):
     with pytest.raises(BadInput, match="no known layout"):
         find_layout(tmp_path, "val")

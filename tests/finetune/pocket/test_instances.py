@@ -1,5 +1,6 @@
-"""Labelled instances in records."""
+"""Labelled instances in records and in COCO's files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from assistant.record import Record, RecordTarget
 from assistant.sam.mask_ops import decode_rle, encode_rle
 from finetune.image_record import ImageRecord
-from finetune.pocket.instances import instances_in_records
+from finetune.pocket.instances import instances_in_records, read_instances
 
 
 def test_names_come_from_records_and_separate_parts_are_instances():
@@ -28,3 +29,17 @@ def test_names_come_from_records_and_separate_parts_are_instances():
     instances = instances_in_records([ImageRecord(record, image) for record in records])[image]
     assert [name for name, _ in instances] == ["wheel", "wheel", "speck"]
     assert [int(decode_rle(rle).sum()) for _, rle in instances] == [100, 100, 101]
+
+
+def test_annotations_that_cannot_be_read_are_left_out_and_counted(tmp_path, capsys):
+    outlines = [[[1, 1, 9, 1, 9, 9]], [[1, 1, float("nan"), 1, 9, 9]], {"size": [9, 9], "counts": [81]}, "x"]
+    rows = [{"image_id": 1, "category_id": 1, "segmentation": outline} for outline in outlines]
+    table = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 20, "height": 10}],
+        "categories": [{"id": 1, "name": "cup"}],
+        "annotations": [*rows, {"image_id": 7, "category_id": 1, "segmentation": outlines[0]}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(table))
+    (instance,) = read_instances(tmp_path / "instances.json")["a.png"]
+    assert instance[0] == "cup" and decode_rle(instance[1]).sum() > 20
+    assert "4 annotations cannot be read" in capsys.readouterr().err
