@@ -72,9 +72,10 @@ def like(args: argparse.Namespace) -> None:
     """Segment what is like one or several references, in one or several images."""
     from assistant.answer import Answer, Target
     from assistant.export.drawing import side_by_side
-    from assistant.few_shot.matcher import Matcher, check_mask, open_mask, open_references, pocket_matcher
+    from assistant.few_shot.matcher import Matcher, check_mask, open_references, pocket_matcher
     from assistant.files import replace_whole
     from assistant.images import open_image
+    from assistant.mask_images import open_mask
     from assistant.presets import load_segmenter
 
     options = model_options(args)

@@ -217,14 +217,14 @@ def _why_not(signature: bytes) -> str:
     return "is not an image that can be read: give a JPEG, PNG, WebP, TIFF, GIF or BMP file"
 
 
-def _check_size(width: int, height: int, name: str) -> None:
+def _check_size(width: int, height: int, name: str, min_side: int = MIN_SIDE) -> None:
     if width * height > MAX_PIXELS:
         raise BadInput(
             f"{name} is {width}x{height} = {width * height:,} pixels, more than the limit of "
             f"{MAX_PIXELS:,}: scale it down first"
         )
-    if min(width, height) < MIN_SIDE:
-        raise BadInput(f"{name} is {width}x{height}: both sides must have at least {MIN_SIDE} px")
+    if min(width, height) < min_side:
+        raise BadInput(f"{name} is {width}x{height}: both sides must have at least {min_side} px")
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
@@ -247,7 +247,7 @@ def _decode(image: Image.Image, name: str) -> np.ndarray:
 
 
 def open_upright(path: str | Path) -> tuple[Image.Image, str]:
-    """Read a file of one image as it is stored: its mode, its palette and its depth.
+    """Read a file of one image of any size as it is stored: its mode, its palette and its depth.
 
     Args:
         path: An image file.
@@ -262,16 +262,21 @@ def open_upright(path: str | Path) -> tuple[Image.Image, str]:
     with _open(path) as image:
         if getattr(image, "is_animated", False):
             raise BadInput(f"{name} holds several images: save the one that is meant")
-        return load_upright(image, name), image.format or ""
+        return load_upright(image, name, min_side=1), image.format or ""
 
 
-def load_upright(image: Image.Image, name: str) -> Image.Image:
-    """The first frame of a PIL image, decoded and upright; `name` is for messages.
+def load_upright(image: Image.Image, name: str, min_side: int = MIN_SIDE) -> Image.Image:
+    """The first frame of a PIL image, decoded and upright.
+
+    Args:
+        image: The PIL image; it stays as it is.
+        name: What a message calls it.
+        min_side: Both sides must have this many px at least.
 
     Raises:
         BadInput: It is too large, too small, or damaged.
     """
-    _check_size(*image.size, name)
+    _check_size(*image.size, name, min_side)
     with _decoding(name):
         # Only some of Pillow's classes have the attribute.
         if getattr(image, "is_animated", False) and image.tell() != 0:

@@ -50,9 +50,12 @@ def open_mask(source: Any) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return _from_array(source, "the mask")
     if isinstance(source, Image.Image):
-        return _from_image(load_upright(source, "the mask"), source.format or "", "the mask")
-    image, kind = open_upright(source)
-    return _from_image(image, kind, f"the mask {Path(source)}")
+        return _from_image(load_upright(source, "the mask", min_side=1), source.format or "", "the mask")
+    try:
+        image, kind = open_upright(source)
+    except BadInput as error:
+        raise BadInput(f"no mask can be read: {error}") from None
+    return _from_image(image, kind, f"the mask {source}")
 
 
 def open_label_map(path: str | Path) -> np.ndarray:

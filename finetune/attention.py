@@ -173,9 +173,7 @@ def _check_settings(settings: AttentionSettings, ranking: Ranking) -> None:
     """Raise BadInput where the folder of the results holds runs with other settings."""
     file = settings.out / "attention.json"
     if file.exists() and json.loads(file.read_text())["settings"] != _described(settings, ranking):
-        raise BadInput(
-            f"--out {settings.out} holds runs with other settings: choose another folder or delete it"
-        )
+        raise BadInput(f"--out {settings.out} holds runs with other settings: choose another folder")
 
 
 def _write_settings(settings: AttentionSettings, ranking: Ranking) -> None:

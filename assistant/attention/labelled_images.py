@@ -10,7 +10,6 @@ One-shot tuning (`python -m finetune attention`) and its benchmark (`python -m e
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from assistant.errors import BadInput
+from assistant.files import read_json, read_text
+from assistant.mask_images import open_label_map
 from assistant.sam.mask_ops import decode_rle, rle_of_segmentation
 
 UNLABELLED = -1  # in label maps: pixels that do not count
@@ -93,13 +94,7 @@ class VocImage(LabelledImage):
 
     def read(self) -> np.ndarray:
         """See `LabelledImage`."""
-        from PIL import Image
-
-        try:
-            with Image.open(self.label_file) as opened:
-                numbers = np.asarray(opened).astype(np.int64)  # as stored: the palette is for display only
-        except OSError as error:
-            raise BadInput(f"{self.label_file} is not a label map: {error}") from None
+        numbers = open_label_map(self.label_file).astype(np.int64)
         return np.where(numbers <= len(VOC_CATEGORIES), numbers, UNLABELLED)
 
 
@@ -136,7 +131,7 @@ def _list_coco(file: Path, folders: list[Path]) -> tuple[list[str], list[Labelle
     """The classes and images of a COCO json; the images lie in the first of `folders` that there is."""
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     try:
-        data = json.loads(file.read_text())
+        data = read_json(file)
         names = [category["name"] for category in data["categories"]]
         class_of_category = {category["id"]: k + 1 for k, category in enumerate(data["categories"])}
         segmentations: dict[int, list[tuple[int, Any]]] = {image["id"]: [] for image in data["images"]}
@@ -164,7 +159,7 @@ def _list_voc(root: Path, split: str) -> tuple[list[str], list[LabelledImage]]:
     """The classes and images of VOC2012."""
     file = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     try:
-        stems = file.read_text().split()
+        stems = read_text(file).split()
     except OSError as error:
         raise BadInput(f"{file} cannot be read: choose a --split that VOC has ({error})") from None
     names = [VOC_NAMES.get(category, category) for category in VOC_CATEGORIES]

@@ -39,6 +39,7 @@ from assistant.few_shot.prompt_encoder import PromptEncoder, decode_prompts
 from assistant.few_shot.similarity import MapChannel
 from assistant.files import replace_whole
 from assistant.images import open_image
+from assistant.mask_images import open_mask
 from assistant.sam.backends import PocketSegmenter
 from assistant.sam.segmenter import Embedding, Segmenter
 from assistant.weights import pocket_file, read_weights
@@ -275,8 +276,7 @@ def check_mask(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Check the mask of a reference.
 
     Args:
-        mask: (H, W) of bool or integers, nonzero = inside; or (H, W, 3 or 4), inside where any of the first
-            three channels is not 0.
+        mask: (H, W) of bool or integers, nonzero = inside; or (H, W, 3 or 4), see `mask_images.open_mask`.
         size: (H, W) px of its image.
 
     Returns:
@@ -286,48 +286,19 @@ def check_mask(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
         BadInput: It is no mask, has another size than its image, is empty, or covers the whole image.
     """
     mask = np.asarray(mask)
-    if mask.ndim == 3 and mask.shape[2] in (3, 4):  # a PNG that was saved in colour
-        mask = np.asarray(mask[..., :3].any(2))
-    if mask.ndim != 2 or mask.dtype.kind not in "bui":
+    is_colour = mask.ndim == 3 and mask.shape[2] in (3, 4)
+    if not (mask.ndim == 2 or is_colour) or mask.dtype.kind not in "bui":
         raise BadInput(
             f"a reference mask is (H, W) of bool or whole numbers, not {mask.shape} of {mask.dtype}"
         )
+    mask = open_mask(mask)
     if mask.shape != tuple(size):
         raise BadInput(
             f"the reference mask is {mask.shape[1]}x{mask.shape[0]}, its image {size[1]}x{size[0]}: "
             "give a mask of the image's size"
         )
-    mask = mask != 0
     if not mask.any():
         raise BadInput("the reference mask is empty: paint what you mean")
     if mask.all():
         raise BadInput("the reference mask covers the whole image: paint only what you mean")
     return mask
-
-
-def open_mask(source: Any) -> np.ndarray:
-    """Read a mask.
-
-    Args:
-        source: A path, a PIL image or an array. A pixel of a colour image is inside unless it is black.
-
-    Returns:
-        (H, W), nonzero = inside, or (H, W, 3) uint8 for a colour image; an array is returned as it is.
-
-    Raises:
-        BadInput: There is no image at the path.
-    """
-    from PIL import Image
-
-    if isinstance(source, (str, Path)):
-        try:
-            with Image.open(source) as image:
-                return open_mask(image)
-        except OSError:
-            raise BadInput(
-                f"no mask can be read at {source}: give a PNG that is black outside and white inside"
-            ) from None
-    if isinstance(source, Image.Image):
-        mode = source.mode if source.mode in ("1", "L", "I", "I;16") else "RGB"
-        return np.asarray(source.convert(mode))
-    return np.asarray(source)

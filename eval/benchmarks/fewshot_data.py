@@ -9,7 +9,6 @@ Categories are numbered from 0 in the order of `names`, images by their place in
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from assistant.errors import BadInput
-from eval.annotated_images import AnnotatedImage, read_annotated_images
+from assistant.files import read_json, read_text
+from assistant.mask_images import open_label_map
+from eval.annotated_images import read_annotated_images
 
 FOLDS = 4
 MIN_CATEGORY_AREA = 1024  # px that a category must cover in an image to be asked for or shown there
@@ -80,8 +81,9 @@ class CocoFolder(EpisodeImages):
     """
 
     def __init__(self, root: Path):
-        self.annotated: list[AnnotatedImage] = read_annotated_images(root)
-        categories = json.loads((root / "instances.json").read_text())["categories"]
+        # An image of which not everything can be read is no episode's: its masks would lack something.
+        self.annotated = [image for image in read_annotated_images(root) if not image.fault]
+        categories = read_json(root / "instances.json")["categories"]
         self.names = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
         self.paths = [annotated.path for annotated in self.annotated]
         self.showing = {}
@@ -124,29 +126,15 @@ class LabelPngs(EpisodeImages):
         self.label_files = [label_file for _, label_file in pairs]
         self.showing = {}
         for k in tqdm(range(len(pairs)), desc="label maps", disable=None):
-            numbers, areas = np.unique(self._numbers(k), return_counts=True)
+            numbers, areas = np.unique(open_label_map(self.label_files[k]), return_counts=True)
             for number, area in zip(numbers.tolist(), areas.tolist(), strict=True):
                 if 1 <= number <= len(names) and area >= MIN_CATEGORY_AREA:
                     self.showing.setdefault(number - 1, []).append(k)
 
     def read(self, image: int, category: int) -> tuple[np.ndarray, np.ndarray | None]:
         """See `EpisodeImages`."""
-        numbers = self._numbers(image)
+        numbers = open_label_map(self.label_files[image])
         return numbers == category + 1, numbers == UNLABELLED
-
-    def _numbers(self, image: int) -> np.ndarray:
-        """The category numbers of an image's pixels, (H, W). Raises BadInput where they cannot be read."""
-        from PIL import Image
-
-        file = self.label_files[image]
-        try:
-            with Image.open(file) as opened:
-                numbers = np.asarray(opened)
-        except OSError as error:
-            raise BadInput(f"{file} is not a label map: {error}") from None
-        if numbers.ndim != 2:
-            raise BadInput(f"{file} is not a label map: it has {numbers.ndim} dimensions")
-        return numbers
 
 
 def open_pascal(root: Path) -> EpisodeImages:
@@ -168,7 +156,7 @@ def open_pascal(root: Path) -> EpisodeImages:
         )
     listed = root / "ImageSets/Segmentation/val.txt"
     if listed.is_file():
-        stems = listed.read_text().split()
+        stems = read_text(listed).split()
     else:
         stems = sorted(file.stem for file in labels.glob("*.png"))
     pairs = [(root / f"JPEGImages/{stem}.jpg", labels / f"{stem}.png") for stem in stems]

@@ -30,7 +30,6 @@ RIGHT = {
     "one": Image.fromarray(MASK.astype(np.uint8)),
     "one bit": Image.fromarray(MASK),
     "sixteen bits": Image.fromarray(MASK.astype(np.uint16)),
-    "wide": Image.fromarray(MASK.astype(np.int32) * 65535),
     "colour": Image.fromarray(np.dstack([GREY, GREY * 0, GREY * 0])),
     "grey with alpha": GREY_ALPHA,
     "colour with alpha": GREY_ALPHA.convert("RGBA"),
@@ -70,6 +69,11 @@ def test_what_can_be_read_in_two_ways_is_refused(tmp_path, name):
     AMBIGUOUS[name].save(file)
     for source in (file, AMBIGUOUS[name]):
         assert "black outside and white inside" in refusal(lambda source=source: open_mask(source))
+
+
+def test_a_mask_of_wide_integers(tmp_path):
+    Image.fromarray(MASK.astype(np.int32) * 70_000).save(tmp_path / "mask.tif")
+    assert np.array_equal(open_mask(tmp_path / "mask.tif"), MASK)
 
 
 def test_a_transparent_colour_of_a_palette(tmp_path):

@@ -8,7 +8,8 @@ from PIL import Image
 from assistant.errors import BadInput
 from assistant.few_shot.episode import Episode
 from assistant.few_shot.match_inputs import match_inputs
-from assistant.few_shot.matcher import Matcher, check_mask, open_mask, open_references
+from assistant.few_shot.matcher import Matcher, check_mask, open_references
+from assistant.mask_images import open_mask
 from assistant.sam.backends import OfficialSegmenter, TransformersSegmenter
 from assistant.sam.checkpoints import default_processor
 from assistant.sam.segmenter import Segmenter
