@@ -150,7 +150,7 @@ def oracle(atoms: Atoms, target: int, first: int | None = None) -> Oracle:
     if total == 0 or not len(masks):
         return Oracle(iou(0, total), 0, total, [], 0.0)
     single = float(((masks @ hits) / (total + masks @ misses)).max())
-    starts = ([], _best_prefix(masks, hits, misses))
+    starts: tuple[list[int], list[int]] = ([], _best_prefix(masks, hits, misses))
     _, chosen = max((_grow(masks, hits, misses, start) for start in starts), key=lambda end: end[0])
     covered = masks[chosen].any(0)
     intersection, union = int(hits @ covered), total + int(misses @ covered)

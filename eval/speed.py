@@ -180,7 +180,8 @@ def measure_everything_mode(settings: SpeedSettings, image: np.ndarray) -> dict[
     if not settings.sam:
         everything_settings |= thresholds(exact, embedding, settings.points_per_side)
     programs = programs_to_time(sam, exact, half, image, everything_settings, settings.with_transformers)
-    rows, rles = [], {}
+    rows: list[dict[str, Any]] = []
+    rles: dict[str, list[Rle]] = {}
     for name, program in programs.items():
         rles[name], seconds = timed(program)
         rows.append({"program": name, "seconds": round(seconds, 3), "masks": len(rles[name])})

@@ -55,7 +55,8 @@ def load_official_sam(path: str | Path, model_type: str | None = None) -> Sam:
     try:
         sam = build_sam(state)
         sam.load_state_dict(state)
-    except (RuntimeError, KeyError, AssertionError) as error:
+    except (RuntimeError, KeyError, AssertionError, ValueError, IndexError, AttributeError) as error:
+        # A tensor is missing, or has another shape or type than in any SAM.
         raise BadInput(f"{path} is not a complete SAM checkpoint ({_reason(error)})") from None
     return sam.eval()
 
@@ -70,14 +71,24 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise BadInput(f"{path} cannot be read as a checkpoint ({_reason(error)}): fetch it again") from None
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
-    if not isinstance(state, dict) or any(key not in state for key in REQUIRED_TENSORS):
+    if not isinstance(state, dict) or not all(isinstance(state.get(k), Tensor) for k in REQUIRED_TENSORS):
         parts = ", ".join(key.split(".")[0] for key in REQUIRED_TENSORS)
         raise BadInput(f"{path} is not a SAM checkpoint: it lacks {parts} tensors")
     return state
 
 
 def build_sam(state: dict[str, Tensor]) -> Sam:
-    """Build an untrained SAM of the sizes that the tensors of `state` have; KeyError where one is missing."""
+    """Build an untrained SAM of the sizes that the tensors of `state` have.
+
+    Args:
+        state: The tensors of a SAM by name.
+
+    Returns:
+        A `segment_anything.modeling.Sam`.
+
+    Raises:
+        KeyError: A tensor is missing.
+    """
     from segment_anything.modeling import Sam
 
     encoder = _build_image_encoder(state)

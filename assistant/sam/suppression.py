@@ -40,7 +40,7 @@ CROP_EDGE_TOLERANCE = (
 
 @dataclass
 class Region:
-    """A mask that was kept, in px of the whole image.
+    """A mask that survived suppression, in px of the whole image.
 
     Attributes:
         candidate: What it was drawn from.

@@ -91,7 +91,7 @@ class PromptDrawer:
         points = np.zeros((count, MAX_POINTS, 2), np.float32)
         labels = np.full((count, MAX_POINTS), NO_POINT)
         kind = np.full(count, SINGLE_MASK)
-        empty = self._limited(~self.masks.any(0), cell=1)
+        empty = self._limited(np.logical_not(self.masks.any(0)), cell=1)
         may_click_on_nothing = with_clicks_on_nothing and empty.sum() > MIN_EMPTY_PIXELS
         for p, number in enumerate(mask_of):
             share = self.rng.random()

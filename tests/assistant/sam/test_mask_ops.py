@@ -107,6 +107,8 @@ def test_rle_round_trip(mask):
     assert decoded.dtype == bool and np.array_equal(decoded, mask)
     assert np.array_equal(coco_mask.decode(rle).astype(bool), mask)
     assert np.array_equal(decode_rle(rle | {"counts": rle["counts"].encode()}), mask)
+    runs = np.diff(np.flatnonzero(np.diff(np.concatenate([[2], mask.T.ravel(), [2]])))).tolist()
+    assert np.array_equal(decode_rle(rle | {"counts": [0, *runs] if mask[0, 0] else runs}), mask)
     assert rle_area(rle) == mask.sum()
 
 
@@ -164,6 +166,60 @@ def test_rle_of_a_coco_segmentation():
 def test_an_rle_that_does_not_fill_its_size_is_refused(counts):
     with pytest.raises(BadInput):
         decode_rle({"size": [3, 4], "counts": counts})
+
+
+def test_rle_of_a_large_mask():
+    mask = np.zeros((3000, 4000), bool)
+    mask[10:2500, 70:3990] = True
+    mask[::7, ::3] ^= True
+    assert np.array_equal(decode_rle(encode_rle(mask)), mask)
+
+
+@settings(max_examples=80)
+@given(MASKS, st.integers(-2, 50), st.integers(-2, 50))
+def test_rle_of_another_size_is_refused(mask, height, width):
+    rle = encode_rle(mask) | {"size": [height, width]}
+    if height * width == mask.size and min(height, width) > 0:
+        assert decode_rle(rle).shape == (height, width)
+    else:
+        with pytest.raises(BadInput):
+            decode_rle(rle)
+
+
+@settings(max_examples=150)
+@given(
+    st.one_of(st.text(max_size=30), st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=30))
+)
+def test_any_counts_string_is_refused_or_a_whole_mask(counts):
+    try:
+        mask = decode_rle({"size": [4, 3], "counts": counts})
+    except BadInput:
+        return
+    assert mask.shape == (4, 3) and mask.dtype == bool
+    assert np.array_equal(coco_mask.decode({"size": [4, 3], "counts": counts}).astype(bool), mask)
+
+
+@pytest.mark.parametrize(
+    "rle",
+    [
+        {},
+        {"size": [2, 2]},
+        {"size": [2], "counts": "0"},
+        {"size": "ab", "counts": "04"},
+        {"size": [2, 2], "counts": None},
+        {"size": [2, 2], "counts": [5]},
+        {"size": [2, 2], "counts": [-1, 5]},
+        {"size": [2, 2], "counts": [[4]]},
+        {"size": [2, 2], "counts": "o" * 40},
+        {"size": [10**9, 10**9], "counts": "4"},
+        {"size": [2, 2], "counts": ["x"]},
+        {"size": [2, 2], "counts": [2**62] * 4 + [4]},
+        {"size": [10**6, 10**6], "counts": [10**12]},
+    ],
+)
+def test_a_broken_rle_is_refused(rle):
+    with pytest.raises(BadInput):
+        decode_rle(rle)
 
 
 # ---------------------------------------------------------------------------------- squares

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from assistant.errors import BadInput
 from assistant.sam.backends import OfficialSegmenter
-from assistant.sam.mask_ops import rle_iou
-from assistant.sam.proposals import crop_boxes, everything
+from assistant.sam.mask_ops import encode_rle, rle_iou
+from assistant.sam.proposals import Proposals, by_granularity, crop_boxes, everything
 from assistant.sam.suppression import remove_small_parts
 from eval.peers import segment_anything_masks
 from eval.random_sam import random_sam, teach, thresholds
@@ -174,3 +174,23 @@ def test_crops_cover_the_image(height, width, layers):
         of_layer = [box for box, k in boxes if k == layer]
         assert all(0 <= x0 <= x1 <= width and 0 <= y0 <= y1 <= height for x0, y0, x1, y1 in of_layer)
         assert max(box[2] for box in of_layer) == width and max(box[3] for box in of_layer) == height
+
+
+def test_granularity_prefers_parts_or_whole_objects():
+    whole, part = np.zeros((40, 40), bool), np.zeros((40, 40), bool)
+    whole[:30, :30], part[:20, :20] = True, True
+    masks = [part, whole]
+    proposals = Proposals(
+        [encode_rle(mask) for mask in masks],
+        np.zeros((2, 4), np.float32),
+        np.full(2, 0.9, np.float32),
+        np.ones(2, np.float32),
+        np.array([mask.sum() for mask in masks]),
+        np.zeros((2, 2), np.float32),
+        np.zeros((2, 4, 4), np.float32),
+        (40, 40),
+    )
+    assert by_granularity(proposals, 1).areas.tolist() == [900]
+    assert by_granularity(proposals, 0).areas.tolist() == [400, 900]
+    with pytest.raises(BadInput, match="between 0"):
+        by_granularity(proposals, 1.5)
