@@ -76,7 +76,7 @@ def test_few_images_are_said_to_be_few(tmp_path, monkeypatch, capsys, count, mor
             ["rehearsal", "--data", "gone", "--sam", "gone", "--regions", "o", "--photos", "0"],
             "--photos must be at least 1",
         ),
-        (["sam", "--data", "gone", "--out", "o"], "no training photos under gone"),
+        (["sam", "--data", "gone", "--out", "o"], "no training images under gone"),
     ],
 )
 def test_a_wrong_option_is_one_line_before_the_work_begins(
