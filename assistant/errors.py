@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 import warnings
@@ -63,6 +64,7 @@ def exit_code(run: Callable[[], object]) -> int:
         sys.stderr = open(os.devnull, "w")
     if sys.stdout is None:
         return _fail("standard output is closed: send it to a file, or to /dev/null")
+    _print_any_character()
     with ends_on_interrupt() as interruption, _notes_on_stderr():
         try:
             run()
@@ -105,6 +107,13 @@ def _reason(error: BaseException) -> str:
     """The system's or the library's words about an error, in one line."""
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(str(words).split())[:MAX_REASON_LENGTH] or type(error).__name__
+
+
+def _print_any_character() -> None:
+    """Write what the locale's encoding lacks as \\xe0, so that no name in another language ends a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(line: str) -> int:

@@ -172,4 +172,4 @@ def write_card(out: Path, base: str, settings: Mapping[str, Any], rows: Sequence
         "",
     ]
     with replace_whole(out / "README.md") as path:
-        path.write_text("\n".join(lines))
+        path.write_text("\n".join(lines), encoding="utf-8")

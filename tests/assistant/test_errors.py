@@ -124,3 +124,14 @@ sys.exit(exit_code(work))
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130 and time.monotonic() - start < 5
     assert said.count("\n") == 1 and said.startswith("stopped")
+
+
+def test_a_locale_without_a_character_ends_no_command():
+    program = "import sys; from assistant.errors import exit_code; sys.exit(exit_code(lambda: print('à')))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stdout == "\\xe0\n" and not done.stderr
