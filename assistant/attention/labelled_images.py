@@ -160,8 +160,8 @@ def _list_voc(root: Path, split: str) -> tuple[list[str], list[LabelledImage]]:
     file = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     try:
         stems = read_text(file).split()
-    except OSError as error:
-        raise BadInput(f"{file} cannot be read: choose a --split that VOC has ({error})") from None
+    except BadInput as error:
+        raise BadInput(f"{error}: choose a --split that VOC has") from None
     names = [VOC_NAMES.get(category, category) for category in VOC_CATEGORIES]
     images: list[LabelledImage] = [
         VocImage(root / "JPEGImages" / f"{stem}.jpg", root / "SegmentationClass" / f"{stem}.png")
