@@ -304,6 +304,11 @@ def reply_for(targets: list[tuple[str, bool]], rng: random.Random | None = None)
     return _varied_reply(groups, rng) if rng else _plain_reply(groups)
 
 
+def marked(phrase: str, present: bool) -> str:
+    """A phrase with its token, quoted where `parse` would not find it otherwise."""
+    return f"{_quoted(clean_phrase(phrase))} {SEG if present else ABS}"
+
+
 def _plain_reply(groups: list[tuple[bool, list[str]]]) -> str:
     """ "I see the cup [SEG], but no pen [ABS]; I see the ..."; "there is no" would be wrong of plurals."""
     reply = ""

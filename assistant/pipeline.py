@@ -64,12 +64,14 @@ class Selection:
         proposals: Indices of the proposals whose union is the target's mask.
         others: Indices of the next best proposals, best first.
         mask: (H, W) bool, what the target covers beside its proposals; None where it covers nothing else.
+        known: Whether the pipeline knows what was asked for; see `assistant.answer.Target`.
     """
 
     confidence: float
     proposals: list[int]
     others: list[int] = field(default_factory=list)
     mask: np.ndarray | None = None
+    known: bool = True
 
 
 class OpenedImage(Protocol):

@@ -317,11 +317,14 @@ class Scene:
         """A target of an answer; without a mask it is absent, whatever the reply says."""
         if not present or (not selection.proposals and selection.mask is None):
             confidence = min(selection.confidence, self.threshold)
-            return Target(phrase, False, confidence, None, selection.proposals, selection.others)
+            return Target(
+                phrase, False, confidence, None, selection.proposals, selection.others, selection.known
+            )
         mask = self.union(selection.proposals)
         if selection.mask is not None:
             mask |= selection.mask
-        return Target(phrase, True, selection.confidence, mask, selection.proposals, selection.others)
+        confidence = selection.confidence
+        return Target(phrase, True, confidence, mask, selection.proposals, selection.others, selection.known)
 
     def union(self, proposals: Sequence[int]) -> np.ndarray:
         """The union of some proposals.

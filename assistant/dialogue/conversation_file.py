@@ -129,6 +129,7 @@ def _target_to_json(target: Target) -> dict[str, Any]:
         "present": bool(target.present),
         "confidence": float(target.confidence),
         "rle": encode_rle(target.mask) if target.present and target.mask is not None else None,
+        **({} if target.known else {"known": False}),
     }
 
 
@@ -272,7 +273,8 @@ def _read_target(row: Json, where: str, image: np.ndarray) -> Target:
     if row["present"] != (row["rle"] is not None):
         raise _bad(f"{where} is {'present without' if row['present'] else 'absent with'} a mask")
     mask = _read_mask(row["rle"], image) if row["present"] else None
-    return Target(row["phrase"], row["present"], float(row["confidence"]), mask, [])
+    known = row.get("known") is not False  # only written where it is False
+    return Target(row["phrase"], row["present"], float(row["confidence"]), mask, [], known=known)
 
 
 def _read_mask(rle: dict[str, Any], image: np.ndarray) -> np.ndarray:

@@ -15,38 +15,47 @@ from assistant.dialogue.followup_parser import CRITERIA, FILLER_WORDS, normalise
 POLITE = (
     r"(?:and|also|then|now|next|please|ok|okay|so|well|but|hi|hello|hey|thanks|sorry|mum|of those|what about|"
     r"how about|anything else,? like|can you|could you|would you|will you|i wonder (?:if|whether)|"
-    r"tell me (?:if|whether)|see (?:if|whether)|check (?:if|whether|for)|any chance|let me|help me|do you know)"
+    r"tell me (?:if|whether)|see (?:if|whether)|check (?:if|whether|for)|any chance|let me|help me|"
+    r"do you know)"
 )
 REQUEST = (
     r"(?:where(?:['’]s| (?:is|are|can i (?:see|find)|would i find|do you see))|whereabouts (?:is|are)|"
-    r"(?:is|are) there|isn['’]?t there|aren['’]?t there|(?:do|can|could|would) (?:you|we|i) (?:see|have|find|spot|notice)|"
-    r"have you (?:spotted|seen)|there (?:is|are)|does (?:the|this) (?:photo|picture|image) (?:show|contain|have)|"
-    r"i (?:need|want|mean|see|would like(?: to see)?|am looking for|spy with my little eye)|i['’]m looking for|looking for|"
+    r"(?:is|are) there|isn['’]?t there|aren['’]?t there|have you (?:spotted|seen)|there (?:is|are)|"
+    r"(?:do|can|could|would) (?:you|we|i) (?:see|have|find|spot|notice)|"
+    r"does (?:the|this) (?:photo|picture|image) (?:show|contain|have)|"
+    r"i (?:need|want|mean|see|would like(?: to see)?|am looking for|spy with my little eye)|"
+    r"i['’]m looking for|looking for|"
     r"(?:show|give|find|get|tell|point|mark|segment|outline|locate|trace|highlight|select|detect|identify|spot|"
     r"see|cut|pick|look|colou?r|draw|add|choose|want)(?: me)?(?: (?:out|at|to|for|in|round|around))*|"
-    r"(?:what|which (?:thing|object|one|region|part)s?)(?:['’]s| is| are| shows| show)(?! (?:you|we|i|it)\b)|only|just)"
+    r"(?:what|which (?:thing|object|one|region|part)s?)(?:['’]s| is| are| shows| show)(?! (?:you|we|i|it)\b)|"
+    r"only|just)"
 )
 OPENING = re.compile(rf"^(?:(?:{POLITE}|{REQUEST})\b[,.!:]? *)+", re.I)
 DETERMINER = re.compile(
-    r"^(?:(?:the|an?|some|any|no|every|all|each|my|your|both|this|these|those|of|whatever|whoever)\b *)+", re.I
+    r"^(?:(?:the|an?|some|any|no|every|all|each|my|your|both|this|these|those|of|whatever|whoever)\b *)+",
+    re.I,
 )
 CLOSING = re.compile(
     r"(?:[ ,]*\b(?:please|here|there|too|as well|now|again|anywhere|visible|for me|if you can|you can find|"
     r"(?:in|on|of) (?:the|this|your) (?:picture|image|photo|photograph|scene)|in view|around)|[\s?!.,;:…])+$",
     re.I,
 )
-ITEM_JOINT = re.compile(r"\s*[,;\n]\s*(?:(?:and|or)\s+)?|\s+(?:and|or|&)\s+(?=(?:the|an?|some|any|my)\b)", re.I)
+ITEM_JOINT = re.compile(
+    r"\s*[,;\n]\s*(?:(?:and|or)\s+)?|\s+(?:and|or|&)\s+(?=(?:the|an?|some|any|my)\b)", re.I
+)
 SHORT_JOINT = re.compile(r"\s+(?:and|or|&)\s+", re.I)
 CLAUSE = re.compile(r"^(?:what|who|which|where|why|how|when|whom|whose)\b", re.I)
 # What makes more of a noun phrase than adjectives and a noun.
 DESCRIPTION = re.compile(
     r"\b(?:that|which|who|whom|whose|where|when|to|for|with|of|in|on|at|from|by|used|made|you|like|under|over|"
-    r"between|behind|near|beside|without|\w+ing)\b",
+    r"between|behind|near|beside|without|\w+(?<!th)ing)\b",
     re.I,
 )
 MAX_NOUN_PHRASE = 4  # words of a noun phrase without a description
 MAX_QUOTED_LENGTH = 80  # characters of a question that a reply repeats
-LEADING_WORDS = re.compile(r"^(?:(?:and|also|then|now|next|but|ok|okay|so|what about|how about)\b[, ]*)+", re.I)
+LEADING_WORDS = re.compile(
+    r"^(?:(?:and|also|then|now|next|but|ok|okay|so|what about|how about)\b[, ]*)+", re.I
+)
 PRONOUN = re.compile(
     r"\b(?:(?<!what is )(?<!what might )(?<!thing is )(?<!where is )it|them|(?<!did )they|he|she|him|her|"
     r"the others?|others|other ones?|another|the rest|the same|both(?! (?:the|an?)\b)|again|"
@@ -54,15 +63,23 @@ PRONOUN = re.compile(
     r"(?:these|those|this|that)(?= (?:is|are|too|and|or)\b|\W*$)|of (?:them|those|these))\b",
     re.I,
 )
-IMPERSONAL_IT = re.compile(r"\bit(?= (?:be )?(?:that|which|who|rains|pours|snows|is (?:hot|cold|dark|raining))\b)", re.I)
+IMPERSONAL_IT = re.compile(
+    r"\bit(?= (?:be )?(?:that|which|who|rains|pours|snows|is (?:hot|cold|dark|raining))\b)", re.I
+)
 # A pronoun after one of these means what stands before them: "something you open when it pours".
 SUBORDINATE = re.compile(
-    r"\b(?:that|which|who|whom|whose|when|while|if|because|before|after|so|until|unless|you|people|has|have)\b", re.I
+    r"\b(?:that|which|who|whom|whose|when|while|if|because|before|after|so|until|unless|you|people|has|have)\b",
+    re.I,
+)
+# What stands before a subject in "the thing they sit on", but not in "and where do they sit?".
+CONTACT_CLAUSE = re.compile(
+    r"\w(?<!\bis)(?<!\bare)(?<!\bdo)(?<!\bdoes)(?<!\bdid)(?<!\bcan)(?<!\bwill)(?<!\bwould)(?<!\bhas)(?<!\bhave)$",
+    re.I,
 )
 
 
 def stripped_opening(question: str) -> str:
-    """The question without words that only link it to the one before: "and the flowers?" -> "the flowers?"."""
+    """The question without words that link it to the one before: "and the flowers?" -> "the flowers?"."""
     return LEADING_WORDS.sub("", question) or question
 
 
@@ -75,8 +92,9 @@ def refers_back(question: str) -> bool:
     for match in PRONOUN.finditer(text):
         if IMPERSONAL_IT.match(text, match.start()):
             continue
-        before = CLAUSE.sub("", text[: match.start()].strip())
-        if not SUBORDINATE.search(OPENING.sub("", before)):
+        before = OPENING.sub("", CLAUSE.sub("", text[: match.start()].strip()))
+        is_contact_clause = CONTACT_CLAUSE.search(before) and match[0].lower() in ("they", "he", "she")
+        if not is_contact_clause and not SUBORDINATE.search(before):
             return True
     return False
 

@@ -150,6 +150,13 @@ class PocketLLM:
         ]
         return self.phrase_rows[max(contained, key=len)] if contained else None
 
+    def plain_names(self) -> dict[int, str]:
+        """{row: its plain name}, the first of the forms of each taught name."""
+        names: dict[int, str] = {}
+        for phrase, row in self.phrase_rows.items():
+            names.setdefault(row, phrase)
+        return names
+
     def mean_token_embedding(self, phrase: str) -> Tensor:
         """The mean of a phrase's input embeddings less what all tokens share, (W,) float32."""
         return self.embed(self.tokens(f" {phrase}")).detach().float().mean(0) - self.common_embedding

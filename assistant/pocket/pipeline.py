@@ -6,7 +6,6 @@ reply, selections = pipeline.ask([Turn("what keeps the rain off?")], opened, thr
 """
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from assistant.grammar import Mention, Turn, parse, reply_for
+from assistant.grammar import Turn, parse, plain
 from assistant.mllm.selector import Scores, Selector, next_best_proposals, select_proposals
 from assistant.pipeline import Pipeline, Reply, Selection
+from assistant.pocket.asked_words import refers_back
 from assistant.pocket.attention import PocketProbe, published_probe
 from assistant.pocket.heads import Heads
+from assistant.pocket.honest_reply import Item, honest_items, write_reply, written
 from assistant.pocket.llm import PocketLLM
 from assistant.pocket.opening import PocketImageOpener, PocketOpenedImage, load_pocket_opener
 from assistant.pocket.precision import fast_math
-from assistant.pocket.question_splitter import split_question
+from assistant.pocket.question_kinds import (
+    Ask,
+    Background,
+    Count,
+    Except,
+    NameMainThing,
+    Talk,
+    parse_question,
+)
 from assistant.pocket.region_encoder import EncodedRegions
+from assistant.pocket.rule_answers import (
+    Looker,
+    answer_background,
+    answer_count,
+    answer_except,
+    answer_main_thing,
+    answer_talk,
+)
+from assistant.pocket.seen_things import offer, seen_things
 from assistant.pocket.semantic import SemanticSelector
+from assistant.pocket.vocabulary import Vocabulary
 from assistant.pocket.wheels import BACKBONE, SMOLLM2, smollm2_folder
 from assistant.weights import adapter_file, pocket_file, sha256_of
 
@@ -52,6 +71,7 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         self.semantic = semantic
         # {row of the region encoder: row of the semantic head}
         self.semantic_rows = semantic.category_rows(llm.phrase_rows) if semantic else {}
+        self.vocabulary = Vocabulary(llm.phrase_rows)
 
     @functools.cached_property
     def _probe(self) -> PocketProbe:
@@ -65,17 +85,34 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
     def ask(
         self, turns: list[Turn], opened: PocketOpenedImage, threshold: float, **options: Any
     ) -> tuple[Reply, list[Selection]]:
-        """Answer the last turn; see `Pipeline.ask`. A question that joins several is answered in parts."""
+        """Answer the last turn; see `Pipeline.ask`.
+
+        Rules answer the kinds of `assistant.pocket.question_kinds`; the language model answers the rest, a
+        question that joins several in parts. It reads earlier turns only where a question refers to them, and
+        what is absent is called by words of the question.
+        """
         regions = self.llm.encoder(opened.features)
-        markers = _MarkerSelections(self, opened, regions, threshold)
-        stream = options.get("stream")
-        replies = []
-        for k, question in enumerate(split_question(turns[-1].question)):
-            if k and stream:
-                stream(" ")
-            conversation = [*turns[:-1], Turn(question)]
-            replies.append(self.llm.reply(conversation, regions, decide=markers.decide, **options))
-        return _join_replies(replies, markers.selections)
+        conversation = _Conversation(self, turns, opened, regions, threshold, options)
+        seen = seen_things(self.llm, regions)
+        looker = Looker(opened, regions, seen, conversation.ask)
+        question = turns[-1].question
+        kind = parse_question(question, self.vocabulary.names_any(question))
+        match kind:
+            case Talk():
+                answered = answer_talk(kind, looker)
+            case Except():
+                answered = answer_except(kind, looker)
+            case Background():
+                answered = answer_background(looker)
+            case Count():
+                answered = answer_count(kind, looker)
+            case NameMainThing():
+                answered = answer_main_thing(looker)
+            case Ask(questions):
+                return conversation.answer(questions, offer(seen))
+        if stream := options.get("stream"):
+            stream(plain(answered[0].text))
+        return answered
 
     def choose(self, scores: Scores, phrase: str, opened: PocketOpenedImage) -> list[int]:
         """Select the proposals of one target.
@@ -112,9 +149,7 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
             logits[0].flatten()[logits.argmax()] = 1.0
         regions = encoder(self.opener.features(image, opened.embedding, logits))
         probabilities = encoder.name_logits(regions.embeddings, encoder.names)[0].softmax(0)
-        names: dict[int, str] = {}
-        for phrase, row in self.llm.phrase_rows.items():
-            names.setdefault(row, phrase)  # the first form is the plain one
+        names = self.llm.plain_names()
         ranking = [int(row) for row in probabilities.argsort(descending=True)]
         return [(names[row], float(probabilities[row])) for row in ranking if row in names]
 
@@ -154,27 +189,66 @@ class _MarkerSelections:
         return Selection(confidence, chosen, next_best_proposals(scores, 0, chosen))
 
 
-def _join_replies(replies: list[Reply], selections: Sequence[Selection]) -> tuple[Reply, list[Selection]]:
-    """One reply of the replies to the parts of a question; a target that was named again is left out.
+class _Conversation:
+    """Asks the language model about one image, after the turns of a conversation.
 
-    There is one selection for each marker of the replies, in their order.
+    Args:
+        pipeline, opened, regions, threshold: Of the image.
+        turns: Earlier turns, then the one to answer.
+        options: See `Pipeline.ask`.
     """
-    targets: dict[str, tuple[Mention, Selection]] = {}
-    mentions = [mention for reply in replies for mention in parse(reply.text)]
-    for mention, selection in zip(mentions, selections, strict=False):
-        targets.setdefault(mention.phrase.lower(), (mention, selection))
-    text = reply_for([(mention.phrase, mention.present) for mention, _ in targets.values()])
-    *earlier, last = [reply.text for reply in replies]
-    written = [part for part in (*(part.rstrip(" .") for part in earlier), last) if part]
-    joined = Reply(
-        text,
-        sum(reply.tokens for reply in replies),
-        [marker for reply in replies for marker in reply.markers],
-        torch.cat([reply.states for reply in replies if reply.states is not None]),
-        torch.cat([reply.margins for reply in replies if reply.margins is not None]),
-        ", ".join(written),
-    )
-    return joined, [selection for _, selection in targets.values()]
+
+    def __init__(
+        self,
+        pipeline: PocketPipeline,
+        turns: list[Turn],
+        opened: PocketOpenedImage,
+        regions: EncodedRegions,
+        threshold: float,
+        options: dict[str, Any],
+    ):
+        self.pipeline = pipeline
+        self.turns = turns
+        self.opened = opened
+        self.regions = regions
+        self.threshold = threshold
+        self.stream = options.get("stream")
+        self.options = {name: value for name, value in options.items() if name != "stream"}
+
+    def ask(self, question: str) -> tuple[list[Item], Reply]:
+        """Ask one question; returns the targets, called by what was asked, and the reply itself."""
+        earlier = self.turns[:-1] if refers_back(question) else []
+        markers = _MarkerSelections(self.pipeline, self.opened, self.regions, self.threshold)
+        llm = self.pipeline.llm
+        reply = llm.reply([*earlier, Turn(question)], self.regions, decide=markers.decide, **self.options)
+        heard = " ".join(text for turn in earlier for text in (turn.question, turn.answer or ""))
+        items = honest_items(
+            question,
+            f"{heard} {question}",
+            parse(reply.text),
+            markers.selections,
+            llm,
+            self.pipeline.vocabulary,
+        )
+        return items, reply
+
+    def answer(self, questions: list[str], seen: str) -> tuple[Reply, list[Selection]]:
+        """Answer questions in one reply; `seen`: what it offers where something was not understood."""
+        items: list[Item] = []
+        replies = []
+        for k, question in enumerate(questions):
+            found, reply = self.ask(question)
+            if self.stream:
+                self.stream(f"{' ' if k else ''}{written(found)}")
+            items += found
+            replies.append(reply)
+        joined = Reply(
+            "",
+            sum(reply.tokens for reply in replies),
+            states=torch.cat([reply.states for reply in replies if reply.states is not None]),
+            margins=torch.cat([reply.margins for reply in replies if reply.margins is not None]),
+        )
+        return write_reply(items, seen, joined)
 
 
 def load_pocket(adapter: Path | None = None) -> tuple[PocketPipeline, dict[str, str]]:

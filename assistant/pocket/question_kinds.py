@@ -81,80 +81,99 @@ class NameMainThing:
 
 QuestionKind = Ask | Talk | Except | Background | Count | NameMainThing
 
-TALK = (
-    (
-        r"(?:(?:hi|hello|hey|hiya|howdy|greetings|good (?:morning|afternoon|evening|day)|yo)"
-        r"(?: (?:there|you|all|everyone|again|friend|maskpick|computer|assistant))*)+(?: how are you(?: doing)?)?",
-        "Hello! Ask me about something in the photo.",
+IN_THE_PHOTO = r"(?:in|on|of) (?:the|this) (?:photo|picture|image|scene)"
+# {reply: patterns}; a question that one of them matches as a whole asks for nothing in the photo.
+TALK: dict[str, tuple[str, ...]] = {
+    "Hello! Ask me about something in the photo.": (
+        r"(?:(?:hi|hello|hey|hiya|howdy|greetings|yo|good (?:morning|afternoon|evening|day))"
+        r"(?: (?:there|you|all|everyone|again|friend|maskpick|computer|assistant))*)+"
+        r"(?: how are you(?: doing)?)?",
     ),
-    (r"(?:how are you|how do you do|whats up|how is it going|hows it going)(?: (?:today|doing))*", "I am ready to look."),
-    (
+    "I am ready to look.": (
+        r"(?:how are you|how do you do|whats up|how is it going|hows it going)(?: (?:today|doing))*",
+    ),
+    "You are welcome.": (
         r"(?:(?:ok|okay|great|well|many|oh|perfect|good|nice) )*(?:thanks|thank you|thx|cheers|ta)"
-        r"(?: (?:a lot|so much|very much|you|again|for (?:that|your help|the help)|that was (?:great|helpful)))*",
-        "You are welcome.",
+        r"(?: (?:a lot|so much|very much|you|again|for (?:that|your help|the help)|"
+        r"that was (?:great|helpful)))*",
     ),
-    (r"(?:bye|goodbye|bye bye|see you(?: later| soon)?|good night|farewell)(?: now)?", "Goodbye!"),
-    (
-        r"(?:who|what) are you|(?:what|how) can you (?:do|help)(?: me| for me)?|what do you do|help(?: me)?(?: please)?|"
-        r"how does (?:this|it) work|what is your name|whats your name|are you (?:an? )?(?:ai|robot|human|bot|there|chatgpt)",
-        "I outline what you ask for in a photo. Name it or describe it.",
+    "Goodbye!": (r"(?:bye|goodbye|bye bye|see you(?: later| soon)?|good night|farewell)(?: now)?",),
+    "I outline what you ask for in a photo. Name it or describe it.": (
+        r"(?:who|what) are you|(?:what|how) can you (?:do|help)(?: me| for me)?|what do you do",
+        r"help(?: me)?(?: please)?|how does (?:this|it) work|what is your name|whats your name",
+        r"are you (?:an? )?(?:ai|robot|human|bot|there|chatgpt)",
     ),
-    (
-        r"(?:ok|okay|yes|no|yeah|yep|nope|sure|fine|good|great|nice|cool|wow|lol|haha|perfect|awesome|amazing|hm+|"
-        r"well|please|sorry|test|testing|(?:what )?(?:a )?(?:nice|lovely|beautiful|great|good) (?:one|photo|picture|image|job|work))"
-        r"(?: (?:ok|then|one|job|thanks))*|i (?:like|love) (?:it|this|you|this photo|this picture)|never ?mind",
-        "All right.",
+    "All right.": (
+        r"(?:ok|okay|yes|no|yeah|yep|nope|sure|fine|good|great|nice|cool|wow|lol|haha|perfect|awesome|"
+        r"amazing|hm+|well|please|sorry|test|testing)(?: (?:ok|then|one|job|thanks))*",
+        r"(?:what )?(?:a )?(?:nice|lovely|beautiful|great|good) (?:one|photo|picture|image|job|work)",
+        r"i (?:like|love) (?:it|this|you|this photo|this picture)|never ?mind",
     ),
-    (
-        r"(?:please )?(?:tell|sing|write|make|give)(?: me| us)? (?:an? )?(?:\w+ )?(?:joke|story|poem|song|essay|code)(?: \w+)*|"
-        r"what time is it(?: now)?|what day is (?:it|today)|(?:what is|whats|hows|how is) the (?:weather|time|date)(?: \w+)*|"
-        r"(?:why|when was|when did|how old|how much|how long|how far|what year)\b.*|(?:translate|summari[sz]e|calculate|explain)\b.*|"
-        r"(?:what (?:does|do) (?:it|this|that|the \w+) say|(?:read|what is) (?:the|this) (?:text|sign|writing))(?: \w+)*",
-        "I cannot tell you that: I only outline what is in a photo.",
+    "I cannot tell you that: I only outline what is in a photo.": (
+        r"(?:please )?(?:tell|sing|write|make|give)(?: me| us)? (?:an? )?(?:\w+ )?"
+        r"(?:joke|story|poem|song|essay|code)(?: \w+)*",
+        r"what time is it(?: now)?|what day is (?:it|today)",
+        r"(?:what is|whats|hows|how is) the (?:weather|time|date)(?: \w+)*",
+        r"(?:why|when was|when did|how old|how much|how long|how far|what year)\b.*",
+        r"(?:translate|summari[sz]e|calculate|explain)\b.*",
+        r"what (?:does|do) (?:it|this|that|the \w+) say(?: \w+)*",
+        r"(?:read|what is) (?:the|this) (?:text|writing)(?: \w+)*|read (?:the|this) sign(?: \w+)*",
     ),
-)
-TALK_PATTERNS = tuple((re.compile(pattern), reply) for pattern, reply in TALK)
+}
+TALK_PATTERNS = tuple((re.compile("|".join(patterns)), reply) for reply, patterns in TALK.items())
 REQUEST = (
     r"(?:(?:please|now|and|ok|can you|could you|show|find|mark|segment|outline|select|highlight|give|cut out|"
-    r"trace|detect|keep|take|pick|locate|see|mask|i (?:want|need|would like)|id like|let me see) (?:me )?(?:please )?)*"
+    r"trace|detect|keep|take|pick|locate|see|mask|i (?:want|need|would like)|id like|let me see) "
+    r"(?:me )?(?:please )?)*"
 )
-ALL = r"(?:everything|anything|all|every|the whole|the entire|the)(?: (?:of )?(?:the |these |those )?(?:things?|objects?|items?|photo|picture|image|scene|stuff|else|rest|here|in (?:the|this) (?:photo|picture|image)|that is))*"
+ALL = (
+    r"(?:everything|anything|all|every|the whole|the entire|the)"
+    r"(?: (?:of )?(?:the |these |those )?(?:things?|objects?|items?|photo|picture|image|scene|stuff|"
+    rf"else|rest|here|{IN_THE_PHOTO}|that is))*"
+)
 EXCEPT_WORDS = (
     r"(?:except(?: for)?|excepting|excluding|but(?: not)?|apart from|aside from|other than|besides|"
     r"without|minus|that is not|thats not|that isnt|which is not|not)"
 )
 EXCEPT_PATTERN = re.compile(f"{REQUEST}{ALL} {EXCEPT_WORDS} (.+)")
 EVERYTHING_PATTERN = re.compile(
-    REQUEST + r"(?:everything|all (?:(?:of )?(?:the )?)?(?:things|objects|items)|every (?:thing|object|item))"
-    r"(?: (?:here|there|you (?:see|can see|can find|find)|visible|please|in (?:the|this) (?:photo|picture|image|scene)|that you see))*"
+    rf"{REQUEST}(?:everything|all (?:(?:of )?(?:the )?)?(?:things|objects|items)|every (?:thing|object|item))"
+    rf"(?: (?:here|there|you (?:see|can see|can find|find)|visible|please|{IN_THE_PHOTO}|that you see))*"
 )
 BACKGROUND_PATTERN = re.compile(
-    REQUEST + r"(?:(?:where|what) is )?(?:(?:only|just) )?(?:the )?(?:whole |entire )?(?:back ?ground|backdrop)"
-    r"(?: (?:here|please|only|of (?:the|this) (?:photo|picture|image)|in (?:the|this) (?:photo|picture|image)))*"
+    rf"{REQUEST}(?:(?:where|what) is )?(?:(?:only|just) )?(?:the )?(?:whole |entire )?"
+    rf"(?:back ?ground|backdrop)(?: (?:here|please|only|{IN_THE_PHOTO}))*"
 )
 COUNT_PATTERN = re.compile(
-    r"(?:and |please |can you |could you |tell me |say )*(?:how many|count(?: all)?(?: of)?(?: the)?|what is the number of|"
-    r"(?:the )?number of) (.+?)"
-    r"(?: (?:are|do|can|could|is|did|does|have|has) (?:there|you|we|i|they|visible|shown|the (?:photo|picture|image))"
-    r"(?: (?:see|find|have|show|count|contain|spot|here))?| are| is| (?:in (?:the|this)|on the) (?:photo|picture|image)| here| please)*"
+    r"(?:and |please |can you |could you |tell me |say )*"
+    r"(?:how many|count(?: all)?(?: of)?(?: the)?|what is the number of|(?:the )?number of) (.+?)"
+    r"(?: (?:are|do|can|could|is|did|does|have|has) "
+    r"(?:there|you|we|i|they|visible|shown|the (?:photo|picture|image))"
+    rf"(?: (?:see|find|have|show|count|contain|spot|here))?| are| is| {IN_THE_PHOTO}| here| please)*"
 )
 MAIN_THING_PATTERN = re.compile(
-    r"(?:and |so |now |please )*(?:(?:what|who) (?:is|are) (?:this|that|these|those|here)|whats (?:this|that|here)|what is it|whats it|"
+    r"(?:and |so |now |please )*(?:"
+    r"(?:what|who) (?:is|are) (?:this|that|these|those|here)|whats (?:this|that|here)|what is it|whats it|"
     r"(?:tell me )?what (?:this|that) is|name (?:this|it)|identify (?:this|it)|what am i looking at|"
-    r"(?:whats|what (?:is|does|do)) (?:in |on )?(?:(?:the|this) (?:photo|picture|image))(?: show)?|what do you see|what can you see|"
-    r"(?:what is|whats|show me|find|where is|segment|mark) the (?:main|most important|central|biggest) (?:thing|object|subject)|"
-    r"what kind of (?:thing|object|animal) is (?:this|that)|what do we have here)"
-    r"(?: (?:here|there|called|thing|object|please|exactly|in (?:the|this) (?:photo|picture|image)|about))*"
+    r"(?:whats|what (?:is|does|do)) (?:in |on )?(?:(?:the|this) (?:photo|picture|image))(?: show)?|"
+    r"what do you see|what can you see|what do we have here|"
+    r"(?:what is|whats|show me|find|where is|segment|mark) "
+    r"the (?:main|most important|central|biggest) (?:thing|object|subject)|"
+    r"what kind of (?:thing|object|animal) is (?:this|that))"
+    rf"(?: (?:here|there|called|thing|object|please|exactly|about|{IN_THE_PHOTO}))*"
 )
 IS_THERE_NO = re.compile(
-    r"(?:(?:is|are) there (?:no|not (?:an?|any))|(?:isn['’]?t|aren['’]?t) there (?:an?|any)|(?:do|can) you (?:not |n['’]?t )?see no|"
-    r"there (?:is|are) no|there['’]s no|no|not (?:an?|any)) (?!one\b|that\b|the\b|it\b|this\b)(?P<thing>[^.?!]+?)"
+    r"(?:(?:is|are) there (?:no|not (?:an?|any))|(?:isn['’]?t|aren['’]?t) there (?:an?|any)|"
+    r"(?:do|can) you (?:not |n['’]?t )?see no|there (?:is|are) no|there['’]s no|no|not (?:an?|any)) "
+    r"(?!one\b|that\b|the\b|it\b|this\b)(?P<thing>[^.?!]+?)"
     r"(?:,? (?:right|is there|are there|here|anywhere|in (?:the|this) (?:photo|picture|image)))*[\s?!.]*",
     re.I,
 )
 LIST_JOINT = re.compile(r"\s*[\n;|]+\s*|\s+\.\s+|\s+/\s+")
 BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.):]?(?=\s))?\s*")
-REQUEST_OF_LIST = re.compile(r"^(?:please |can you )?(?:find|show|mark|segment|outline|detect|locate)\b[^:\n]*:\s*", re.I)
+REQUEST_OF_LIST = re.compile(
+    r"^(?:please |can you )?(?:find|show|mark|segment|outline|detect|locate)\b[^:\n]*:\s*", re.I
+)
 
 
 def parse_question(question: str, known: bool = False) -> QuestionKind:
@@ -211,7 +230,9 @@ def _parse_list(question: str) -> list[str]:
     names = [part.strip(" .,;") for part in parts]
     names = [re.sub(r"^(?:the|an?|some)\s+", "", name, flags=re.I) for name in names if name]
     is_list = len(names) > 1 and all(
-        len(name.split()) <= MAX_LISTED_WORDS and not re.search(r"[?!:]", name) and asked_things(name) == [name]
+        len(name.split()) <= MAX_LISTED_WORDS
+        and not re.search(r"[?!:]", name)
+        and asked_things(name) == [name]
         for name in names
     )
     return list(dict.fromkeys(names))[:MAX_LISTED] if is_list else []

@@ -1,0 +1,145 @@
+"""Answers of the pocket preset to questions that rules understand: all but a thing, the background, counting.
+
+    answer_except(Except(["cup"]), looker)       # (Reply, [Selection]): "I see everything except the cup."
+
+Each function returns a reply in the grammar and a selection for each of its markers, as `Pipeline.ask` does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from assistant.answer import Target
+from assistant.dialogue.instances import instances, share
+from assistant.grammar import marked
+from assistant.pipeline import Reply, Selection
+from assistant.pocket.honest_reply import Item, write_reply
+from assistant.pocket.opening import PocketOpenedImage
+from assistant.pocket.question_kinds import NOTHING_NAMED, Count, Except, Talk
+from assistant.pocket.region_encoder import EncodedRegions
+from assistant.pocket.seen_things import (
+    MIN_SEEN_CONFIDENCE,
+    SURROUNDINGS,
+    SeenThing,
+    main_thing,
+    offer,
+)
+
+Answered = tuple[Reply, list[Selection]]
+MIN_EXCEPTED_SHARE = 0.5  # of a region in what is excepted, from which the region is left out
+MIN_NAME_CONFIDENCE = 0.5  # below which the name of the main thing is said to be uncertain
+
+
+@dataclass
+class Looker:
+    """An image as the rules see it.
+
+    Attributes:
+        opened: The image.
+        regions: Its encoded regions.
+        seen: What is seen without being asked for.
+        ask: Asks the language model a question; returns the items and the reply.
+    """
+
+    opened: PocketOpenedImage
+    regions: EncodedRegions
+    seen: list[SeenThing]
+    ask: Callable[[str], tuple[list[Item], Reply]]
+
+    def mask(self, selection: Selection) -> np.ndarray:
+        """(H, W) bool: the union of a selection's proposals and its mask."""
+        mask = self.union(selection.proposals)
+        return mask if selection.mask is None else mask | selection.mask
+
+    def union(self, indices: list[int]) -> np.ndarray:
+        """(H, W) bool: the union of some proposals."""
+        mask = np.zeros(self.opened.size, bool)
+        for index in indices:
+            mask |= self.opened.proposals.mask(index)
+        return mask
+
+    def things(self) -> list[int]:
+        """Indices of the proposals that are surely things, whether they have a name or not."""
+        surrounding = {
+            index for thing in self.seen if thing.name in SURROUNDINGS for index in thing.proposals
+        }
+        named = {index for thing in self.seen for index in thing.proposals}
+        likely = torch.nonzero(self.regions.objectness.sigmoid() >= MIN_SEEN_CONFIDENCE).flatten().tolist()
+        return sorted((named | set(likely)) - surrounding)
+
+
+def _reply(text: str, selections: list[Selection], tokens: int = 0) -> Answered:
+    return Reply(text, tokens, [True] * len(selections)), selections
+
+
+def answer_talk(kind: Talk, looker: Looker) -> Answered:
+    """A short reply that points at nothing."""
+    return _reply(f"{kind.reply} {offer(looker.seen) if kind.offers else ''}".strip(), [])
+
+
+def answer_except(kind: Except, looker: Looker) -> Answered:
+    """The union of all likely things without those that are excepted, which may be absent."""
+    found: list[Item] = []
+    tokens = 0
+    for thing in kind.things:
+        items, reply = looker.ask(f"where is the {thing}?")
+        found += items
+        tokens += reply.tokens
+    excepted = np.zeros(looker.opened.size, bool)
+    for item in found:
+        if item.present:
+            excepted |= looker.mask(item.selection)
+    proposals = looker.opened.proposals
+    kept = [k for k in looker.things() if share(proposals.mask(k), excepted) < MIN_EXCEPTED_SHARE]
+    mask = looker.union(kept) & ~excepted
+    absent = [item for item in found if not item.present]
+    reply, selections = write_reply(absent, "", Reply("", tokens)) if absent else (Reply("", tokens), [])
+    if not mask.any():
+        rest = "I see nothing else that stands out."
+        return Reply(f"{reply.text} {rest}".strip(), tokens, reply.markers), selections
+    name = f"everything except the {' and the '.join(kind.things)}" if kind.things else "everything"
+    text = f"{reply.text} I see {marked(name, True)}.".strip()
+    return Reply(text, tokens, [*reply.markers, True]), [*selections, Selection(1.0, [], [], mask)]
+
+
+def answer_background(looker: Looker) -> Answered:
+    """All that no likely thing covers."""
+    mask = ~looker.union(looker.things())
+    if not mask.any():
+        return _reply("Things cover the whole photo: I see no background between them.", [])
+    return _reply(f"I see the {marked('background', True)}.", [Selection(1.0, [], [], mask)])
+
+
+def answer_count(kind: Count, looker: Looker) -> Answered:
+    """What is counted, and the number of its instances."""
+    items, asked = looker.ask(f"find all {kind.things}.")
+    reply, selections = write_reply(items, offer(looker.seen), asked)
+    counts = [
+        len(instances(looker.opened.proposals, _target(item, looker))) if item.present else 0
+        for item in items
+        if item.selection.known
+    ]
+    if counts:
+        reply.text += f" I count {sum(counts)}."
+    return reply, selections
+
+
+def _target(item: Item, looker: Looker) -> Target:
+    selection = item.selection
+    mask = looker.mask(selection)
+    return Target(item.phrase, True, selection.confidence, mask, selection.proposals, selection.others)
+
+
+def answer_main_thing(looker: Looker) -> Answered:
+    """The name of the thing that stands out most; without one, what may be asked."""
+    proposals = looker.opened.proposals
+    thing = main_thing(looker.seen, proposals)
+    if thing is None:
+        return _reply(NOTHING_NAMED, [])
+    name = f"{marked(thing.name, True)} ({thing.probability:.0%})"
+    is_sure = thing.probability >= MIN_NAME_CONFIDENCE
+    text = f"This looks like: {name}." if is_sure else f"I am not sure what this is, perhaps: {name}."
+    others = offer([other for other in looker.seen if other.name != thing.name]).replace("can", "can also", 1)
+    return _reply(f"{text} {others}".strip(), [Selection(thing.confidence, thing.proposals)])
