@@ -193,6 +193,7 @@ def serve(
     if mcp:
         server: Any = page.mcp_server_obj  # Gradio has no setting for the form of a tool's reply
         server.postprocess_output_data = lambda data, root_url: tool_reply(data)
+        server.convert_strings_to_filedata = lambda value, positions: value  # the endpoints read them
     if block:
         wait(page)
     return addresses

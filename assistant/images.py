@@ -314,7 +314,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values, note = _to_8_bits(np.asarray(image))
         if note:
-            _note(f"{name} {note}")
+            _note(f"{Path(name).name} {note}")
         image = Image.fromarray(values)
     if has_transparency(image):
         image = image.convert("RGBA")

@@ -4,7 +4,8 @@
     client = Client("http://127.0.0.1:7860")
     client.predict(handle_file("photo.jpg"), "what keeps the rain off?", api_name="/ask")
 
-Every call names its picture; a picture that was opened lately is not opened again. Masks are COCO RLE
+Every call names its picture: an upload, the path or the address of one, or a data: URL
+(`assistant.page.uploads`). A picture that was opened lately is not opened again. Masks are COCO RLE
 {"size": [h, w], "counts": str}, which pycocotools.mask.decode reads; boxes are [x, y, w, h] px. Errors are
 one line that says what to do.
 
@@ -12,8 +13,10 @@ Gradio derives the endpoints' schemas from the annotations, which therefore are 
 and their descriptions from the docstrings, in which each argument takes one line.
 """
 
+import functools
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -22,9 +25,9 @@ from PIL import Image
 
 from assistant.dialogue.class_list import ask_classes, read_class_names
 from assistant.errors import BadInput
-from assistant.images import open_image
+from assistant.images import collect_notes, open_image
 from assistant.page.canvas import as_data_url
-from assistant.page.uploads import uploaded_file
+from assistant.page.uploads import received_image
 from assistant.page.worker import Worker, error_line
 from assistant.sam.mask_ops import decode_rle, encode_rle
 from assistant.sam.proposals import by_granularity
@@ -42,11 +45,17 @@ class Endpoints:
         self._worker = worker
 
     def _answer(self, image: Any, work: Callable[[Scene], dict]) -> dict:
-        """What `work` returns for the scene of an uploaded image, with its size; every error as one line."""
+        """What `work` returns for the scene of a sent image, and notes about it; every error as one line."""
+
+        def open_and_work(source: Path) -> dict:
+            with collect_notes() as notes:
+                result = work(self._assistant.open(source))
+            return result | {"notes": notes} if notes else result
+
         file = None
         try:
-            file = uploaded_file(image)
-            return self._worker.call(lambda: work(self._assistant.open(file)))
+            with received_image(image) as file:
+                return self._worker.call(functools.partial(open_and_work, file))
         except Exception as error:
             raise gr.Error(error_line(error, file), print_exception=False) from None
 
@@ -61,7 +70,7 @@ class Endpoints:
         absent.
 
         Args:
-            image: the picture
+            image: the picture: a data: URL, an http(s) URL, or the path that an upload returned
             question: at most 4,000 characters, such as "what keeps the rain off, and is there a bear?"
             about: a mask as COCO RLE {"size": [h, w], "counts": str} of the part that "it" means
             earlier: questions asked before this one, oldest first, for follow-ups such as "the left one"
@@ -73,12 +82,12 @@ class Endpoints:
         """
 
         def work(scene: Scene) -> dict:
-            before = earlier or []
+            before = _value(earlier) or []
             if not isinstance(before, list) or len(before) > MAX_EARLIER_QUESTIONS:
                 raise BadInput(f"earlier must be a list of at most {MAX_EARLIER_QUESTIONS} questions")
             for earlier_question in before:
                 scene.ask(earlier_question)
-            region = None if about is None else _read_mask(about)
+            region = None if _value(about) is None else _read_mask(about)
             return scene.ask(question, about=region).to_json()
 
         return self._answer(image, work)
@@ -95,7 +104,7 @@ class Endpoints:
         """Outline what clicks, a box or a rough mask point at, as Segment Anything does.
 
         Args:
-            image: the picture
+            image: the picture: a data: URL, an http(s) URL, or the path that an upload returned
             points: clicks [[x, y], ...] in px
             labels: for each click 1 = on the thing, 0 = not part of it; all 1 if left out
             box: [left, top, right, bottom] px around the thing
@@ -107,8 +116,9 @@ class Endpoints:
         """
 
         def work(scene: Scene) -> dict:
-            rough = None if mask is None else _read_mask(mask)
-            masks, scores = scene.segment(points, labels, box, rough, bool(multimask))
+            rough = None if _value(mask) is None else _read_mask(mask)
+            clicks, sides, edges = map(_value, (points, labels, box))
+            masks, scores = scene.segment(clicks, sides, edges, rough, bool(_value(multimask)))
             rows = [
                 {"rle": encode_rle(found), "score": _probability(score)}
                 for found, score in zip(masks, scores, strict=True)
@@ -121,7 +131,7 @@ class Endpoints:
         """Outline everything in a picture.
 
         Args:
-            image: the picture
+            image: the picture: a data: URL, an http(s) URL, or the path that an upload returned
             granularity: 0 = parts, 1 = whole things
 
         Returns:
@@ -130,7 +140,7 @@ class Endpoints:
         """
 
         def work(scene: Scene) -> dict:
-            proposals = by_granularity(scene.proposals, granularity)
+            proposals = by_granularity(scene.proposals, _number(granularity, "granularity"))
             rows = [
                 {"rle": rle, "score": _probability(score), "area": int(area)}
                 for rle, score, area in zip(
@@ -145,7 +155,7 @@ class Endpoints:
         """Make a semantic map of a picture: which pixels belong to which of the given classes.
 
         Args:
-            image: the picture
+            image: the picture: a data: URL, an http(s) URL, or the path that an upload returned
             names: the classes, one a line or with commas between them
 
         Returns:
@@ -154,7 +164,7 @@ class Endpoints:
         """
 
         def work(scene: Scene) -> dict:
-            listed = read_class_names(names)
+            listed = read_class_names("\n".join(map(str, names)) if isinstance(names, list) else names)
             rows: dict[str, dict[str, Any]] = {
                 name: {"name": name, "present": None, "confidence": None, "rle": None} for name in listed
             }
@@ -172,8 +182,8 @@ class Endpoints:
         """Outline in a picture what is like an example that is outlined in another picture.
 
         Args:
-            image: the picture to search
-            reference: the picture with the example
+            image: the picture to search: a data: URL, an http(s) URL, or the path that an upload returned
+            reference: the picture with the example, given likewise
             mask: the example in the reference as COCO RLE {"size": [h, w], "counts": str}
             label: its name, such as "mug"; may be left out
 
@@ -182,7 +192,8 @@ class Endpoints:
         """
 
         def work(scene: Scene) -> dict:
-            example = open_image(uploaded_file(reference))
+            with received_image(reference) as file:
+                example = open_image(file)
             found, score = scene.segment_like(example, _read_mask(mask), label or None)
             rle = encode_rle(found) if found.any() else None
             return _with_size(scene, rle=rle, score=_probability(score))
@@ -193,7 +204,7 @@ class Endpoints:
         """Show where the model looks for a phrase, as a heat map.
 
         Args:
-            image: the picture
+            image: the picture: a data: URL, an http(s) URL, or the path that an upload returned
             phrase: what to look for, such as "a mug"
 
         Returns:
@@ -255,8 +266,29 @@ def _probability(value: float) -> float:
     return min(max(float(value), 0.0), 1.0)
 
 
-def _read_mask(rle: object) -> np.ndarray:
+def _value(given: Any) -> Any:
+    """What a program means that sends numbers, lists or objects as text, as many language models do."""
+    if isinstance(given, list):
+        return [_value(item) for item in given]
+    if not isinstance(given, str):
+        return given
+    try:
+        return json.loads(given)
+    except (ValueError, RecursionError):
+        return {"true": True, "false": False, "none": None, "": None}.get(given.strip().lower(), given)
+
+
+def _number(given: object, name: str) -> float:
+    """A number that may have been sent as text. Raises BadInput where it is none."""
+    number = _value(given)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise BadInput(f"{name} must be a number, such as 0.5, not {str(given)[:40]!r}")
+    return float(number)
+
+
+def _read_mask(given: object) -> np.ndarray:
     """A mask (H, W) bool from its RLE. Raises BadInput where it is none."""
+    rle = _value(given)
     if not isinstance(rle, dict):
         raise BadInput("a mask must be an RLE {'size': [h, w], 'counts': str}")
     return decode_rle(rle)

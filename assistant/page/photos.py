@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 
 from assistant.errors import BadInput
-from assistant.images import open_image
+from assistant.images import collect_notes, open_image
 from assistant.page.canvas import CANVAS_SCRIPT, CANVAS_TEMPLATE, empty_props, outline_layers, photo_prop
 from assistant.page.components import PhotoComponents, ToolComponents
 from assistant.page.handlers import (
@@ -159,7 +159,7 @@ class PhotoPanel(Panel):
             file = session.pending[0]
             start = time.perf_counter()
             try:
-                scene = yield from self._open(session, file, stop)
+                opened = yield from self._open(session, file, stop)
             except Exception as error:
                 if session.epoch == epoch:
                     session.pending = []
@@ -168,19 +168,20 @@ class PhotoPanel(Panel):
                     else:
                         yield self._refuse(session, error, file)
                 break
-            if session.epoch == epoch and scene is not None:
+            if session.epoch == epoch and opened is not None:
+                scene, notes = opened
                 session.pending = session.pending[1:]
                 session.add_photo(scene, file.stem)
                 height, width = scene.size
                 seconds = time.perf_counter() - start
-                note = f"{width} x {height} pixels, opened in {seconds:.1f} s."
-                yield self.page.show(session, note=note)
+                sentences = [f"{width} x {height} pixels, opened in {seconds:.1f} s.", *notes]
+                yield self.page.show(session, note=escape(" ".join(sentences)))
         yield self.unchanged(session)
 
     def _open(
         self, session: Session, file: Path, stop: threading.Event
-    ) -> Generator[Updates, None, Scene | None]:
-        """Open a photo and show the steps; returns its scene, or None where another epoch has begun."""
+    ) -> Generator[Updates, None, tuple[Scene, list[str]] | None]:
+        """Open a photo and show the steps; returns its scene and notes, or None in another epoch."""
         epoch = session.epoch
         image: np.ndarray | None = None
         for event in self.page.worker.run(lambda report: self._read_and_open(file, report), stop):
@@ -196,10 +197,12 @@ class PhotoPanel(Panel):
                 yield self._show_step(step, image, value)
         return None
 
-    def _read_and_open(self, file: Path, report: ReportFunction) -> Scene:
+    def _read_and_open(self, file: Path, report: ReportFunction) -> tuple[Scene, list[str]]:
         """The work of opening a photo: report the image itself, then the steps."""
-        report(READ_STEP, open_image(file))
-        return self.page.assistant.open(file, progress=report)
+        with collect_notes() as notes:
+            image = open_image(file)
+        report(READ_STEP, image)
+        return self.page.assistant.open(image, progress=report), notes
 
     def _show_read(self, session: Session, image: np.ndarray, name: str) -> Updates:
         """The photo without masks, in place of the field where it was dropped."""

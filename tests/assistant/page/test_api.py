@@ -7,6 +7,8 @@ import json
 import threading
 import time
 
+import httpx
+import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
@@ -153,6 +155,74 @@ def test_one_request_at_a_time(served_page, photo, monkeypatch):
     assert together == [1] * 6
 
 
+def data_url(photo) -> str:
+    return "data:image/png;base64," + base64.b64encode(photo.read_bytes()).decode()
+
+
+def upload(address, photo) -> str:
+    """The path that the page returns for an upload."""
+    with photo.open("rb") as file:
+        reply = httpx.post(f"{address}gradio_api/upload", files={"files": ("ball.png", file, "image/png")})
+    return reply.json()[0]
+
+
+def ways_to_send(address, photo) -> dict[str, str]:
+    """Every way in which a program may give an image as text."""
+    path = upload(address, photo)
+    return {"path": path, "address": f"{address}gradio_api/file={path}", "data URL": data_url(photo)}
+
+
+def test_an_image_may_be_given_as_text(client, served_page, photo):
+    for image in ways_to_send(served_page.address, photo).values():
+        reply = client.predict(image, "the red one", api_name="/ask")
+        assert reply["targets"][0]["phrase"] == "red ball"
+    left = [file.name for file in (served_page.folder / "uploads").glob("sent-*")]
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    "image, reason",
+    [
+        ("/etc/passwd", "the picture is missing"),
+        ("{address}gradio_api/file=/etc/passwd", "the picture is missing"),
+        ("https://example.invalid/x.jpg", "cannot be fetched from https://example.invalid/x.jpg"),
+        ("{address}config", "cannot be fetched"),
+        ("data:image/png;base64,!!!", "not in base64"),
+        ("data:image/png,hello", "not in base64"),
+        ("data:image/png;base64,aGVsbG8=", "not an image"),
+        ("", "the picture is missing"),
+        (7, "the picture is missing"),
+        ({"url": 3}, "the picture is missing"),
+    ],
+)
+def test_an_image_that_cannot_be_had_is_one_line(client, served_page, image, reason):
+    if isinstance(image, str):
+        image = image.format(address=served_page.address)
+    with pytest.raises(Exception, match=reason) as error:
+        client.predict(image, "the red one", api_name="/ask")
+    assert "\n" not in str(error.value) and str(served_page.folder) not in str(error.value)
+
+
+def test_numbers_and_lists_may_be_given_as_text(call):
+    assert call("everything", "0.5") == call("everything", 0.5)
+    points, mask = [[60, 150]], encode_rle(GREEN)
+    plain = call("segment", points=points, labels=[1], mask=mask, multimask=False)
+    texts = {"points": [["60", "150"]], "labels": "[1]", "mask": json.dumps(mask), "multimask": "False"}
+    assert call("segment", **texts) == plain
+    assert call("classes", ["red", "green"]) == call("classes", "red, green")
+    for wrong in ("much", "", True, [0.5], "NaN", "2"):
+        with pytest.raises(Exception, match="granularity"):
+            call("everything", wrong)
+
+
+def test_what_was_done_to_an_image_is_told(client, tmp_path):
+    deep = 290 + sample_image()[..., 0].astype(np.float32) / 10
+    Image.fromarray(deep).save(tmp_path / "kelvin.tif")
+    reply = client.predict(handle_file(str(tmp_path / "kelvin.tif")), api_name="/everything")
+    (note,) = reply["notes"]
+    assert note.startswith("kelvin.tif has values from") and "stretched" in note
+
+
 async def visit_tools(address, photo):
     """The tools of an MCP server, and the results of three calls."""
     from mcp import ClientSession
@@ -164,12 +234,17 @@ async def visit_tools(address, photo):
     ):
         await session.initialize()
         tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-        image = "data:image/png;base64," + base64.b64encode(photo.read_bytes()).decode()
+        images = ways_to_send(address, photo)
 
-        async def call(action, **arguments):
+        async def call(action, image=images["data URL"], **arguments):
             name = next(name for name in tools if name.endswith(action))
             return await session.call_tool(name, {"image": image, **arguments})
 
+        for image in images.values():
+            assert not (await call("ask", image=image, question="red")).isError
+        for image in ("/etc/passwd", "https://example.invalid/x.jpg", "photo.jpg"):
+            refused = await call("ask", image=image, question="red")
+            assert refused.isError and "data: URL" in refused.content[0].text
         reply = await call("ask", question='red, "yes" and a bench')
         heat = await call("attend", phrase="ball")
         wrong = await call("classes", names="")
