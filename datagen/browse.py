@@ -22,7 +22,7 @@ from assistant.grammar import plain
 from assistant.images import open_image
 from assistant.record import Record, image_path, read_records, record_masks
 from datagen.output import RECORDS_FILE
-from datagen.rejected import read_rejected, reject, row_id, take_back
+from datagen.rejected import is_rejected, read_rejected, reject, row_id, take_back
 
 ROWS_PER_PAGE = 24
 MAX_IMAGE_SIDE = 512  # px, of an image on the page
@@ -104,7 +104,7 @@ def page_html(rows: Rows, kind: str, number: int) -> str:
         _link(text, kind=kind, page=str(other)) for text, other in neighbours if 0 <= other < page_count
     )
     back = urlencode({"kind": kind, "page": number})
-    cards = "".join(_card(record, row_id(record) in rejected, back) for record in shown)
+    cards = "".join(_card(record, is_rejected(record, rejected), back) for record in shown)
     title = html.escape(rows.folder.name)
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"

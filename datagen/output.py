@@ -21,7 +21,7 @@ from assistant.export.converters import to_llmseg40k
 from assistant.files import replace_whole
 from assistant.record import Record, to_dict
 from datagen.image_result import ImageResult
-from datagen.rejected import read_rejected, row_id
+from datagen.rejected import is_rejected, read_rejected
 from datagen.statistics import Statistics
 
 RECORDS_FILE, LLMSEG40K_FILE = "records.jsonl", "llmseg40k.json"
@@ -114,7 +114,7 @@ class Output:
         name = self.path_in_set(Path(result.rows[0]["image"])) if result.rows else ""
         for record in self._with_relative_paths(result.records):
             record.source.setdefault("history", [])  # the same keys in all lines, for `datasets`
-            if row_id(record) in self._rejected:
+            if is_rejected(record, self._rejected):
                 self.statistics.drops["thrown out by hand"] += 1
             else:
                 records.append(record)

@@ -110,9 +110,19 @@ def instances_of_images(
         by_file: {file name: instances}, which replaces what the records of that image outline.
         split_parts: See `instances_in_records`.
     """
-    unlisted = [record for record in records if record.image.name not in by_file]
+    listed = {record.image: _listed_name(record.image, by_file) for record in records}
+    unlisted = [record for record in records if listed[record.image] is None]
     from_records = instances_in_records(unlisted, split_parts)
     return {
-        image: by_file[image.name] if image.name in by_file else from_records[image]
-        for image in sorted({record.image for record in records})
+        image: from_records[image] if name is None else by_file[name]
+        for image, name in sorted(listed.items())
     }
+
+
+def _listed_name(image: Path, by_file: Mapping[str, list[NamedRle]]) -> str | None:
+    """What a file of annotations calls an image: the longest end of its path that is listed, or None.
+
+    Files of images in several folders list them as FOLDER/NAME, and two folders may have a NAME each.
+    """
+    names = ("/".join(image.parts[start:]) for start in range(len(image.parts)))
+    return next((name for name in names if name in by_file), None)

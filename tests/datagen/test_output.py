@@ -1,13 +1,15 @@
 """What is written: rejected rows stay out, images are on one side of a split, and `datasets` loads it."""
 
+import hashlib
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from assistant.record import read_records
+from assistant.record import Record, read_records
 from datagen.__main__ import main
-from datagen.rejected import read_rejected, reject, take_back
+from datagen.rejected import is_rejected, read_rejected, reject, take_back
 from tests.helpers.datagen_images import command, write_cup_and_cat
 
 
@@ -33,6 +35,32 @@ def test_rejected_rows_stay_rejected_on_the_next_run(cup_and_cat, capsys):
     assert "dropped 1 x thrown out by hand" in capsys.readouterr().out
     (out / "rejected.jsonl").write_text("[1\n")
     assert generate(cup_and_cat)[0] == 2
+
+
+def test_images_of_one_name_are_rejected_apart(tmp_path):
+    row = {"width": 9, "height": 9, "question": "a dog?", "answer": "No dog [ABS].", "targets": []}
+    a, b = (Record(image=f"../photos/{folder}/1.png", **row) for folder in "ab")
+    reject(tmp_path, a)
+    assert [is_rejected(record, read_rejected(tmp_path)) for record in (a, b)] == [True, False]
+    take_back(tmp_path, a)
+    assert not read_rejected(tmp_path)
+
+
+def test_rows_that_earlier_versions_rejected_stay_rejected(cup_and_cat):
+    """They were named by the image's name without its folder."""
+    out = cup_and_cat / "out"
+    _, before = generate(cup_and_cat)
+    targets = [[target.phrase, target.rle] for target in before[0].targets]
+    content = [Path(before[0].image).name, before[0].question, targets]
+    if before[0].history:
+        content.append(before[0].source["history"])
+    name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    row = {"id": name, "image": content[0], "question": content[1]}
+    (out / "rejected.jsonl").write_text(json.dumps(row) + "\n")
+    _, after = generate(cup_and_cat)
+    assert after == before[1:]
+    take_back(out, before[0])
+    assert generate(cup_and_cat)[1] == before
 
 
 def test_images_are_split_and_the_dataset_loads(cup_and_cat):

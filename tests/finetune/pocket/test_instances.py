@@ -8,7 +8,7 @@ import numpy as np
 from assistant.record import Record, RecordTarget
 from assistant.sam.mask_ops import decode_rle, encode_rle
 from finetune.image_record import ImageRecord
-from finetune.pocket.instances import instances_in_records, read_instances
+from finetune.pocket.instances import instances_in_records, instances_of_images, read_instances
 
 
 def test_names_come_from_records_and_separate_parts_are_instances():
@@ -43,3 +43,15 @@ def test_annotations_that_cannot_be_read_are_left_out_and_counted(tmp_path, caps
     (instance,) = read_instances(tmp_path / "instances.json")["a.png"]
     assert instance[0] == "cup" and decode_rle(instance[1]).sum() > 20
     assert "4 annotations cannot be read" in capsys.readouterr().err
+
+
+def test_images_of_one_name_in_two_folders_have_their_own_instances():
+    mask = np.ones((4, 4), bool)
+    by_file = {"a/1.png": [("cup", encode_rle(mask))], "1.png": [("cat", encode_rle(mask))]}
+    records = [
+        ImageRecord(Record("1.png", 4, 4, "q", "A cup [ABS].", [RecordTarget("cup", None)], {}), path)
+        for path in (Path("/data/a/1.png"), Path("/data/b/1.png"), Path("/data/b/2.png"))
+    ]
+    found = instances_of_images(records, by_file)
+    names = {path.parts[2:]: [name for name, _ in instances] for path, instances in found.items()}
+    assert names == {("a", "1.png"): ["cup"], ("b", "1.png"): ["cat"], ("b", "2.png"): []}
