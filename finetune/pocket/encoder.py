@@ -207,8 +207,7 @@ def train_encoder(
         loss = name_loss + OBJECTNESS_WEIGHT * object_loss
         if start is not None and old is not None:
             unnamed = data.labels[any_drawn] < 0
-            embeddings = encoded.embeddings[BATCH_REGIONS:]
-            loss = loss + _retention_loss(encoder, start, embeddings, old.embeddings[any_drawn], unnamed)
+            loss = loss + _retention_loss(encoder, start, encoded, old.embeddings[any_drawn], unnamed)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -216,18 +215,21 @@ def train_encoder(
 
 
 def _retention_loss(
-    encoder: RegionEncoder, start: RegionEncoder, embeddings: Tensor, old: Tensor, unnamed: Tensor
+    encoder: RegionEncoder, start: RegionEncoder, encoded: EncodedRegions, old: Tensor, unnamed: Tensor
 ) -> Tensor:
     """How far regions without a name have moved from what they were by the encoder `start`.
 
     Such a region still has the names that it had, and none of the new ones (Li and Hoiem 2016); else whatever
     is not labelled would soon get the names of what is.
 
-    embeddings, old: (K, W), now and by `start`; unnamed: (K,) bool.
+    encoded: the batch, whose last BATCH_REGIONS regions are meant; old: (BATCH_REGIONS, W), their embeddings
+    by `start`; unnamed: (BATCH_REGIONS,) bool, which of them have no name.
     """
-    distance = 1 - F.cosine_similarity(embeddings, old, dim=-1)
+    # Sliced twice, because gradients are added in another order where one slice is used twice.
+    distance = 1 - F.cosine_similarity(encoded.embeddings[BATCH_REGIONS:], old, dim=-1)
     old_names = start.name_logits(old, start.names).softmax(1)
-    new_names = encoder.name_logits(embeddings, encoder.names).log_softmax(1)[:, : old_names.shape[1]]
+    logits = encoder.name_logits(encoded.embeddings[BATCH_REGIONS:], encoder.names)
+    new_names = logits.log_softmax(1)[:, : old_names.shape[1]]
     loss = EMBEDDING_WEIGHT * distance - (old_names * new_names).sum(1)
     return (loss * unnamed).sum() / unnamed.sum().clamp(min=1)
 

@@ -35,8 +35,8 @@ SECOND_IMAGE_SHARE = 0.3  # of the examples that get the regions of a second ima
 SECOND_IMAGE_REGIONS = (4, 30)  # of which there are so many, the end excluded
 
 # Places of figures in a region's geometry, see `assistant.sam.region_features.geometry`.
-CENTRE_X, WIDTH, LOG_WIDTH, ROOT_AREA = 0, 2, 4, 6
-LOG_WIDTH_SCALE = 4  # by which the log is divided there
+CENTRE_X, BOX_WIDTH, LOG_BOX_WIDTH, ROOT_AREA = 0, 2, 4, 6
+LOG_SCALE = 4  # by which the log is divided there
 
 Item = TypeVar("Item")
 
@@ -275,7 +275,7 @@ def squeeze(shapes: Tensor, is_left: bool) -> Tensor:
     """
     shapes = shapes.clone()
     shapes[:, CENTRE_X] = shapes[:, CENTRE_X] / 2 + (0 if is_left else 0.5)
-    shapes[:, WIDTH] /= 2
-    shapes[:, LOG_WIDTH] -= math.log(2) / LOG_WIDTH_SCALE
+    shapes[:, BOX_WIDTH] /= 2
+    shapes[:, LOG_BOX_WIDTH] -= math.log(2) / LOG_SCALE
     shapes[:, ROOT_AREA] /= math.sqrt(2)
     return shapes

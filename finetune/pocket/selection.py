@@ -5,6 +5,7 @@ train_selector(SelectorSettings(), out, llm, training, held_out)       # writes 
 
 import copy
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,7 +283,7 @@ def evaluate(
     presence: list[Tensor] = []
     present: list[bool] = []
     chosen_iou: list[float] = []
-    best_iou: list[float] = []  # of the one proposal that fits best
+    best_iou: list[np.float32] = []  # of the one proposal that fits best
     for k, number in enumerate(numbers):
         example = held_out.example(number, as_in_use=True)
         rows = known.rows(k)
@@ -294,10 +295,10 @@ def evaluate(
             if target and example.rles:
                 chosen = [example.rles[i] for i in select_proposals(scores, m)]
                 chosen_iou[-1] = iou_of_union(chosen, target)
-                best_iou.append(float(max(iou_and_iop(example.rles, target)[0])))
+                best_iou.append(iou_and_iop(example.rles, target)[0].max())
     figures, calibration = score_targets(torch.cat(presence), torch.tensor(present), torch.tensor(chosen_iou))
     return figures | {
-        "best_single": float(np.mean(best_iou)),
+        "best_single": float(np.mean(best_iou)) if best_iou else math.nan,
         "targets": len(present),
         "scale": calibration[0].item(),
         "shift": calibration[1].item(),

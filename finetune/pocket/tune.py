@@ -102,7 +102,7 @@ class TuningRecords:
 
     @functools.cached_property
     def held_out(self) -> set[Path]:
-        """The images that nothing but the encoder in use learns from, and on which presence is calibrated.
+        """The images that the LLM and the selector do not learn from, and on which presence is calibrated.
 
         Those of --val, with every tenth image of the other sources but the first, which --val stands for;
         without --val, every tenth image.
@@ -260,10 +260,12 @@ def _evaluate_start(
     llm.encoder = start.encoder
     llm.model.eval()
     held_out = records.held_out
-    own_regions = {image: regions[image] for image in sorted(held_out)}
+    held_out_regions = {image: regions[image] for image in sorted(held_out)}
     with torch.no_grad():
         encoded = {image: start.encoder(regions[image].features) for image in held_out}
-    data = RecordData(records.all, own_regions, encoded, settings.seed, held_out, records.weights(held_out))
+    data = RecordData(
+        records.all, held_out_regions, encoded, settings.seed, held_out, records.weights(held_out)
+    )
     figures: dict[str, float] = {}
     if data.records:
         selection = selector_settings(settings)
