@@ -52,8 +52,9 @@ def from_llmseg40k(
         for number, pair in enumerate(pairs, 1):
             try:
                 mask = decode_rle(pair["rle_seg"])
-                question = str(pair["question"])
-                answer = str(pair["answer"])
+                question, answer = pair["question"], pair["answer"]
+                if not isinstance(question, str) or not isinstance(answer, str) or not question.strip():
+                    raise TypeError("question and answer must be texts")
             except (KeyError, TypeError, BadInput) as error:
                 refuse(
                     bad, f"{file}, pair {number}", f"{path}: {file}: not as in LLM-Seg40K: {reason_of(error)}"

@@ -55,13 +55,13 @@ def _read_item(file: Path, prefix: str) -> Record:
     try:
         question = row["text"][0]
         is_sentence = bool(row["is_sentence"])
-        if not isinstance(row["text"], list) or not isinstance(question, str):
+        if not isinstance(row["text"], list) or not isinstance(question, str) or not question.strip():
             raise TypeError
         shapes = [
             (str(shape["label"]).lower(), np.asarray(shape["points"], float).reshape(-1, 2))
             for shape in row["shapes"]
         ]
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         raise BadInput(
             f"{file} is not as in ReasonSeg: text, is_sentence, shapes with label and points"
         ) from None

@@ -87,6 +87,8 @@ def _records_of_ref(
     records = []
     for number, sentence in enumerate(ref["sentences"]):
         text = sentence["sent"]
+        if not isinstance(text, str) or not text.strip():
+            raise BadInput("a sentence is empty")
         sentence_source = source | {"sent_id": sentence.get("sent_id", number)}
         records.append(record_of_mask(prefix + image["file_name"], text, text, mask, sentence_source))
     return records
