@@ -195,16 +195,8 @@ def serve(
         server.postprocess_output_data = lambda data, root_url: tool_reply(data)
         server.convert_strings_to_filedata = lambda value, positions: value  # the endpoints read them
     if block:
-        wait(page)
+        threading.Event().wait()  # Ctrl-C and SIGTERM end it, and with it the process and all its threads
     return addresses
-
-
-def wait(page: gr.Blocks) -> None:
-    """Wait until the process is told to stop; Ctrl-C closes the page and is passed on."""
-    try:
-        threading.Event().wait()
-    finally:
-        page.close(verbose=False)
 
 
 def check_mcp_package() -> None:

@@ -70,7 +70,9 @@ def exit_code(run: Callable[[], object]) -> int:
             run()
             sys.stdout.flush()
         except BaseException as error:
-            if interruption.happened or isinstance(error, KeyboardInterrupt):
+            if interruption.happened:
+                interruption.end_process()
+            if isinstance(error, KeyboardInterrupt):
                 interruption.say()
                 return INTERRUPTED_CODE
             if isinstance(error, BrokenPipeError):

@@ -11,6 +11,7 @@ A command writes its files whole and its finished work at once, so that it may e
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -42,6 +43,17 @@ class Interruption:
         if self._said.acquire(blocking=False):
             with contextlib.suppress(OSError, ValueError):  # stderr may be closed or full
                 print(STOPPED_LINE, file=sys.stderr, flush=True)
+
+    def end_process(self) -> NoReturn:
+        """End the process with what was registered for its end, but without taking down the interpreter.
+
+        That takes seconds where models are loaded, and no thread can cut it short.
+        """
+        self.say()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        atexit._run_exitfuncs()
+        os._exit(INTERRUPTED_CODE)
 
     def handle(self, number: int, frame: FrameType | None) -> NoReturn:
         """Handle the signal: raise KeyboardInterrupt, and silence what ends untidily because of it."""
