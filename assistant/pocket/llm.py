@@ -28,8 +28,7 @@ from assistant.pocket.region_encoder import EncodedRegions, RegionEncoder, selec
 USER_TURN = "<|im_start|>user\n"  # opens a turn of the user in SmolLM2's chat template
 END_OF_TURN = "<|im_end|>"
 REGIONS_INTRODUCTION = "In the picture:"  # stands before the regions' embeddings, in the first turn
-# Byte-pair encodings number their tokens about as frequent as they are; averages are taken over the first
-# ones.
+# The first tokens of a byte-pair encoding are the most frequent ones; averages are taken over them.
 MEAN_SAMPLE_TOKENS = 20_000  # for the mean embedding, which is what all tokens share
 LENGTH_SAMPLE_TOKENS = 1_000  # for the usual length of an embedding
 MAX_NEW_TOKENS = 64

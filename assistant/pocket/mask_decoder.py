@@ -1,7 +1,7 @@
 """The mask decoder of the pocket SAM: tokens and image attend to each other, then masks are drawn.
 
-decoded = decoder.decode(embedding, position_encoding, sparse, dense)      # .iou (B, 4): quality before any
-mask logits = decoder.draw(decoded, embedding, slice(1, None))                  # (B, 3, 128, 128)
+decoded = decoder.decode(embedding, position_encoding, sparse, dense)      # .iou (B, 4), before any mask
+logits = decoder.draw(decoded, embedding, slice(1, None))                  # (B, 3, 128, 128)
 """
 
 from typing import NamedTuple

@@ -19,8 +19,7 @@ from assistant.sam.region_features import GEOMETRY
 HIDDEN_DIM = 256
 MAX_SHOWN_REGIONS = 16  # regions of an image that the LLM reads
 SHAPE_DIM = GEOMETRY + 1  # of a region: its geometry, and its objectness
-# Scaled cosines and log-probabilities are divided by this, so that the selector's inputs have a size of about
-# 1.
+# Divides scaled cosines and log-probabilities, so that the selector's inputs have a size of about 1.
 LOGIT_SCALE = 4
 MIN_LOG_PROBABILITY = -16.0
 

@@ -14,8 +14,8 @@ What differs from Kirillov et al. 2023 (arXiv 2304.02643), and why:
 - Between the two attention layers, a small convolution mixes image tokens per prompt, so that a click can
   grow over a region; SAM leaves that to its ViT.
 
-Everything is channels-last inside. The decoder is 128 wide (SAM: 256), the image square has 512 px (SAM:
-1024).
+Everything is channels-last inside. The decoder is 128 wide (SAM: 256), and an image fills 512 px
+(SAM: 1024).
 """
 
 import timm

@@ -5,9 +5,8 @@ gives every cell of the image a name, so that the parts of a bus are known to be
 weighs both for every cell, and a target's mask is the union of proposals that should overlap its cells best.
 
     semantic = SemanticSelector.load(pocket_file("semantic.safetensors"))
-    semantic_map = semantic.semantic_map(embedding)                              # once per image
-    chosen = semantic.choose(scores, 0, masks, semantic_map, row, input_size)    # instead of
-    `select_proposals`
+    semantic_map = semantic.semantic_map(embedding)        # once per image
+    chosen = semantic.choose(scores, 0, masks, semantic_map, row, input_size)
 """
 
 import json

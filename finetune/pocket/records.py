@@ -4,9 +4,8 @@
 2. LoRA and the token rows learn to answer, with sixteen regions of an image as input embeddings;
 3. the selector learns to select proposals, from the states of the tuned LLM, which are computed once.
 
-    python -m finetune records --data runs/questions-train/records.jsonl --named
-    DATA/coco/train/instances.json \\
-        --sam runs/sam512/sam.safetensors --out runs/reasoner
+    python -m finetune records --data runs/questions-train/records.jsonl \\
+        --named DATA/coco/train/instances.json --sam runs/sam512/sam.safetensors --out runs/reasoner
 
 The same command again continues a run that was stopped. Losses: cross-entropy of the answer (2); LLM-Seg's
 alignment and IoP, and presence (3). LoRA is in the upper half of the LLM, so that the lower half needs no

@@ -1,7 +1,7 @@
 """The regions of the pocket preset's training images: labelled instances, augmented copies, proposals.
 
-    regions = load_regions(load_opener, key, images, instances, RegionCache(folder))      # {image:
-    ImageRegions}
+    regions = load_regions(load_opener, key, images, instances, RegionCache(folder))
+    regions[image].features, regions[image].names
 
 Instances are also cropped, mirrored and relit: few images are labelled, and a name learned from one
 appearance of an instance is soon forgotten at the next. Regions are stored on disk, as proposals are.

@@ -1,14 +1,13 @@
 """Pack some of the pocket preset's training images, so that a later tuning rehearses them.
 
-    python -m finetune rehearsal --data runs/q/{coco,camvid,clothing}/records.jsonl --named
-    DATA/coco/train/instances.json \\
-        --sam assistant/pocket/sam.safetensors --regions runs/reasoner/regions
+    python -m finetune rehearsal --data runs/q/{coco,camvid,clothing}/records.jsonl \\
+        --named DATA/coco/train/instances.json --sam assistant/pocket/sam.safetensors \\
+        --regions runs/reasoner/regions
 
 A pack holds the regions of the images and the questions about them, but not the images themselves, so that
 nobody needs the training data.
 
-    records, regions = read_pack(PACK, sam_checksum)     # as `read_sources` gives them, with names in place
-    of paths
+    records, regions = read_pack(PACK, sam_checksum)     # as `read_sources`, but without image files
 """
 
 import argparse
