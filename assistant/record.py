@@ -30,7 +30,8 @@ from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.grammar import ABS, SEG, Turn, parse
 from assistant.images import image_size
-from assistant.sam.mask_ops import Rle, decode_rle
+from assistant.sam.mask_ops import Rle, decode_rle, rle_of_segmentation
+from assistant.sam.outlines import run_lengths
 
 MAX_REASON_LENGTH = 80  # characters of the JSON reader's message that an error repeats
 REQUIRED_FIELDS: dict[str, type] = {
@@ -151,7 +152,21 @@ def _target_from_dict(number: int, row: Any) -> RecordTarget:
         raise BadInput(f"target {number} must be {{'phrase': str, 'rle': object or null}}")
     if not isinstance(row["rle"], dict | None):
         raise BadInput(f"target {number}: 'rle' is neither an object nor null")
-    return RecordTarget(row["phrase"], row["rle"])
+    return RecordTarget(row["phrase"], _with_string(row["rle"]))
+
+
+def _with_string(rle: Rle | None) -> Rle | None:
+    """A mask whose counts are run lengths, as other programs write them, with a string; others as they are.
+
+    What is wrong with it, `check_record` says.
+    """
+    if rle is None or not isinstance(rle.get("counts"), list):
+        return rle
+    try:
+        _, height, width = run_lengths(rle)
+        return rle_of_segmentation(rle, height, width)
+    except BadInput:
+        return rle
 
 
 def to_dict(record: Record) -> dict[str, Any]:

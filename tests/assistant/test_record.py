@@ -43,6 +43,21 @@ def test_write_and_read(tmp_path):
     assert np.array_equal(masks[0], CUP) and masks[1] is None
 
 
+def test_run_lengths_are_read_as_a_string(tmp_path):
+    """pycocotools cannot compare the masks of lists, of which tuning and evaluation compare many."""
+    row = to_dict(example_record())
+    changes = np.flatnonzero(np.diff(CUP.T.ravel().astype(int), prepend=0, append=0)).tolist()
+    runs = np.diff([0, *changes, CUP.size]).tolist()
+    row["targets"][0]["rle"] = {"size": list(CUP.shape), "counts": runs}
+    (tmp_path / "r.jsonl").write_text(json.dumps(row) + "\n")
+    (record,) = read_records(tmp_path / "r.jsonl")
+    assert record == example_record()
+    row["targets"][0]["rle"]["counts"][0] += 1
+    (tmp_path / "r.jsonl").write_text(json.dumps(row) + "\n")
+    (record,) = read_records(tmp_path / "r.jsonl")
+    assert "do not fill" in check_record(record)[0]
+
+
 def test_history_is_stored_and_read_as_turns(tmp_path):
     history = [{"question": "what holds the drink?", "answer": "The cup [SEG]."}]
     first = example_record(source={"kind": "named", "history": []})
