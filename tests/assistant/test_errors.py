@@ -127,7 +127,9 @@ sys.exit(exit_code(work))
 
 
 def test_a_locale_without_a_character_ends_no_command():
-    program = "import sys; from assistant.errors import exit_code; sys.exit(exit_code(lambda: print('\\xe0')))"
+    program = (
+        "import sys; from assistant.errors import exit_code; sys.exit(exit_code(lambda: print('\\xe0')))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
