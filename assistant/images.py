@@ -150,7 +150,9 @@ def _orientation(image: Image.Image) -> int:
     Of a TIFF only before its pixels are loaded, which turns it upright.
     """
     try:
-        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Corrupt EXIF data")
+            orientation = image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:  # what broken EXIF raises varies; the pixels may be good
         return 1
     return orientation if orientation in TURNS else 1
@@ -167,8 +169,9 @@ def _open(path: Any) -> Image.Image:
     signature = _read_signature(path)
     name = _display_name(path)
     try:
-        with warnings.catch_warnings():  # our own limit is below Pillow's
+        with warnings.catch_warnings():  # our own limit of size is below Pillow's; EXIF may be cut short
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", "Corrupt EXIF data")
             Image.init()
             known = [
                 kind for kind in FORMATS if kind in Image.OPEN
