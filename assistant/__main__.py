@@ -43,7 +43,7 @@ def ask(args: argparse.Namespace) -> None:
         print(f"({answer.reasoning})")
     print(answer.text)
     for target in answer.targets:
-        where = f"{int(target.mask.sum()):,} px" if target.present else "not in the picture"
+        where = "not in the picture" if target.mask is None else f"{int(target.mask.sum()):,} px"
         print(f"  {target.phrase}: {where} (confidence {target.confidence:.2f})")
     if args.out:
         print(f"masks, overlay, COCO and LabelMe files: {args.out}")
