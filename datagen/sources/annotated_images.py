@@ -127,6 +127,9 @@ class AnnotatedImages:
         for (number,) in index.execute(SHARED_CATEGORY_IDS):
             del self._keys[number]  # of which nothing says which name is meant
         self._categories = {key: number for number, key in self._keys.items()}
+        # Of annotations whose image cannot be read: they may be in any image.
+        unplaced = index.execute("select distinct category from annotations where picture is null")
+        self._unplaced = {self._keys[number] for (number,) in unplaced if number in self._keys}
         names = Counter(PurePosixPath(name).name for (name,) in index.execute("select name from images"))
         self._shared_names = {name for name, count in names.items() if count > 1}
 
@@ -319,9 +322,10 @@ class AnnotatedImages:
                 else:
                     self._drop(drops, found, item)
                     partial.add(key)
-        if any(category not in self._keys for _, category, _ in rows):
-            # What has no name may be of any category: none that is not outlined can be said to be absent.
-            partial |= set(self._categories) - {each.key for each in instances.values()}
+        # What has no name may be of any category: none that is not outlined can be said to be absent.
+        is_unnamed = any(category not in self._keys for _, category, _ in rows)
+        possible = set(self._categories) if is_unnamed else self._unplaced
+        partial |= possible - {each.key for each in instances.values()}
         return list(instances.values()), frozenset(partial)
 
 

@@ -157,8 +157,10 @@ def _insert_image(index: sqlite3.Connection, row: dict[str, Any]) -> None:
 
 def _insert_annotation(index: sqlite3.Connection, row: dict[str, Any]) -> None:
     image, number = identity(row.get("image_id")), identity(row.get("id"))
+    category = identity(row.get("category_id"))
     if image is None:
         _insert_skipped(index, {"reason": "annotation: without an image", "item": _item_of(row)})
+        index.execute("insert into annotations values (null, null, ?, '{}')", (category,))
         return
     about = {key: row[key] for key in ANNOTATION_FIELDS if key in row}
     if number is None:
@@ -167,8 +169,7 @@ def _insert_annotation(index: sqlite3.Connection, row: dict[str, Any]) -> None:
         content = json.dumps(about)
     except RecursionError:
         content = json.dumps({"fault": "annotation: the outline is nested too deeply"})
-    values = (image, number, identity(row.get("category_id")), content)
-    index.execute("insert into annotations values (?, ?, ?, ?)", values)
+    index.execute("insert into annotations values (?, ?, ?, ?)", (image, number, category, content))
 
 
 def _insert_without_outline(index: sqlite3.Connection, row: dict[str, Any]) -> None:

@@ -133,6 +133,15 @@ def test_what_has_no_name_may_be_anything(tmp_path, category):
     assert found.keys() == ["cup"] and found.partial == {"cat", "dog"}
 
 
+@pytest.mark.parametrize("number", [None, True, [1], ""])
+def test_what_has_no_image_may_be_in_any(tmp_path, number):
+    write(tmp_path, [annotation(1, 1, 1, CUP_BOX), annotation(2, number, 2, CAT_BOX)])
+    drops = Counter()
+    (found,) = read(tmp_path, drops)
+    assert found.keys() == ["cup"] and found.partial == {"cat"}
+    assert drops["annotation: without an image"] == 1
+
+
 def test_words_that_are_no_numbers_and_a_mark_of_utf_8(tmp_path):
     """Python writes NaN, which is not JSON; a name that holds the word stays as it is."""
     rows = [annotation(1, 1, 1, CUP_BOX, area=float("nan")), annotation(2, 1, 2, CAT_BOX, area=-float("inf"))]
