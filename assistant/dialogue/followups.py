@@ -117,10 +117,13 @@ def answer(scene: AnsweringScene, question: str, options: dict[str, Any]) -> Ans
     return None
 
 
-def _remove(scene: AnsweringScene, question: str, action: Remove, shown: list[Target]) -> Answer:
+def _remove(scene: AnsweringScene, question: str, action: Remove, shown: list[Target]) -> Answer | None:
+    """The other targets; None for "everything except the cup" where only the cup is shown."""
     if action.phrase is None:
         return _answer(scene, question, [], "Without everything. Nothing is left.")
     remaining = [target for target in shown if target.phrase != action.phrase]
+    if not remaining and question.lower().startswith(("all", "everything")):
+        return None
     reply = _plain_reply(remaining) if remaining else "Nothing is left."
     return _answer(scene, question, remaining, f"Without the {clean_phrase(action.phrase)}. {reply}")
 

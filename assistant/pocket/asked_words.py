@@ -27,8 +27,8 @@ REQUEST = (
     r"i['’]m looking for|looking for|"
     r"(?:show|give|find|get|tell|point|mark|segment|outline|locate|trace|highlight|select|detect|identify|spot|"
     r"see|cut|pick|look|colou?r|draw|add|choose|want)(?: me)?(?: (?:out|at|to|for|in|round|around))*|"
-    r"(?:what|which (?:thing|object|one|region|part)s?)(?:['’]s| is| are| shows| show)(?! (?:you|we|i|it)\b)|"
-    r"only|just)"
+    r"(?:what|which (?:thing|object|one|region|part)s?)(?:['’]s| is| are| shows| show)"
+    r"(?= (?:the|an?|any|some|this|that|my|your|called)\b)|only|just)"
 )
 OPENING = re.compile(rf"^(?:(?:{POLITE}|{REQUEST})\b[,.!:]? *)+", re.I)
 DETERMINER = re.compile(
@@ -69,6 +69,11 @@ IMPERSONAL_IT = re.compile(
 # A pronoun after one of these means what stands before them: "something you open when it pours".
 SUBORDINATE = re.compile(
     r"\b(?:that|which|who|whom|whose|when|while|if|because|before|after|so|until|unless|you|people|has|have)\b",
+    re.I,
+)
+EXISTENCE = re.compile(
+    r"(?:is|are|isn['’]?t|aren['’]?t|do|does|did|can|could|have|has|any|i wonder|tell me (?:if|whether)|"
+    r"see (?:if|whether)|check (?:if|whether|for))\b(?! you (?:find|show|mark|segment|outline|point|please))",
     re.I,
 )
 # What stands before a subject in "the thing they sit on", but not in "and where do they sit?".
@@ -114,6 +119,11 @@ def asked_things(question: str) -> list[str]:
 def is_plain_name(thing: str) -> bool:
     """Whether a thing is called by a name, with adjectives at most, rather than described."""
     return len(thing.split()) <= MAX_NOUN_PHRASE and not DESCRIPTION.search(thing)
+
+
+def asks_whether(question: str) -> bool:
+    """Whether a question asks if something is there, rather than where it is."""
+    return bool(EXISTENCE.match(stripped_opening(question)))
 
 
 def own_words(question: str) -> str:

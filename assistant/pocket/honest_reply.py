@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from assistant.grammar import UNNAMED, Mention, marked, reply_for
 from assistant.pipeline import Reply, Selection
-from assistant.pocket.asked_words import CLAUSE, asked_things, is_plain_name, own_words
+from assistant.pocket.asked_words import CLAUSE, asked_things, asks_whether, is_plain_name, own_words
 from assistant.pocket.llm import PocketLLM
 from assistant.pocket.vocabulary import GENERIC_NOUNS, Vocabulary, comparable
 
@@ -82,7 +82,7 @@ def honest_items(
         remaining = [things[k] for k in unmatched]
     if len(remaining) >= len(unmatched):
         for k, thing in zip(unmatched, remaining, strict=False):
-            items[k] = _in_own_words(items[k], thing, vocabulary)
+            items[k] = _in_own_words(items[k], thing, vocabulary, may_guess=not asks_whether(question))
         forgotten = remaining[len(unmatched) :]
     else:
         items = _merged(items, unmatched, own_words(question))
@@ -121,10 +121,14 @@ def _is_unknown(thing: str, vocabulary: Vocabulary) -> bool:
     return noun in GENERIC_NOUNS or not vocabulary.knows(thing)
 
 
-def _in_own_words(item: Item, thing: str, vocabulary: Vocabulary) -> Item:
-    """An item that nobody named, called by the words of the question."""
+def _in_own_words(item: Item, thing: str, vocabulary: Vocabulary, may_guess: bool) -> Item:
+    """An item that nobody named, called by the words of the question.
+
+    What is present stays so, as a guess where the word is not known; "is there a snake?" asks for no guess.
+    """
     is_unknown = _is_unknown(thing, vocabulary)
-    if not item.present:
+    if not item.present or (is_unknown and not may_guess):
+        item = replace(item, present=False)
         selection = replace(item.selection, known=not is_unknown)
         return replace(item, phrase=thing, selection=selection, in_own_words=True)
     if is_unknown:

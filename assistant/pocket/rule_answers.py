@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from assistant.answer import Target
-from assistant.dialogue.instances import instances, share
+from assistant.dialogue.instances import distinct, instances, share
 from assistant.grammar import marked
 from assistant.pipeline import Reply, Selection
 from assistant.pocket.honest_reply import Item, write_reply
@@ -116,20 +116,25 @@ def answer_count(kind: Count, looker: Looker) -> Answered:
     """What is counted, and the number of its instances."""
     items, asked = looker.ask(f"find all {kind.things}.")
     reply, selections = write_reply(items, offer(looker.seen), asked)
-    counts = [
-        len(instances(looker.opened.proposals, _target(item, looker))) if item.present else 0
-        for item in items
-        if item.selection.known
-    ]
+    counts = [_count(item, looker) if item.present else 0 for item in items if item.selection.known]
     if counts:
         reply.text += f" I count {sum(counts)}."
     return reply, selections
 
 
-def _target(item: Item, looker: Looker) -> Target:
-    selection = item.selection
-    mask = looker.mask(selection)
-    return Target(item.phrase, True, selection.confidence, mask, selection.proposals, selection.others)
+def _count(item: Item, looker: Looker) -> int:
+    """How many instances a present item has.
+
+    Those are its distinct proposals that are likely whole things, and the large connected parts of its mask
+    that none of these touches.
+    """
+    likely = looker.regions.objectness.sigmoid()
+    whole = [k for k in item.selection.proposals if likely[k] >= MIN_SEEN_CONFIDENCE]
+    whole = distinct(looker.opened.proposals, sorted(whole, key=lambda k: -float(likely[k])))
+    mask = looker.mask(item.selection)
+    parts = instances(looker.opened.proposals, Target(item.phrase, True, item.selection.confidence, mask, []))
+    touched = looker.union(whole)
+    return len(whole) + sum(not (part.mask & touched).any() for part in parts)
 
 
 def answer_main_thing(looker: Looker) -> Answered:

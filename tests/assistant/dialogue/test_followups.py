@@ -66,6 +66,13 @@ def test_other_instances_are_the_next_best_proposals(scene, pipeline):
     assert answer.question == "the one on the right"
 
 
+def test_everything_but_what_alone_is_shown_is_for_the_model(scene, pipeline):
+    scene.ask("the cups and the spoon")
+    assert shows(scene.ask("everything except the spoon"), *CUPS)
+    scene.ask("everything except the cup")
+    assert pipeline.asked[-1] == "everything except the cup"
+
+
 def test_one_of_several_instances(scene):
     scene.ask("the cups and the spoon")
     assert shows(scene.ask("only the spoon"), SPOON)

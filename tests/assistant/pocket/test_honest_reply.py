@@ -62,6 +62,11 @@ def test_an_unknown_word_may_be_guessed(llm):
     ]
 
 
+def test_whether_an_unknown_thing_is_there_is_not_guessed(llm):
+    text, found = answer(llm, "is there a gizmo?", "tv [SEG].")
+    assert text == f'I do not know what "gizmo" means. {SEEN}' and found == [("gizmo", False, False)]
+
+
 def test_an_unknown_word_beside_a_known_one(llm):
     for said in ("tv [ABS], cat [ABS].", "cat [ABS]."):
         text, found = answer(llm, "is there a window and a cat?", said)

@@ -54,6 +54,52 @@ def test_each_of_two_questions_is_answered(scene):
     assert "".join(pieces) == f"{cat} [SEG]. {bus} [ABS]."
 
 
+@pytest.mark.parametrize("question", ["Hello!", "thanks", "?", "où est le chat ?", "猫はどこ?"])
+def test_what_asks_for_nothing_gets_words_only(scene, question):
+    scene.reset()
+    answer = scene.ask(question)
+    assert answer.text and not answer.targets and not answer.mask.any()
+
+
+def test_there_not_there_and_not_known(scene):
+    scene.reset()
+    answers = [scene.ask(f"is there a {name}?", remember=False) for name in ("cat", "bus", "snake")]
+    assert [(a.targets[0].present, a.targets[0].known) for a in answers] == [
+        (True, True),
+        (False, True),
+        (False, False),
+    ]
+    assert answers[2].text.startswith('I do not know what "snake" means. I can see: cat')
+    assert answers[2].to_json()["targets"][0]["known"] is False
+    assert "known" not in answers[0].to_json()["targets"][0]
+
+
+def test_everything_but_the_cat(scene):
+    scene.reset()
+    cat = scene.ask("where is the cat?", remember=False).mask
+    rest = scene.ask("everything except the cat", remember=False)
+    background = scene.ask("the background", remember=False)
+    assert not (rest.mask & cat).any() and not rest.mask[150, 220]
+    assert background.mask.any() and not background.mask[150, 220]
+
+
+def test_counting_and_the_main_thing(scene):
+    scene.reset()
+    assert scene.ask("how many cats?", remember=False).text.endswith("I count 1.")
+    thing = scene.ask("what is this?", remember=False)
+    assert thing.targets[0].phrase == "cat" and thing.mask[150, 220]
+    assert thing.text.startswith("This looks like: cat (")
+
+
+def test_a_question_that_stands_alone_is_answered_as_the_first(scene):
+    scene.reset()
+    first = scene.ask("is there a zebra?", remember=False)
+    for question in ("which pet purrs?", "is there a bus?", "show me the dog and the chair"):
+        scene.ask(question)
+    later = scene.ask("and is there a zebra?")
+    assert (later.text, later.targets[0].confidence) == (first.text, first.targets[0].confidence)
+
+
 def test_answers_repeat_and_turns_are_kept(scene):
     scene.reset()
     first = scene.ask("show me the cat", remember=False)
