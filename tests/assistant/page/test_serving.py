@@ -82,3 +82,10 @@ def test_wrong_options_are_refused(wrong, capsys):
     with pytest.raises(SystemExit, match="2"):
         app.main(wrong)
     assert "error: argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["99999", "65536", "-1", "http", "8_0", "٣"])
+def test_a_port_out_of_range_is_refused(port, capsys):
+    with pytest.raises(SystemExit) as ended:
+        app.main([f"--port={port}"])
+    assert ended.value.code == 2 and "a number from 0 to 65535" in capsys.readouterr().err
