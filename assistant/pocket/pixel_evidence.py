@@ -68,7 +68,7 @@ class CellEvidence:
 
     def stack(self) -> Tensor:
         """(C, EVIDENCE_DIM) float32."""
-        return torch.stack([getattr(self, field.name) for field in fields(self)], 1)
+        return torch.stack(list(vars(self).values()), 1)
 
 
 EVIDENCE_DIM = len(fields(CellEvidence))

@@ -28,8 +28,8 @@ from finetune.pocket.encoder import train_encoders
 from finetune.pocket.examples import RecordData, every_tenth
 from finetune.pocket.language import load_trainable_llm, train_llm
 from finetune.pocket.selection import train_selector
-from finetune.pocket.settings import EncoderSettings, LanguageSettings, SelectorSettings
-from finetune.pocket.sources import add_source_arguments, read_sources, sources_from
+from finetune.pocket.settings import EncoderSettings, LanguageSettings, RecordSources, SelectorSettings
+from finetune.pocket.sources import add_source_arguments, read_sources
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,10 @@ def main(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     must_exist(*args.data, args.sam)
     make_folder(args.out)
-    records, regions = read_sources(sources_from(args, args.out / "regions"))
+    sources = RecordSources(
+        tuple(args.data), tuple(args.named), args.sam, args.regions or args.out / "regions"
+    )
+    records, regions = read_sources(sources)
     llm = load_trainable_llm(args.rank)
     encoded = train_encoders(EncoderSettings(steps=args.encoder_steps), args.out, llm, records, regions)
     held_out_images = set(every_tenth(list(regions)))

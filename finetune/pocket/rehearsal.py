@@ -26,7 +26,8 @@ from assistant.record import Record, RecordTarget
 from assistant.weights import sha256_of
 from finetune.check import must_exist
 from finetune.image_record import ImageRecord
-from finetune.pocket.sources import add_source_arguments, read_sources, sources_from
+from finetune.pocket.settings import RecordSources
+from finetune.pocket.sources import add_source_arguments, read_sources
 from finetune.region_cache import ImageRegions
 
 PACK = Path(__file__).with_name("rehearsal.npz")  # the committed pack
@@ -54,7 +55,9 @@ def main(args: argparse.Namespace) -> None:
     if args.photos < 1:
         raise BadInput("--photos must be at least 1")
     must_exist(*args.data, args.sam)
-    records, regions = read_sources(sources_from(args, args.regions))
+    records, regions = read_sources(
+        RecordSources(tuple(args.data), tuple(args.named), args.sam, args.regions)
+    )
     write_pack(args.out, records, regions, select_varied(records, args.photos), sha256_of(args.sam))
     print(f"wrote {args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
 

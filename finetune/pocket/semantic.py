@@ -23,8 +23,8 @@ from assistant.pocket.opening import load_pocket_opener
 from finetune.check import must_exist
 from finetune.pocket.pixel_head import train_pixel_head
 from finetune.pocket.semantic_head import LabelledImages, train_semantic_head
-from finetune.pocket.settings import SemanticSettings
-from finetune.pocket.sources import add_source_arguments, sources_from
+from finetune.pocket.settings import RecordSources, SemanticSettings
+from finetune.pocket.sources import add_source_arguments
 from finetune.settings import option_of
 
 
@@ -64,7 +64,8 @@ def main(args: argparse.Namespace) -> None:
         workers=args.workers,
         seed=args.seed,
     )
-    sources = sources_from(args, args.reasoner / "regions")
+    regions_folder = args.regions or args.reasoner / "regions"
+    sources = RecordSources(tuple(args.data), tuple(args.named), args.sam, regions_folder)
     images = LabelledImages.read(sources)
     opener = load_pocket_opener(args.sam)
     head = train_semantic_head(settings, args.out, opener, images)

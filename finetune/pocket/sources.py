@@ -1,6 +1,6 @@
 """The records that the stages of the pocket preset learn from, and the regions of their images.
 
-sources = sources_from(args, args.out / "regions")
+sources = RecordSources((Path("records.jsonl"),), (Path("instances.json"),), sam, Path("regions"))
 records, regions = read_sources(sources)
 """
 
@@ -18,7 +18,7 @@ from finetune.region_cache import ImageRegions, RegionCache
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `sources_from` reads to a command line."""
+    """Add the options of which `RecordSources` is made to a command line."""
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="records files")
     parser.add_argument(
         "--named",
@@ -32,11 +32,6 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         "--sam", type=Path, required=True, help="weights of the pocket SAM that makes the proposals"
     )
     parser.add_argument("--regions", type=Path, help="folder of the region cache (default: OUT/regions)")
-
-
-def sources_from(args: argparse.Namespace, default_regions: Path) -> RecordSources:
-    """The sources that the command line names; `default_regions` is the region cache where it names none."""
-    return RecordSources(tuple(args.data), tuple(args.named), args.sam, args.regions or default_regions)
 
 
 def read_sources(sources: RecordSources) -> tuple[list[ImageRecord], dict[Path, ImageRegions]]:
