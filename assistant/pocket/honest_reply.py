@@ -151,7 +151,7 @@ def write_reply(items: Sequence[Item], seen: str, reply: Reply) -> tuple[Reply, 
 
     Args:
         items: The items; of those with one phrase the first counts.
-        seen: What it offers where something was not found or not understood; see `seen_things.offer`.
+        seen: What it offers where something was not found or not understood; see `named_targets.offer`.
         reply: The language model's, whose costs and states are kept.
 
     Returns:

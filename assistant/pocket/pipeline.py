@@ -21,6 +21,7 @@ from assistant.pocket.attention import PocketProbe, published_probe
 from assistant.pocket.heads import Heads
 from assistant.pocket.honest_reply import Item, honest_items, write_reply, written
 from assistant.pocket.llm import PocketLLM
+from assistant.pocket.named_targets import named_targets, offer
 from assistant.pocket.opening import PocketImageOpener, PocketOpenedImage, load_pocket_opener
 from assistant.pocket.precision import fast_math
 from assistant.pocket.question_kinds import (
@@ -28,20 +29,19 @@ from assistant.pocket.question_kinds import (
     Background,
     Count,
     Except,
-    NameMainThing,
+    NameMainTarget,
     Talk,
     parse_question,
 )
 from assistant.pocket.region_encoder import EncodedRegions
 from assistant.pocket.rule_answers import (
-    Looker,
+    RuleContext,
     answer_background,
     answer_count,
     answer_except,
-    answer_main_thing,
+    answer_main_target,
     answer_talk,
 )
-from assistant.pocket.seen_things import offer, seen_things
 from assistant.pocket.semantic import SemanticSelector
 from assistant.pocket.vocabulary import Vocabulary
 from assistant.pocket.wheels import BACKBONE, SMOLLM2, smollm2_folder
@@ -93,21 +93,21 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         """
         regions = self.llm.encoder(opened.features)
         conversation = _Conversation(self, turns, opened, regions, threshold, options)
-        seen = seen_things(self.llm, regions)
-        looker = Looker(opened, regions, seen, conversation.ask)
+        seen = named_targets(self.llm, regions)
+        context = RuleContext(opened, regions, seen, conversation.ask)
         question = turns[-1].question
         kind = parse_question(question, self.vocabulary.names_any(question))
         match kind:
             case Talk():
-                answered = answer_talk(kind, looker)
+                answered = answer_talk(kind, context)
             case Except():
-                answered = answer_except(kind, looker)
+                answered = answer_except(kind, context)
             case Background():
-                answered = answer_background(looker)
+                answered = answer_background(context)
             case Count():
-                answered = answer_count(kind, looker)
-            case NameMainThing():
-                answered = answer_main_thing(looker)
+                answered = answer_count(kind, context)
+            case NameMainTarget():
+                answered = answer_main_target(context)
             case Ask(questions):
                 return conversation.answer(questions, offer(seen))
         if stream := options.get("stream"):

@@ -75,11 +75,11 @@ class Count:
 
 
 @dataclass(frozen=True)
-class NameMainThing:
+class NameMainTarget:
     """What the photo, or the largest thing in it, is."""
 
 
-QuestionKind = Ask | Talk | Except | Background | Count | NameMainThing
+QuestionKind = Ask | Talk | Except | Background | Count | NameMainTarget
 
 IN_THE_PHOTO = r"(?:in|on|of) (?:the|this) (?:photo|picture|image|scene)"
 # {reply: patterns}; a question that one of them matches as a whole asks for nothing in the photo.
@@ -199,7 +199,7 @@ def parse_question(question: str, known: bool = False) -> QuestionKind:
     if BACKGROUND_PATTERN.fullmatch(text):
         return Background()
     if MAIN_THING_PATTERN.fullmatch(text):
-        return NameMainThing()
+        return NameMainTarget()
     if match := IS_THERE_NO.fullmatch(stripped_opening(question).strip()):
         return Ask([f"is there a {match['thing'].strip()}?"])
     return Ask([stripped_opening(part) for part in split_question(question)])

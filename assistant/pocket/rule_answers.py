@@ -1,6 +1,6 @@
 """Answers of the pocket preset to questions that rules understand: all but a thing, the background, counting.
 
-    answer_except(Except(["cup"]), looker)       # (Reply, [Selection]): "I see everything except the cup."
+    answer_except(Except(["cup"]), context)       # (Reply, [Selection]): "I see everything except the cup."
 
 Each function returns a reply in the grammar and a selection for each of its markers, as `Pipeline.ask` does.
 """
@@ -16,16 +16,16 @@ from assistant.dialogue.instances import distinct, instances, share
 from assistant.grammar import marked
 from assistant.pipeline import Reply, Selection
 from assistant.pocket.honest_reply import Item, write_reply
+from assistant.pocket.named_targets import (
+    MIN_SEEN_CONFIDENCE,
+    SURROUNDINGS,
+    NamedTarget,
+    main_target,
+    offer,
+)
 from assistant.pocket.opening import PocketOpenedImage
 from assistant.pocket.question_kinds import NOTHING_NAMED, Count, Except, Talk
 from assistant.pocket.region_encoder import EncodedRegions
-from assistant.pocket.seen_things import (
-    MIN_SEEN_CONFIDENCE,
-    SURROUNDINGS,
-    SeenThing,
-    main_thing,
-    offer,
-)
 
 Answered = tuple[Reply, list[Selection]]
 MIN_EXCEPTED_SHARE = 0.5  # of a region in what is excepted, from which the region is left out
@@ -33,7 +33,7 @@ MIN_NAME_CONFIDENCE = 0.5  # below which the name of the main thing is said to b
 
 
 @dataclass
-class Looker:
+class RuleContext:
     """An image as the rules see it.
 
     Attributes:
@@ -45,7 +45,7 @@ class Looker:
 
     opened: PocketOpenedImage
     regions: EncodedRegions
-    seen: list[SeenThing]
+    seen: list[NamedTarget]
     ask: Callable[[str], tuple[list[Item], Reply]]
 
     def mask(self, selection: Selection) -> np.ndarray:
@@ -74,26 +74,26 @@ def _reply(text: str, selections: list[Selection], tokens: int = 0) -> Answered:
     return Reply(text, tokens, [True] * len(selections)), selections
 
 
-def answer_talk(kind: Talk, looker: Looker) -> Answered:
+def answer_talk(kind: Talk, context: RuleContext) -> Answered:
     """A short reply that points at nothing."""
-    return _reply(f"{kind.reply} {offer(looker.seen) if kind.offers else ''}".strip(), [])
+    return _reply(f"{kind.reply} {offer(context.seen) if kind.offers else ''}".strip(), [])
 
 
-def answer_except(kind: Except, looker: Looker) -> Answered:
+def answer_except(kind: Except, context: RuleContext) -> Answered:
     """The union of all likely things without those that are excepted, which may be absent."""
     found: list[Item] = []
     tokens = 0
     for thing in kind.things:
-        items, reply = looker.ask(f"where is the {thing}?")
+        items, reply = context.ask(f"where is the {thing}?")
         found += items
         tokens += reply.tokens
-    excepted = np.zeros(looker.opened.size, bool)
+    excepted = np.zeros(context.opened.size, bool)
     for item in found:
         if item.present:
-            excepted |= looker.mask(item.selection)
-    proposals = looker.opened.proposals
-    kept = [k for k in looker.things() if share(proposals.mask(k), excepted) < MIN_EXCEPTED_SHARE]
-    mask = looker.union(kept) & ~excepted
+            excepted |= context.mask(item.selection)
+    proposals = context.opened.proposals
+    kept = [k for k in context.things() if share(proposals.mask(k), excepted) < MIN_EXCEPTED_SHARE]
+    mask = context.union(kept) & ~excepted
     absent = [item for item in found if not item.present]
     reply, selections = write_reply(absent, "", Reply("", tokens)) if absent else (Reply("", tokens), [])
     if not mask.any():
@@ -104,47 +104,51 @@ def answer_except(kind: Except, looker: Looker) -> Answered:
     return Reply(text, tokens, [*reply.markers, True]), [*selections, Selection(1.0, [], [], mask)]
 
 
-def answer_background(looker: Looker) -> Answered:
+def answer_background(context: RuleContext) -> Answered:
     """All that no likely thing covers."""
-    mask = ~looker.union(looker.things())
+    mask = ~context.union(context.things())
     if not mask.any():
         return _reply("Things cover the whole photo: I see no background between them.", [])
     return _reply(f"I see the {marked('background', True)}.", [Selection(1.0, [], [], mask)])
 
 
-def answer_count(kind: Count, looker: Looker) -> Answered:
+def answer_count(kind: Count, context: RuleContext) -> Answered:
     """What is counted, and the number of its instances."""
-    items, asked = looker.ask(f"find all {kind.things}.")
-    reply, selections = write_reply(items, offer(looker.seen), asked)
-    counts = [_count(item, looker) if item.present else 0 for item in items if item.selection.known]
+    items, asked = context.ask(f"find all {kind.things}.")
+    reply, selections = write_reply(items, offer(context.seen), asked)
+    counts = [_count(item, context) if item.present else 0 for item in items if item.selection.known]
     if counts:
         reply.text += f" I count {sum(counts)}."
     return reply, selections
 
 
-def _count(item: Item, looker: Looker) -> int:
+def _count(item: Item, context: RuleContext) -> int:
     """How many instances a present item has.
 
     Those are its distinct proposals that are likely whole things, and the large connected parts of its mask
     that none of these touches.
     """
-    likely = looker.regions.objectness.sigmoid()
+    likely = context.regions.objectness.sigmoid()
     whole = [k for k in item.selection.proposals if likely[k] >= MIN_SEEN_CONFIDENCE]
-    whole = distinct(looker.opened.proposals, sorted(whole, key=lambda k: -float(likely[k])))
-    mask = looker.mask(item.selection)
-    parts = instances(looker.opened.proposals, Target(item.phrase, True, item.selection.confidence, mask, []))
-    touched = looker.union(whole)
+    whole = distinct(context.opened.proposals, sorted(whole, key=lambda k: -float(likely[k])))
+    mask = context.mask(item.selection)
+    parts = instances(
+        context.opened.proposals, Target(item.phrase, True, item.selection.confidence, mask, [])
+    )
+    touched = context.union(whole)
     return len(whole) + sum(not (part.mask & touched).any() for part in parts)
 
 
-def answer_main_thing(looker: Looker) -> Answered:
+def answer_main_target(context: RuleContext) -> Answered:
     """The name of the thing that stands out most; without one, what may be asked."""
-    proposals = looker.opened.proposals
-    thing = main_thing(looker.seen, proposals)
+    proposals = context.opened.proposals
+    thing = main_target(context.seen, proposals)
     if thing is None:
         return _reply(NOTHING_NAMED, [])
     name = f"{marked(thing.name, True)} ({thing.probability:.0%})"
     is_sure = thing.probability >= MIN_NAME_CONFIDENCE
     text = f"This looks like: {name}." if is_sure else f"I am not sure what this is, perhaps: {name}."
-    others = offer([other for other in looker.seen if other.name != thing.name]).replace("can", "can also", 1)
+    others = offer([other for other in context.seen if other.name != thing.name]).replace(
+        "can", "can also", 1
+    )
     return _reply(f"{text} {others}".strip(), [Selection(thing.confidence, thing.proposals)])

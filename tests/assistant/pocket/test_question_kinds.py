@@ -9,7 +9,7 @@ from assistant.pocket.question_kinds import (
     Background,
     Count,
     Except,
-    NameMainThing,
+    NameMainTarget,
     Talk,
     parse_question,
 )
@@ -66,7 +66,7 @@ def test_the_background(question):
 
 @pytest.mark.parametrize("question", ["what is this?", "What's that?", "what is in this picture?"])
 def test_the_main_thing(question):
-    assert parse_question(question) == NameMainThing()
+    assert parse_question(question) == NameMainTarget()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """What the pocket preset sees in an image without being asked for anything.
 
-things = seen_things(llm, regions)          # [SeenThing("cup", 0.61, 0.97, [28, 12]), ...], surest first
-offer(things)                               # "I can see: cup, dining table, spoon."
-main_thing(things, proposals)               # the SeenThing that "what is this?" means
+targets = named_targets(llm, regions)          # [NamedTarget("cup", 0.61, 0.97, [28, 12]), ...], surest first
+offer(targets)                               # "I can see: cup, dining table, spoon."
+main_target(targets, proposals)               # the NamedTarget that "what is this?" means
 """
 
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from assistant.pocket.region_encoder import EncodedRegions
 from assistant.sam.proposals import Proposals
 
 # Probability of a region's name times that of being a whole object, from which it counts as seen. Few
-# regions that are right reach one half, as of several proposals of a thing at most one is a whole object.
+# regions that are right reach one half, as of several proposals of a target at most one is a whole object.
 MIN_SEEN_CONFIDENCE = 0.2
 MAX_OFFERED = 4  # names in an offer
-# Names of what surrounds things; the background keeps them.
+# Names of what surrounds targets; the background keeps them.
 SURROUNDINGS = frozenset("sky road pavement building tree fence".split())
 
 
 @dataclass(frozen=True)
-class SeenThing:
+class NamedTarget:
     """A taught name that regions bear.
 
     Attributes:
         name: The name, in its plain form.
-        confidence: In [0, 1], that the surest region is a whole thing with this name.
+        confidence: In [0, 1], that the surest region is a whole target with this name.
         probability: In [0, 1], of the name among the taught ones, for the same region.
         proposals: Indices of the regions that bear it surely enough, surest first.
     """
@@ -42,7 +42,7 @@ class SeenThing:
 
 
 @torch.inference_mode()
-def seen_things(llm: PocketLLM, regions: EncodedRegions) -> list[SeenThing]:
+def named_targets(llm: PocketLLM, regions: EncodedRegions) -> list[NamedTarget]:
     """The names that the regions of an image surely bear, surest first; [] where no names were taught."""
     encoder = llm.encoder
     if not len(encoder.names) or not len(regions.embeddings):
@@ -56,27 +56,27 @@ def seen_things(llm: PocketLLM, regions: EncodedRegions) -> list[SeenThing]:
         if confidences[index] >= MIN_SEEN_CONFIDENCE and int(rows[index]) in names:
             found.setdefault(names[int(rows[index])], []).append(index)
     return [
-        SeenThing(name, float(confidences[indices[0]]), float(best[indices[0]]), indices)
+        NamedTarget(name, float(confidences[indices[0]]), float(best[indices[0]]), indices)
         for name, indices in found.items()
     ]
 
 
-def offer(things: Sequence[SeenThing]) -> str:
+def offer(targets: Sequence[NamedTarget]) -> str:
     """A sentence that lists what could be asked for; "" where nothing is seen."""
-    names = [thing.name for thing in things[:MAX_OFFERED]]
+    names = [target.name for target in targets[:MAX_OFFERED]]
     return f"I can see: {', '.join(names)}." if names else ""
 
 
-def main_thing(things: Sequence[SeenThing], proposals: Proposals) -> SeenThing | None:
-    """The thing that is surest, largest and nearest to the middle, with one proposal; None without things."""
+def main_target(targets: Sequence[NamedTarget], proposals: Proposals) -> NamedTarget | None:
+    """The surest, largest and most central target, with one proposal; None without targets."""
     height, width = proposals.size
-    best: tuple[float, SeenThing] | None = None
-    for thing in things:
-        for index in thing.proposals:
+    best: tuple[float, NamedTarget] | None = None
+    for target in targets:
+        for index in target.proposals:
             left, top, right, bottom = proposals.boxes[index]
             aside = np.hypot((left + right) / width - 1, (top + bottom) / height - 1) / np.sqrt(2)
             share = proposals.areas[index] / (height * width)
-            score = thing.confidence * float(np.sqrt(share)) * float(1 - aside)
+            score = target.confidence * float(np.sqrt(share)) * float(1 - aside)
             if best is None or score > best[0]:
-                best = (score, replace(thing, proposals=[index]))
+                best = (score, replace(target, proposals=[index]))
     return best[1] if best else None
