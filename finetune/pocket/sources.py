@@ -31,7 +31,9 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sam", type=Path, required=True, help="weights of the pocket SAM that makes the proposals"
     )
-    parser.add_argument("--regions", type=Path, help="folder of the region cache (default: the records stage's)")
+    parser.add_argument(
+        "--regions", type=Path, help="folder of the region cache (default: that of the records stage)"
+    )
 
 
 def read_sources(sources: RecordSources) -> tuple[list[ImageRecord], dict[Path, ImageRegions]]:
