@@ -66,9 +66,9 @@ def write_data(folder: Path) -> None:
     write_coco(folder / "coco/train", photos(8), COCO)
     write_coco(folder / "coco/dev", photos(4), COCO)
     write_expressions(folder / "refcocos/dev", photos(2))
-    write_label_maps(folder / "camvid/train", renamed(photos(4), AS_STREET), STREET)
+    write_label_maps(folder / "camvid/train", renamed(photos(2), AS_STREET), STREET)
     write_label_maps(folder / "camvid/dev", renamed(photos(2), AS_STREET), STREET)
-    write_label_maps(folder / "clothing/train", renamed(photos(4), AS_GARMENTS), GARMENTS)
+    write_label_maps(folder / "clothing/train", renamed(photos(2), AS_GARMENTS), GARMENTS)
 
 
 def write_hub_cache(folder: Path) -> None:

