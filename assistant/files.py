@@ -105,7 +105,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
     make_folder(folder)
     rank = int(os.environ.get("RANK") or 0)
-    lock = FileLock(folder / (f"{LOCK_FILE}.{rank}" if rank else LOCK_FILE), timeout=0)
+    file = folder / (f"{LOCK_FILE}.{rank}" if rank else LOCK_FILE)
+    lock = FileLock(file, timeout=0)
     try:
         lock.acquire()
     except Timeout:
@@ -118,6 +119,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        file.unlink(missing_ok=True)  # while it is locked; a killed run leaves its file to the next
         lock.release()
 
 

@@ -29,7 +29,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, wo
 def test_a_json_that_is_not_cocos(tmp_path, capsys):
     (tmp_path / "instances.json").write_text('{"images": [1')
     assert main(["proposals", "--root", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert "is not a COCO instances file" in capsys.readouterr().err
+    assert "is not JSON" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("sam", ["none", "torn"])
