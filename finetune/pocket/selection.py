@@ -213,7 +213,9 @@ def _take_steps(
         is_due = settings.validate_every and (step + 1) % settings.validate_every == 0
         if validate and held_out.records and (is_last or is_due):
             figures, calibration = evaluate(settings, out, llm, selector.eval(), held_out)
-            validate(step + 1, selector, figures)
+            # Random numbers that it draws, for instance when it loads a model, must not change the training.
+            with torch.random.fork_rng(devices=[]):
+                validate(step + 1, selector, figures)
             if best is None or figures["score"] > best.figures["score"]:
                 best = Checkpoint(figures, calibration, copy.deepcopy(selector.state_dict()))
             selector.train()
