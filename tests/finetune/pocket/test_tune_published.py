@@ -81,7 +81,6 @@ def test_a_known_name_is_answered_in_training(photos):
     assert all(opened.semantic_map is not None for opened in answered.opened.values())
 
 
-@pytest.mark.slow
 def test_known_names_are_asked_at_each_validation(photos):
     rows = run(photos, "--val", photos / "val.jsonl", "--rehearsal", 0)
     assert [row["step"] for row in rows] == [0, 2]
@@ -92,7 +91,6 @@ def test_known_names_are_asked_at_each_validation(photos):
     assert report.count("where is the cup?") == report.count("is there a cat?") == 1
 
 
-@pytest.mark.slow
 def test_rehearsed_questions_are_not_shown(photos):
     """Without --val the report asks about held-out images; those of rehearsed questions have no files."""
     rows = run(photos, "--rehearsal", 0.5)
