@@ -13,7 +13,7 @@ import numpy as np
 
 from assistant.errors import BadInput
 from assistant.images import collect_notes, open_image
-from assistant.page.canvas import CANVAS_SCRIPT, CANVAS_TEMPLATE, empty_props, outline_layers, photo_prop
+from assistant.page.canvas import CANVAS_SCRIPT, CANVAS_TEMPLATE, Props, empty_props, outline_layers, photo_prop
 from assistant.page.components import PhotoComponents, ToolComponents
 from assistant.page.handlers import (
     INSTANT_EVENT,
@@ -151,7 +151,11 @@ class PhotoPanel(Panel):
         return self.page.show(session)
 
     def open_photos(self, session: Session) -> Iterator[Updates]:
-        """Open the photos that were chosen, one after the other."""
+        """Open the photos that were chosen, one after the other.
+
+        What a photo's end shows is the last that is yielded: Gradio's browser side changes an update in place
+        when the next one arrives, so that a slow browser sees the last one only.
+        """
         epoch, stop = session.epoch, session.stop
         if not session.pending:
             yield self.unchanged(session)
@@ -176,7 +180,8 @@ class PhotoPanel(Panel):
                 seconds = time.perf_counter() - start
                 sentences = [f"{width} x {height} pixels, opened in {seconds:.1f} s.", *notes]
                 yield self.page.show(session, note=escape(" ".join(sentences)))
-        yield self.unchanged(session)
+        if session.epoch != epoch:
+            yield self.unchanged(session)
 
     def _open(
         self, session: Session, file: Path, stop: threading.Event
@@ -184,6 +189,7 @@ class PhotoPanel(Panel):
         """Open a photo and show the steps; returns its scene and notes, or None in another epoch."""
         epoch = session.epoch
         image: np.ndarray | None = None
+        shown: Props = {}  # every update repeats those before it, see `open_photos`
         for event in self.page.worker.run(lambda report: self._read_and_open(file, report), stop):
             if session.epoch != epoch:
                 return None
@@ -192,9 +198,11 @@ class PhotoPanel(Panel):
             step, value = event.values
             if step == READ_STEP:
                 image = value
-                yield self._show_read(session, value, file.stem)
-            else:
-                yield self._show_step(step, image, value)
+                session.drawn_scene = None
+                shown = empty_props() | {"photo": photo_prop(value, file.stem), "busy": True}
+            elif image is not None and value is not None:
+                shown = shown | {"masks": outline_layers(image, value)}
+            yield self._show_step(step, shown)
         return None
 
     def _read_and_open(self, file: Path, report: ReportFunction) -> tuple[Scene, list[str]]:
@@ -204,24 +212,16 @@ class PhotoPanel(Panel):
         report(READ_STEP, image)
         return self.page.assistant.open(image, progress=report), notes
 
-    def _show_read(self, session: Session, image: np.ndarray, name: str) -> Updates:
-        """The photo without masks, in place of the field where it was dropped."""
-        session.drawn_scene = None
-        props = empty_props() | {"photo": photo_prop(image, name), "busy": True}
+    def _show_step(self, step: str, props: Props) -> Updates:
+        """A step of opening a photo, in place of the field where it was dropped; props: those of the canvas."""
+        text = "Opening the photo"
+        if step != READ_STEP:
+            text += f": {STEP_TEXTS.get(step, escape(step))}"
         return {
             self.components.photo.upload: gr.Image(visible=False, value=None),
-            self.components.photo.status: status_line("Opening the photo", busy=True),
+            self.components.photo.status: status_line(text, busy=True),
             self.components.photo.canvas: gr.HTML(**props),
         }
-
-    def _show_step(self, step: str, image: np.ndarray | None, proposals: Any) -> Updates:
-        """A step of opening a photo, with the outlines of the proposals once they are known."""
-        text = f"Opening the photo: {STEP_TEXTS.get(step, escape(step))}"
-        updates: Updates = {self.components.photo.status: status_line(text, busy=True)}
-        if image is not None and proposals is not None:
-            layers = outline_layers(image, proposals)
-            updates[self.components.photo.canvas] = gr.HTML(masks=layers, busy=True)
-        return updates
 
     @guarded
     def switch(self, session: Session, label: str | None) -> Updates:

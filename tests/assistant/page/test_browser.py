@@ -276,3 +276,13 @@ def test_fits_the_screen(browser, served_page, photo, folder, width, height, the
         assert seen["y"] < chat["y"] < tabs["y"] and chat["width"] > 0.8 * width
     else:
         assert chat["x"] < seen["x"] and abs(seen["y"] - chat["y"]) < 20
+
+
+def test_a_slow_browser_shows_what_came_last(browser, served_page, photo):
+    visitor = Visitor(browser, served_page.address)
+    session = visitor.page.context.new_cdp_session(visitor.page)
+    session.send("Emulation.setCPUThrottlingRate", {"rate": 20})
+    visitor.open(photo)
+    visitor.ask("where is the red thing?")
+    visitor.wait_for_masks(1)
+    assert not visitor.page.is_visible("#stop")
