@@ -13,7 +13,14 @@ import numpy as np
 
 from assistant.errors import BadInput
 from assistant.images import collect_notes, open_image
-from assistant.page.canvas import CANVAS_SCRIPT, CANVAS_TEMPLATE, Props, empty_props, outline_layers, photo_prop
+from assistant.page.canvas import (
+    CANVAS_SCRIPT,
+    CANVAS_TEMPLATE,
+    Props,
+    empty_props,
+    outline_layers,
+    photo_prop,
+)
 from assistant.page.components import PhotoComponents, ToolComponents
 from assistant.page.handlers import (
     INSTANT_EVENT,
