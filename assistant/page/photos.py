@@ -220,7 +220,7 @@ class PhotoPanel(Panel):
         return self.page.assistant.open(image, progress=report), notes
 
     def _show_step(self, step: str, props: Props) -> Updates:
-        """A step of opening a photo, in place of the field where it was dropped; props: those of the canvas."""
+        """A step of opening a photo, in place of the field where it was dropped; props: for the canvas."""
         text = "Opening the photo"
         if step != READ_STEP:
             text += f": {STEP_TEXTS.get(step, escape(step))}"
