@@ -2,7 +2,8 @@
 
 answer.mask                 # (H, W) bool, union of the present targets
 answer.overlay().show()     # the image with coloured, named masks
-answer.save("out")          # PNGs, answer.json, coco.json, labelme.json
+answer.save("out")          # PNGs, answer.json, coco.json, labelme.json, and image.txt as YOLO reads it
+answer.to_detections()      # as the supervision package takes it
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import numpy as np
 from assistant.errors import BadInput
 from assistant.export.coco import coco_instances
 from assistant.export.colours import colour_of
+from assistant.export.detections import to_supervision
 from assistant.export.drawing import draw_targets
 from assistant.export.image_folder import cut_out, file_safe, mask_image, write_folder
 from assistant.export.labelme import labelme_file
+from assistant.export.yolo import YoloLabels, yolo_labels
 from assistant.sam.mask_ops import encode_rle, tight_box_xywh
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
+    from supervision import Detections
 
 IMAGE_FILE = "image.png"  # name of the image beside its exports
 MISSING_IMAGE_GREY = 128  # of an overlay without an image
@@ -161,6 +165,19 @@ class Answer:
         instances = [(target.phrase, mask) for target, mask in self._present_masks()]
         return labelme_file(self.size, image_path, instances, self._absent_phrases())
 
+    def to_yolo(self) -> YoloLabels:
+        """The present targets as a line each of YOLO's segmentation format, see `assistant.export.yolo`."""
+        return yolo_labels(self.size, [(target.phrase, mask) for target, mask in self._present_masks()])
+
+    def to_detections(self) -> Detections:
+        """The present targets as `supervision.Detections`, see `assistant.export.detections`.
+
+        Raises:
+            BadInput: The supervision package is not installed.
+        """
+        instances = [(target.phrase, mask, target.confidence) for target, mask in self._present_masks()]
+        return to_supervision(self.size, instances)
+
     def overlay(self) -> PilImage:
         """Draw the present targets on the image.
 
@@ -182,10 +199,11 @@ class Answer:
         """Write the answer into a folder, each file whole or not at all.
 
         The files are mask.png (the union, 0 and 255), N_NAME.png for each present target (N: its place among
-        the targets), overlay.png, answer.json (which names the masks' files), coco.json and labelme.json;
-        where the image is at hand also image.png, and N_NAME_cutout.png for each present target (RGBA of its
-        box, transparent around the mask). Of an answer that was saved there before, the files that its
-        answer.json lists are removed or replaced, so that the two do not mix; nothing else is.
+        the targets), overlay.png, answer.json (which names the masks' files), coco.json, labelme.json, and
+        image.txt and classes.txt as YOLO reads them; where the image is at hand also image.png, and
+        N_NAME_cutout.png for each present target (RGBA of its box, transparent around the mask). Of an answer
+        that was saved there before, the files that its answer.json lists are removed or replaced, so that the
+        two do not mix; nothing else is.
 
         Args:
             folder: The folder; it is created where it is missing.
@@ -211,4 +229,7 @@ class Answer:
                 if self.image is not None and target.mask.any():
                     images[f"{name}_cutout.png"] = cut_out(self.image, target.mask)
         tables = {"answer.json": row, "coco.json": self.to_coco(), "labelme.json": self.to_labelme()}
-        return write_folder(Path(folder), images, tables)
+        yolo = self.to_yolo()
+        names = "".join(f"{' '.join(name.split())}\n" for name in yolo.names)
+        texts = {Path(IMAGE_FILE).with_suffix(".txt").name: yolo.text, "classes.txt": names}
+        return write_folder(Path(folder), images, tables, texts)

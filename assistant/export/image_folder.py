@@ -1,7 +1,7 @@
-"""Folders of PNGs and JSON tables: their images, their file names, and writing them.
+"""Folders of PNGs, JSON tables and texts: their images, their file names, and writing them.
 
 images = {"mask.png": mask_image(mask), "1_cup_cutout.png": cut_out(image, mask)}
-write_folder(folder, images, {"answer.json": row, "coco.json": instances})
+write_folder(folder, images, {"answer.json": row, "coco.json": instances}, {"classes.txt": "cup"})
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 PNG_COMPRESSION = 3  # of 9: half as large as none, in a fraction of the time of the most
 MAX_NAME_BYTES = 60  # of a phrase in a file name
 INDEX_FILE = "answer.json"  # lists the files of its folder
-FIXED_NAMES = ("mask.png", "overlay.png", "image.png", "coco.json", "labelme.json", INDEX_FILE)
+FIXED_NAMES = (
+    "mask.png",
+    "overlay.png",
+    "image.png",
+    "coco.json",
+    "labelme.json",
+    "image.txt",
+    "classes.txt",
+    INDEX_FILE,
+)
 NUMBERED_NAME = re.compile(r"\d+_[\w-]+\.png")  # of a target's mask or cut-out, see `file_safe`
 
 
@@ -60,9 +69,12 @@ def file_safe(phrase: str) -> str:
 
 
 def write_folder(
-    folder: Path, images: Mapping[str, PilImage], tables: Mapping[str, Mapping[str, Any]]
+    folder: Path,
+    images: Mapping[str, PilImage],
+    tables: Mapping[str, Mapping[str, Any]],
+    texts: Mapping[str, str],
 ) -> list[Path]:
-    """Write PNGs and JSON files into a folder, each of them whole or not at all.
+    """Write PNGs, JSON files and texts into a folder, each of them whole or not at all.
 
     What an earlier answer wrote there is removed, as far as its answer.json lists it, so that no two answers
     mix. Nothing else is.
@@ -71,6 +83,7 @@ def write_folder(
         folder: The folder; it is created where it is missing.
         images: {file name: PIL image}.
         tables: {file name: JSON values}, among them answer.json, which also gets the list "files".
+        texts: {file name: content}.
 
     Returns:
         The paths of the files.
@@ -78,7 +91,7 @@ def write_folder(
     Raises:
         BadInput: The folder cannot be written to.
     """
-    names = [*images, *tables]
+    names = [*images, *texts, *tables]
     old_names = sorted(_files_of_answer(folder) - set(names))
     try:
         # Before the first file and after the last: wherever this is killed, the list holds all that is there.
@@ -86,6 +99,9 @@ def write_folder(
         for name, image in images.items():
             with replace_whole(folder / name) as temporary:
                 image.save(temporary, format="PNG", compress_level=PNG_COMPRESSION)
+        for name, text in texts.items():
+            with replace_whole(folder / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
         for name in old_names:
             (folder / name).unlink(missing_ok=True)
         for name, table in tables.items():

@@ -1,6 +1,9 @@
 """Answers keep phrase and mask together, and every export says the same as the masks."""
 
 import json
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from assistant.answer import Answer, Target
 from assistant.errors import BadInput
 from assistant.export import image_folder
 from assistant.export.colours import COLOURS, rgb_of
+from assistant.export.yolo import joined_polygon
 from assistant.sam.mask_ops import decode_rle
 from tests.helpers.polygons import filled_polygon
 
@@ -118,6 +122,67 @@ def test_labelme_polygons():
     assert np.abs(np.array([xs.min(), xs.max(), ys.min(), ys.max()]) - (241, W, 93, 108)).max() <= 0.5
 
 
+def test_yolo_has_a_polygon_for_each_instance():
+    labels = answer().to_yolo()
+    assert labels.names == ["cup", "spoon/left: \u202f…"]
+    assert [line.split()[0] for line in labels.lines] == ["0", "1", "0"]
+    for line, mask in zip(labels.lines, (CUP, SPOON, CUP | SPOON), strict=True):  # the hole is filled
+        shares = np.array(line.split()[1:], float).reshape(-1, 2)
+        found = filled_polygon(shares * (W, H), (H, W))
+        assert shares.min() >= 0 and shares.max() <= 1
+        assert (found & mask).sum() / (found | mask).sum() > 0.97
+    empty = Answer("", [Target("x", True, 0.5, np.zeros((H, W), bool), [])], (H, W), COFFEE)
+    assert empty.to_yolo().lines == [] and empty.to_yolo().names == ["x"]
+
+
+def test_yolo_joins_the_parts_of_an_instance_into_one_polygon():
+    parts = np.zeros((H, W), bool)
+    for top, left, side in ((10, 10, 1), (30, 50, 12), (150, 250, 30), (199, 0, 1), (0, 299, 1)):
+        parts[top : top + side, left : left + side] = True
+    polygon = joined_polygon(parts)
+    found = filled_polygon(polygon, (H, W))
+    assert (found & parts).sum() / (found | parts).sum() > 0.97  # the lines between the parts enclose nothing
+    x, y = polygon.T
+    assert abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2 == pytest.approx(parts.sum(), rel=0.02)
+
+
+@dataclass
+class Detections:
+    """The fields of supervision's class of that name."""
+
+    xyxy: np.ndarray
+    mask: np.ndarray
+    confidence: np.ndarray
+    class_id: np.ndarray
+    data: dict
+
+
+def test_detections_of_supervision(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=Detections))
+    found = answer().to_detections()
+    assert np.array_equal(found.mask, [RING, SPOON, SPOON | RING]) and found.class_id.tolist() == [0, 1, 0]
+    assert found.data["class_name"].tolist() == ["cup", "spoon/left: \u202f…", "cup"]
+    assert found.confidence.tolist() == pytest.approx([0.9, 0.8, 0.7])
+    for (x0, y0, x1, y1), mask in zip(found.xyxy.astype(int), found.mask, strict=True):
+        assert mask[y0:y1, x0:x1].sum() == mask.sum()
+        assert mask[y0].any() and mask[y1 - 1].any() and mask[:, x0].any() and mask[:, x1 - 1].any()
+    nothing = Answer("", [], (H, W), None).to_detections()
+    assert nothing.xyxy.shape == (0, 4) and nothing.mask.shape == (0, H, W)
+
+
+def test_detections_say_which_package_they_need(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(BadInput, match="pip install supervision"):
+        answer().to_detections()
+
+
+def test_supervision_takes_the_detections():
+    supervision = pytest.importorskip("supervision", reason="pip install supervision")
+    found = answer().to_detections()
+    assert isinstance(found, supervision.Detections) and len(found) == 3
+    assert len(Answer("", [], (H, W), None).to_detections()) == 0
+
+
 def test_overlay_colours_the_masks_only():
     a = Answer("", [Target("cup", True, 0.9, RING, [])], (H, W), COFFEE)
     shown = np.asarray(a.overlay()).astype(int)
@@ -169,6 +234,8 @@ def test_save(tmp_path):
             "answer.json",
             "coco.json",
             "labelme.json",
+            "image.txt",
+            "classes.txt",
         }
     )
     whole = np.asarray(Image.open(folder / "mask.png"))
@@ -182,6 +249,8 @@ def test_save(tmp_path):
     assert [t["file"] for t in rows["targets"]] == ["1_cup.png", "2_spoon-left.png", None, "4_cup.png"]
     assert json.loads((folder / "coco.json").read_text())["annotations"]
     assert json.loads((folder / "labelme.json").read_text())["shapes"]
+    assert (folder / "classes.txt").read_text(encoding="utf-8") == "cup\nspoon/left: …\n"
+    assert (folder / "image.txt").read_text() == answer().to_yolo().text
 
 
 @pytest.mark.parametrize(
