@@ -54,6 +54,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--four-bit", action="store_true", help="keep the LLM's weights in 4 bits (needs maskpick[bnb])"
     )
     parser.add_argument(
+        "--pixels",
+        type=int,
+        metavar="N",
+        help="pixels of a photo that the LLM is shown, at most: fewer take less memory, more show small "
+        "things (default: what it was tuned with, or what suits it, about a million)",
+    )
+    parser.add_argument(
         "--device", help="cpu, cuda or cuda:1 (default: the GPU if there is one; pocket: the CPU)"
     )
 
@@ -70,6 +77,7 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
         four_bit=args.four_bit,
         verify=args.verify,
         device=args.device,
+        pixels=args.pixels,
     )
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # torch is loaded when a model is, so that every --help is in
 EMBEDDED = "pocket"  # the name of the embedded LLM and of its SAM, wherever a part is named
 SERVER_PREFIX = "openai:"  # of a multimodal LLM on an OpenAI-compatible server
 SELECTIONS = ("marks", "boxes", "trained")
+MIN_PIXELS = 256 * 256  # that an LLM may be limited to; Qwen3-VL's processor enlarges smaller images to it
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class ModelOptions:
         four_bit: Whether the LLM's weights are kept in 4 bits.
         verify: Whether each selected mask is shown to the model again.
         device: "cpu", "cuda", "cuda:1"; None for the GPU if there is one.
+        pixels: px of an image that the LLM is shown, at most; None for what the adapter was trained with, or
+            what suits the LLM's family (`assistant.mllm.model_image`).
     """
 
     preset: str = "pocket"
@@ -89,6 +92,7 @@ class ModelOptions:
     four_bit: bool = False
     verify: bool = False
     device: str | None = None
+    pixels: int | None = None
 
     @property
     def sam_or_preset(self) -> str:
@@ -109,6 +113,7 @@ class ModelOptions:
             "adapter": _last_part(self.adapter),
             "verification": "yes" if self.verify else None,
             "4-bit": "yes" if self.four_bit else None,
+            "pixels": self.pixels,
         }
         return ", ".join([self.preset, *(f"{name} {value}" for name, value in changes.items() if value)])
 
@@ -124,6 +129,7 @@ class ModelOptions:
             base_url=self.base_url,
             four_bit=self.four_bit,
             verify=self.verify,
+            pixels=self.pixels,
         )
 
 
@@ -136,6 +142,12 @@ def preset_named(name: str) -> Preset:
     if name not in PRESETS:
         raise BadInput(f"there is no preset {name!r}; choose one of: {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def check_pixels(pixels: int | None) -> None:
+    """Raise BadInput for fewer pixels than a model can make something of; None is no limit of one's own."""
+    if pixels is not None and pixels < MIN_PIXELS:
+        raise BadInput(f"--pixels {pixels} is too few: give {MIN_PIXELS} (256 x 256) or more")
 
 
 def load_preset(
@@ -174,6 +186,7 @@ def load_pipeline(
     four_bit: bool = False,
     base_url: str | None = None,
     verify: bool = False,
+    pixels: int | None = None,
 ) -> tuple[Pipeline[Any], dict[str, str]]:
     """Load a pipeline from its parts.
 
@@ -187,6 +200,7 @@ def load_pipeline(
         four_bit: Keep the weights of the LLM in 4 bits.
         base_url: Address of the server of an openai:MODEL.
         verify: Show each selected mask to the model again ("marks" and "boxes").
+        pixels: See `ModelOptions`.
 
     Returns:
         The pipeline and {part: sha256 of its weights, or the name of a model on a server}.
@@ -197,9 +211,12 @@ def load_pipeline(
     on_server = str(mllm).startswith(SERVER_PREFIX)
     if selection is not None and selection not in SELECTIONS:
         raise BadInput(f"there is no selection {selection!r}; choose one of: {', '.join(SELECTIONS)}")
+    check_pixels(pixels)
     if base_url and not on_server:
         raise BadInput("--base-url goes with --mllm openai:MODEL")
     if mllm == EMBEDDED:
+        if pixels is not None:
+            raise BadInput("the pocket preset's language model is shown no pixels; leave out --pixels")
         return _load_pocket(sam, adapter, selection, device, four_bit, verify)
     if on_server and (adapter or four_bit or selection == "trained"):
         raise BadInput(
@@ -210,8 +227,8 @@ def load_pipeline(
             "--selection trained needs --adapter, a folder that finetune wrote; else choose marks or boxes"
         )
     if adapter and selection in (None, "trained"):
-        return _load_trained(mllm, sam, Path(adapter), device, four_bit)
-    return _load_zero_shot(mllm, sam, adapter, selection, device, four_bit, base_url, verify)
+        return _load_trained(mllm, sam, Path(adapter), device, four_bit, pixels)
+    return _load_zero_shot(mllm, sam, adapter, selection, device, four_bit, base_url, verify, pixels)
 
 
 def _load_pocket(
@@ -239,12 +256,12 @@ def _load_pocket(
 
 
 def _load_trained(
-    mllm: str, sam: str, adapter: Path, device: str | None, four_bit: bool
+    mllm: str, sam: str, adapter: Path, device: str | None, four_bit: bool, pixels: int | None
 ) -> tuple[Pipeline[Any], dict[str, str]]:
     from assistant.mllm.trained import load_trained_pipeline
     from assistant.weights import fingerprint
 
-    llm, weights = _load_llm(mllm, None, device, four_bit)
+    llm, weights = _load_llm(mllm, None, device, four_bit, pixels)
     opener, weights["sam"] = load_image_opener(sam, device)
     return load_trained_pipeline(llm, opener, adapter), weights | {"adapter": fingerprint(adapter)}
 
@@ -258,6 +275,7 @@ def _load_zero_shot(
     four_bit: bool,
     base_url: str | None,
     verify: bool,
+    pixels: int | None,
 ) -> tuple[Pipeline[Any], dict[str, str]]:
     from assistant.mllm.coordinates import UNIT, scale_of
     from assistant.mllm.openai_client import OpenAIClient
@@ -266,11 +284,11 @@ def _load_zero_shot(
 
     model: OpenAIClient | StructuredLLM
     if str(mllm).startswith(SERVER_PREFIX):
-        model = OpenAIClient(mllm.removeprefix(SERVER_PREFIX), base_url)
+        model = OpenAIClient(mllm.removeprefix(SERVER_PREFIX), base_url, pixels)
         model.check()
         weights = {"mllm": str(mllm)}
     else:
-        llm, weights = _load_llm(mllm, adapter, device, four_bit)
+        llm, weights = _load_llm(mllm, adapter, device, four_bit, pixels)
         model = StructuredLLM(llm)
     opener, weights["sam"] = load_image_opener(sam, device)
     selection = selection or ("boxes" if scale_of(model.name) == UNIT else "marks")
@@ -278,17 +296,19 @@ def _load_zero_shot(
 
 
 def _load_llm(
-    mllm: str, adapter: str | Path | None, device: str | None, four_bit: bool
+    mllm: str, adapter: str | Path | None, device: str | None, four_bit: bool, pixels: int | None
 ) -> tuple[MultimodalLLM, dict[str, str]]:
     from assistant.mllm.local_model import MultimodalLLM
+    from assistant.mllm.trained import stored_pixels
     from assistant.weights import fingerprint, resolve_model
 
     lora = None
     if adapter is not None:
+        pixels = pixels or stored_pixels(Path(adapter))
         lora = Path(adapter) / "lora" if (Path(adapter) / "lora").is_dir() else Path(adapter)
     device = pick_device(device)
     where = resolve_model(mllm)
-    llm = MultimodalLLM.load(where, adapter=lora, device=device, four_bit=four_bit)
+    llm = MultimodalLLM.load(where, adapter=lora, device=device, four_bit=four_bit, pixels=pixels)
     weights = {"mllm": fingerprint(where)}
     return llm, weights | ({"adapter": fingerprint(adapter)} if adapter else {})
 
@@ -411,16 +431,19 @@ def load_attention_probe(options: ModelOptions) -> tuple[AttentionProbe, dict[st
     """
     from assistant.weights import fingerprint, resolve_model
 
+    check_pixels(options.pixels)
     name = options.mllm or preset_named(options.preset).mllm
     if name == EMBEDDED:
-        pipeline, weights = load_preset(options.preset, options.adapter, options.device, options.mllm)
+        pipeline, weights = load_preset(
+            options.preset, options.adapter, options.device, options.mllm, pixels=options.pixels
+        )
         return pipeline.attention_probe(), weights
     if name.startswith(SERVER_PREFIX):
         raise BadInput("a model on a server exposes no attention: give --mllm a folder or a hub id")
     from assistant.mllm.probe_loading import load_probe
 
     where = resolve_model(name)
-    probe = load_probe(where, pick_device(options.device), options.adapter)
+    probe = load_probe(where, pick_device(options.device), options.adapter, options.pixels)
     return probe, {"mllm": fingerprint(where)}
 
 

@@ -113,6 +113,7 @@ class Assistant:
         base_url: str | None = None,
         verify: bool = False,
         threshold: float = PRESENCE_THRESHOLD,
+        pixels: int | None = None,
     ) -> Assistant:
         """Load an assistant from its parts.
 
@@ -128,6 +129,8 @@ class Assistant:
             base_url: Address of the server of an openai:MODEL, such as "http://127.0.0.1:8000/v1".
             verify: Whether each selected mask is shown to the model again, to be confirmed or dropped.
             threshold: Confidence in [0, 1] from which a target counts as present.
+            pixels: px of an image that the LLM is shown, at most; None for what the adapter was trained with,
+                or what suits the LLM's family.
 
         Returns:
             An assistant that holds no opened images.
@@ -137,7 +140,9 @@ class Assistant:
         """
         from assistant.presets import load_pipeline
 
-        pipeline, weights = load_pipeline(mllm, sam, adapter, selection, device, four_bit, base_url, verify)
+        pipeline, weights = load_pipeline(
+            mllm, sam, adapter, selection, device, four_bit, base_url, verify, pixels
+        )
         return cls(pipeline, weights, threshold)
 
     @property

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from assistant.errors import BadInput
-from assistant.presets import ModelOptions
+from assistant.presets import ModelOptions, check_pixels
 
 LOSS_NAMES = ("text", "align", "iop", "presence", "marker")
 
@@ -54,6 +54,8 @@ class TuneSettings:
         weights: The weight of each of `LOSS_NAMES` in the loss.
         cache: Folder of the region cache; None for the folder `regions` in `out`.
         pictures: Number of images in a conversation at most.
+        pixels: px of an image that the LLM is shown, at most; None for what `adapter` was trained with, or
+            what suits the LLM's family.
     """
 
     preset: str
@@ -71,6 +73,7 @@ class TuneSettings:
     micro: int
     turns: int
     pictures: int
+    pixels: int | None
     lr: float
     selector_lr: float
     warm_up: int
@@ -122,6 +125,7 @@ class TuneSettings:
         for name in POSITIVE_NUMBERS:
             if not 0 < getattr(self, name) < math.inf:
                 raise BadInput(f"{option_of(name)} must be above 0")
+        check_pixels(self.pixels)
         if not 0 <= self.rehearsal < math.inf:
             raise BadInput("--rehearsal must be 0 or above")
         if not 0 <= self.dropout < 1:

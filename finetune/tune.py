@@ -104,6 +104,13 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--pictures", type=int, default=1, help="images in a conversation, at most (default: 1)")
     add(
+        "--pixels",
+        type=int,
+        metavar="N",
+        help="pixels of an image that the LLM is shown, at most; the adapter keeps to it (default: what "
+        "suits the LLM, about a million)",
+    )
+    add(
         "--lr",
         type=float,
         help="learning rate of LoRA and the token rows (default: pocket 4e-4, others 2e-4)",
@@ -247,6 +254,7 @@ def memory_advice(settings: TuneSettings) -> str:
         lower = "--turns" if settings.turns > 1 else "--rank"
     savers = []
     if not settings.models.is_embedded:
+        lower += " or --pixels"
         savers += [] if settings.gradient_checkpointing else ["--gradient-checkpointing"]
         savers += [] if settings.four_bit else ["--four-bit"]
     advice = f", or add {' and '.join(savers)}" if savers else ""
@@ -265,7 +273,7 @@ def tune_general(settings: TuneSettings) -> None:
 
     from assistant.errors import BadInput
     from assistant.mllm.local_model import MultimodalLLM
-    from assistant.mllm.trained import Dino, TrainedImageOpener
+    from assistant.mllm.trained import Dino, TrainedImageOpener, stored_pixels
     from assistant.presets import load_image_opener, opener_key, parts_to_train
     from assistant.weights import resolve_model
     from finetune.mllm import deepspeed
@@ -290,7 +298,12 @@ def tune_general(settings: TuneSettings) -> None:
     # Weights that will be sharded are loaded whole first, but never onto a GPU, which they might not fit.
     sharded = (deepspeed.is_enabled() or accelerator.is_fsdp2) and not settings.four_bit
     device = "cpu" if sharded else str(accelerator.device)
-    llm = MultimodalLLM.load(resolve_model(mllm), device=device, dtype=dtype, four_bit=settings.four_bit)
+    pixels = settings.pixels
+    if pixels is None and settings.adapter is not None:
+        pixels = stored_pixels(settings.adapter)
+    llm = MultimodalLLM.load(
+        resolve_model(mllm), device=device, dtype=dtype, four_bit=settings.four_bit, pixels=pixels
+    )
 
     def load_opener() -> TrainedImageOpener:
         opener, _ = load_image_opener(sam, str(accelerator.device))

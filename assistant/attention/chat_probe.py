@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from assistant.attention.image_tokens import image_positions, phrase_positions
@@ -32,13 +31,14 @@ from assistant.attention.transformers_probe import (
 )
 from assistant.errors import BadInput
 from assistant.grammar import Turn
-from assistant.sam.mask_ops import pad_to_square
 
 if TYPE_CHECKING:
     from assistant.mllm.local_model import MultimodalLLM
 
 RECORDING = "maskpick_recorded"  # the name under which transformers knows our attention function
-MAX_REASON_CHARS = 200  # of another library's error in a message
+# In one batch of prompts. Each prompt reads the image anew: sixteen times 1,280 tokens would take more memory
+# than a conversation ever does.
+MAX_TOKENS_PER_BATCH = 8192
 
 
 @dataclass
@@ -100,21 +100,20 @@ class ChatProbe(TransformersProbe):
         """See `assistant.pipeline.AttentionProbe`. The `earlier_turns` may have images of their own."""
         layers = checked_layers(layers, self.layers)
         image = opened.image
-        image_share = (1.0, 1.0)
-        if getattr(self.llm.processor.image_processor, "do_center_crop", False):
-            # The model would never see what is cropped.
-            height, width = image.shape[:2]
-            image = pad_to_square(image)
-            image_share = (height / len(image), width / len(image))
+        image_share = self.llm.image_fit.share_of_image(image.shape[:2])
+        conversations = [
+            [*earlier_turns, Turn(f"where is the {prompt}?", None, [image])] for prompt in prompts
+        ]
+        size = PROMPTS_PER_BATCH
+        if len(prompts) > 1:
+            length = self._inputs(prompts[:1], conversations[:1])["input_ids"].shape[1]
+            size = min(size, max(1, MAX_TOKENS_PER_BATCH // length))
         scores = []
         match = []
-        for first in range(0, len(prompts), PROMPTS_PER_BATCH):
-            conversations = [
-                [*earlier_turns, Turn(f"where is the {prompt}?", None, [image])]
-                for prompt in prompts[first : first + PROMPTS_PER_BATCH]
-            ]
+        for first in range(0, len(prompts), size):
+            batch = slice(first, first + size)
             batch_scores, batch_match, places = self._batch(
-                prompts[first : first + PROMPTS_PER_BATCH], conversations, layers, image_share
+                prompts[batch], conversations[batch], layers, image_share
             )
             scores.append(batch_scores)
             match.append(batch_match)
@@ -142,8 +141,14 @@ class ChatProbe(TransformersProbe):
             for row, row_mask, positions, prompt in zip(ids, mask, keys, prompts, strict=True)
         ]
         recording = _Recording(set(layers), keys, queries)
-        with self.llm.lock, self._recorded(recording), self.embedding_overrides.active():
-            hidden = self.model.model(**inputs).last_hidden_state
+        try:
+            with self.llm.lock, self._recorded(recording), self.embedding_overrides.active():
+                hidden = self.model.model(**inputs).last_hidden_state
+        except torch.OutOfMemoryError:
+            raise BadInput(
+                f"not enough memory for an attention map from {ids.shape[1]:,} tokens: lower --pixels (now "
+                f"{self.llm.image_fit.max_pixels}), or use --four-bit or a smaller model"
+            ) from None
         if set(recording.scores) != set(layers):
             raise BadInput(NO_ATTENTION)
         scores = torch.stack([recording.scores[layer] for layer in layers], 1)
@@ -154,22 +159,7 @@ class ChatProbe(TransformersProbe):
         texts = [
             self.llm.prompt(turns) + prompt for turns, prompt in zip(conversations, prompts, strict=True)
         ]
-        images = [
-            [Image.fromarray(image) for turn in turns for image in turn.images] for turns in conversations
-        ]
-        try:
-            inputs = self.llm.processor(
-                text=texts,
-                images=images,
-                return_tensors="pt",
-                padding=True,
-                **self.llm.tokenizer_options(texts[0]),
-            )
-        except ValueError as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:MAX_REASON_CHARS]
-            raise BadInput(f"this model cannot read the image or the phrase: {reason}") from error
-        weight = self.model.get_input_embeddings().weight
-        return inputs.to(weight.device, dtype=weight.dtype)
+        return self.llm.encode_batch(texts, conversations)
 
     def _match(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """The probability of [SEG] rather than [ABS]: hidden (P, T, C), mask (P, T) bool -> (P,)."""

@@ -4,7 +4,8 @@
     phrase_positions(tokenizer, ids, mask, int(positions.max()) + 1, "mug")
 
 Chat models write the tokens of an image into the text, each family in its own way: LLaVA as one square grid,
-Qwen-VL as one grid in the image's own shape, SmolVLM as square tiles followed by the whole image.
+Qwen-VL as one grid in the image's own shape, SmolVLM as square tiles followed by the whole image. Of InternVL
+the whole image is read, without its tiles.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def image_positions(
         tokenizer: Of the model.
         inputs: What the processor returned for the batch.
         count: Number of images in the conversation.
-        image_share: The shares of the height and width of what the model is shown that the image fills.
+        image_share: The shares of the height and width of what the model is shown that the image fills, in
+            its middle.
 
     Returns:
         The positions (N,) int64 in `ids`, and where these N places lie in the image.
@@ -58,6 +60,9 @@ def image_positions(
         return _last_of_qwen(positions, sizes, config.vision_config.spatial_merge_size, image_share)
     breaks = (positions.diff() > 1).nonzero()[:, 0] + 1
     runs = list(torch.tensor_split(positions, breaks.cpu()))
+    if tile_length := getattr(config, "image_seq_length", None):
+        # InternVL writes the tiles and then the whole image in one run.
+        runs = [run[-tile_length:] for run in runs]
     whole, tiles = _last_image(ids, tokenizer, runs)
     return _square_grids(whole, tiles, image_share)
 
@@ -151,7 +156,7 @@ def _checked(run: Tensor, expected: int) -> Tensor:
     if len(run) != expected:
         raise BadInput(
             f"the image takes {len(run)} tokens, which is no grid that is known here: attention maps need "
-            "LLaVA 1.5, Qwen-VL or SmolVLM"
+            "LLaVA 1.5, Qwen-VL, SmolVLM, InternVL or Gemma 3"
         )
     return run
 

@@ -50,8 +50,7 @@ class PatchGrid:
 
     Attributes:
         index: (h, w) int64, which of the N places each patch is.
-        image_share: The shares of the grid's height and width that the image fills, from the upper left
-            corner.
+        image_share: The shares of the grid's height and width that the image fills, in its middle.
     """
 
     index: Tensor
@@ -73,7 +72,8 @@ class PatchPlaces:
             padded_size = (max(height, round(height / share_high)), max(width, round(width / share_wide)))
             patches = values[:, grid.index.to(values.device)][None]
             enlarged = F.interpolate(patches, padded_size, mode="bilinear", align_corners=False)[0]
-            maps.append(enlarged[:, :height, :width])
+            top, left = (padded_size[0] - height) // 2, (padded_size[1] - width) // 2
+            maps.append(enlarged[:, top : top + height, left : left + width])
         return torch.stack(maps).mean(0)
 
 
@@ -103,7 +103,7 @@ class EmbeddingOverrides:
     def _replace(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """A forward hook of the embedding, whose input is the tokens' ids (B, T)."""
         for token, row in self.rows.items():
-            output = torch.where((args[0] == token)[..., None], row.to(output.dtype), output)
+            output = torch.where((args[0] == token)[..., None], row.to(output), output)
         return output
 
 

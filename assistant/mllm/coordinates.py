@@ -28,8 +28,6 @@ SCALE_DESCRIPTIONS = {
     UNIT: "as shares from 0 to 1: 0 is the left or top edge of the picture, 1 the right or bottom one",
 }
 QWEN_PATCH_SIZE = 28  # px; Qwen2.5-VL rounds the sides of an image to multiples of it
-# Largest area that every server's default settings allow, so that none resizes an image again.
-MAX_QWEN_PIXELS = 1280 * QWEN_PATCH_SIZE * QWEN_PATCH_SIZE
 
 
 @dataclass(frozen=True)
@@ -135,13 +133,14 @@ def resize_within(
     area_scale = (max_pixels / (height * width)) ** 0.5 if max_pixels else 1.0
     scale = min(1.0, max_side / max(height, width), area_scale)
     smallest = 2 * multiple if multiple > 1 else 1
-    # Rounded down where the area is limited, to the nearest multiple otherwise.
-    rounding = 0 if max_pixels is not None and scale < 1 else 0.5
 
-    def scaled(side: int) -> int:
+    def rounded(side: int, rounding: float) -> int:
         return max(smallest, int(side * scale / multiple + rounding) * multiple)
 
-    if (scaled(height), scaled(width)) == (height, width):
+    new_height, new_width = rounded(height, 0.5), rounded(width, 0.5)
+    if max_pixels is not None and (scale < 1 or new_height * new_width > max_pixels):
+        new_height, new_width = rounded(height, 0), rounded(width, 0)
+    if (new_height, new_width) == (height, width):
         return image
-    size = (scaled(width), scaled(height))
+    size = (new_width, new_height)
     return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))

@@ -27,6 +27,7 @@ from assistant.mllm.loading import (
     load_model,
     peft_deprecations_ignored,
 )
+from assistant.mllm.model_image import FittedImages, image_fit_of
 from assistant.mllm.reply_text import ReplyStreamer, neutralise_spelled_markers
 from assistant.pipeline import Reply
 
@@ -44,8 +45,11 @@ class MultimodalLLM:
     Args:
         model: Of transformers; gets rows for [SEG] and [ABS] where it lacks them.
         processor: The model's.
+        pixels: px of an image that the model is shown, at most; None for what suits its family.
 
     Attributes:
+        pixels: The argument.
+        image_fit: How the model is shown images.
         seg: Token id of [SEG].
         abs: Token id of [ABS].
         end_tokens: Token ids that end a reply.
@@ -53,9 +57,11 @@ class MultimodalLLM:
         lock: Held while the model generates.
     """
 
-    def __init__(self, model: Any, processor: Any):
+    def __init__(self, model: Any, processor: Any, pixels: int | None = None):
         self.model = model.eval()
         self.processor = processor
+        self.show_pixels(pixels)
+        self._fitted_images = FittedImages()
         self.tokenizer = processor.tokenizer
         add_markers(model, self.tokenizer)
         self.seg, self.abs = self.tokenizer.convert_tokens_to_ids([SEG, ABS])
@@ -75,6 +81,11 @@ class MultimodalLLM:
         self._has_system_role = True
         self._has_system_role = self._template_writes_system_prompt()
         self.lock = threading.Lock()
+
+    def show_pixels(self, pixels: int | None) -> None:
+        """Set how many pixels of an image the model is shown; see `model_image.image_fit_of`."""
+        self.pixels = pixels
+        self.image_fit = image_fit_of(self.processor.image_processor, pixels)
 
     def _find_end_tokens(self) -> list[int]:
         ends = self.model.generation_config.eos_token_id
@@ -112,6 +123,7 @@ class MultimodalLLM:
         device: str = "cpu",
         dtype: torch.dtype | None = None,
         four_bit: bool = False,
+        pixels: int | None = None,
     ) -> "MultimodalLLM":
         """Load a model.
 
@@ -122,12 +134,13 @@ class MultimodalLLM:
             dtype: Precision; None for float32 on a CPU and bfloat16 elsewhere.
             four_bit: Keep the weights in 4 bits (nf4, through bitsandbytes). The adapter then stays beside
                 the weights; otherwise it is merged into them.
+            pixels: px of an image that the model is shown, at most; None for what suits its family.
 
         Raises:
             BadInput: The model or the adapter cannot be loaded.
         """
         check_folder(adapter)
-        llm = cls(*load_model(name_or_path, device, dtype, four_bit))
+        llm = cls(*load_model(name_or_path, device, dtype, four_bit), pixels)
         if adapter is not None:
             llm.adapt(adapter, merge=not four_bit)
         return llm
@@ -210,15 +223,38 @@ class MultimodalLLM:
 
         Raises BadInput where the processor cannot read them.
         """
+        return self.encode_batch([text], [turns])
+
+    def encode_batch(self, texts: list[str], conversations: list[list[Turn]]) -> Any:
+        """The model's inputs for several texts of `prompt` and the images of their turns.
+
+        This is where images reach the processor, each in the size and shape of `image_fit`.
+
+        Args:
+            texts: Shorter ones are padded, if there are several.
+            conversations: For each text, the turns that hold its images.
+
+        Raises:
+            BadInput: The processor cannot read them.
+        """
         from PIL import Image
 
-        images = [Image.fromarray(image) for turn in turns for image in turn.images]
+        images = [
+            [
+                Image.fromarray(self._fitted_images.fit(image, self.image_fit))
+                for turn in turns
+                for image in turn.images
+            ]
+            for turns in conversations
+        ]
         try:
             inputs = self.processor(
-                text=[text],
-                images=[images] if images else None,
+                text=texts,
+                images=images if any(images) else None,
+                images_kwargs=dict(self.image_fit.processor_options),
                 return_tensors="pt",
-                **self.tokenizer_options(text),
+                padding=len(texts) > 1,
+                **self.tokenizer_options(texts[0]),
             )
         except ValueError as e:
             raise BadInput(f"this model cannot read the image or the question: {first_line(e)}") from e
@@ -317,8 +353,8 @@ class MultimodalLLM:
                 )
             except torch.OutOfMemoryError:
                 raise BadInput(
-                    f"not enough memory for a conversation of {length:,} tokens: start a new one, or use "
-                    "--four-bit or a smaller --preset"
+                    f"not enough memory for a conversation of {length:,} tokens: start a new one, lower "
+                    f"--pixels (now {self.image_fit.max_pixels}), or use --four-bit or a smaller --preset"
                 ) from None
         return output.sequences[0, length:].tolist(), output
 

@@ -20,6 +20,7 @@ import numpy as np
 from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.mllm.chat_messages import chat_messages
+from assistant.mllm.model_image import image_fit_of_server
 from assistant.mllm.structured_answer import StructuredAnswer, TokenStep
 
 ANSWER_TIMEOUT = 300.0  # seconds
@@ -64,18 +65,17 @@ class OpenAIClient:
     Args:
         model: Its name on the server.
         base_url: Address of the server; None for OPENAI_BASE_URL, or else the client's own default.
+        pixels: px of an image, at most; None for what suits the model's family.
 
     Attributes:
         name: The model's name on the server.
-        crops: False, as far as is known of a model on a server.
+        image_fit: How it is shown images.
 
     Raises:
         BadInput: The client is not installed, there is no key, or the address is malformed.
     """
 
-    crops = False
-
-    def __init__(self, model: str, base_url: str | None = None):
+    def __init__(self, model: str, base_url: str | None = None, pixels: int | None = None):
         try:
             import openai
         except ImportError:
@@ -86,6 +86,7 @@ class OpenAIClient:
         if key is None:
             raise BadInput("set OPENAI_API_KEY, or name a server of your own with --base-url")
         self.name = model
+        self.image_fit = image_fit_of_server(model, pixels)
         self._openai = openai
         self._address = base_url or "the cloud"
         try:

@@ -14,10 +14,14 @@ from assistant.attention.transformers_probe import TransformersProbe
 from assistant.errors import BadInput
 from assistant.mllm.loading import check_folder, first_line
 from assistant.mllm.local_model import MultimodalLLM
+from assistant.mllm.trained import stored_pixels
 
 
 def load_probe(
-    name_or_path: str | Path, device: str = "cpu", adapter: str | Path | None = None
+    name_or_path: str | Path,
+    device: str = "cpu",
+    adapter: str | Path | None = None,
+    pixels: int | None = None,
 ) -> TransformersProbe:
     """Load an image-text matcher (BLIP) or a chat model that sees.
 
@@ -25,6 +29,8 @@ def load_probe(
         name_or_path: A folder in transformers' layout, or a hub id.
         device: As torch names it.
         adapter: A folder that finetune wrote for a chat model; None for the model as it is.
+        pixels: px of an image that a chat model is shown, at most; None for what the adapter was trained
+            with, or what suits the model's family.
 
     Returns:
         The probe of its attention.
@@ -47,7 +53,9 @@ def load_probe(
     lora = adapter
     if adapter is not None and (Path(adapter) / "lora").is_dir():
         lora = Path(adapter) / "lora"
-    return ChatProbe(MultimodalLLM.load(name_or_path, adapter=lora, device=device))
+    if pixels is None and adapter is not None:
+        pixels = stored_pixels(Path(adapter))
+    return ChatProbe(MultimodalLLM.load(name_or_path, adapter=lora, device=device, pixels=pixels))
 
 
 def _load_blip(name_or_path: str | Path, device: str) -> TransformersProbe:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from assistant.grammar import Turn
+from assistant.mllm.model_image import ImageFit
 from assistant.pipeline import AttentionProbe
 
 
@@ -58,8 +59,8 @@ class StructuredModel(Protocol):
         """The model's type or name, from which `coordinates.scale_of` tells its family."""
 
     @property
-    def crops(self) -> bool:
-        """Whether it sees the middle square of an image only."""
+    def image_fit(self) -> ImageFit:
+        """How it is shown images."""
 
     def input_size(self, image: np.ndarray) -> tuple[int, int]:
         """The size to which the model resizes an image.

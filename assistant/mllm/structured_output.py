@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.mllm.local_model import MultimodalLLM
+from assistant.mllm.model_image import ImageFit
 from assistant.mllm.structured_answer import StructuredAnswer, TokenStep
 from assistant.pipeline import AttentionProbe
 
@@ -52,12 +53,12 @@ class StructuredLLM:
             ) from None
 
     @property
-    def crops(self) -> bool:
-        """Whether the processor cuts off what lies outside the middle square of an image."""
-        return bool(getattr(self.llm.processor.image_processor, "do_center_crop", False))
+    def image_fit(self) -> ImageFit:
+        """How the model is shown images."""
+        return self.llm.image_fit
 
     def input_size(self, image: np.ndarray) -> tuple[int, int]:
-        """The size to which the processor resizes an image, if it keeps its shape.
+        """The size to which the processor resizes an image that `image_fit` made, if it keeps its shape.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -66,7 +67,7 @@ class StructuredLLM:
             (width, height) px.
         """
         processor = self.llm.processor.image_processor
-        inputs = processor(images=[image], return_tensors="pt")
+        inputs = processor(images=[image], return_tensors="pt", **self.image_fit.processor_options)
         if "image_grid_thw" not in inputs:
             return image.shape[1], image.shape[0]
         _, rows, columns = inputs["image_grid_thw"][0].tolist()

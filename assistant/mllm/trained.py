@@ -275,13 +275,26 @@ def read_heads(folder: Path) -> tuple[StandardisedSelector, dict[str, Any]]:
     return selector.eval(), config
 
 
+def stored_pixels(folder: Path) -> int | None:
+    """The most px of an image that an adapter was trained with.
+
+    None where the folder does not say: adapters from before it was stored were trained on whole photos. They
+    meet the limit of their model's family, which leaves photos of up to about a megapixel as they were, and
+    for LLaVA-1.5 the padding, since without it the sides of a photo were never seen.
+    """
+    if not (folder / "heads.safetensors").is_file():
+        return None
+    return read_heads(folder)[1].get("pixels")
+
+
 def load_trained_pipeline(
     llm: MultimodalLLM, opener: ImageOpener[SamOpenedImage], adapter: str | Path
 ) -> TrainedPipeline:
     """The pipeline that an adapter folder makes of a multimodal LLM and an opener.
 
     Args:
-        llm: Gets the adapter's LoRA, which is merged into its weights unless they are kept in 4 bits.
+        llm: Gets the adapter's LoRA, which is merged into its weights unless they are kept in 4 bits. Where
+            it was loaded without a limit of `pixels`, it gets the adapter's too.
         opener: Of the SAM on whose proposals the adapter was trained.
         adapter: A folder that `python -m finetune` wrote.
 
@@ -303,6 +316,8 @@ def load_trained_pipeline(
                 "saved; give its command again"
             )
         llm.adapt(lora.parent, merge=not llm.is_quantized)
+    if llm.pixels is None:
+        llm.show_pixels(config.get("pixels"))
     device = llm.model.device
     dino = Dino(config["dino"], device) if config.get("dino") else None
     return TrainedPipeline(TrainedImageOpener(opener, dino), llm, selector.to(device))

@@ -11,7 +11,6 @@ import numpy as np
 
 from assistant.grammar import Turn
 from assistant.mllm.grounding_prompts import KEEP_SCHEMA, VERIFICATION_PROMPT
-from assistant.mllm.model_image import fit_to_model
 from assistant.mllm.set_of_mark import draw_sheet
 from assistant.mllm.structured_answer import StructuredModel, probabilities, read_json
 from assistant.pipeline import Selection
@@ -91,7 +90,7 @@ class Verifier:
 
     def _ask(self, mask: np.ndarray) -> _Verdict:
         """Ask the model about a mask (H, W) bool."""
-        images = [fit_to_model(image, self.model) for image in outlined_images(self.opened.image, mask)]
+        images = [self.model.image_fit.fit(image) for image in outlined_images(self.opened.image, mask)]
         answer = self.model.ask(
             [Turn(self.prompt, images=images)], VERIFICATION_PROMPT, KEEP_SCHEMA, **self.options
         )

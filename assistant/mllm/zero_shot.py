@@ -22,16 +22,7 @@ import numpy as np
 
 from assistant.errors import BadInput
 from assistant.grammar import TOKEN, Turn, plain, reply_for
-from assistant.mllm.coordinates import (
-    MAX_QWEN_PIXELS,
-    PIXELS,
-    QWEN_PATCH_SIZE,
-    UNIT,
-    Frame,
-    frame_of,
-    resize_within,
-    scale_of,
-)
+from assistant.mllm.coordinates import PIXELS, UNIT, Frame, frame_of, scale_of
 from assistant.mllm.grounding_prompts import (
     BOXES_PROMPT,
     MARKS_PROMPT,
@@ -43,7 +34,6 @@ from assistant.mllm.grounding_prompts import (
     read_numbers,
     read_targets,
 )
-from assistant.mllm.model_image import MAX_IMAGE_SIDE, fit_to_model
 from assistant.mllm.set_of_mark import arrange_sheets, draw_sheet, number_marks
 from assistant.mllm.structured_answer import StructuredAnswer, StructuredModel
 from assistant.mllm.verification import Verifier
@@ -211,7 +201,7 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
                 draw_sheet(opened.image, [(number_of[i], opened.proposals.mask(i)) for i in sheet])
                 for sheet in sheets
             ]
-            images = [fit_to_model(image, self.model) for image in (opened.image, *drawn)]
+            images = [self.model.image_fit.fit(image) for image in (opened.image, *drawn)]
             opened.cache["sheets"] = numbers, images
         return opened.cache["sheets"]
 
@@ -240,13 +230,10 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
         """The image to show, and the frame in which the model writes coordinates."""
         if "framed" not in opened.cache:
             scale = scale_of(self.model.name)
-            if scale == PIXELS:
-                image = resize_within(opened.image, MAX_IMAGE_SIDE, QWEN_PATCH_SIZE, MAX_QWEN_PIXELS)
-                input_size = self.model.input_size(image)
-                frame = frame_of(scale, opened.image.shape[:2], input_size)
-            else:
-                image = fit_to_model(opened.image, self.model)
-                frame = frame_of(scale, opened.image.shape[:2], padded=self.model.crops)
+            image_fit = self.model.image_fit
+            image = image_fit.fit(opened.image)
+            input_size = self.model.input_size(image) if scale == PIXELS else None
+            frame = frame_of(scale, opened.image.shape[:2], input_size, image_fit.padded)
             opened.cache["framed"] = image, frame
         return opened.cache["framed"]
 

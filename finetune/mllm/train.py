@@ -174,6 +174,7 @@ class TrainingRun:
                 "mllm": self.origin.mllm,
                 "dino": self.origin.dino,
                 "regions": self.origin.regions,
+                "pixels": self.llm.image_fit.max_pixels,
                 "step": step,
                 "val": score,
             }

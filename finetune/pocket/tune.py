@@ -218,10 +218,10 @@ def tune(settings: TuneSettings) -> None:
     Raises:
         BadInput: The settings are not for this preset, or files cannot be read.
     """
-    if settings.sam or settings.dino or settings.four_bit or settings.tune_vision:
+    if settings.sam or settings.dino or settings.four_bit or settings.tune_vision or settings.pixels:
         raise BadInput(
             "the pocket preset keeps its own SAM and backbone; "
-            "leave out --sam, --dino, --four-bit and --tune-vision"
+            "leave out --sam, --dino, --four-bit, --tune-vision and --pixels"
         )
     start = load_start(settings.adapter)
     write_settings(settings.out, settings.recorded())

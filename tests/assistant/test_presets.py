@@ -92,7 +92,7 @@ def test_a_local_model_can_only_name_marks_that_exist(local, seed):
 
 
 def test_boxes_lie_in_the_image(local):
-    frame = frame_of(scale_of(local.name), IMAGE.shape[:2], local.input_size(IMAGE), local.crops)
+    frame = frame_of(scale_of(local.name), IMAGE.shape[:2], local.input_size(IMAGE), local.image_fit.padded)
     schema = short(boxes_schema(frame))
     schema["properties"]["targets"]["items"]["properties"]["boxes"]["maxItems"] = 2
     answer = local.ask([Turn("which?", images=[IMAGE])], BOXES_PROMPT, schema, temperature=1.0, seed=1)

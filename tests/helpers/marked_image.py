@@ -12,6 +12,7 @@ import skimage.data
 from PIL import Image, ImageDraw, ImageFont
 from skimage.feature import match_template
 
+from assistant.mllm.model_image import ImageFit
 from assistant.mllm.set_of_mark import LABEL_FONT_SIZE
 from assistant.mllm.structured_answer import StructuredAnswer
 from assistant.sam.image_opener import SamOpenedImage
@@ -91,7 +92,7 @@ class ScriptedModel:
         script: A function of (turns, system, schema) that gives the answer or its text, or a list of texts,
             one per request.
         name: See `StructuredModel`.
-        crops: See `StructuredModel`.
+        crops: Whether it sees the middle square of an image only.
         size: What `input_size` gives; None for the size of the image.
     """
 
@@ -104,7 +105,7 @@ class ScriptedModel:
     ):
         self.script = script
         self.name = name
-        self.crops = crops
+        self.image_fit = ImageFit(padded=crops)
         self.size = size
         self.requests: list[tuple[Any, str, dict]] = []
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from assistant.errors import BadInput
 from assistant.mllm.coordinates import (
-    MAX_QWEN_PIXELS,
     PIXELS,
     QWEN_PATCH_SIZE,
     THOUSAND,
@@ -218,8 +217,8 @@ def test_images_are_resized_and_padded():
     assert resize_within(IMAGE, 1280) is IMAGE and resize_within(IMAGE, 300).shape == (200, 300, 3)
     for shape in ((3000, 2000), (8, 900), (28, 28), (1003, 1007)):
         image = np.zeros((*shape, 3), np.uint8)
-        h, w = resize_within(image, 1280, QWEN_PATCH_SIZE, MAX_QWEN_PIXELS).shape[:2]
-        assert h % QWEN_PATCH_SIZE == w % QWEN_PATCH_SIZE == 0 and 56 * 56 <= h * w <= MAX_QWEN_PIXELS
+        h, w = resize_within(image, 1280, QWEN_PATCH_SIZE, 1003520).shape[:2]
+        assert h % QWEN_PATCH_SIZE == w % QWEN_PATCH_SIZE == 0 and 56 * 56 <= h * w <= 1003520
 
 
 @pytest.mark.parametrize(
