@@ -53,12 +53,16 @@ class Exchange:
         question: The question.
         answer: Its answer.
         about: (H, W) bool, the part of the image that the question is about; None for the whole image.
+        about_phrase: What that part was called; "" for the whole image, and in files of earlier versions.
+        corrected: Whether the answer was changed by hand.
     """
 
     photo: int
     question: str
     answer: Answer
     about: np.ndarray | None = field(default=None, repr=False)
+    about_phrase: str = ""
+    corrected: bool = False
 
 
 @dataclass
@@ -120,6 +124,9 @@ def _exchange_to_json(exchange: Exchange) -> dict[str, Any]:
         "about": None if exchange.about is None else encode_rle(exchange.about),
         "text": exchange.answer.text[:MAX_TEXT_LENGTH],
         "targets": [_target_to_json(target) for target in exchange.answer.targets],
+        # Earlier versions do not know these: they are left out where they say nothing.
+        **({"about_phrase": exchange.about_phrase[:MAX_TEXT_LENGTH]} if exchange.about_phrase else {}),
+        **({"corrected": True} if exchange.corrected else {}),
     }
 
 
@@ -199,11 +206,20 @@ def _bad(reason: str) -> BadInput:
     return BadInput(f'{NOT_A_CONVERSATION}: {reason}; give a file that "Save conversation" wrote')
 
 
-def _check_fields(row: Json, kinds: Mapping[str, type | UnionType], where: str) -> None:
-    """Raise BadInput unless `row` has exactly these fields, each of its kind."""
-    if not isinstance(row, dict) or set(row) != set(kinds):
+def _check_fields(
+    row: Json,
+    kinds: Mapping[str, type | UnionType],
+    where: str,
+    optional: Mapping[str, type | UnionType] | None = None,
+) -> None:
+    """Raise BadInput unless `row` has exactly these fields, of which the optional may be missing, each of its
+    kind."""
+    optional = optional or {}
+    if not isinstance(row, dict) or set(row) - set(optional) != set(kinds):
         raise _bad(f"{where} must have the fields {', '.join(kinds)}")
-    for name, kind in kinds.items():
+    for name, kind in {**kinds, **optional}.items():
+        if name not in row:
+            continue
         if not isinstance(row[name], kind) or (isinstance(row[name], bool) and kind is not bool):
             raise _bad(f"{name} of {where} is not of the right kind")
         if isinstance(row[name], str) and name != "jpeg" and len(row[name]) > MAX_TEXT_LENGTH:
@@ -247,7 +263,7 @@ def _read_photo(row: Json, where: str) -> tuple[str, np.ndarray]:
 
 def _read_exchange(row: Json, where: str, photos: list[tuple[str, np.ndarray]]) -> Exchange:
     kinds = {"photo": int, "question": str, "about": dict | None, "text": str, "targets": list}
-    _check_fields(row, kinds, where)
+    _check_fields(row, kinds, where, optional={"about_phrase": str, "corrected": bool})
     if not 0 <= row["photo"] < len(photos):
         raise _bad(f"{where} is about photo {row['photo'] + 1} of {len(photos)}")
     if len(row["targets"]) > MAX_TARGETS_PER_EXCHANGE:
@@ -262,18 +278,20 @@ def _read_exchange(row: Json, where: str, photos: list[tuple[str, np.ndarray]]) 
             raise
         raise _bad(f"{where}: {error}") from None
     answer = Answer(row["text"], targets, image.shape[:2], image, question)
-    return Exchange(row["photo"], question, answer, about)
+    return Exchange(
+        row["photo"], question, answer, about, row.get("about_phrase", ""), row.get("corrected", False)
+    )
 
 
 def _read_target(row: Json, where: str, image: np.ndarray) -> Target:
     kinds = {"phrase": str, "present": bool, "confidence": float | int, "rle": dict | None}
-    _check_fields(row, kinds, where)
+    _check_fields(row, kinds, where, optional={"known": bool})
     if not 0 <= row["confidence"] <= 1:
         raise _bad(f"confidence of {where} is outside of 0 to 1")
     if row["present"] != (row["rle"] is not None):
         raise _bad(f"{where} is {'present without' if row['present'] else 'absent with'} a mask")
     mask = _read_mask(row["rle"], image) if row["present"] else None
-    known = row.get("known") is not False  # only written where it is False
+    known = row.get("known", True)
     return Target(row["phrase"], row["present"], float(row["confidence"]), mask, [], known=known)
 
 

@@ -23,7 +23,7 @@ def build() -> AnswerTabComponents:
             attention = small_button("Where it looked", "look", min_width=90)
             save_record = small_button("Save as training record", "teach", min_width=90)
         gr.HTML(
-            '<p class="hint">Click a mask, then ask about it, refine it, or say that it is not there.</p>'
+            '<p class="hint">Select a mask to ask about it, to refine it, or to say that it is not there.</p>'
         )
     return AnswerTabComponents(tab, refine, mark_absent, attention, save_record)
 
@@ -72,7 +72,7 @@ class AnswerTab(Panel):
         session.start_marking()
         return {
             **self.page.show(
-                session, clear_marks=True, note="Add and leave out with clicks, a box or the brush."
+                session, clear_marks=True, note="Click, draw a box or paint to add to it or to cut from it."
             ),
             self.components.tabs.by_hand.name: phrase,
         }

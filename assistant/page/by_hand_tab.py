@@ -21,7 +21,7 @@ def build() -> ByHandTabComponents:
             name = text_field(
                 "Name", "What is it called?", "name", scale=3, min_width=120, max_length=MAX_NAME_LENGTH
             )
-            use = action_button("Use this mask", "use")
+            use = action_button("Add to answer", "use")
     return ByHandTabComponents(tab, name, use)
 
 
@@ -58,7 +58,10 @@ class ByHandTab(Panel):
         session.candidate = 0
         count = len(session.manual.candidates)
         if count:
-            note = f"{count} candidates with their predicted IoU; choose one, name it, use it."
+            outlines = (
+                f"{count} possible outlines, best first. Pick one" if count > 1 else "One outline. Take it"
+            )
+            note = f"{outlines} and name it."
         else:
             note = "Click on a thing to outline it."
         return {

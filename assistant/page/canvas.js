@@ -299,6 +299,8 @@ async function update() {
   candidates = loaded.candidates;
   if (changed.candidates) choice = 0;
   over.setAttribute("aria-label", props.label || "");
+  over.setAttribute("role", props.view === "hand" ? "application" : "img"); // marks are set by keys, too
+  over.tabIndex = props.view === "hand" ? 0 : -1;
   stage.classList.toggle("mp-busy", !!props.busy);
   hovered = -1;
   tip.hidden = true;

@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 
 from assistant.answer import Target
 from assistant.export.drawing import draw_heat
-from assistant.page.session import Session, View
+from assistant.page.session import AttentionMap, Session, View
 from assistant.page.wording import NamedTarget, name_targets
 from assistant.sam.proposals import Proposals
 
@@ -159,16 +159,17 @@ def _target_layer(row: NamedTarget, size: tuple[int, int], show_confidence: bool
     return mask_layer(row.target.mask, size, row.name, confidence, row.colour, tip)
 
 
-def attention_layer(image: np.ndarray, phrase: str, heat: np.ndarray) -> Layer:
-    """An attention map (H, W) in [0, 1] over its image, stretched so that its highest value is 1."""
+def attention_layer(image: np.ndarray, attention: AttentionMap) -> Layer:
+    """An attention map over its image (H, W, 3) uint8, stretched up to its brightness."""
     size = view_size(image)
     small_image, small_heat = (
         np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BILINEAR))
-        for array in (image, heat.astype(np.float32))
+        for array in (image, attention.heat.astype(np.float32))
     )
-    stretched = (small_heat / max(float(small_heat.max()), 1e-6)).clip(0, 1)
+    stretched = (small_heat / max(float(small_heat.max()), 1e-6)).clip(0, 1) * attention.brightness
     url = as_data_url(draw_heat(small_image, stretched), "JPEG", quality=ATTENTION_JPEG_QUALITY)
-    layer = _layer(phrase, ATTENTION_COLOUR, f"where the model looks for {phrase}", url)
+    tip = f"where the model looks for {attention.phrase}"
+    layer = _layer(attention.phrase, ATTENTION_COLOUR, tip, url)
     return layer | {"raw": True}
 
 
@@ -207,7 +208,7 @@ def _layers(session: Session, image: np.ndarray) -> list[Layer]:
     if session.view == View.BY_HAND:
         return []
     if session.view == View.ATTENTION and session.attention:
-        return [attention_layer(image, session.attention.phrase, session.attention.heat)]
+        return [attention_layer(image, session.attention)]
     show_confidence = session.view != View.EVERYTHING
     return target_layers(session.targets, view_size(image), show_confidence)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import gradio as gr
 
 from assistant.errors import BadInput
+from assistant.grammar import check_question
 from assistant.page.components import ChatComponents, small_button
 from assistant.page.examples import Example
 from assistant.page.handlers import (
@@ -26,6 +27,11 @@ from assistant.page.worker import Done, error_line
 WELCOME = "### What are you looking for?\nDrop a photo, then ask for things in your own words."
 # Of a second try: greedy decoding would give the same reply again.
 RETRY_TEMPERATURE = 0.7
+# Run in the browser: a question that is edited can be typed at once.
+FOCUS_QUESTION = "() => document.querySelector('#question textarea').focus()"
+FOCUS_WHERE_EDITED = (
+    "() => document.querySelector('#chip .editing') && document.querySelector('#question textarea').focus()"
+)
 
 
 def build(examples: list[Example]) -> ChatComponents:
@@ -44,7 +50,7 @@ def build(examples: list[Example]) -> ChatComponents:
     )
     with gr.Row(visible=False, elem_id="chip") as subject_row:
         subject = gr.HTML("", elem_id="about")
-        clear_subject = small_button("Let go", scale=0)
+        clear_subject = small_button("Cancel", scale=0)
     question = gr.Textbox(
         label="Your question",
         show_label=False,
@@ -96,16 +102,20 @@ class ChatPanel(Panel):
         )
         chat.stop.click(self.stop, state, outputs, **INSTANT_EVENT)
         chat.undo.click(self.undo, state, outputs, **INSTANT_EVENT).then(**store_conversation)
-        chat.edit.click(self.edit, state, outputs, **INSTANT_EVENT).then(**store_conversation)
-        chat.messages.select(self.select_bubble, state, outputs, **INSTANT_EVENT)
+        chat.edit.click(self.edit, state, outputs, **INSTANT_EVENT).success(
+            None, js=FOCUS_QUESTION, api_visibility="private"
+        )
+        chat.messages.select(self.select_bubble, state, outputs, **INSTANT_EVENT).success(
+            None, js=FOCUS_WHERE_EDITED, api_visibility="private"
+        )
         chat.clear_subject.click(self.clear_subject, state, outputs, **INSTANT_EVENT)
 
     @guarded
     def ask(self, session: Session, text: str) -> Updates:
         """Add a question, in place of the one that is edited and of those after it."""
-        if session.editing is not None:
-            session.take_back(session.editing)
-            session.editing = None
+        text = check_question(text)
+        if session.scene is None and not session.pending:
+            raise BadInput("open a photo first: your question stays here until then")
         session.notice = ""
         session.add_question(text)
         session.selected = None
@@ -175,15 +185,27 @@ class ChatPanel(Panel):
 
     @guarded
     def undo(self, session: Session) -> Updates:
-        """Take back the last question."""
-        session.take_back()
+        """Take back the last question, or what was forgotten last."""
+        if session.can_bring_back:
+            session.bring_back()
+        else:
+            session.take_back()
         return self.page.show(session, clear_marks=True)
 
     @guarded
     def edit(self, session: Session) -> Updates:
-        """Take back the last question to be typed again."""
-        text = session.take_back()
-        return {**self.page.show(session, clear_marks=True), self.components.chat.question: text}
+        """Let the last question be typed again; it stays until the new one is sent."""
+        if not session.questions:
+            raise BadInput("there is no question to edit")
+        return self._edit(session, len(session.questions) - 1)
+
+    def _edit(self, session: Session, number: int) -> Updates:
+        session.editing = number
+        return {
+            **self.unchanged(session),
+            **self.page.subject(session),
+            self.components.chat.question: session.questions[number].text,
+        }
 
     @guarded
     def try_again(self, session: Session) -> Updates:
@@ -207,12 +229,7 @@ class ChatPanel(Panel):
             return self.unchanged(session)
         question = session.questions[number]
         if rows[index].role == "user" and not question.waiting:
-            session.editing = number
-            return {
-                **self.unchanged(session),
-                **self.page.subject(session),
-                self.components.chat.question: question.text,
-            }
+            return self._edit(session, number)
         shown = question is session.shown_question and session.view == View.ANSWER
         if question.answer is None or shown:
             return self.unchanged(session)
@@ -223,11 +240,13 @@ class ChatPanel(Panel):
 
     @guarded
     def clear_subject(self, session: Session) -> Updates:
-        """Ask about the whole photo again."""
+        """Ask about the whole photo again, and edit nothing."""
+        edited = session.editing is not None
         session.selected = None
         session.editing = None
         return {
             **self.unchanged(session),
+            **({self.components.chat.question: ""} if edited else {}),
             self.components.photo.canvas: gr.HTML(selected=None),
             **self.page.subject(session),
         }

@@ -32,7 +32,9 @@ class EverythingTab(Panel):
         everything = self.components.tabs.everything
         inputs, outputs = [self.components.session, everything.granularity], self.components.changeable
         everything.tab.select(self.open_tab, inputs, outputs, **QUEUED_EVENT)
-        everything.granularity.release(self.change_granularity, inputs, outputs, **QUEUED_EVENT)
+        # "input" comes from the keyboard as well; while the slider is dragged only its last place counts.
+        latest = QUEUED_EVENT | {"trigger_mode": "always_last"}
+        everything.granularity.input(self.change_granularity, inputs, outputs, **latest)
 
     @guarded
     def open_tab(self, session: Session, granularity: float) -> Updates:

@@ -38,9 +38,10 @@ _EVENT: EventStep = {
     "show_progress": "hidden",
     "trigger_mode": "multiple",
 }
-# Settings of events that wait for the worker, and of those that do not.
+# Settings of events that wait for the worker, and of those that do not. All go through Gradio's queue:
+# without it, a warning would never reach the visitor.
 QUEUED_EVENT: EventStep = _EVENT | {"concurrency_id": "assistant", "concurrency_limit": 1}
-INSTANT_EVENT: EventStep = _EVENT | {"queue": False}
+INSTANT_EVENT: EventStep = _EVENT | {"concurrency_limit": None}
 
 
 @dataclass
@@ -66,12 +67,14 @@ class Page:
         chat = self.components.chat
         waiting = session.next_question() is not None or bool(session.pending)
         asked = bool(session.questions)
+        can_undo = asked or session.can_bring_back
         return {
             self.components.session: session,
             chat.messages: chat_messages(session),
             chat.stop: gr.Button(visible=waiting),
-            chat.actions: gr.Row(visible=asked or waiting),
-            **{button: gr.Button(visible=asked) for button in (chat.undo, chat.edit, chat.retry)},
+            chat.actions: gr.Row(visible=can_undo or waiting),
+            chat.undo: gr.Button(visible=can_undo),
+            **{button: gr.Button(visible=asked) for button in (chat.edit, chat.retry)},
         }
 
     def subject(self, session: Session) -> Updates:

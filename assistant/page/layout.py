@@ -34,8 +34,8 @@ UPLOAD_CLEANUP = (3600, 24 * 3600)
 SESSION_LIFETIME = 3600  # seconds after a visitor's last action
 MAX_QUEUED_EVENTS = 64  # waiting for the worker; Gradio refuses further ones
 HEADING = (
-    "<h1>maskpick</h1><p>Ask a photo in everyday words. What you mean is outlined and named; "
-    "what is not there is said to be absent.</p>"
+    "<h1>maskpick</h1><p>Ask about your photo in plain words. I&#39;ll outline and name what you mean, "
+    "or tell you it isn&#39;t there.</p>"
 )
 
 

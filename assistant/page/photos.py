@@ -244,15 +244,14 @@ class PhotoPanel(Panel):
         """Forget the conversation, but not the photos."""
         if session.scene is None:
             return self.unchanged(session)
-        if session.questions:
-            session.take_back(0)
+        session.forget(photos=False)
         ending = " in this photo?" if len(session.scenes) == 1 else "?"
-        session.notice = f"Forgotten. What are you looking for{ending}"
+        session.notice = f"Forgotten (Undo brings it back). What are you looking for{ending}"
         return self.page.show(session, clear_marks=True)
 
     def begin_anew(self, session: Session) -> Updates:
         """Forget photos and conversation."""
-        session.clear()
+        session.forget(photos=True)
         return {
             **self.page.show(session),
             self.components.chat.question: "",

@@ -43,7 +43,10 @@ def build() -> SaveTabComponents:
 
 def save_masks(session: Session, folder: Path) -> Path:
     """Zip what the picture shows in an empty folder. Raises BadInput where nothing is outlined."""
-    if not any(target.present for target in session.targets):
+    targets = session.targets
+    if session.view == View.ATTENTION and session.answer is not None:
+        targets = session.answer.targets
+    if not any(target.present for target in targets):
         raise BadInput("nothing is outlined: ask for something first")
     if session.view in (View.EVERYTHING, View.CLASSES):
         scene = session.open_scene()

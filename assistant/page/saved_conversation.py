@@ -20,7 +20,14 @@ from assistant.scene import Scene
 def to_conversation(session: Session) -> Conversation:
     """The photos of a session and its latest answered questions."""
     exchanges = [
-        Exchange(q.photo, q.text, q.answer, q.about.mask if q.about else None)
+        Exchange(
+            q.photo,
+            q.text,
+            q.answer,
+            q.about.mask if q.about else None,
+            q.about.phrase if q.about else "",
+            q.corrected,
+        )
         for q in session.questions
         if q.answer is not None
     ]
@@ -34,9 +41,14 @@ def reopen(session: Session, saved: Conversation, scenes: list[Scene]) -> None:
     session.scenes = scenes
     session.names = [Path(name).name or "photo" for name, _ in saved.photos]
     for exchange in saved.exchanges:
-        about = None if exchange.about is None else Target("this", True, 1.0, exchange.about, [])
+        about = None
+        if exchange.about is not None:
+            about = Target(exchange.about_phrase or "this", True, 1.0, exchange.about, [])
         answer = replace(exchange.answer, image=scenes[exchange.photo].image)
-        session.questions.append(Question(exchange.photo, exchange.question, about, answer, waiting=False))
+        question = Question(
+            exchange.photo, exchange.question, about, answer, waiting=False, corrected=exchange.corrected
+        )
+        session.questions.append(question)
     for photo in range(len(scenes)):
         session.restore_turns(photo)
     session.photo = saved.exchanges[-1].photo if saved.exchanges else 0

@@ -44,10 +44,27 @@ class View(StrEnum):
 
 @dataclass
 class AttentionMap:
-    """Where the model attends for a phrase: heat (H, W) float in [0, 1]."""
+    """Where the model attends for a phrase.
+
+    Attributes:
+        phrase: The phrase.
+        heat: (H, W) float in [0, 1].
+        brightness: In [0, 1], how bright its brightest place is drawn: less than 1 for what is absent.
+    """
 
     phrase: str
     heat: np.ndarray
+    brightness: float = 1.0
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """Photos and questions that a visitor let be forgotten; the fields are those of `Session`."""
+
+    scenes: list[Scene]
+    names: list[str]
+    questions: list[Question]
+    photo: int
 
 
 class Session:
@@ -64,6 +81,7 @@ class Session:
         questions: The conversation.
         photo: Index of the photo that is shown.
         notice: Text of a last bubble that belongs to no question.
+        forgotten: What was forgotten last, which can be brought back; None where nothing was.
         stored_rows: The conversation as the browser has stored it.
         drawn_scene: The scene whose photo the browser shows; None for no photo.
         view: What the picture shows.
@@ -83,6 +101,7 @@ class Session:
         self.epoch = 0
         self.marks_round = 0
         self.corrections: list[tuple[Answer, list[Turn]]] = []
+        self.forgotten: Forgotten | None = None
         self.clear()
 
     def __deepcopy__(self, memo: dict) -> Session:
@@ -102,6 +121,40 @@ class Session:
         self.stored_rows: list[list[str]] = []
         self.drawn_scene: Scene | None = None
         self.reset_view()
+
+    def forget(self, photos: bool) -> None:
+        """Forget the conversation, so that `bring_back` brings it back.
+
+        Args:
+            photos: Whether to forget the photos as well.
+        """
+        asked = [question for question in self.questions if not question.waiting]
+        forgotten = Forgotten(self.scenes, self.names, asked, self.photo)
+        if photos:
+            self.clear()
+        elif self.questions:
+            self.take_back(0)
+        if forgotten.scenes:
+            self.forgotten = forgotten
+
+    @property
+    def can_bring_back(self) -> bool:
+        """Whether something was forgotten and nothing was begun since."""
+        if self.forgotten is None or self.questions or self.pending:
+            return False
+        return not self.scenes or self.scenes == self.forgotten.scenes
+
+    def bring_back(self) -> None:
+        """Bring back what was forgotten last. Raises BadInput where there is nothing."""
+        forgotten = self.forgotten
+        if forgotten is None or not self.can_bring_back:
+            raise BadInput("there is nothing to bring back")
+        self.clear()
+        self.forgotten = None
+        self.scenes, self.names, self.questions = forgotten.scenes, forgotten.names, forgotten.questions
+        for photo in range(len(self.scenes)):
+            self.restore_turns(photo)
+        self.photo = forgotten.photo
 
     def interrupt(self) -> None:
         """End the work that is under way."""
@@ -171,7 +224,16 @@ class Session:
         return self.shown_question.answer if self.shown_question else None
 
     def add_question(self, text: str, **options: object) -> Question:
-        """Add a question about the photo that is shown, and about the target that is selected, if any."""
+        """Add a question about the photo that is shown, and about the target that is selected, if any.
+
+        Where a question is edited, the new one takes its place and that of those after it. It is about the
+        same target unless another one is selected.
+        """
+        if self.editing is not None and self.editing < len(self.questions):
+            edited, selected = self.questions[self.editing], self.selected_target
+            self.take_back(self.editing)
+            self.questions.append(Question(edited.photo, text, selected or edited.about, options=options))
+            return self.questions[-1]
         self.questions.append(Question(self.photo, text, self.selected_target, options=options))
         return self.questions[-1]
 
@@ -376,13 +438,16 @@ class Session:
         self.selected = None
 
     def show_attention(self) -> None:
-        """Show where the model attends for the selected target, or for the answer's first.
+        """Show where the model attends for the selected target, or for the answer's first that is present.
 
         Raises BadInput where there is no target, and as `Scene.attend`.
         """
-        target = self.selected_target or next(iter(self.targets), None)
+        present = [target for target in self.targets if target.present]
+        target = self.selected_target or next(iter(present or self.targets), None)
         if target is None or self.view != View.ANSWER:
             raise BadInput("ask for something first, then see where the model looks for it")
-        self.attention = AttentionMap(target.phrase, self.open_scene().attend(target.phrase))
+        heat = self.open_scene().attend(target.phrase)
+        brightness = 1.0 if target.present else target.confidence  # what is absent does not shine
+        self.attention = AttentionMap(target.phrase, heat, brightness)
         self.view = View.ATTENTION
         self.selected = None

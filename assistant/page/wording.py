@@ -85,14 +85,12 @@ def reply_bubble(answer: Answer) -> str:
     if answer.reasoning:
         reasoning = escape(answer.reasoning[:MAX_REASONING_LENGTH])
         text = f'<details class="notes"><summary>What it thought</summary>{reasoning}</details>{text}'
-    if not named:
-        return text
+    # The text and the legend say what is absent.
     notes = [
-        tag(f"{row.name} {row.confidence}", row.target, row.colour)
-        if row.target.present
-        else tag(f"not in the picture: {row.name}", row.target, row.colour)
-        for row in named
+        tag(f"{row.name} {row.confidence}", row.target, row.colour) for row in named if row.target.present
     ]
+    if not notes:
+        return text
     return f'{text}<br><span class="notes">{" ".join(notes)}</span>'
 
 
@@ -123,14 +121,9 @@ def streaming_bubble(reply: str) -> str:
 
 
 def summary_line(targets: list[Target]) -> str:
-    """How many targets are outlined, and which are absent."""
-    named = name_targets(targets)
-    absent = [escape(row.name) for row in named if not row.target.present]
-    count = len(named) - len(absent)
-    line = f"{count} {'thing' if count == 1 else 'things'} outlined." if count else "Nothing is outlined."
-    if not absent:
-        return line
-    return f'{line} <span class="absent">Not in the picture: {", ".join(absent)}</span>'
+    """How many targets are outlined; the legend says which, and which are absent."""
+    count = sum(target.present for target in targets)
+    return f"{count} {'thing' if count == 1 else 'things'} outlined." if count else "Nothing is outlined."
 
 
 def legend_line(session: Session) -> str:
@@ -138,9 +131,10 @@ def legend_line(session: Session) -> str:
     if session.view == View.EVERYTHING:
         return f"{len(session.regions)} regions. Click one, then ask what it is."
     if session.view == View.BY_HAND:
-        return "Mark a thing on the picture, choose a candidate, name it, use it."
+        return "Mark a thing in the picture, pick an outline, name it and add it to the answer."
     if session.view == View.ATTENTION and session.attention:
-        return f"Where the model looks for {escape(session.attention.phrase)}: the brighter, the more."
+        phrase = escape(session.attention.phrase)
+        return f"Where the model looks for {phrase}. Brighter means more attention."
     if session.view == View.CLASSES and session.class_map:
         unanswered = escape(", ".join(session.class_map.unanswered))
         note = f" The model said nothing of {unanswered}." if unanswered else ""
@@ -151,7 +145,7 @@ def legend_line(session: Session) -> str:
 def subject_line(session: Session) -> str:
     """What the next question is about; "" where it is about the whole photo."""
     if session.editing is not None:
-        return '<span class="notes">Editing this question: what follows it will be forgotten.</span>'
+        return '<span class="notes editing">Sending this removes the replies after it.</span>'
     target = session.selected_target
     if target is None:
         return ""

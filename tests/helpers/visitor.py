@@ -78,6 +78,12 @@ class Visitor:
         """Wait until the picture shows so many masks."""
         self.page.wait_for_selector(f'.mp-stage:not(.mp-busy)[data-drawn="{count}"][data-view="{view}"]')
 
+    def wait_for_warning(self, text: str) -> None:
+        """Wait for a warning that says this, and close all."""
+        self.page.wait_for_selector(f'[data-testid=toast-body]:has-text("{text}")')
+        for button in self.page.locator("[data-testid=toast-close]").all():
+            button.click()
+
     def ask(self, question: str) -> str:
         """Ask a question; returns the text of the reply's bubble."""
         before = self.page.locator("#chat [data-testid=user]").count()

@@ -28,16 +28,23 @@ def small_file():
 def test_a_conversation_comes_back():
     image = sample_image()
     red = colour_mask(image, COLOURS["red"])
-    targets = [Target("red ball", True, 0.9, red, [1]), Target("bench", False, 0.2, None, [])]
+    targets = [
+        Target("red ball", True, 0.9, red, [1]),
+        Target("bench", False, 0.2, None, []),
+        Target("zither", False, 0.0, None, [], known=False),
+    ]
     answer = Answer("I see the red ball, but no bench.", targets, red.shape, image, "red and a bench?")
-    saved = Conversation([("ball", image)], [Exchange(0, answer.question, answer, red)])
+    exchange = Exchange(0, answer.question, answer, red, "the cook", corrected=True)
+    saved = Conversation([("ball", image)], [exchange])
     ((name, photo),), (exchange,) = load(dump(saved)).photos, load(dump(saved)).exchanges
     assert name == "ball" and np.abs(photo.astype(int) - image).mean() < 2
     assert (exchange.photo, exchange.question, exchange.answer.text) == (0, answer.question, answer.text)
     assert (exchange.about == red).all() and (exchange.answer.mask == red).all()
-    assert [(t.phrase, t.present, t.confidence) for t in exchange.answer.targets] == [
-        ("red ball", True, 0.9),
-        ("bench", False, 0.2),
+    assert exchange.about_phrase == "the cook" and exchange.corrected
+    assert [(t.phrase, t.present, t.confidence, t.known) for t in exchange.answer.targets] == [
+        ("red ball", True, 0.9, True),
+        ("bench", False, 0.2, True),
+        ("zither", False, 0.0, False),
     ]
 
 

@@ -27,8 +27,8 @@ def test_a_visit(browser, served_page, client, photo, folder):
     plain = visitor.colour(0.7, 0.7)
     assert np.abs(plain - PAINTS["red"]).max() < 25
     reply = visitor.ask("where is the red thing, and is there a bench?")
-    assert "red ball 92%" in reply and "not in the picture: bench" in reply
-    assert "Not in the picture: bench" in visitor.page.inner_text("#status")
+    assert "red ball 92%" in reply and "no bench" in reply
+    assert visitor.page.inner_text("#status") == "1 thing outlined."
     visitor.wait_for_masks(1)
     legend = " ".join(visitor.page.inner_text(".mp-legend").split())
     assert "red ball 92%" in legend and "no bench" in legend
@@ -61,7 +61,11 @@ def test_a_visit(browser, served_page, client, photo, folder):
     visitor.page.click("#undo")
     visitor.wait_for_masks(1)
     visitor.page.click("#again")
-    visitor.page.wait_for_selector("text=Forgotten.")
+    visitor.page.wait_for_selector("text=Forgotten")
+    visitor.wait_for_masks(0)
+    visitor.page.click("#undo")
+    visitor.wait_for_masks(1)
+    visitor.page.click("#again")
     visitor.wait_for_masks(0)
     assert "turn 1" in visitor.ask("blue turns")
     assert "no bench" in visitor.ask("is there a bench?")
@@ -69,6 +73,10 @@ def test_a_visit(browser, served_page, client, photo, folder):
     visitor.page.click("#fresh")
     visitor.page.wait_for_selector("#chat .example")  # as at first
     assert not visitor.page.is_visible(".mp-stage")
+    visitor.page.click("#undo")
+    visitor.page.wait_for_selector("#chat >> text=is there a bench?")
+    visitor.page.click("#fresh")
+    visitor.page.wait_for_selector("#chat .example")
     outside = [url for url in visitor.requests if not url.startswith((served_page.address, "data:", "blob:"))]
     assert not outside, "the page works without a network"
     visitor.page.reload()
@@ -156,7 +164,7 @@ def test_everything_classes_and_a_saved_conversation(browser, served_page, photo
     visitor.page.fill("#names textarea", "red, bench")
     visitor.page.click("#map")
     visitor.wait_for_masks(1, "classes")
-    assert "Not in the picture: bench" in visitor.page.inner_text("#status")
+    assert "no bench" in " ".join(visitor.page.inner_text(".mp-legend").split())
     visitor.open_tab("Save")
     shutil.copy(visitor.download("#keep"), folder / "talk.json")
     Image.new("RGB", (64, 48), PAINTS["green"]).save(folder / "second.png")
@@ -188,8 +196,11 @@ def test_everything_classes_and_a_saved_conversation(browser, served_page, photo
     visitor.page.click("#chat [data-testid=bot] >> nth=0")  # the first answer's masks again
     visitor.wait_for_masks(2)
     visitor.page.click("#chat [data-testid=user] >> nth=0")
-    visitor.page.wait_for_selector("text=Editing this question")
+    visitor.page.wait_for_selector("text=Sending this removes the replies after it")
     assert visitor.page.input_value("#question textarea") == "red and green"
+    visitor.page.wait_for_function(
+        "() => document.activeElement === document.querySelector('#question textarea')"
+    )
     visitor.page.fill("#question textarea", "blue")
     visitor.page.keyboard.press("Enter")
     visitor.page.wait_for_function(
@@ -206,14 +217,23 @@ def test_everything_classes_and_a_saved_conversation(browser, served_page, photo
 
 def test_what_goes_wrong_is_said(browser, served_page, photo, no_photo):
     visitor = Visitor(browser, served_page.address)
-    assert "No photo is open" in visitor.ask("red?")
+    visitor.page.fill("#question textarea", "red?")
+    visitor.page.keyboard.press("Enter")
+    visitor.wait_for_warning("open a photo first")
+    assert visitor.page.input_value("#question textarea") == "red?"  # nothing typed is lost
     visitor.drop(no_photo)
     visitor.page.wait_for_selector("text=I could not open this photo")
     said = visitor.page.inner_text("#chat")
     assert "not an image" in said and str(no_photo.parent) not in said
-    visitor.page.wait_for_selector("[data-testid=toast-body]")
+    visitor.wait_for_warning("not an image")
     visitor.open(photo)
-    assert "question is empty" in visitor.ask("")
+    visitor.page.fill("#question textarea", "")
+    visitor.page.keyboard.press("Enter")
+    visitor.wait_for_warning("the question is empty")
+    visitor.page.click("#gone")
+    visitor.wait_for_warning("select one of the answer's masks first")
+    visitor.page.click("#refine")
+    visitor.wait_for_warning("select a mask first")
     assert "went wrong here" in visitor.ask("crash") and "secret" not in visitor.page.inner_text("body")
     hostile = "<b>x</b> <img src=x onerror=alert(1)> **y** $$z$$"
     assert hostile in visitor.ask(hostile)  # the fake repeats it, as text

@@ -67,3 +67,12 @@ def test_an_attention_map_has_its_own_colours(session):
     session.show_attention()
     (layer,) = canvas_props(session)["masks"]
     assert layer["raw"] and layer["name"] == "red ball" and session.targets == []
+
+
+def test_the_attention_map_of_an_absent_thing_does_not_shine(session):
+    ask(session, "bench")
+    session.show_attention()
+    assert session.attention.phrase == "bench" and session.attention.brightness == 0.12
+    ask(session, "bench and red")
+    session.show_attention()
+    assert session.attention.phrase == "red ball" and session.attention.brightness == 1

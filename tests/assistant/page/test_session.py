@@ -43,6 +43,41 @@ def test_undo_and_edit_reach_the_memory_of_the_scene(session):
         session.take_back()
 
 
+def test_what_was_forgotten_comes_back(session):
+    ask(session, "the red and the green one")
+    ask(session, "remove the box")
+    scene = session.scene
+    session.forget(photos=False)
+    assert session.scene is scene and session.questions == [] and scene.turns == []
+    session.bring_back()
+    assert [t.phrase for t in session.answer.targets] == ["red ball"] and len(scene.turns) == 2
+    session.forget(photos=True)
+    assert session.scene is None and session.can_bring_back
+    session.bring_back()
+    assert session.scene is scene and session.names == ["ball"] and len(session.questions) == 2
+    assert not session.can_bring_back
+    session.forget(photos=True)
+    session.forget(photos=True)  # nothing is open: what was forgotten before stays
+    assert session.can_bring_back
+    session.queue_photos(Path("other.png"))
+    assert not session.can_bring_back
+    with pytest.raises(BadInput, match="nothing to bring back"):
+        session.bring_back()
+
+
+def test_a_question_that_is_edited_stays_until_the_new_one_is_asked(session):
+    ask(session, "the red and the green one")
+    session.select(0)
+    ask(session, "what is this?")
+    about = session.questions[1].about
+    session.editing = 1
+    assert len(session.questions) == 2 and session.answer.question == "what is this?"
+    edited = session.add_question("and its colour?")
+    assert session.questions[1:] == [edited] and edited.about is about and session.editing is None
+    session.editing = 0
+    assert session.add_question("blue").about is None and len(session.questions) == 1
+
+
 def test_the_same_question_may_be_asked_twice(session):
     first, second = ask_question(session, "red"), ask_question(session, "red")
     assert session.questions.index(second) == 1 and first != second
