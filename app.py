@@ -120,6 +120,7 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     """Load the models and serve the page; folder: an empty one for the example photos."""
     from assistant.page.examples import save_examples
     from assistant.page.layout import build_page
+    from assistant.presets import preset_named
 
     options = model_options(args)
     print(f"Loading {options.describe()}...", flush=True)
@@ -127,7 +128,8 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     assistant = open_assistant(options)
     assistant.cache_size = MAX_CACHED_IMAGES
     print(f"Loaded in {time.perf_counter() - start:.0f} s.", flush=True)
-    page = build_page(assistant, save_examples(folder), args.records)
+    limits = preset_named(options.preset).limits if options.is_embedded else ""
+    page = build_page(assistant, save_examples(folder), args.records, limits)
     serve(page, args.host, args.port or None, args.share == "on", args.auth, args.mcp)
 
 
@@ -162,6 +164,7 @@ def serve(
 
     if mcp:
         check_mcp_package()
+    page_folder = Path(page_package.__file__).parent
     try:
         addresses = page.launch(
             server_name=host,
@@ -170,7 +173,8 @@ def serve(
             prevent_thread_lock=True,
             theme=page_theme(),
             auth=auth,
-            css_paths=Path(page_package.__file__).parent / "page.css",
+            css_paths=page_folder / "page.css",
+            js=(page_folder / "page.js").read_text(encoding="utf-8"),
             max_file_size=MAX_UPLOAD_SIZE,
             footer_links=["api"],
             ssr_mode=False,

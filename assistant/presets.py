@@ -41,12 +41,14 @@ class Preset:
         sam: See `load_segmenter`.
         selection: How masks are selected without an adapter.
         features: Hub id of the DINOv2 that a trained selector reads beside SAM's features; None for none.
+        limits: What it can and cannot do, in two sentences for visitors of the page.
     """
 
     mllm: str
     sam: str
     selection: str = "marks"
     features: str | None = None
+    limits: str = ""
 
     @property
     def is_embedded(self) -> bool:
@@ -55,7 +57,13 @@ class Preset:
 
 
 PRESETS = {
-    "pocket": Preset(EMBEDDED, EMBEDDED, "trained"),
+    "pocket": Preset(
+        EMBEDDED,
+        EMBEDDED,
+        "trained",
+        limits="The pocket preset knows everyday things, clothes and parts of streets, asked for in plain "
+        "English. It misses small things and crowds, and cannot read text or explain why.",
+    ),
     "small": Preset("Qwen/Qwen3-VL-2B-Instruct", "facebook/sam-vit-base"),
     "base": Preset("Qwen/Qwen3-VL-4B-Instruct", "facebook/sam-vit-large"),
     "large": Preset("Qwen/Qwen3-VL-8B-Instruct", "facebook/sam-vit-huge"),

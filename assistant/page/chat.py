@@ -24,7 +24,7 @@ from assistant.page.session import Session, View
 from assistant.page.wording import bubbles, chat_messages
 from assistant.page.worker import Done, error_line
 
-WELCOME = "### What are you looking for?\nDrop a photo, then ask for things in your own words."
+WELCOME = "## What are you looking for?\nDrop a photo, then ask for things in your own words."
 # Of a second try: greedy decoding would give the same reply again.
 RETRY_TEMPERATURE = 0.7
 # Run in the browser: a question that is edited can be typed at once.

@@ -27,6 +27,7 @@ from assistant.page.components import Components, TabsComponents
 from assistant.page.examples import Example
 from assistant.page.handlers import Page
 from assistant.page.session import Session, View
+from assistant.page.wording import escape
 from assistant.scene import Assistant
 
 # Seconds: old uploads are looked for every hour, and those older than a day are deleted.
@@ -40,7 +41,10 @@ HEADING = (
 
 
 def build_page(
-    assistant: Assistant, examples: Iterable[Example] = (), records_folder: Path | None = None
+    assistant: Assistant,
+    examples: Iterable[Example] = (),
+    records_folder: Path | None = None,
+    limits: str = "",
 ) -> gr.Blocks:
     """Build the page over an assistant.
 
@@ -48,6 +52,7 @@ def build_page(
         assistant: The assistant, asked by one visitor at a time.
         examples: Photos to begin with.
         records_folder: Where corrections are also saved as training records; None for nowhere.
+        limits: What the models can and cannot do, in two lines of plain text, for visitors to read.
 
     Returns:
         The page, with the endpoints of `assistant.page.api`, to be launched.
@@ -56,18 +61,20 @@ def build_page(
     with gr.Blocks(
         title="maskpick", delete_cache=UPLOAD_CLEANUP, analytics_enabled=False, fill_width=True
     ) as blocks:
-        page = Page(_build_components(blocks, examples), assistant, examples, records_folder)
+        page = Page(_build_components(blocks, examples, limits), assistant, examples, records_folder)
         add_api(assistant, page.worker)  # first, for Gradio numbers what has the name of something before it
         _wire(page)
     return blocks.queue(default_concurrency_limit=1, max_size=MAX_QUEUED_EVENTS)
 
 
-def _build_components(blocks: gr.Blocks, examples: list[Example]) -> Components:
+def _build_components(blocks: gr.Blocks, examples: list[Example], limits: str) -> Components:
     session = gr.State(Session(), time_to_live=SESSION_LIFETIME, delete_callback=Session.clear)
     gr.HTML(HEADING, elem_id="head")
     with gr.Row(elem_id="panes"):
         with gr.Column(scale=5, min_width=320, elem_id="talk"):
             chat_components = chat.build(examples)
+            if limits:
+                gr.HTML(f'<p class="hint">{escape(limits)}</p>', elem_id="limits")
             earlier = earlier_conversations.build()
         with gr.Column(scale=6, min_width=320, elem_id="side"):
             photo = photos.build()

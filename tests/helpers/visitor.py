@@ -125,6 +125,16 @@ class Visitor:
             self.page.click(button)
         chooser.value.set_files(str(file))
 
+    def accessibility_faults(self) -> list[str]:
+        """What axe-core finds serious or critical on the page as it is, a line each."""
+        axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+        violations = axe.Axe().run(self.page).response["violations"]
+        return [
+            f"{violation['id']}: {[node['target'] for node in violation['nodes']]}"
+            for violation in violations
+            if violation["impact"] in ("serious", "critical")
+        ]
+
     def download(self, button: str) -> Path:
         """Click on a download button; returns the file that came."""
         with self.page.expect_download() as download:

@@ -306,3 +306,27 @@ def test_a_slow_browser_shows_what_came_last(browser, served_page, photo):
     visitor.ask("where is the red thing?")
     visitor.wait_for_masks(1)
     assert not visitor.page.is_visible("#stop")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_everybody_can_use_it(browser, served_page, photo, theme):
+    """No serious finding of axe-core, and pictures and candidates that a screen reader can tell apart."""
+    visitor = Visitor(browser, f"{served_page.address}?__theme={theme}")
+    visitor.page.wait_for_selector("#chat .example img")
+    assert visitor.accessibility_faults() == []
+    texts = visitor.page.eval_on_selector_all("#chat .example img", "images => images.map(i => i.alt)")
+    assert all(texts) and len(set(texts)) == len(texts) and not any("." in text for text in texts)
+    visitor.open(photo)
+    visitor.ask("red, green and a bench")
+    visitor.wait_for_masks(2)
+    assert visitor.accessibility_faults() == []
+    assert visitor.page.get_attribute(".mp-over", "role") == "img"
+    visitor.open_tab("By hand")
+    visitor.wait_for_masks(0, "hand")
+    visitor.page.mouse.click(*visitor.position(0.2, 0.7))
+    visitor.wait_for_masks(3, "hand")
+    assert visitor.accessibility_faults() == []
+    assert visitor.page.get_attribute(".mp-over", "role") == "application"
+    visitor.open_tab("Everything")
+    visitor.wait_for_masks(3, "everything")
+    assert visitor.accessibility_faults() == []
