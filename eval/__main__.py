@@ -33,6 +33,10 @@ BENCHMARKS = {  # name: (module, what it is)
         "eval.benchmarks.records",
         "questions from a records file, answered freely: gIoU, cIoU, N_acc, T_acc, the proposals' oracle",
     ),
+    "everyday": (
+        "eval.benchmarks.everyday",
+        "everyday questions in people's own words about a COCO-format folder: gIoU, N_acc, T_acc, denials",
+    ),
     "reasonseg": ("eval.benchmarks.reasonseg", "ReasonSeg, under LISA's protocol, Seg-Zero's, or both"),
     "llmseg40k": ("eval.benchmarks.llmseg40k", "LLM-Seg40K's json"),
     "refcoco": ("eval.benchmarks.refer", "RefCOCO"),

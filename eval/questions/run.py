@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ def run_questions(
     version: int,
     questions: list[Question],
     bad: Sequence[tuple[str, str]] = (),
+    figures: Callable[[list[dict[str, Any]], list[Question]], dict[str, Any]] | None = None,
 ) -> None:
     """Ask every question and write result.json, samples.jsonl and report.html.
 
@@ -102,6 +103,7 @@ def run_questions(
         version: Its version.
         questions: Its questions, in an order that does not change.
         bad: (name, reason) of items that could not even be read as questions.
+        figures: Computes further figures from the lines and their questions; None for none.
 
     Raises:
         BadInput: There is nothing to ask, two questions have one name, or in a strict run an item cannot be
@@ -145,6 +147,8 @@ def run_questions(
     if lines is None:
         return
     result = summary(lines, options.protocol, settings.seed)
+    if figures is not None:
+        result.figures |= figures(lines, questions)
     result.benchmark = benchmark
     result.version = version
     result.preset = respondent.name
