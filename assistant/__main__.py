@@ -1,6 +1,8 @@
-"""Ask an image, list everything in it, or see where the model attends, from the command line.
+"""Ask photos, label a folder of them, or see where the model attends, from the command line.
 
 python -m assistant ask photo.jpg "what keeps the rain off?" --out answer
+python -m assistant ask photos "is there a dog?"
+python -m assistant label photos --classes "cup, spoon" --out labelled
 python -m assistant everything photo.jpg --out masks
 python -m assistant like photo.jpg --reference mug.jpg --mask mug-mask.png --out like
 python -m assistant attend photo.jpg "a mug" --out attention
@@ -15,11 +17,12 @@ if __name__ == "__main__":  # Ctrl-C may come while the modules below are import
     signal.signal(signal.SIGINT, end_at_once)
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from assistant.cli import add_model_arguments, model_options, open_assistant
+import assistant.commands.ask
+import assistant.commands.label
+from assistant.cli import add_model_arguments, model_options
 from assistant.errors import exit_code
 
 MAX_SAVED_REGIONS = 60  # of `everything`, by default: more overlays than that can hardly be told apart
@@ -28,25 +31,6 @@ RANKED_LAYERS = (
 )
 MAX_PRINTED_RANKS = 8  # layers and heads that rank-layers prints
 SHEET_JPEG_QUALITY = 85  # of 100
-
-
-def ask(args: argparse.Namespace) -> None:
-    """Answer one question about an image."""
-    scene = open_assistant(model_options(args)).open(args.image)
-    answer = scene.ask(args.question)
-    if args.out:
-        answer.save(args.out)
-    if args.json:
-        print(json.dumps(answer.to_json()))
-        return
-    if answer.reasoning:
-        print(f"({answer.reasoning})")
-    print(answer.text)
-    for target in answer.targets:
-        where = "not in the picture" if target.mask is None else f"{int(target.mask.sum()):,} px"
-        print(f"  {target.phrase}: {where} (confidence {target.confidence:.2f})")
-    if args.out:
-        print(f"masks, overlay, COCO and LabelMe files: {args.out}")
 
 
 def everything(args: argparse.Namespace) -> None:
@@ -160,16 +144,6 @@ def rank_layers(args: argparse.Namespace) -> None:
     print(f"attend uses {used}; written to {args.out}")
 
 
-def add_ask(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("ask", help="find what a question means")
-    parser.add_argument("image", type=Path)
-    parser.add_argument("question")
-    parser.add_argument("--out", type=Path, help="folder for masks, overlay, COCO and LabelMe files")
-    parser.add_argument("--json", action="store_true", help="print the answer as JSON, masks as RLE")
-    add_model_arguments(parser)
-    parser.set_defaults(run=ask)
-
-
 def add_everything(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("everything", help="all the masks of an image")
     parser.add_argument("image", type=Path)
@@ -245,20 +219,35 @@ def add_rank_layers(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     parser.set_defaults(run=rank_layers)
 
 
-def main() -> int:
-    """Run the command that the command line names; returns its exit code."""
-    return exit_code(run)
+def main(arguments: list[str] | None = None, prog: str = "python -m assistant") -> int:
+    """Run the command that a command line names.
+
+    Args:
+        arguments: The command line; None for this process's own.
+        prog: What the program is called in its help.
+
+    Returns:
+        The exit code.
+    """
+    return exit_code(lambda: run(arguments, prog))
 
 
-def run() -> None:
-    """Run the command that the command line names."""
+def run(arguments: list[str] | None, prog: str) -> None:
+    """Run the command that a command line names; the arguments are those of `main`."""
     parser = argparse.ArgumentParser(
-        prog="python -m assistant", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (add_ask, add_everything, add_like, add_attend, add_rank_layers):
+    for add in (
+        assistant.commands.ask.add_parser,
+        assistant.commands.label.add_parser,
+        add_everything,
+        add_like,
+        add_attend,
+        add_rank_layers,
+    ):
         add(commands)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     args.run(args)
 
 

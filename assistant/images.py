@@ -117,6 +117,14 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
 
 
+def images_under(folder: Path) -> list[Path]:
+    """The image files of a folder and of the folders in it, sorted by path; hidden ones are left out."""
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    return sorted(
+        file for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts)
+    )
+
+
 def images_by_stem(folder: Path) -> dict[str, Path]:
     """The image files of a folder by their names without suffix; of two with one stem, the first by name."""
     return {file.stem: file for file in reversed(images_in(folder))} if folder.is_dir() else {}

@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+import assistant.__main__
 import datagen.__main__
 import eval.__main__
 import finetune.__main__
@@ -11,6 +12,7 @@ from assistant.record import write_records
 from tests.helpers.example_record import COFFEE, example_record
 
 COMMANDS = {
+    "label": (assistant.__main__.main, ["label", "photos", "--classes", "cup"]),
     "datagen": (datagen.__main__.main, ["--images", "photos", "--annotations", "none.json"]),
     "eval": (eval.__main__.main, ["records", "--root", "records.jsonl"]),
     "finetune": (finetune.__main__.main, ["--data", "records.jsonl"]),

@@ -19,6 +19,7 @@ DATA_FILES = (
     "assistant/pocket/README.md",
     "assistant/page/canvas.js",
     "assistant/page/page.css",
+    "assistant/label/sheet.html",
     "assistant/py.typed",
     "datagen/composer/templates.toml",
     "datagen/composer/phrases/things/food.toml",

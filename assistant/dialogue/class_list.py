@@ -48,6 +48,7 @@ class ClassMap:
             none. Where masks overlap, the answer with the higher confidence counts.
         answers: {class: (whether it is present, confidence in [0, 1])} of the classes that the model
             answered.
+        found: {class: its target, as it was answered}, of the same classes.
         unknown_phrases: Phrases of the answers that are none of the classes.
         seconds: How long each question took.
         tokens: How many tokens were generated for each question; None where that is unknown.
@@ -56,6 +57,7 @@ class ClassMap:
     names: list[str]
     label: np.ndarray
     answers: dict[str, tuple[bool, float]] = field(default_factory=dict)
+    found: dict[str, Target] = field(default_factory=dict)
     unknown_phrases: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     tokens: list[int | None] = field(default_factory=list)
@@ -173,6 +175,7 @@ def _record_answers(
         elif name not in class_map.answers:  # of a class that is answered twice, the first answer counts
             confidence = float(target.confidence)
             class_map.answers[name] = (bool(target.present), confidence)
+            class_map.found[name] = target
             if target.present and target.mask is not None:
                 masks.append((confidence, class_map.names.index(name), target.mask))
     return masks

@@ -1,10 +1,13 @@
 """The colours of masks and curves, as "#rrggbb".
 
 colour_of(0)                # of an answer's first target
+palette(40)                 # of a list of 40 classes
 rgb_of("#e69f00")           # (230, 159, 0)
 """
 
 from __future__ import annotations
+
+import colorsys
 
 # Of an answer's targets: those of Okabe and Ito 2008, which colour-blind people tell apart, and more hues
 # that stay apart from them on photos.
@@ -22,6 +25,10 @@ COLOURS = [
     "#9a6324",
     "#f032e6",
 ]
+# Of longer lists of classes: neighbouring numbers are far apart in hue, and colours do not come again.
+GOLDEN_ANGLE = 0.381966  # of a turn
+PALETTE_LIGHTNESS = (0.5, 0.35, 0.65)
+PALETTE_SATURATION = 0.75
 # Of the curves and masks on an HTML page: Okabe and Ito's, the darkest on white first.
 PAGE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
@@ -29,6 +36,16 @@ PAGE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 def colour_of(index: int) -> str:
     """The colour of an answer's target, counted from 0; after the last colour the first comes again."""
     return COLOURS[index % len(COLOURS)]
+
+
+def palette(count: int) -> list[str]:
+    """So many different colours: those of `COLOURS`, then hues a golden angle apart in three shades."""
+    colours = COLOURS[:count]
+    for k in range(count - len(COLOURS)):
+        lightness = PALETTE_LIGHTNESS[k % len(PALETTE_LIGHTNESS)]
+        rgb = colorsys.hls_to_rgb((k * GOLDEN_ANGLE) % 1, lightness, PALETTE_SATURATION)
+        colours.append("#" + "".join(f"{round(255 * value):02x}" for value in rgb))
+    return colours
 
 
 def page_colour_of(index: int) -> str:

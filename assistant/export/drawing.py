@@ -50,7 +50,7 @@ def draw_targets(image: np.ndarray, targets: list[tuple[int, str, str, np.ndarra
     Args:
         image: (H, W, 3) uint8 RGB.
         targets: (number, "#rrggbb", name, mask (H, W) bool) each. The number stands for a name that the font,
-            which is Latin, cannot write. Empty masks are left out.
+            which is Latin, cannot write. Nothing is written for an empty name. Empty masks are left out.
 
     Returns:
         A PIL RGB image of the same size. Names do not cover each other as far as the image has room.
@@ -76,6 +76,8 @@ def draw_targets(image: np.ndarray, targets: list[tuple[int, str, str, np.ndarra
     taken: list[Rectangle] = []
     for number, name, rgb, box in names:
         name = " ".join(name.split())  # the font has no glyph for line ends and for wider spaces
+        if not name:
+            continue
         name = name if _is_writable(font, name) else str(number)
         place = _write_name(draw, font, name, rgb, box, taken, (width, height))
         if place is not None:

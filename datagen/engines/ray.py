@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from assistant.errors import BadInput
-from datagen.engines.cluster import connected_ray
+from assistant.label.cluster import connected_ray
 from datagen.engines.plain import in_order
 from datagen.engines.worker import Worker
 from datagen.image_result import ImageResult

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant.errors import BadInput
-from datagen.engines.cluster import connected_ray
+from assistant.label.cluster import connected_ray
 from datagen.engines.plain import run_plain
 from datagen.engines.worker import DEFAULT_ANSWER_TOKENS, Worker
 from datagen.image_result import ImageResult

@@ -143,7 +143,7 @@ def test_yolo_joins_the_parts_of_an_instance_into_one_polygon():
     found = filled_polygon(polygon, (H, W))
     assert (found & parts).sum() / (found | parts).sum() > 0.97  # the lines between the parts enclose nothing
     x, y = polygon.T
-    assert abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2 == pytest.approx(parts.sum(), rel=0.02)
+    assert abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2 == pytest.approx(parts.sum(), rel=0.05)
 
 
 @dataclass

@@ -76,6 +76,7 @@ def test_answers_become_a_label_map():
     assert class_map.label[0].tolist() == [0, 0, 2, 2, UNANSWERED_PIXEL, UNANSWERED_PIXEL]
     assert class_map.answers == {"road": (True, 0.6), "bike": (False, 0.1), "pedestrian": (True, 0.8)}
     assert class_map.unknown_phrases == ["zebra"] and class_map.unanswered == []
+    assert class_map.found["road"].mask.sum() == 12 and class_map.found["pedestrian"].phrase == "person"
     assert class_map.tokens == [3, 3] and len(class_map.seconds) == 2
     road, bike, pedestrian = class_map.targets()
     assert road.mask.sum() == 8 and pedestrian.mask.sum() == 8 and not bike.present
