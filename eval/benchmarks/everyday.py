@@ -28,8 +28,6 @@ from assistant.errors import BadInput
 from assistant.grammar import reply_for
 from assistant.record import Record, RecordTarget
 from assistant.sam.mask_ops import encode_rle
-from datagen.composer.english import article, pluralise
-from datagen.composer.phrasebank import load_bank
 from eval.annotated_images import AnnotatedImage, Instance, read_annotated_images
 from eval.questions.question import Question
 from eval.questions.run import QuestionOptions, run_questions
@@ -53,6 +51,8 @@ NUMBER_WORDS = {
     word: k
     for k, word in enumerate("no one two three four five six seven eight nine ten eleven twelve".split())
 }
+IRREGULAR_PLURALS = {"person": "people", "sheep": "sheep", "knife": "knives", "mouse": "mice"}
+UNCOUNTABLE = ("scissors", "skis", "broccoli")  # of COCO's categories
 # Kinds of questions whose truth is more than "what has these names, if anything".
 NOTHING_KINDS = ("talk", "elsewhere")
 
@@ -84,7 +84,7 @@ class Pattern:
 
     def filled(self, category: str) -> Pattern:
         """The pattern with a category in its slot."""
-        question = re.sub(r"\ba (?={name})", article(category).removesuffix(category), self.question)
+        question = re.sub(r"\ba (?={name})", "an " if category[0] in "aeiou" else "a ", self.question)
         question = question.format(name=category, plural=_plural(category))
         return Pattern(self.kind, self.split, question, ((category,),), self.maybe, self.pick)
 
@@ -129,15 +129,15 @@ def run(settings: EvalSettings, options: EverydayOptions) -> None:
     run_questions(settings, QuestionOptions(), "everyday", VERSION, questions, figures=everyday_figures)
 
 
-def _plural(category: str) -> str:
-    entry = load_bank("coco").get(category)
-    return entry.plural if entry else pluralise(category)
+def _plural(word: str) -> str:
+    if word in IRREGULAR_PLURALS:
+        return IRREGULAR_PLURALS[word]
+    return f"{word}es" if word.endswith(("s", "x", "z", "ch", "sh")) else f"{word}s"
 
 
 def _is_countable(category: str) -> bool:
-    """Whether English has "a" and a plural for a category: not for scissors and broccoli."""
-    entry = load_bank("coco").get(category)
-    return entry is None or entry.number == "count"
+    """Whether English has "a" and a plural for a category."""
+    return category not in UNCOUNTABLE
 
 
 # -------------------------------------------------------------------------------- questions
@@ -371,9 +371,9 @@ def _share(scored: Sequence[Scored], kind: str, is_right: Callable[..., bool]) -
 def _names(question: str, phrase: str) -> bool:
     """Whether every word of a phrase, but articles, is in a question, in singular or plural."""
     asked = set(re.findall(r"\w+", question.lower()))
-    asked |= {pluralise(word) for word in asked}
+    asked |= {_plural(word) for word in asked}
     words = set(re.findall(r"\w+", phrase.lower())) - {"the", "a", "an", "s"}
-    return all(word in asked or pluralise(word) in asked for word in words)
+    return all(word in asked or _plural(word) in asked for word in words)
 
 
 def _is_count_right(line: dict[str, Any], question: Question) -> bool:
