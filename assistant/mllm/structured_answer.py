@@ -75,6 +75,9 @@ class StructuredModel(Protocol):
     def attention_probe(self) -> AttentionProbe:
         """The probe of the model. Raises BadInput where it exposes no attention."""
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Its networks on this machine, by what they do."""
+
     def ask(
         self,
         turns: list[Turn],
@@ -127,7 +130,7 @@ def probability(answer: StructuredAnswer, place: int, wanted: Callable[[bytes], 
 
     A token may hold several bytes, so that the choice may fall in an earlier token than the one in which the
     byte stands ("[]", or "[" and then "3"). The tokens from the one that holds the byte before it are
-    followed; each likely token that reaches the place is counted, and those together are taken for all.
+    followed; each likely token that decides the byte is counted, and those together are taken for all.
 
     Args:
         answer: Whose tokens are read.
@@ -143,18 +146,29 @@ def probability(answer: StructuredAnswer, place: int, wanted: Callable[[bytes], 
         begin, end = end, end + len(step.token)
         if end < place:
             continue
-        offset = place - begin
-        for token, p in step.likely.items():
-            if len(token) <= offset or token[:offset] != step.token[:offset]:
-                continue
-            if wanted(token[offset : offset + 1]):
-                yes += reaching * p
-            else:
-                no += reaching * p
+        wanted_share, unwanted_share = _decided_shares(step, place - begin, wanted)
+        yes += reaching * wanted_share
+        no += reaching * unwanted_share
         if end > place:
             break
         reaching *= step.likely.get(step.token, 0.0)
     return yes / (yes + no) if yes + no > 0 else None
+
+
+def _decided_shares(step: TokenStep, offset: int, wanted: Callable[[bytes], bool]) -> tuple[float, float]:
+    """The probabilities that a token makes the byte at `offset` a wanted one, and that it makes it another.
+
+    Of Qwen's vocabulary " []" is one token. After " [" alone a model hardly ever writes "]", which would be a
+    spelling of the empty list that it has never read. Where " []" is written or likely, a " [" in its place
+    is therefore a choice of something else.
+    """
+    before = step.token[:offset]
+    deciding = {t: p for t, p in step.likely.items() if len(t) > offset and t[:offset] == before}
+    yes = sum(p for token, p in deciding.items() if wanted(token[offset : offset + 1]))
+    no = sum(deciding.values()) - yes
+    if no > 0 and len(step.token) > offset:  # otherwise the next token says what follows `before`
+        yes += step.likely.get(before, 0.0)
+    return yes, no
 
 
 def probabilities(
