@@ -40,7 +40,8 @@ class ForcedConversation:
 
     Attributes:
         inputs: Inputs of the model, a batch of one.
-        labels: (1, L) int64, `IGNORED_LABEL` where nothing is learned.
+        labels: (1, L) int64, `IGNORED_LABEL` where nothing is learned. After a past answer it is the token
+            that ends an answer, whatever the template writes there.
         learned: For each turn, whether its answer is learned.
     """
 
@@ -109,7 +110,8 @@ def force_conversation(
         wanted: Which answers are to be learned; None for all. The last one always is.
 
     Returns:
-        The conversation. An answer that the template writes differently once it is past is not learned.
+        The conversation. An answer is not learned if its tokens, or those before it, are others once it is
+        past.
     """
     whole = force_answer(llm, turns)
     labels = whole.labels
@@ -120,11 +122,11 @@ def force_conversation(
             continue
         part = force_answer(llm, turns[: k + 1])
         ids = part.inputs["input_ids"][0]
-        is_beginning = torch.equal(ids, whole.inputs["input_ids"][0, : len(ids)])
+        # Without the end token, instead of which some templates (LLaVA-1.5's) go on with the next question.
+        answered = len(ids) - 1
+        is_beginning = torch.equal(ids[:answered], whole.inputs["input_ids"][0, :answered])
         if is_beginning:
-            part_labels = part.labels[0]
-            labels[0, : len(ids)] = torch.where(
-                part_labels != IGNORED_LABEL, part_labels, labels[0, : len(ids)]
-            )
+            is_learned = part.labels[0] != IGNORED_LABEL
+            labels[0, : len(ids)][is_learned] = part.labels[0][is_learned]
         learned.append(is_beginning)
     return ForcedConversation(whole.inputs, labels, [*learned, True])
