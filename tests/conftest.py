@@ -8,6 +8,8 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import random
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +29,21 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def real_layout(tmp_path_factory) -> Callable[[str], Path]:
+    """real_layout(name): the folder of a model of `tests.helpers.real_layouts`, written once."""
+    from tests.helpers.real_layouts import write_layout
+    from tests.helpers.real_vocabularies import require_vocabularies
+
+    require_vocabularies()
+
+    @cache
+    def folder(name: str) -> Path:
+        return write_layout(name, tmp_path_factory.mktemp(f"real-{name}"))
+
+    return folder
 
 
 @pytest.fixture
