@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from torch import nn
 
 from assistant.grammar import Turn
 from assistant.mllm.model_image import ImageFit
