@@ -68,6 +68,16 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel):
     assert shipped >= set(DATA_FILES)
 
 
+def test_the_wheel_has_the_console_script(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith("/entry_points.txt")]
+    assert wheel.read(name).decode().split() == [
+        "[console_scripts]",
+        "maskpick",
+        "=",
+        "assistant.commands.shell:main",
+    ]
+
+
 def test_every_module_imports_from_the_wheel(wheel, tmp_path):
     wheel.extractall(tmp_path)
     done = subprocess.run(

@@ -30,6 +30,7 @@ PROGRAMS = {  # the first words of a command, and how it is started here
     ("python", "app.py"): [sys.executable, "-m", "app"],
     ("python",): [sys.executable],
     ("accelerate",): [sys.executable, "-m", "accelerate.commands.accelerate_cli"],
+    ("maskpick",): [sys.executable, "-m", "assistant.commands.shell"],
     ("make",): ["make", "-C", str(ROOT)],
 }
 COMMAND_SECONDS = 1200  # a command may take on busy cores
