@@ -67,12 +67,12 @@ def write_three_images(folder: Path) -> None:
     write_instances(folder, images, annotations, CATEGORY_IDS)
 
 
-def write_many_images(folder: Path) -> None:
-    """48 images with one to eight categories, their annotations in no order of images."""
+def write_many_images(folder: Path, count: int = 48) -> None:
+    """Images with one to eight categories, their annotations in no order of images."""
     (folder / "images").mkdir()
     images, annotations = [], []
-    for k in range(48):
-        Image.fromarray(np.full((60, 200, 3), k, np.uint8)).save(folder / f"images/{k:03}.jpg")
+    for k in range(count):
+        Image.fromarray(np.full((60, 200, 3), k % 256, np.uint8)).save(folder / f"images/{k:03}.jpg")
         images.append({"id": k, "file_name": f"{k:03}.jpg", "width": 200, "height": 60})
         annotations += [annotation(100 * k + n, k, n, (24 * n, 5, 20, 50)) for n in range(1 + k % 8)]
     random.Random(0).shuffle(annotations)
