@@ -331,7 +331,7 @@ def tiny_llava(folder: Path | str, seed: int = 0) -> Path:
     )
 
     backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -348,6 +348,8 @@ def tiny_llava(folder: Path | str, seed: int = 0) -> Path:
         ),
     )
     backend = Tokenizer.from_str(_with_ordinary_bytes(backend.to_str()))
+    # It was trained on words one by one, so that no token goes on past a space, and reads whole texts.
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
