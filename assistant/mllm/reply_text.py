@@ -58,8 +58,10 @@ class ReplyStreamer:
             return
         self._ids += ids.flatten().tolist()
         text = self._decode(self._ids).lstrip()
-        # U+FFFD stands for bytes that begin a character; they wait for the rest.
-        if not text.endswith("\ufffd") and text != self._sent:
+        # U+FFFD stands for bytes that begin a character; they wait for the rest. Llama's tokenizer writes
+        # control characters as bytes as well, and they become U+FFFD too where the next character is cut off.
+        is_final = text[-1:].isprintable() and not text.endswith("\ufffd")
+        if is_final and text != self._sent:
             self._receive(text[len(self._sent) :])
             self._sent = text
 
