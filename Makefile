@@ -1,10 +1,13 @@
 # Needs Python 3.11 or newer, pip and make; everything else is installed into .venv by the first command.
 
 VENV_PYTHON := .venv/bin/python
+# Of what the program needs, and of what its tests and checks need besides.
 STAMP := .venv/maskpick-installed
+TEST_STAMP := .venv/maskpick-test-installed
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .PHONY: help chat test test-docs lint .venv
+.NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 help:
@@ -14,25 +17,25 @@ help:
 	@echo "make lint        check format, style and types"
 	@echo "make .venv       only install, into .venv"
 
-chat: .venv
-	$(VENV_PYTHON) app.py --preset pocket
+chat: $(STAMP)
+	@$(VENV_PYTHON) app.py --preset pocket --open
 
 # Two processes of one thread each: more threads would wait for each other.
-test: .venv
+test: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -m "not slow" -n 2 --dist loadfile
 
-test-docs: .venv
+test-docs: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n 2 --dist loadgroup tests/docs
 
-lint: .venv
+lint: $(TEST_STAMP)
 	$(VENV_PYTHON) -m ruff format --check
 	$(VENV_PYTHON) -m ruff check
 	$(VENV_PYTHON) -m mypy
 
-.venv: $(STAMP)
+.venv: $(TEST_STAMP)
 
-# The stamp is written last: an installation cut short is taken up again by the next make, not taken for done.
-$(STAMP): pyproject.toml
+# Makes .venv where it is missing or does not work.
+define make_venv
 	@set -e; \
 	if ! $(VENV_PYTHON) -c '$(USABLE)' 2>/dev/null || ! $(VENV_PYTHON) -m pip --version >/dev/null 2>&1; then \
 		found=; for python in python3.11 python3.12 python3; do \
@@ -44,5 +47,17 @@ $(STAMP): pyproject.toml
 		echo "$$found -m venv .venv"; \
 		$$found -m venv --clear .venv; \
 	fi
+endef
+
+# The stamps are written last: an installation cut short is taken up again by the next make, not taken for done.
+$(STAMP): pyproject.toml
+	@echo "Installing the program into .venv, once. On Linux it takes 6 GB, nearly all of it PyTorch with its GPU"
+	@echo "libraries; the chat then fetches its models, 200 MB, at its first start."
+	$(make_venv)
+	$(VENV_PYTHON) -m pip install -e .
+	@touch $@
+
+$(TEST_STAMP): pyproject.toml
+	$(make_venv)
 	$(VENV_PYTHON) -m pip install -e '.[test,lint]'
-	@touch $(STAMP)
+	@touch $(STAMP) $@

@@ -7,6 +7,7 @@
     python app.py --auth user:password          # ask for a name and a password first
     python app.py --records corrections         # save what visitors correct as training records in a folder
     python app.py --mcp                         # its actions as tools, too (pip install 'maskpick[mcp]')
+    python app.py --open                        # show it in the browser at once
 
 The parts of the page are in `assistant/page`; every action ends in one call into `assistant`. A program can
 call the same actions through gradio_client: see `assistant/page/api.py`.
@@ -22,11 +23,12 @@ if __name__ == "__main__":  # Ctrl-C may come while the modules below are import
     signal.signal(signal.SIGINT, end_at_once)
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
 import threading
-import time
+import webbrowser
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -96,6 +98,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="save what visitors correct as training records in this folder",
     )
     parser.add_argument(
+        "--open", action="store_true", help="show the page in the browser, where there is one"
+    )
+    parser.add_argument(
         "--mcp", action="store_true", help="offer the actions as tools of an MCP server as well"
     )
     return parser
@@ -123,14 +128,49 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     from assistant.presets import preset_named
 
     options = model_options(args)
-    print(f"Loading {options.describe()}...", flush=True)
-    start = time.perf_counter()
+    if sys.stdout.isatty():
+        print(f"Loading {options.describe()}...", end="\r", flush=True)  # until the address takes its place
     assistant = open_assistant(options)
     assistant.cache_size = MAX_CACHED_IMAGES
-    print(f"Loaded in {time.perf_counter() - start:.0f} s.", flush=True)
     limits = preset_named(options.preset).limits if options.is_embedded else ""
     page = build_page(assistant, save_examples(folder), args.records, limits)
-    serve(page, args.host, args.port or None, args.share == "on", args.auth, args.mcp)
+    _, address, public_address = serve(
+        page, args.host, args.port or None, args.share == "on", args.auth, args.mcp, block=False
+    )
+    print(where_it_is(address, public_address, args.mcp), flush=True)
+    if args.open:
+        open_browser(address)
+    wait_for_the_end()
+
+
+def where_it_is(address: str, public_address: str | None, mcp: bool) -> str:
+    """The line that a start prints.
+
+    Args:
+        address: Of the page on this machine.
+        public_address: Of the page for everybody; None where it has none.
+        mcp: Whether it is an MCP server as well.
+    """
+    tools = f", its tools for programs at {address.rstrip('/')}/gradio_api/mcp/" if mcp else ""
+    shared = (
+        f"; everybody can open {public_address}" if public_address else "; --share on makes a public link"
+    )
+    return f"The chat is at {address}{tools}{shared}. Ctrl-C ends it."
+
+
+def open_browser(address: str) -> None:
+    """Show an address in the browser; nothing happens where there is none, or no screen."""
+    has_screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.platform.startswith("linux") and not has_screen:
+        return  # a browser for the terminal would take the terminal over
+    with contextlib.suppress(webbrowser.Error):
+        webbrowser.open(address)
+
+
+def wait_for_the_end() -> NoReturn:
+    """Wait for Ctrl-C or SIGTERM, which end the process and all its threads."""
+    while True:
+        threading.Event().wait()
 
 
 def serve(
@@ -180,7 +220,7 @@ def serve(
             ssr_mode=False,
             show_error=False,
             state_session_capacity=MAX_SESSIONS,
-            quiet=not block,
+            quiet=True,  # what Gradio would print names options of its own
             mcp_server=mcp,
         )
     except OSError as error:
@@ -199,7 +239,7 @@ def serve(
         server.postprocess_output_data = lambda data, root_url: tool_reply(data)
         server.convert_strings_to_filedata = lambda value, positions: value  # the endpoints read them
     if block:
-        threading.Event().wait()  # Ctrl-C and SIGTERM end it, and with it the process and all its threads
+        wait_for_the_end()
     return addresses
 
 

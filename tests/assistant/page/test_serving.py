@@ -89,3 +89,35 @@ def test_a_port_out_of_range_is_refused(port, capsys):
     with pytest.raises(SystemExit) as ended:
         app.main([f"--port={port}"])
     assert ended.value.code == 2 and "a number from 0 to 65535" in capsys.readouterr().err
+
+
+def test_the_line_of_a_start_is_true():
+    address = "http://127.0.0.1:7860/"
+    line = app.where_it_is(address, None, mcp=False)
+    assert line == f"The chat is at {address}; --share on makes a public link. Ctrl-C ends it."
+    line = app.where_it_is(address, "https://x.gradio.live", mcp=True)
+    assert f"programs at {address}gradio_api/mcp/" in line
+    assert "everybody can open https://x.gradio.live" in line and "--share" not in line
+    assert app.build_parser().parse_args(["--share", "on"]).share == "on"  # which the line names
+
+
+@pytest.mark.parametrize("screen", ["DISPLAY", "WAYLAND_DISPLAY", None])
+def test_the_browser_is_opened_where_there_is_a_screen(screen, monkeypatch):
+    opened = []
+    monkeypatch.setattr(app.webbrowser, "open", opened.append)
+    monkeypatch.setattr(app.sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    if screen:
+        monkeypatch.setenv(screen, ":0")
+    app.open_browser("http://127.0.0.1:7860/")
+    assert opened == (["http://127.0.0.1:7860/"] if screen else [])
+
+
+def test_a_machine_without_a_browser_is_no_error(monkeypatch):
+    def refuse(address):
+        raise app.webbrowser.Error("could not locate runnable browser")
+
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(app.webbrowser, "open", refuse)
+    app.open_browser("http://127.0.0.1:7860/")
