@@ -58,8 +58,11 @@ class ImageFit:
             (h, w, 3) uint8 RGB; the image itself where nothing changes. What was fitted before does not
             change any more.
         """
-        thinnest = 2 * self.multiple if self.multiple > 1 else 1  # side, see `resize_within`
-        max_side = min(MAX_IMAGE_SIDE, self.max_pixels // thinnest)
+        if self.padded:
+            max_side = int(self.max_pixels**0.5)
+        else:
+            thinnest = 2 * self.multiple if self.multiple > 1 else 1  # side, see `resize_within`
+            max_side = min(MAX_IMAGE_SIDE, self.max_pixels // thinnest)
         resized = resize_within(image, max_side, self.multiple, self.max_pixels)
         is_square = resized.shape[0] == resized.shape[1]
         return pad_to_square(resized, centred=True) if self.padded and not is_square else resized
