@@ -9,6 +9,7 @@ answer.to_detections()      # as the supervision package takes it
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from assistant.errors import BadInput
 from assistant.export.coco import coco_instances
-from assistant.export.colours import colour_of
+from assistant.export.colours import colours_on
 from assistant.export.detections import to_supervision
 from assistant.export.drawing import draw_targets
 from assistant.export.image_folder import cut_out, file_safe, mask_image, write_folder
@@ -178,6 +179,11 @@ class Answer:
         instances = [(target.phrase, mask, target.confidence) for target, mask in self._present_masks()]
         return to_supervision(self.size, instances)
 
+    @cached_property
+    def colours(self) -> list[str]:
+        """The "#rrggbb" of each target's mask, see `assistant.export.colours.colours_on`."""
+        return colours_on(self.image, [target.mask for target in self.targets])
+
     def overlay(self) -> PilImage:
         """Draw the present targets on the image.
 
@@ -189,8 +195,8 @@ class Answer:
         if image is None:
             image = np.full((*self.size, 3), MISSING_IMAGE_GREY, np.uint8)
         shown = [
-            (number, colour_of(number - 1), target.phrase, target.mask)
-            for number, target in enumerate(self.targets, 1)
+            (number, colour, target.phrase, target.mask)
+            for number, (target, colour) in enumerate(zip(self.targets, self.colours, strict=True), 1)
             if target.present and target.mask is not None
         ]
         return draw_targets(image, shown)

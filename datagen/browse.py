@@ -16,13 +16,13 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from assistant.errors import BadInput, exit_code
-from assistant.export.colours import colour_of
 from assistant.export.drawing import draw_targets
 from assistant.grammar import plain
 from assistant.images import open_image
-from assistant.record import Record, image_path, read_records, record_masks
+from assistant.record import Record, image_path, read_records
 from datagen.output import RECORDS_FILE
 from datagen.rejected import is_rejected, read_rejected, reject, row_id, take_back
+from datagen.sheet import coloured_targets
 
 ROWS_PER_PAGE = 24
 MAX_IMAGE_SIDE = 512  # px, of an image on the page
@@ -76,12 +76,8 @@ class Rows:
     def _drawn_image(self, name: str) -> bytes:
         """The image of the row of that id with its masks, as a JPEG."""
         record = self.by_id[name]
-        targets = [
-            (number + 1, colour_of(number), target.phrase, mask)
-            for number, (target, mask) in enumerate(zip(record.targets, record_masks(record), strict=True))
-            if mask is not None
-        ]
-        drawn = draw_targets(open_image(image_path(record, self.file)), targets)
+        image = open_image(image_path(record, self.file))
+        drawn = draw_targets(image, coloured_targets(record, image))
         drawn.thumbnail((MAX_IMAGE_SIDE, MAX_IMAGE_SIDE))
         file = io.BytesIO()
         drawn.save(file, "JPEG", quality=JPEG_QUALITY)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image as PilImage
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
@@ -163,17 +164,26 @@ def cell(record: "Record", file: Path) -> "PilImage":
 
 def _with_masks(record: "Record", file: Path) -> "PilImage":
     """The record's image with its masks."""
-    from assistant.export.colours import colour_of
     from assistant.export.drawing import draw_targets
     from assistant.images import open_image
-    from assistant.record import image_path, record_masks
+    from assistant.record import image_path
 
-    targets = [
-        (number + 1, colour_of(number), target.phrase, mask)
-        for number, (target, mask) in enumerate(zip(record.targets, record_masks(record), strict=True))
+    image = open_image(image_path(record, file))
+    return draw_targets(image, coloured_targets(record, image))
+
+
+def coloured_targets(record: "Record", image: "np.ndarray") -> list[tuple[int, str, str, "np.ndarray"]]:
+    """The present targets of a record about an image (H, W, 3) uint8, as `draw_targets` takes them."""
+    from assistant.export.colours import colours_on
+    from assistant.record import record_masks
+
+    masks = record_masks(record)
+    rows = zip(record.targets, colours_on(image, masks), masks, strict=True)
+    return [
+        (number, colour, target.phrase, mask)
+        for number, (target, colour, mask) in enumerate(rows, 1)
         if mask is not None
     ]
-    return draw_targets(open_image(image_path(record, file)), targets)
 
 
 def _wrapped(text: str, font: "FreeTypeFont | ImageFont") -> list[str]:

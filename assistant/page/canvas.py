@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from assistant.answer import Target
 from assistant.export.drawing import draw_heat
 from assistant.page.session import AttentionMap, Session, View
 from assistant.page.wording import NamedTarget, name_targets
@@ -145,9 +144,11 @@ def outline_layers(image: np.ndarray, proposals: Proposals) -> list[Layer]:
     return [_layer("all outlines", OUTLINES_COLOUR, "", as_data_url(opacity))]
 
 
-def target_layers(targets: list[Target], size: tuple[int, int], show_confidence: bool = True) -> list[Layer]:
+def target_layers(session: Session, size: tuple[int, int]) -> list[Layer]:
     """A layer for each target; that of an absent one has no PNG. size: (width, height) in px on the page."""
-    return [_target_layer(row, size, show_confidence) for row in name_targets(targets)]
+    show_confidence = session.view != View.EVERYTHING
+    rows = name_targets(session.targets, session.colours)
+    return [_target_layer(row, size, show_confidence) for row in rows]
 
 
 def _target_layer(row: NamedTarget, size: tuple[int, int], show_confidence: bool) -> Layer:
@@ -209,8 +210,7 @@ def _layers(session: Session, image: np.ndarray) -> list[Layer]:
         return []
     if session.view == View.ATTENTION and session.attention:
         return [attention_layer(image, session.attention)]
-    show_confidence = session.view != View.EVERYTHING
-    return target_layers(session.targets, view_size(image), show_confidence)
+    return target_layers(session, view_size(image))
 
 
 def candidate_layers(session: Session) -> list[Layer]:
@@ -234,7 +234,8 @@ def _description(session: Session) -> str:
         return "the photo, to be marked by hand: arrow keys move, Enter marks, Backspace takes back"
     if session.view == View.ATTENTION and session.attention:
         return f"where the model looks for {session.attention.phrase}"
-    present = [row.name for row in name_targets(session.targets) if row.target.present]
+    rows = name_targets(session.targets, session.colours)
+    present = [row.name for row in rows if row.target.present]
     if session.view == View.EVERYTHING:
         return f"{len(present)} regions"
     return f"outlined: {', '.join(present)}" if present else "nothing is outlined"

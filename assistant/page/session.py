@@ -23,6 +23,7 @@ from assistant.answer import Answer, Target
 from assistant.dialogue.class_list import ClassMap, ask_classes, read_class_names
 from assistant.dialogue.conversation_file import MAX_PHOTOS
 from assistant.errors import BadInput
+from assistant.export.colours import colours_on
 from assistant.grammar import Turn, check_question, plain, reply_for
 from assistant.page.manual_prompts import Candidate, ManualPrompts, use_mask
 from assistant.page.question import Question
@@ -318,6 +319,13 @@ class Session:
         if self.view == View.CLASSES and self.class_map:
             return self.class_targets
         return self.answer.targets if self.answer else []
+
+    @property
+    def colours(self) -> list[str]:
+        """The "#rrggbb" of each of these targets."""
+        if self.view not in (View.EVERYTHING, View.CLASSES):
+            return self.answer.colours if self.targets and self.answer else []
+        return colours_on(self.open_scene().image, [target.mask for target in self.targets])
 
     @property
     def selected_target(self) -> Target | None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from assistant.answer import Answer, Target
-from assistant.export.colours import colour_of
 from assistant.page.question import Question
 from assistant.page.session import Session, View
 
@@ -58,14 +57,14 @@ class NamedTarget:
     colour: str
 
 
-def name_targets(targets: list[Target]) -> list[NamedTarget]:
-    """The targets with their names and colours."""
+def name_targets(targets: list[Target], colours: list[str]) -> list[NamedTarget]:
+    """The targets with their names and colours ("#rrggbb" each)."""
     named = []
     counts: dict[str, int] = {}
-    for index, target in enumerate(targets):
+    for target, colour in zip(targets, colours, strict=True):
         counts[target.phrase] = count = counts.get(target.phrase, 0) + 1
         name = target.phrase if count == 1 else f"{target.phrase} ({count})"
-        named.append(NamedTarget(target, name, f"{target.confidence:.0%}", colour_of(index)))
+        named.append(NamedTarget(target, name, f"{target.confidence:.0%}", colour))
     return named
 
 
@@ -80,7 +79,7 @@ def tag(text: str, target: Target, colour: str, hint: str = "") -> str:
 
 def reply_bubble(answer: Answer) -> str:
     """A reply with each target in the colour of its mask, and beneath it how confident the assistant is."""
-    named = name_targets(answer.targets)
+    named = name_targets(answer.targets, answer.colours)
     text = _coloured_text(answer.text, named)
     if answer.reasoning:
         reasoning = escape(answer.reasoning[:MAX_REASONING_LENGTH])
@@ -149,7 +148,8 @@ def subject_line(session: Session) -> str:
     target = session.selected_target
     if target is None:
         return ""
-    colour = next(row.colour for row in name_targets(session.targets) if row.target is target)
+    rows = name_targets(session.targets, session.colours)
+    colour = next(row.colour for row in rows if row.target is target)
     return f'<span class="notes">Your next question is about</span> {tag(target.phrase, target, colour)}'
 
 

@@ -201,10 +201,11 @@ def test_overlay_colours_the_masks_only():
 
 def test_overlay_labels_do_not_cover_each_other():
     names = ["left cup", "right cup", "large cup", "cup"]
-    shown = np.asarray(Answer("", [Target(n, True, 1, CUP, []) for n in names], (H, W), COFFEE).overlay())
-    for k in range(len(names)):
-        rgb = np.array(rgb_of(COLOURS[k]))
-        assert (shown == rgb).all(2).sum() > 150, names[k]
+    labelled = Answer("", [Target(n, True, 1, CUP, []) for n in names], (H, W), COFFEE)
+    shown = np.asarray(labelled.overlay())
+    assert len(set(labelled.colours)) == len(names)
+    for name, colour in zip(names, labelled.colours, strict=True):
+        assert (shown == np.array(rgb_of(colour))).all(2).sum() > 150, name
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 400), (400, 30)])

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from assistant.export.colours import COLOURS, colour_of, rgb_of
+from assistant.export.colours import COLOURS, colour_of, colours_on, rgb_of
 from assistant.export.drawing import outlines
 from tests.helpers.polygons import filled_polygon
 
@@ -29,6 +29,20 @@ def test_outlines_cover_any_mask(mask):
     # At corners a diagonal halves the pixel; inside nothing is lost.
     inside = ndimage.binary_erosion(filled, eight)
     assert not (inside & ~covered).any()
+
+
+def test_no_mask_has_the_colour_of_what_it_lies_on():
+    image = np.full((20, 30, 3), 128, np.uint8)
+    image[:10] = rgb_of(COLOURS[0])
+    upper, lower = np.zeros((2, 20, 30), bool)
+    upper[:10], lower[10:] = True, True
+    assert colours_on(image, [lower, upper, None]) == COLOURS[:3]
+    assert colours_on(image, [upper, lower]) == [COLOURS[1], COLOURS[0]]
+    assert colours_on(None, [upper, lower]) == COLOURS[:2]
+    many = colours_on(image, [upper] * 30)  # once all were taken they are free again
+    assert set(many[:12]) == set(COLOURS) and many[12] == many[0]
+    empty = np.zeros_like(upper)
+    assert colours_on(image, [empty]) == COLOURS[:1]
 
 
 def test_colours_differ_clearly():
