@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from assistant.mllm.grounding_prompts import BOXES_PROMPT, boxes_schema, marks_s
 from assistant.mllm.local_model import MultimodalLLM
 from assistant.mllm.structured_answer import StructuredAnswer, read_json
 from assistant.mllm.structured_output import StructuredLLM
-from assistant.presets import PRESETS, load_segmenter, pick_device
+from assistant.presets import PRESETS, load_attention_probe, load_segmenter, pick_device
 from assistant.record import Record, RecordTarget, write_records
 from assistant.sam.mask_ops import encode_rle
 from assistant.weights import fingerprint
@@ -198,6 +199,20 @@ def test_options_open_what_they_name(folders):
     described = f"pocket, mllm {mllm.name}, sam {sam.name}, selection boxes, verification yes"
     assert model_options(args).describe() == described
     assert model_options(parsed()).describe() == "pocket"
+
+
+def test_pixels_reach_every_kind_of_model(folders, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setattr("assistant.mllm.openai_client.OpenAIClient.check", lambda self: None)
+    sam = str(folders["sam"])
+    for mllm in (str(folders["qwen3_vl"]), "openai:gpt-9"):
+        options = model_options(parsed("--mllm", mllm, "--sam", sam, "--pixels", "400000", "--device", "cpu"))
+        assert open_assistant(options).pipeline.model.image_fit.max_pixels == 400_000
+        assert options.describe().endswith("pixels 400000")
+    probe, _ = load_attention_probe(replace(options, mllm=str(folders["qwen3_vl"])))
+    assert probe.llm.image_fit.max_pixels == 400_000
+    assert "too few: give 65536" in refused("--mllm", "openai:gpt-9", "--pixels", "640")
+    assert "leave out --pixels" in refused("--pixels", "400000")
 
 
 def test_what_does_not_go_together_is_one_line(folders, tmp_path, monkeypatch):
