@@ -34,7 +34,7 @@ def build() -> SaveTabComponents:
             conversation = small_button("Conversation (json)", "keep", min_width=90)
             records = small_button("Training records (zip)", "taught", min_width=90)
         gr.HTML(
-            '<p class="hint">Masks: PNG, cut-outs, COCO and LabelMe json. The conversation file reopens '
+            '<p class="hint">Masks: PNG, cut-outs, COCO, LabelMe and YOLO. The conversation file reopens '
             "everything, photos included.</p>"
         )
         download = gr.DownloadButton(visible="hidden", elem_id="download")

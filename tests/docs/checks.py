@@ -81,6 +81,28 @@ def answer_folder(name: str, *phrases: str) -> Check:
     return check
 
 
+def labelled_set(name: str, *classes: str) -> Check:
+    """What `label` writes: every photo that is listed has its files, and every annotation its line."""
+
+    def check(outcome: Outcome) -> None:
+        folder = outcome.folder / name
+        coco = json.loads((folder / "instances.json").read_text())
+        assert [row["name"] for row in coco["categories"]] == [*classes]
+        assert coco["images"]
+        lines = 0
+        for row in coco["images"]:
+            stem = row["file_name"].rpartition(".")[0]
+            for place in (f"images/{row['file_name']}", f"label_maps/{stem}.png", f"overlays/{stem}.jpg"):
+                with Image.open(folder / place) as opened:
+                    opened.load()
+                assert opened.size == (row["width"], row["height"]) or place.startswith("overlays/")
+            lines += len((folder / f"labels/{stem}.txt").read_text().splitlines())
+        assert lines == len(coco["annotations"])
+        assert (folder / "failed.txt").read_text() == ""
+
+    return check
+
+
 def image(name: str) -> Check:
     """An image that opens."""
 

@@ -25,6 +25,7 @@ from tests.helpers.small_datasets import (
     photo_named,
     photos,
     renamed,
+    save_images,
     write_coco,
     write_expressions,
     write_label_maps,
@@ -50,6 +51,8 @@ def write_user_files(folder: Path, car_parts: bool = False) -> None:
         write_coco(folder, renamed(photos(8), AS_CAR_PARTS), CAR_PARTS, images="photos")
     else:
         write_coco(folder, photos(8), COCO, images="photos")
+    save_images(folder / "two-photos", photos(2))  # in the place of photos/, where that would take long
+    (folder / "names.txt").write_text("cat\ncup\n")
     for file, count in (("train.jsonl", 4), ("streets.jsonl", 2), ("val.jsonl", 2)):
         write_question_records(folder / file, photos(count), images=f"images-of-{file.split('.')[0]}")
     write_reasonseg(folder / "ReasonSeg/val", photos(2), folder / "lisa-7b")
