@@ -33,6 +33,8 @@ WRITE_FAILURES = (
 )
 MAX_REASON_LENGTH = 300  # characters of a library's message in a line
 MAX_NOTES = 5  # that a command prints; the others are counted
+# What torch's allocator for the CPU says, which has no class of its own for it.
+CPU_ALLOCATION_FAILURE = "allocate memory"
 
 ROOM_ADVICE = "make room and run the same command again; what is finished is kept"
 
@@ -47,6 +49,27 @@ class NotWritten(OSError):
 
 class Note(UserWarning):
     """One line that the user should know, though nothing is wrong."""
+
+
+@contextlib.contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """While active, memory that does not suffice is a BadInput.
+
+    Args:
+        advice: Follows "not enough memory": what it was needed for, and what to do.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise BadInput(f"not enough memory {advice}") from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a GPU's or the machine's memory is exhausted."""
+    is_torchs = type(error).__name__ == "OutOfMemoryError"  # torch is not imported for its name alone
+    return is_torchs or isinstance(error, MemoryError) or CPU_ALLOCATION_FAILURE in str(error)
 
 
 def exit_code(run: Callable[[], object]) -> int:

@@ -183,7 +183,7 @@ def tune(
     probe.restore({})
     state: dict[str, Any] = {"phase": 0, "step": 0}
     if state_file and state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+        state = torch.load(state_file, weights_only=True, map_location="cpu")
     trained: dict[str, nn.Parameter] = dict(probe.tunable_attention(probe.ranking.used_layers))
     for phase, passes in enumerate((settings.passes, settings.word_passes)):
         if phase:

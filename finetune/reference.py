@@ -63,6 +63,7 @@ class ReferenceSettings:
         clip: Folder or hub id of a CLIP model; None for the pocket preset's features.
         coarse: Whether the encoders also draw a mask prompt.
         episodes: Number of episodes, drawn once, of all categories.
+        device: See `assistant.presets.pick_device`.
         training: How the encoders are trained.
     """
 
@@ -75,6 +76,7 @@ class ReferenceSettings:
     clip: str | None
     coarse: bool
     episodes: int
+    device: str | None
     training: ReferenceTrainingSettings
 
 
@@ -119,6 +121,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save-every", type=float, default=2, help="minutes between checkpoints (default: 2)"
     )
+    parser.add_argument(
+        "--device", help="cpu, cuda or cuda:1 (default: the GPU if there is one; the pocket SAM: the CPU)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of episodes, weights and dropout (default: 0)")
 
 
@@ -134,6 +139,7 @@ def read_settings(args: argparse.Namespace) -> ReferenceSettings:
         clip=args.clip,
         coarse=not args.no_coarse,
         episodes=args.episodes,
+        device=args.device,
         training=ReferenceTrainingSettings(
             steps=args.steps,
             coarse_steps=0 if args.no_coarse else int(args.alone * args.steps),
@@ -163,7 +169,7 @@ def train(settings: ReferenceSettings) -> None:
     seed = settings.training.seed
     torch.manual_seed(seed)
     settings.out.mkdir(parents=True, exist_ok=True)
-    matcher, key = load_frozen_parts(settings.sam, settings.clip)
+    matcher, key = load_frozen_parts(settings.sam, settings.clip, settings.device)
     labels = training_labels(settings.data, settings.fold)
     views, held_out = _cached_views(settings, matcher, key)
     matcher.encoders |= _new_encoders(matcher, views, settings.coarse, seed)
@@ -175,12 +181,13 @@ def train(settings: ReferenceSettings) -> None:
     print(json.dumps({"aside": validate(matcher, held_out, views, labels, seed)}), flush=True)
 
 
-def load_frozen_parts(sam: str | None, clip: str | None) -> tuple[Matcher, str]:
+def load_frozen_parts(sam: str | None, clip: str | None, device: str | None = None) -> tuple[Matcher, str]:
     """Load the SAM and the frozen features.
 
     Args:
         sam: What `assistant.presets.load_segmenter` takes; None for the pocket SAM.
         clip: Folder or hub id of a CLIP model; None for the pocket preset's features.
+        device: See `assistant.presets.pick_device`; the pocket SAM stays on the CPU.
 
     Returns:
         A matcher without encoders, and a key that identifies its frozen parts.
@@ -192,7 +199,7 @@ def load_frozen_parts(sam: str | None, clip: str | None) -> tuple[Matcher, str]:
 
     if clip is None and sam is not None:
         raise BadInput("the pocket preset's features need the pocket SAM: give --clip as well")
-    segmenter, checksum = load_segmenter(sam or "pocket")
+    segmenter, checksum = load_segmenter(sam or "pocket", device)
     extractor: FeatureExtractor = ClipFeatureExtractor(clip, segmenter) if clip else PocketFeatureExtractor()
     segmenter.model.requires_grad_(False)
     return Matcher(segmenter, extractor, {}), f"{checksum} {json.dumps(extractor.description)}"
@@ -229,7 +236,7 @@ def _new_encoders(
             matcher.segmenter.prompt_width,
             text=reads_label,
             coarse=coarse,
-        )
+        ).to(matcher.segmenter.device)
     if extractor.standardises_patches:
         mean, scale = channel_statistics(views)
         for encoder in encoders.values():

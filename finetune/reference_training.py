@@ -159,11 +159,12 @@ class ReferenceTrainer:
         """Load the checkpoint if there is one; the step to go on with."""
         if not self.checkpoint.exists():
             return 0
-        state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
+        state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
         for name, encoder in self.matcher.encoders.items():
             encoder.load_state_dict(state["encoders"][name])
             self.optimizers[name].load_state_dict(state["optimizers"][name])
-        self.average = state["average"]
+            for key, value in state["average"][name].items():
+                self.average[name][key].copy_(value)
         print(f"resuming at step {state['step']}", flush=True)
         return state["step"]
 
@@ -232,13 +233,14 @@ def step_loss(
     Args:
         matcher: Its SAM decodes the prompts.
         encoder: The encoder.
-        inputs: Of B episodes.
+        inputs: Of B episodes, on any device, as are the targets.
         queries: Their B queries; None for the loss of the coarse map alone, which needs no SAM.
         targets: (B, l, l) float in [0, 1].
 
     Returns:
         The loss, and the mean IoU of the episodes in [0, 1].
     """
+    inputs, targets = inputs.to(encoder.mean.device), targets.to(encoder.mean.device)
     coverage = _resized(inputs.maps[:, MapChannel.COVERAGE], targets)
     with matcher.extractor.autocast():
         coarse = encoder.coarse_logits(inputs)

@@ -10,7 +10,7 @@ All features lie on grids over SAM's square, into which an image goes by `Segmen
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +37,12 @@ class ImageFeatures:
     coverage: Tensor
     embedding: Embedding
 
+    def to(self, device: torch.device) -> ImageFeatures:
+        """The same features on another device. SAM's encoding stays where SAM is."""
+        return ImageFeatures(
+            self.patches.to(device), self.joint.to(device), self.coverage.to(device), self.embedding
+        )
+
     def sam_features(self, width: int) -> Tensor:
         """SAM's own features on the grid of the patches.
 
@@ -45,9 +51,9 @@ class ImageFeatures:
                 maps behind them.
 
         Returns:
-            (width, h, w) float, of unit length along the channels.
+            (width, h, w) float, of unit length along the channels, on the device of the patches.
         """
-        features = self.embedding.features[:, :width].float().cpu()
+        features = self.embedding.features[:, :width].float().to(self.patches.device)
         grid = (int(self.coverage.shape[0]), int(self.coverage.shape[1]))
         return F.normalize(F.interpolate(features, grid, mode="bilinear", align_corners=False)[0], dim=0)
 
@@ -64,6 +70,10 @@ class Reference:
     features: ImageFeatures
     mask: Tensor
 
+    def to(self, device: torch.device) -> Reference:
+        """The same reference on another device."""
+        return Reference(self.features.to(device), self.mask.to(device))
+
 
 class Episode(NamedTuple):
     """One task of few-shot segmentation.
@@ -77,6 +87,11 @@ class Episode(NamedTuple):
     query: ImageFeatures
     references: list[Reference]
     label: str | None
+
+    def to(self, device: torch.device) -> Episode:
+        """The same episode on another device."""
+        references = [reference.to(device) for reference in self.references]
+        return Episode(self.query.to(device), references, self.label)
 
 
 class MatchInputs(NamedTuple):
@@ -106,6 +121,11 @@ class MatchInputs(NamedTuple):
     query_maps: Tensor
     reference_maps: Tensor
     label_vectors: Tensor | None
+
+    def to(self, device: torch.device) -> MatchInputs:
+        """The same inputs on another device."""
+        parts: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in self._asdict().items()}
+        return MatchInputs(**parts)
 
     def without_labels(self) -> MatchInputs:
         """The same episodes for an encoder that reads no label."""

@@ -60,8 +60,8 @@ class FeatureExtractor(Protocol):
             embedding: The same image, encoded by `encode`.
 
         Returns:
-            Patches (width, h, w) and joint features (joint_width, h', w'), both float, on grids over SAM's
-            square.
+            Patches (width, h, w) and joint features (joint_width, h', w'), both float on the CPU, on grids
+            over SAM's square.
         """
 
     def embed_label(self, label: str) -> Tensor:
@@ -109,8 +109,7 @@ class PocketFeatureExtractor:
 
     def __call__(self, image: np.ndarray, embedding: Embedding) -> tuple[Tensor, Tensor]:
         """See `FeatureExtractor`: patches (472, 32, 32) and joint (1280, 16, 16), neither standardised."""
-        stride_16 = embedding.maps[2][0].float()
-        stride_32 = embedding.maps[3][0].float()
+        stride_16, stride_32 = (level[0].float().cpu() for level in embedding.maps[2:])
         joint = torch.einsum("dc,chw->dhw", self.conv, stride_32) + self.bias[:, None, None]
         enlarged = F.interpolate(stride_32[None], self.grid, mode="bilinear", align_corners=False)[0]
         return torch.cat([stride_16, enlarged]), joint

@@ -40,11 +40,13 @@ def match_inputs(
         extractor: What the images' features come from.
 
     Returns:
-        The inputs of `encoder`, batched.
+        The inputs of `encoder`, batched, on its device.
 
     Raises:
         ValueError: `encoder` reads labels, and an episode has none.
     """
+    device = encoder.mean.device
+    episodes = [episode.to(device) for episode in episodes]
     queries = [episode.query for episode in episodes]
     references = [[reference.features for reference in episode.references] for episode in episodes]
     query_patches = _patches(encoder, queries)
@@ -68,6 +70,7 @@ def match_inputs(
     label_vectors = None
     if encoder.settings["text"]:
         label_vectors = torch.stack([extractor.embed_label(_label(episode)) for episode in episodes])
+        label_vectors = label_vectors.to(device)
         label_maps, reference_heat = _label_maps(
             episodes, label_vectors, masks, query_coverage, reference_coverage
         )

@@ -59,14 +59,14 @@ class Matcher:
     Args:
         segmenter: The SAM.
         extractor: The frozen features.
-        encoders: {"text": reads a label, "plain": does not}. Without them only `match_prototypes` can be
-            used.
+        encoders: {"text": reads a label, "plain": does not}; they are moved to the SAM's device. Without them
+            only `match_prototypes` can be used.
     """
 
     def __init__(self, segmenter: Segmenter, extractor: FeatureExtractor, encoders: dict[str, PromptEncoder]):
         self.segmenter = segmenter
         self.extractor = extractor
-        self.encoders = encoders
+        self.encoders = {name: encoder.to(segmenter.device) for name, encoder in encoders.items()}
 
     @classmethod
     def load(cls, file: Path, segmenter: Segmenter) -> Matcher:

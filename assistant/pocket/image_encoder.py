@@ -94,6 +94,11 @@ class PocketImageEncoder(nn.Module):
         self.backbone.requires_grad_(False)
         self.neck = Neck()
 
+    @property
+    def embedding_channels(self) -> int:
+        """Channels of the embedding."""
+        return EMBEDDING_CHANNELS
+
     def train(self, mode: bool = True) -> "PocketImageEncoder":
         """As every module's `train`, but the frozen backbone keeps ImageNet's batch statistics."""
         super().train(mode)

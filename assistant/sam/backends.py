@@ -1,7 +1,7 @@
 """The makes of SAM behind `Segmenter`: segment-anything's, transformers' and the pocket SAM.
 
 segmenter = OfficialSegmenter.from_checkpoint("sam_vit_h_4b8939.pth", device="cuda")
-segmenter = TransformersSegmenter.from_pretrained("facebook/sam-vit-base")      # SAM or SAM 2
+segmenter = TransformersSegmenter.from_pretrained("facebook/sam-vit-base")      # SAM, SAM 2, SAM 3, EdgeTAM
 segmenter = PocketSegmenter(build_pocket_sam())                                 # see `assistant.pocket.sam`
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from assistant.sam.checkpoints import is_sam2, load_official_sam, load_transformers_sam
+from assistant.sam.checkpoints import is_sam3, is_stretched, load_official_sam, load_transformers_sam
 from assistant.sam.fast_decoder import Decoded, FastDecoder, SharedImage
 from assistant.sam.segmenter import Embedding, Segmenter
 
@@ -115,10 +115,10 @@ class OfficialSegmenter(FastDecodingSegmenter):
 
 
 class TransformersSegmenter(FastDecodingSegmenter):
-    """SAM or SAM 2 of transformers.
+    """SAM, SAM 2 or EdgeTAM of transformers.
 
     Args:
-        model: A `SamModel` or `Sam2Model`.
+        model: A `SamModel`, `Sam2Model` or `EdgeTamModel`.
         processor: Its image processor.
         device: As torch names it.
         dtype: Of the decoder's image side; float32 equals the original, bfloat16 is faster.
@@ -134,7 +134,7 @@ class TransformersSegmenter(FastDecodingSegmenter):
         prompts = model.config.prompt_encoder_config
         super().__init__(model, prompts.image_size, 4 * (prompts.image_size // prompts.patch_size), device)
         self.processor = processor
-        self.stretched = is_sam2(model)
+        self.stretched = is_stretched(model)
         positions = model.get_image_wide_positional_embeddings()
         no_mask = model.prompt_encoder.no_mask_embed.weight[0]
         self.decoder = FastDecoder(model.mask_decoder, positions, no_mask, dtype)
@@ -149,17 +149,19 @@ class TransformersSegmenter(FastDecodingSegmenter):
         """Load a transformers folder or a hub id.
 
         Args:
-            folder_or_id: Of a SAM (`SamModel`) or SAM 2 (`Sam2Model`).
+            folder_or_id: Of a SAM, SAM 2, SAM 3 or EdgeTAM, see `load_transformers_sam`.
             device: As torch names it.
             dtype: Of the decoder's image side.
 
         Returns:
-            The segmenter.
+            The segmenter, a `Sam3Segmenter` of SAM 3.
 
         Raises:
-            BadInput: It is neither, incomplete, or cannot be fetched.
+            BadInput: It is none of these, incomplete, or cannot be fetched.
         """
-        return cls(*load_transformers_sam(folder_or_id), device, dtype)
+        model, processor = load_transformers_sam(folder_or_id)
+        make = Sam3Segmenter if is_sam3(model) else cls
+        return make(model, processor, device, dtype)
 
     def _encode(self, image: np.ndarray) -> tuple[Tensor, tuple[Tensor, ...], SharedImage]:
         inputs = self.processor(images=image, input_data_format="channels_last", return_tensors="pt")
@@ -203,6 +205,27 @@ class TransformersSegmenter(FastDecodingSegmenter):
         ).float()
 
 
+class Sam3Segmenter(TransformersSegmenter):
+    """SAM 3's part for clicks, boxes and masks (`Sam3TrackerModel`).
+
+    The `maps` of its embeddings hold one tensor (1, n, C), what the vision backbone makes of the image, which
+    SAM 3's detector reads, too (`assistant.sam.concepts`).
+    """
+
+    def _encode(self, image: np.ndarray) -> tuple[Tensor, tuple[Tensor, ...], SharedImage]:
+        states: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            states.append(output.last_hidden_state)
+
+        hook = self.model.vision_encoder.backbone.register_forward_hook(keep)
+        try:
+            features, _, shared = super()._encode(image)
+        finally:
+            hook.remove()
+        return features, (states[0],), shared
+
+
 class PocketSegmenter(Segmenter):
     """The pocket SAM, whose own mask decoder decodes and draws separately.
 
@@ -213,6 +236,11 @@ class PocketSegmenter(Segmenter):
 
     def __init__(self, sam: Any, device: str | torch.device = "cpu"):
         super().__init__(sam, sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0], device)
+
+    @property
+    def feature_width(self) -> int:
+        """See `Segmenter`: the encoder packs its finer maps behind the channels that prompts have."""
+        return self.model.image_encoder.embedding_channels
 
     def _encode(self, image: np.ndarray) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
         encoder = self.model.image_encoder

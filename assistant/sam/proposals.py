@@ -24,11 +24,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from assistant.errors import BadInput
+from assistant.errors import BadInput, memory_advice
 from assistant.sam.click_grid import ClickSettings, click_on_grid
 from assistant.sam.mask_ops import Rle, box_area, decode_rle
 from assistant.sam.mask_resizing import Resizer
-from assistant.sam.segmenter import Embedding, Segmenter
+from assistant.sam.segmenter import DECODING_MEMORY, Embedding, Segmenter
 from assistant.sam.suppression import Crop, Region, SuppressionLimits, cleaned, distinct, suppress
 
 BACKGROUND_LOGIT = (
@@ -130,6 +130,7 @@ def by_granularity(proposals: Proposals, granularity: float = 0.5) -> Proposals:
     return proposals.select(list(taken))
 
 
+@memory_advice(DECODING_MEMORY)
 def everything(
     segmenter: Segmenter,
     embedding: Embedding,

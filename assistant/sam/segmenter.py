@@ -23,13 +23,17 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from assistant.errors import BadInput
+from assistant.errors import BadInput, memory_advice
 from assistant.sam.mask_resizing import mask_to_logits, resizing_matrix, upsample_logits
 from assistant.sam.prompts import checked_box, checked_mask, checked_points
 
 # Prompts that are decoded together. More need more memory; on a CPU they also stop fitting the cache.
 CPU_PROMPTS_PER_BATCH = 8
 GPU_PROMPTS_PER_BATCH = 64
+
+# What is said where memory does not suffice, after "not enough memory".
+ENCODING_MEMORY = "for SAM to encode the image: take a smaller --sam, or --device cpu"
+DECODING_MEMORY = "for SAM to outline masks: take a smaller image or a smaller --sam, or --device cpu"
 
 NO_IMAGE = "an image must be an array of height x width x 3 bytes (uint8, RGB)"
 
@@ -43,8 +47,8 @@ class Embedding:
         size: (H, W) of the image, px.
         input_size: (h, w) of the part of the square input that the image fills, px.
         shared: What the mask decoder computes once per image.
-        maps: The backbone's feature maps, finest first: strides 4, 8, 16 and 32 for the pocket SAM, otherwise
-            empty.
+        maps: The backbone's feature maps, finest first: strides 4, 8, 16 and 32 for the pocket SAM, the
+            backbone's states (1, n, C) for SAM 3, otherwise empty.
     """
 
     features: Tensor
@@ -134,6 +138,7 @@ class Segmenter(ABC):
     # ------------------------------------------------------------------------------ what all makes share
 
     @torch.no_grad()
+    @memory_advice(ENCODING_MEMORY)
     def encode(self, image: np.ndarray) -> Embedding:
         """Run the image encoder, the expensive part, once per image.
 
@@ -144,7 +149,7 @@ class Segmenter(ABC):
             The embedding that all other methods take.
 
         Raises:
-            BadInput: `image` is not such an array.
+            BadInput: `image` is not such an array, or memory does not suffice.
         """
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
             raise BadInput(NO_IMAGE)
@@ -158,7 +163,7 @@ class Segmenter(ABC):
         """Rebuild an embedding from stored features, without running the image encoder.
 
         Args:
-            features: (1, C, h, w) float, `Embedding.features` of an earlier `encode`.
+            features: (1, C, h, w) float, `Embedding.features` of an earlier `encode`, on any device.
             size: (H, W) px of that image.
 
         Returns:
@@ -170,6 +175,7 @@ class Segmenter(ABC):
         if self.stretched:
             raise BadInput("SAM 2 needs more than the stored features: encode the image again")
         height, width = size
+        features = features.to(self.device)
         return Embedding(features, (height, width), self.input_size(size), self._share(features))
 
     @torch.no_grad()
@@ -211,6 +217,7 @@ class Segmenter(ABC):
         return self._decode(embedding, point_tensor, label_tensor, box_tensor, mask_tensor)
 
     @torch.no_grad()
+    @memory_advice(DECODING_MEMORY)
     def predict_many(
         self,
         embedding: Embedding,
@@ -247,7 +254,7 @@ class Segmenter(ABC):
     def prompted(
         self, embedding: Embedding, sparse: Tensor, masks: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Answer prompts that are embedded already; gradients reach both arguments.
+        """Answer prompts that are embedded already; gradients reach both, which may be on any device.
 
         Args:
             embedding: The image.
@@ -258,6 +265,8 @@ class Segmenter(ABC):
         Returns:
             Low-resolution logits (P, l, l) of the single mask of each prompt, and its predicted IoU (P,).
         """
+        sparse = sparse.to(self.device)
+        masks = None if masks is None else masks.to(self.device)
         decoded = self._decode_embedded(embedding, sparse, self._embed_masks(masks))
         rows = torch.arange(len(sparse), device=self.device)
         return self.draw(embedding, decoded, rows, slice(0, 1))[:, 0], decoded.iou[:, 0].float()
@@ -266,6 +275,11 @@ class Segmenter(ABC):
     def prompt_width(self) -> int:
         """Channels of an embedded prompt."""
         return self.model.prompt_encoder.no_mask_embed.weight.shape[1]
+
+    @property
+    def feature_width(self) -> int:
+        """Channels of `Embedding.features`."""
+        return self.prompt_width
 
     def _answers(self, embedding: Embedding, decoded: Any, multimask: bool) -> tuple[Tensor, Tensor]:
         """The logits (P, M, l, l) and predicted IoU (P, M) of decoded prompts."""

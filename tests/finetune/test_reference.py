@@ -1,13 +1,10 @@
 """Training of few-shot segmentation on tiny models: episodes, resuming, and what is learned."""
 
 import argparse
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from assistant.errors import BadInput
@@ -28,7 +25,7 @@ from finetune.reference_data import (
     training_labels,
 )
 from finetune.reference_training import step_loss
-from tests.helpers.few_shot import BLUE, RED, image_with_box
+from tests.helpers.few_shot import write_boxes
 from tests.helpers.tiny_matchers import tiny_clip
 from tests.helpers.tiny_sams import tiny_official_sam
 
@@ -48,30 +45,7 @@ def sam(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     """Ten small images in COCO's layout: a red or a blue box, each a category."""
-    root = tmp_path_factory.mktemp("boxes")
-    (root / "images").mkdir()
-    rng = np.random.default_rng(0)
-    images = []
-    annotations = []
-    for k in range(10):
-        x, y = rng.integers(4, 50), rng.integers(4, 30)
-        pixels, _ = image_with_box(64, 96, (x, y, x + 36, y + 28), RED if k % 2 else BLUE)
-        Image.fromarray(pixels).save(root / f"images/{k}.png")
-        images.append({"id": k, "file_name": f"{k}.png", "height": 64, "width": 96})
-        corners = [x, y, x + 36, y, x + 36, y + 28, x, y + 28]
-        annotations.append(
-            {
-                "id": k + 1,
-                "image_id": k,
-                "category_id": 1 + k % 2,
-                "iscrowd": 0,
-                "segmentation": [[float(v) for v in corners]],
-            }
-        )
-    categories = [{"id": 1, "name": "cup"}, {"id": 2, "name": "car"}]
-    instances = {"images": images, "annotations": annotations, "categories": categories}
-    (root / "instances.json").write_text(json.dumps(instances))
-    return root
+    return write_boxes(tmp_path_factory.mktemp("boxes"), 10)
 
 
 def arguments(root: Path, out: Path, clip: Path, sam: Path, *more: str) -> argparse.Namespace:

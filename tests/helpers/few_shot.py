@@ -4,10 +4,12 @@ pixels, mask = image_with_box(60, 120, (10, 10, 50, 50), RED)
 matcher = tiny_matcher(clip_folder, OfficialSegmenter(tiny_official_sam()))
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from assistant.few_shot.features import ClipFeatureExtractor
 from assistant.few_shot.matcher import Matcher
@@ -32,6 +34,33 @@ def image_with_box(
     pixels[y0:y1, x0:x1] = colour
     mask[y0:y1, x0:x1] = True
     return pixels, mask
+
+
+def write_boxes(folder: Path, count: int) -> Path:
+    """Write small images in COCO's layout to a folder: a red or a blue box, each a category."""
+    (folder / "images").mkdir()
+    rng = np.random.default_rng(0)
+    images = []
+    annotations = []
+    for k in range(count):
+        x, y = rng.integers(4, 50), rng.integers(4, 30)
+        pixels, _ = image_with_box(64, 96, (x, y, x + 36, y + 28), RED if k % 2 else BLUE)
+        Image.fromarray(pixels).save(folder / f"images/{k}.png")
+        images.append({"id": k, "file_name": f"{k}.png", "height": 64, "width": 96})
+        corners = [x, y, x + 36, y, x + 36, y + 28, x, y + 28]
+        annotations.append(
+            {
+                "id": k + 1,
+                "image_id": k,
+                "category_id": 1 + k % 2,
+                "iscrowd": 0,
+                "segmentation": [[float(v) for v in corners]],
+            }
+        )
+    categories = [{"id": 1, "name": "cup"}, {"id": 2, "name": "car"}]
+    instances = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "instances.json").write_text(json.dumps(instances))
+    return folder
 
 
 def tiny_matcher(clip_folder: Path, segmenter: Segmenter) -> Matcher:

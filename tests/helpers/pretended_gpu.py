@@ -7,12 +7,16 @@
 
 What is refused here is refused by every GPU: operations that mix tensors of both devices, `.numpy()` of a
 GPU tensor, and indices on the GPU for a tensor on the CPU. A 0-dimensional CPU tensor may be mixed in, as
-on a GPU. While the context is active `torch.inference_mode` behaves as `torch.no_grad`, because tensor
-subclasses cannot be made in inference mode, and `torch.cuda.is_available` says yes.
+on a GPU. While the context is active
+
+- `torch.inference_mode` behaves as `torch.no_grad`, since tensor subclasses cannot be made in inference mode;
+- `torch.cuda` tells of one card of 8 GB that computes in bfloat16;
+- `from_pretrained` of transformers loads to the CPU, then moves the model to where `device_map` says.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -34,6 +38,7 @@ INDEXING = {
 # They return a Python number, from whatever device.
 READING = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::equal"}
 COPYING = {"aten::_to_copy", "aten::to"}
+CARD_BYTES = 8 * 2**30  # of the pretended card
 
 
 class MixedDevices(RuntimeError):
@@ -76,6 +81,21 @@ class GpuTensor(torch.Tensor):
     def is_meta(self) -> bool:
         return False
 
+    @property
+    def data(self) -> torch.Tensor:
+        return GpuTensor(self.values)
+
+    @data.setter
+    def data(self, new: "GpuTensor") -> None:
+        torch.Tensor.data.__set__(self, new)  # its shape and dtype
+        self.values = new.values
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.values.untyped_storage()
+
+    def data_ptr(self) -> int:
+        return self.values.data_ptr()
+
     def __repr__(self) -> str:
         return f"GpuTensor({self.values})"
 
@@ -84,7 +104,7 @@ class GpuTensor(torch.Tensor):
         return run(func, args, kwargs or {})
 
     def __reduce_ex__(self, protocol):
-        return GpuTensor, (self.values,)
+        return self.values.__reduce_ex__(protocol)  # read back on the CPU, as by map_location="cpu"
 
     def __deepcopy__(self, memo: dict) -> torch.Tensor:
         copied: torch.Tensor = GpuTensor(self.values.clone())
@@ -165,6 +185,8 @@ class GpuFunctions(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if suspended.depth:
+            return func(*args, **kwargs)
         if func in (torch.tensor, torch.as_tensor, torch.asarray) and names_gpu(kwargs.get("device")):
             kwargs = {key: value for key, value in kwargs.items() if key != "device"}
             return GpuTensor(func(*tree_map(without_gpu, args), **kwargs))
@@ -215,12 +237,48 @@ class GpuOperations(TorchDispatchMode):
     _mode_key = torch._C._TorchDispatchModeKey.FAKE
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if suspended.depth:
+            return func(*args, **(kwargs or {}))
         return run(func, args, kwargs or {})
+
+
+class Suspension:
+    """While entered, the two modes above leave everything to torch, whose "meta" is then a device again."""
+
+    depth = 0
+
+    def __enter__(self) -> None:
+        self.depth += 1
+
+    def __exit__(self, *error: object) -> None:
+        self.depth -= 1
+
+
+suspended = Suspension()
 
 
 @contextlib.contextmanager
 def PretendedGpu() -> Iterator[None]:
     """While active, "cuda" names a device that refuses what a GPU refuses."""
+    from transformers import PreTrainedModel
+
+    patches: list[tuple[Any, str, Any]] = [
+        (torch.nn.Module, "to", moving(torch.nn.Module.to)),
+        (PreTrainedModel, "from_pretrained", loading(PreTrainedModel.from_pretrained.__func__)),
+        (torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None),
+        *((torch.inference_mode, name, method) for name, method in inference_mode_methods().items()),
+        *((torch.cuda, name, answer) for name, answer in card().items()),
+    ]
+    with contextlib.ExitStack() as stack:
+        for owner, name, replacement in patches:
+            stack.enter_context(mock.patch.object(owner, name, replacement))
+        stack.enter_context(GpuFunctions())
+        stack.enter_context(GpuOperations())
+        yield
+
+
+def inference_mode_methods() -> dict[str, Callable[..., None]]:
+    """The methods of `torch.inference_mode` that make it behave as `torch.no_grad`."""
     contexts: list[Any] = []
 
     def enter(self: Any) -> None:
@@ -230,7 +288,11 @@ def PretendedGpu() -> Iterator[None]:
     def leave(self: Any, *error: Any) -> None:
         contexts.pop().__exit__(*error)
 
-    module_to = torch.nn.Module.to
+    return {"__enter__": enter, "__exit__": leave}
+
+
+def moving(module_to: Callable[..., torch.nn.Module]) -> Callable[..., torch.nn.Module]:
+    """`Module.to`, which also knows the pretended GPU."""
 
     def move(self: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
@@ -238,14 +300,47 @@ def PretendedGpu() -> Iterator[None]:
             return module_to(self, *args, **kwargs)
         return on_gpu(self if dtype is None else module_to(self, dtype))
 
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(torch.nn.Module, "to", move))
-        stack.enter_context(mock.patch.object(torch.inference_mode, "__enter__", enter))
-        stack.enter_context(mock.patch.object(torch.inference_mode, "__exit__", leave))
-        stack.enter_context(mock.patch.object(torch.cuda, "is_available", lambda: True))
-        stack.enter_context(GpuFunctions())
-        stack.enter_context(GpuOperations())
-        yield
+    return move
+
+
+def loading(from_pretrained: Callable[..., Any]) -> classmethod:
+    """`PreTrainedModel.from_pretrained`, which also knows the pretended GPU."""
+
+    def load(cls: Any, *args: Any, device_map: Any = None, **kwargs: Any) -> Any:
+        devices = set(device_map.values()) if isinstance(device_map, dict) else {device_map}
+        to_gpu = "auto" in devices or any(names_gpu(device) for device in devices)
+        with suspended:
+            loaded = from_pretrained(cls, *args, **kwargs)
+        for model in loaded if isinstance(loaded, tuple) else (loaded,):
+            if to_gpu and isinstance(model, torch.nn.Module):
+                on_gpu(model)
+        return loaded
+
+    return classmethod(load)
+
+
+def card() -> dict[str, Any]:
+    """What `torch.cuda` tells of the pretended card."""
+    properties = SimpleNamespace(name="a pretended GPU", total_memory=CARD_BYTES, major=9, minor=0)
+    return {
+        "is_available": lambda: True,
+        "is_bf16_supported": lambda *_, **__: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: GPU.index,
+        "set_device": lambda device: None,
+        "synchronize": lambda *_: None,
+        "empty_cache": lambda: None,
+        "get_device_name": lambda *_: properties.name,
+        "get_device_properties": lambda *_: properties,
+        "get_device_capability": lambda *_: (properties.major, properties.minor),
+        "mem_get_info": lambda *_: (CARD_BYTES, CARD_BYTES),
+        "memory_allocated": lambda *_: 0,
+        "max_memory_allocated": lambda *_: 0,
+        "reset_peak_memory_stats": lambda *_: None,
+        "get_rng_state": lambda *_: torch.get_rng_state(),
+        "set_rng_state": lambda *_: None,
+        "manual_seed_all": lambda seed: None,
+    }
 
 
 def on_gpu(module: torch.nn.Module) -> torch.nn.Module:
