@@ -12,9 +12,13 @@ from assistant.attention.transformers_probe import ProbedImage
 from assistant.grammar import Turn
 from assistant.mllm.grounding_prompts import marks_schema, read_targets
 from assistant.mllm.local_model import MultimodalLLM
+from assistant.mllm.structured_answer import StructuredAnswer
 from assistant.mllm.structured_output import StructuredLLM
 from assistant.mllm.teacher_forcing import force_answer, force_conversation
+from assistant.mllm.zero_shot import ZeroShotPipeline
+from assistant.sam.image_opener import SamOpenedImage
 from tests.helpers.conversations import ANSWER, TALL_IMAGE, WIDE_IMAGE
+from tests.helpers.marked_image import MarkedImageOpener, make_proposals
 from tests.helpers.real_layouts import LAYOUTS
 
 END_TOKENS = {
@@ -30,6 +34,11 @@ END_TOKENS = {
 @pytest.fixture(scope="module", params=LAYOUTS)
 def llm(request, real_layout) -> MultimodalLLM:
     return MultimodalLLM.load(real_layout(request.param))
+
+
+@pytest.fixture(scope="module")
+def structured(llm) -> StructuredLLM:
+    return StructuredLLM(llm)
 
 
 def test_every_answer_of_a_conversation_is_learned_as_it_would_be_generated(llm):
@@ -75,6 +84,37 @@ def test_both_sides_of_a_photo_are_seen_whatever_it_is_shown_for(llm):
         pixels[name] = [inputs["pixel_values"] for inputs in shown]
         assert all(torch.equal(pixels[name][0], other) for other in pixels[name][1:])
     assert (pixels["photo"][0] != pixels["changed"][0]).float().mean() > 0.02
+
+
+@pytest.mark.parametrize("size", [(3000, 2000), (300, 500)])
+def test_a_box_around_what_is_shown_is_a_box_in_the_photo(llm, structured, size, monkeypatch):
+    """The model sees a bright rectangle in what it is shown, and writes its corners as its family does."""
+    height, width = size
+    photo = np.zeros((height, width, 3), np.uint8)
+    box = [width * 0.6, height * 0.1, width * 0.9, height * 0.3]
+    photo[round(box[1]) : round(box[3]), round(box[0]) : round(box[2])] = 255
+    kind = llm.model.config.model_type
+
+    def ask(turns, system, schema, **options):
+        (image,) = turns[0].images
+        assert structured.image_fit.fit(image) is image
+        high, wide = image.shape[:2]
+        extent = {"llava": (1, 1), "qwen2_5_vl": (wide, high)}.get(kind, (1000, 1000))
+        if kind == "qwen2_5_vl":  # in px of what the vision tower reads
+            _, rows, columns = llm.encode(llm.prompt(turns), turns)["image_grid_thw"][0].tolist()
+            extent = (columns * 14, rows * 14)
+        y, x = (image.min(2) > 200).nonzero()
+        corners = [x.min() / wide, y.min() / high, (x.max() + 1) / wide, (y.max() + 1) / high]
+        written = [float(corner * extent[k % 2]) for k, corner in enumerate(corners)]
+        region = {"bbox_2d": written, "point_2d": written[:2]}
+        return StructuredAnswer(json.dumps({"targets": [{"phrase": "sign", "boxes": [region]}]}))
+
+    monkeypatch.setattr(structured, "ask", ask)
+    opener = MarkedImageOpener([])
+    opened = SamOpenedImage(None, make_proposals([]), photo)
+    ZeroShotPipeline(opener, structured, "boxes").ask([Turn("the sign?")], opened, 0.5)
+    ((_, prompted),) = opener.prompts
+    assert prompted == pytest.approx(box, abs=max(size) / 500)
 
 
 @torch.inference_mode()
