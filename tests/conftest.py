@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 
 # A busy machine is no failure: no example is judged by the clock.
@@ -33,15 +34,21 @@ def seeds() -> None:
 
 @pytest.fixture(scope="session")
 def real_layout(tmp_path_factory) -> Callable[[str], Path]:
-    """real_layout(name): the folder of a model of `tests.helpers.real_layouts`, written once."""
+    """real_layout(name): the folder of a model of `tests.helpers.real_layouts`, which all workers share."""
     from tests.helpers.real_layouts import write_layout
     from tests.helpers.real_vocabularies import require_vocabularies
 
     require_vocabularies()
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     @cache
     def folder(name: str) -> Path:
-        return write_layout(name, tmp_path_factory.mktemp(f"real-{name}"))
+        path = shared / f"real-{name}"
+        with FileLock(shared / f"real-{name}.lock"):
+            if not path.is_dir():
+                write_layout(name, path)
+        return path
 
     return folder
 

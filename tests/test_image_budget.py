@@ -59,7 +59,10 @@ def llm(request, real_layout) -> MultimodalLLM:
 
 @pytest.fixture(scope="module")
 def structured(llm) -> StructuredLLM:
-    return StructuredLLM(llm)
+    """The model as it answers in JSON, of which nothing is generated here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llguidance.hf.from_tokenizer", lambda *args, **options: None)
+        return StructuredLLM(llm)
 
 
 @pytest.fixture(scope="module")

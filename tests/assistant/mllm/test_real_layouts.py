@@ -10,7 +10,8 @@ import torch
 from assistant.attention.chat_probe import ChatProbe
 from assistant.attention.transformers_probe import ProbedImage
 from assistant.grammar import Turn
-from assistant.mllm.grounding_prompts import marks_schema, read_targets
+from assistant.mllm.coordinates import THOUSAND, frame_of
+from assistant.mllm.grounding_prompts import boxes_schema, read_targets
 from assistant.mllm.local_model import MultimodalLLM
 from assistant.mllm.structured_answer import StructuredAnswer
 from assistant.mllm.structured_output import StructuredLLM
@@ -38,7 +39,10 @@ def llm(request, real_layout) -> MultimodalLLM:
 
 @pytest.fixture(scope="module")
 def structured(llm) -> StructuredLLM:
-    return StructuredLLM(llm)
+    """The model as it answers in JSON, of which nothing is generated here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llguidance.hf.from_tokenizer", lambda *args, **options: None)
+        return StructuredLLM(llm)
 
 
 def test_every_answer_of_a_conversation_is_learned_as_it_would_be_generated(llm):
@@ -131,21 +135,21 @@ def test_attention_is_read_where_the_image_changes(llm):
     assert change_map[64:128, 320:384].mean() > 2 * change_map.mean()
 
 
-def write(llm: MultimodalLLM, text: str, choice: tuple[str, dict[str, float]]) -> None:
+def write(llm: MultimodalLLM, text: str, before: str, other: dict[str, float]) -> None:
     """Let the model write a text, in the tokens of its vocabulary.
 
     Args:
         llm: Gets a hook on its output layer.
         text: What it writes.
-        choice: (a part of the text, the probabilities of the tokens in the place of the token that holds it).
+        before: The part of the text after which it might have written something else.
+        other: The probabilities of the tokens that it might have written there.
     """
     steps = []
     written = ""
     for token in llm.tokenizer(text, add_special_tokens=False).input_ids:
+        is_choice = written.endswith(before)
         piece = llm.tokenizer.decode([token])
-        part, alternatives = choice
-        is_choice = part in piece and '"marks":' in written
-        steps.append(alternatives | {piece: 1 - sum(alternatives.values())} if is_choice else {piece: 1.0})
+        steps.append(other | {piece: 1 - sum(other.values())} if is_choice else {piece: 1.0})
         written += piece
     ids = [
         {llm.tokenizer(piece, add_special_tokens=False).input_ids[0]: p for piece, p in step.items()}
@@ -162,17 +166,21 @@ def write(llm: MultimodalLLM, text: str, choice: tuple[str, dict[str, float]]) -
     llm.model.get_output_embeddings().register_forward_hook(replace_logits)
 
 
+BOX = {"bbox_2d": [1, 2, 30, 40], "point_2d": [9, 9]}
+
+
 @pytest.mark.parametrize("name", ["qwen3_vl", "smolvlm"])
 @pytest.mark.parametrize(
-    "marks, part, other, confidence", [([], "[]", {" [": 0.3}, 0.3), ([3], " [", {" []": 0.4}, 0.6)]
+    "boxes, other, confidence", [([], {" [": 0.1, " [{": 0.2}, 0.3), ([BOX], {" []": 0.4, " [": 0.1}, 0.6)]
 )
-def test_confidence_where_an_empty_list_is_one_token(real_layout, name, marks, part, other, confidence):
-    """In these vocabularies " []" is one token and " [" another."""
+def test_confidence_where_an_empty_list_is_one_token(real_layout, name, boxes, other, confidence):
+    """In these vocabularies " []", " [" and " [{" are one token each."""
     llm = MultimodalLLM.load(real_layout(name))
-    assert [len(llm.tokenizer(piece).input_ids) for piece in (" []", " [")] == [1, 1]
-    text = json.dumps({"thought": "x", "targets": [{"phrase": "bench", "marks": marks}]})
-    write(llm, text, (part, other))
-    answer = StructuredLLM(llm).ask([Turn("a bench?")], "Look.", marks_schema([1, 3]))
+    assert all(len(llm.tokenizer(piece).input_ids) == 1 for piece in (" []", " [", " [{"))
+    text = json.dumps({"thought": "x", "targets": [{"phrase": "bench", "boxes": boxes}]})
+    write(llm, text, '"boxes":', other)
+    schema = boxes_schema(frame_of(THOUSAND, (60, 80)))
+    answer = StructuredLLM(llm).ask([Turn("a bench?")], "Look.", schema)
     assert answer.text == text
-    targets, _ = read_targets(answer, "marks")
-    assert [(target.regions, target.confidence) for target in targets] == [(marks, pytest.approx(confidence))]
+    targets, _ = read_targets(answer, "boxes")
+    assert [(target.regions, target.confidence) for target in targets] == [(boxes, pytest.approx(confidence))]
