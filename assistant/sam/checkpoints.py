@@ -1,13 +1,16 @@
 """Loads SAM from files: official .pth checkpoints, transformers folders and hub ids.
 
     sam = load_official_sam("sam_vit_b_01ec64.pth")                    # segment_anything.modeling.Sam
-    model, processor = load_transformers_sam("facebook/sam-vit-base")  # SamModel or Sam2Model
+    model, processor = load_transformers_sam("facebook/sam-vit-base")  # SamModel, Sam2Model, ...
 
 Whatever is wrong with a file is one line of BadInput.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +32,17 @@ REQUIRED_TENSORS = (
     "prompt_encoder.no_mask_embed.weight",
     "mask_decoder.iou_token.weight",
 )
+# The class of transformers for each type of checkpoint. Those of videos hold the model for images.
+MODEL_CLASSES = {
+    "sam": "SamModel",
+    "sam2": "Sam2Model",
+    "sam2_video": "Sam2Model",
+    "sam3_tracker": "Sam3TrackerModel",
+    "sam3_tracker_video": "Sam3TrackerModel",
+    "sam3_video": "Sam3TrackerModel",
+    "edgetam": "EdgeTamModel",
+    "edgetam_video": "EdgeTamModel",
+}
 MAX_REASON_LENGTH = 160  # characters of another library's error message that are shown
 
 
@@ -159,18 +173,20 @@ def _count(state: dict[str, Tensor], prefix: str) -> int:
 
 
 def load_transformers_sam(folder_or_id: str | Path) -> tuple[Any, Any]:
-    """Load a SAM or SAM 2 of transformers.
+    """Load a SAM, SAM 2, SAM 3 or EdgeTAM of transformers.
 
     Args:
         folder_or_id: A local folder, or a hub id.
 
     Returns:
-        The model (`SamModel` or `Sam2Model`) on the CPU, in eval mode, and its image processor.
+        The model (`SamModel`, `Sam2Model`, `Sam3TrackerModel`, `EdgeTamModel`) on the CPU, in eval mode, and
+        its image processor.
 
     Raises:
         BadInput: It is neither, incomplete, or cannot be fetched.
     """
-    from transformers import AutoConfig, AutoImageProcessor, Sam2Model, SamModel
+    import transformers
+    from transformers import AutoConfig, AutoImageProcessor
 
     where = str(folder_or_id)
     is_local = Path(where).is_dir()
@@ -180,10 +196,11 @@ def load_transformers_sam(folder_or_id: str | Path) -> tuple[Any, Any]:
         )
     try:
         kind = AutoConfig.from_pretrained(where).model_type
-        if kind not in ("sam", "sam2", "sam2_video"):
-            raise BadInput(f"{where} holds a {kind} model, not SAM or SAM 2")
-        model_class: Any = SamModel if kind == "sam" else Sam2Model
-        model, report = model_class.from_pretrained(where, output_loading_info=True)
+        if kind not in MODEL_CLASSES:
+            raise BadInput(f"{where} holds a {kind} model, not SAM, SAM 2, SAM 3 or EdgeTAM")
+        model_class: Any = getattr(transformers, MODEL_CLASSES[kind])
+        with quiet_transformers():  # a checkpoint for videos holds more than the model for images reads
+            model, report = model_class.from_pretrained(where, output_loading_info=True)
     except BadInput:
         raise
     except Exception as error:  # the hub, safetensors and transformers each have their own
@@ -204,20 +221,39 @@ def load_transformers_sam(folder_or_id: str | Path) -> tuple[Any, Any]:
     return model.eval(), processor
 
 
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' warnings about what it loads from the user: what matters, we say."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def default_processor(model: Any) -> Any:
-    """The image processor of the published models, at the size of this `SamModel` or `Sam2Model`."""
-    from transformers import Sam2ImageProcessor, SamImageProcessor
+    """The image processor of the published models, at the size of this model of `MODEL_CLASSES`."""
+    from transformers import Sam2ImageProcessor, Sam3ImageProcessor, SamImageProcessor
 
     side = model.config.prompt_encoder_config.image_size
     square = {"height": side, "width": side}
-    if is_sam2(model):
+    if is_sam3(model):
+        return Sam3ImageProcessor(size=square)
+    if is_stretched(model):
         return Sam2ImageProcessor(size=square)
     return SamImageProcessor(size={"longest_edge": side}, pad_size=square)
 
 
-def is_sam2(model: Any) -> bool:
-    """Whether a SAM of transformers is a `Sam2Model`."""
+def is_stretched(model: Any) -> bool:
+    """Whether a SAM of transformers sees images stretched to a square, as SAM 2 and all later ones do."""
     return model.config.model_type != "sam"
+
+
+def is_sam3(model: Any) -> bool:
+    """Whether a SAM of transformers is a `Sam3TrackerModel`."""
+    return model.config.model_type.startswith("sam3")
 
 
 def _reason(error: Exception) -> str:

@@ -108,3 +108,80 @@ def _randomised(model):
         for parameter in model.parameters():
             parameter.normal_(0, 0.3 if parameter.ndim > 1 else 0.1)
     return model.eval()
+
+
+def tiny_sam3_tracker(seed: int = 0):
+    from transformers import (
+        Sam3TrackerConfig,
+        Sam3TrackerMaskDecoderConfig,
+        Sam3TrackerModel,
+        Sam3TrackerPromptEncoderConfig,
+    )
+
+    torch.manual_seed(seed)
+    backbone = {
+        "model_type": "sam3_vit_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 128,
+        "patch_size": 16,
+        "window_size": 4,
+        "global_attn_indexes": [1],
+        "pretrain_image_size": 64,
+    }
+    vision = {
+        "model_type": "sam3_vision_model",
+        "backbone_config": backbone,
+        "fpn_hidden_size": 32,
+        "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+        "scale_factors": [4.0, 2.0, 1.0],
+    }
+    prompts = Sam3TrackerPromptEncoderConfig(
+        hidden_size=32, image_size=128, patch_size=16, mask_input_channels=8
+    )
+    decoder = Sam3TrackerMaskDecoderConfig(
+        hidden_size=32, mlp_dim=64, num_attention_heads=4, iou_head_hidden_dim=32
+    )
+    return _randomised(
+        Sam3TrackerModel(
+            Sam3TrackerConfig(
+                vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder
+            )
+        )
+    )
+
+
+def tiny_edgetam(seed: int = 0):
+    """EdgeTAM of 128 px with its own backbone, RepViT-M1, which has no smaller size."""
+    from transformers import (
+        EdgeTamConfig,
+        EdgeTamMaskDecoderConfig,
+        EdgeTamModel,
+        EdgeTamPromptEncoderConfig,
+        EdgeTamVisionConfig,
+    )
+
+    torch.manual_seed(seed)
+    backbone = {
+        "model_type": "timm_wrapper",
+        "architecture": "repvit_m1",
+        "num_classes": 2,
+        "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
+    }
+    vision = EdgeTamVisionConfig(
+        backbone_config=backbone,
+        fpn_hidden_size=32,
+        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
+    )
+    prompts = EdgeTamPromptEncoderConfig(hidden_size=32, image_size=128, patch_size=16, mask_input_channels=8)
+    decoder = EdgeTamMaskDecoderConfig(
+        hidden_size=32, mlp_dim=64, num_attention_heads=4, iou_head_hidden_dim=32
+    )
+    model = EdgeTamModel(
+        EdgeTamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+    )
+    for part in (model.prompt_encoder, model.mask_decoder):
+        _randomised(part)
+    return model.eval()

@@ -12,7 +12,13 @@ from assistant.errors import BadInput
 from assistant.sam.backends import OfficialSegmenter, TransformersSegmenter
 from assistant.sam.checkpoints import default_processor, load_official_sam, load_transformers_sam
 from assistant.sam.segmenter import Segmenter
-from tests.helpers.tiny_sams import tiny_official_sam, tiny_sam2, tiny_transformers_sam
+from tests.helpers.tiny_sams import (
+    tiny_edgetam,
+    tiny_official_sam,
+    tiny_sam2,
+    tiny_sam3_tracker,
+    tiny_transformers_sam,
+)
 
 
 def click_logits(segmenter: Segmenter) -> np.ndarray:
@@ -63,7 +69,7 @@ def test_a_broken_official_checkpoint_is_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("make", [tiny_transformers_sam, tiny_sam2])
+@pytest.mark.parametrize("make", [tiny_transformers_sam, tiny_sam2, tiny_sam3_tracker, tiny_edgetam])
 def test_a_transformers_folder_is_the_sam_that_was_saved(tmp_path, make):
     model = make()
     model.save_pretrained(tmp_path)

@@ -9,7 +9,13 @@ from segment_anything import SamPredictor
 from assistant.errors import BadInput
 from assistant.sam.backends import OfficialSegmenter, PocketSegmenter, TransformersSegmenter
 from assistant.sam.checkpoints import default_processor
-from tests.helpers.tiny_sams import tiny_official_sam, tiny_sam2, tiny_transformers_sam
+from tests.helpers.tiny_sams import (
+    tiny_edgetam,
+    tiny_official_sam,
+    tiny_sam2,
+    tiny_sam3_tracker,
+    tiny_transformers_sam,
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +62,7 @@ def test_equals_sam_predictor(cat, name, multimask):
 
 @pytest.mark.parametrize("multimask", [True, False])
 @pytest.mark.parametrize("name", PROMPTS)
-@pytest.mark.parametrize("make", [tiny_transformers_sam, tiny_sam2])
+@pytest.mark.parametrize("make", [tiny_transformers_sam, tiny_sam2, tiny_sam3_tracker, tiny_edgetam])
 def test_equals_transformers(cat, make, name, multimask):
     model, prompt = make(), with_mask(PROMPTS[name])
     processor = default_processor(model)
