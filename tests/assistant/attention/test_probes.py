@@ -139,6 +139,34 @@ def test_a_model_without_attention_is_refused(tmp_path, monkeypatch):
     assert probe.decoder.config._attn_implementation == "sdpa"  # replies run as before
 
 
+def test_too_little_memory_names_the_pixels(tmp_path, monkeypatch):
+    def full(**inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    probe = load_probe(str(tiny_qwen3_vl(tmp_path)))
+    monkeypatch.setattr(probe.model.model, "forward", full)
+    with pytest.raises(BadInput, match="lower --pixels"):
+        probe.attention(noise_image(), ["mug"])
+
+
+@torch.inference_mode()
+def test_long_prompts_are_read_in_more_batches(tmp_path, monkeypatch):
+    probe = load_probe(str(tiny_qwen3_vl(tmp_path)))
+    lengths = []
+    forward = probe.model.model.forward
+
+    def record(**inputs):
+        lengths.append(inputs["input_ids"].numel())
+        return forward(**inputs)
+
+    monkeypatch.setattr(probe.model.model, "forward", record)
+    together = probe.attention(noise_image(), PROMPTS)
+    monkeypatch.setattr("assistant.attention.chat_probe.MAX_TOKENS_PER_BATCH", lengths[0] * 3 // 4)
+    apart = probe.attention(noise_image(), PROMPTS)
+    assert len(lengths) == 3 and max(lengths[1:]) < lengths[0]
+    assert torch.allclose(together.scores, apart.scores, atol=1e-4)
+
+
 def test_a_folder_without_a_model_is_refused_in_one_line(tmp_path: Path):
     with pytest.raises(BadInput) as error:
         load_probe(str(tmp_path / "none"))
