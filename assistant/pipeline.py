@@ -205,6 +205,10 @@ class Pipeline(Protocol[Opened]):
             BadInput: The conversation is too long, or the model does not answer as it should.
         """
 
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks on this machine, by what they do; by default SAM alone."""
+        return {"SAM": self.opener.segmenter.model}
+
     def name_region(self, image: np.ndarray, opened: Opened, mask: np.ndarray) -> list[tuple[str, float]]:
         """Name a part of the image.
 

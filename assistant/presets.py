@@ -266,10 +266,11 @@ def _load_pocket(
 def _load_trained(
     mllm: str, sam: str, adapter: Path, device: str | None, four_bit: bool, pixels: int | None
 ) -> tuple[Pipeline[Any], dict[str, str]]:
-    from assistant.mllm.trained import load_trained_pipeline
+    from assistant.mllm.trained import SamOrigin, check_sam, load_trained_pipeline, read_heads
     from assistant.weights import fingerprint
 
-    llm, weights = _load_llm(mllm, None, device, four_bit, pixels)
+    check_sam(read_heads(adapter)[1], adapter, SamOrigin(sam, sam_checksum(sam)))
+    llm, weights = _load_llm(mllm, None, device, four_bit, pixels, markers=True)
     opener, weights["sam"] = load_image_opener(sam, device)
     return load_trained_pipeline(llm, opener, adapter), weights | {"adapter": fingerprint(adapter)}
 
@@ -304,7 +305,12 @@ def _load_zero_shot(
 
 
 def _load_llm(
-    mllm: str, adapter: str | Path | None, device: str | None, four_bit: bool, pixels: int | None
+    mllm: str,
+    adapter: str | Path | None,
+    device: str | None,
+    four_bit: bool,
+    pixels: int | None,
+    markers: bool = False,
 ) -> tuple[MultimodalLLM, dict[str, str]]:
     from assistant.mllm.local_model import MultimodalLLM
     from assistant.mllm.trained import stored_pixels
@@ -314,9 +320,16 @@ def _load_llm(
     if adapter is not None:
         pixels = pixels or stored_pixels(Path(adapter))
         lora = Path(adapter) / "lora" if (Path(adapter) / "lora").is_dir() else Path(adapter)
-    device = pick_device(device)
     where = resolve_model(mllm)
-    llm = MultimodalLLM.load(where, adapter=lora, device=device, four_bit=four_bit, pixels=pixels)
+    llm = MultimodalLLM.load(
+        where,
+        adapter=lora,
+        device=pick_device(device),
+        four_bit=four_bit,
+        pixels=pixels,
+        markers=markers,
+        spread=may_spread(device),
+    )
     weights = {"mllm": fingerprint(where)}
     return llm, weights | ({"adapter": fingerprint(adapter)} if adapter else {})
 
@@ -347,6 +360,15 @@ def pick_device(device: str | None) -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device
 
 
+def may_spread(device: str | None) -> bool:
+    """Whether a model may take other GPUs, and the CPU, beside the device that `pick_device` names.
+
+    Args:
+        device: What was asked for. A numbered GPU is meant alone, and so is that of one of several processes.
+    """
+    return device in (None, "cuda") and "LOCAL_RANK" not in os.environ
+
+
 def load_image_opener(sam: str, device: str | None = None) -> tuple[ImageOpener[SamOpenedImage], str]:
     """What opens images for any language model but the embedded one.
 
@@ -372,13 +394,17 @@ def load_image_opener(sam: str, device: str | None = None) -> tuple[ImageOpener[
 def opener_key(sam: str) -> str:
     """Names the proposals of `load_image_opener(sam)`, for caches: the SAM's checksum and its settings."""
     from assistant.sam.image_opener import MAX_PROPOSALS
+
+    return f"sam {sam_checksum(sam)} {MAX_PROPOSALS}"
+
+
+def sam_checksum(sam: str) -> str:
+    """The sha256 of a SAM's weights, without loading them; see `load_segmenter`."""
     from assistant.weights import POCKET, fingerprint, resolve_model, sha256_of
 
     if sam == EMBEDDED:
-        checksum = sha256_of(POCKET / "sam.safetensors")
-    else:
-        checksum = sha256_of(Path(sam)) if Path(sam).is_file() else fingerprint(resolve_model(sam))
-    return f"sam {checksum} {MAX_PROPOSALS}"
+        return sha256_of(POCKET / "sam.safetensors")
+    return sha256_of(Path(sam)) if Path(sam).is_file() else fingerprint(resolve_model(sam))
 
 
 def load_segmenter(sam: str | Path, device: str | None = None) -> tuple[Segmenter, str]:

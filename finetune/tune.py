@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.settings import LOSS_NAMES, TuneSettings, loss_weights
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
 
 # Where the pocket preset and all others differ; the help texts name these values.
@@ -152,7 +153,7 @@ def _add_lora_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--dtype",
         choices=["float32", "bfloat16"],
-        help="precision of the LLM (default: float32 on a CPU, else bfloat16)",
+        help="precision of the LLM (default: bfloat16 on a GPU that has it, else float32)",
     )
     add("--gradient-checkpointing", action="store_true", help="use less memory and more time")
 
@@ -202,7 +203,7 @@ def read_settings(args: argparse.Namespace) -> TuneSettings:
 
 def main(args: argparse.Namespace) -> None:
     """Check the records, then tune the model that the options name."""
-    from assistant.errors import BadInput
+    from assistant.errors import BadInput, is_out_of_memory
     from assistant.files import lock_folder
     from finetune.check import check_files, count_images, count_shared_images
 
@@ -239,13 +240,6 @@ def main(args: argparse.Namespace) -> None:
         raise BadInput(memory_advice(settings)) from error
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that a GPU's or the machine's memory is exhausted."""
-    import torch
-
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
-
-
 def memory_advice(settings: TuneSettings) -> str:
     """What to change, in one line, where memory does not suffice."""
     if settings.micro > 1:
@@ -273,8 +267,8 @@ def tune_general(settings: TuneSettings) -> None:
 
     from assistant.errors import BadInput
     from assistant.mllm.local_model import MultimodalLLM
-    from assistant.mllm.trained import Dino, TrainedImageOpener, stored_pixels
-    from assistant.presets import load_image_opener, opener_key, parts_to_train
+    from assistant.mllm.trained import Dino, SamOrigin, TrainedImageOpener, stored_pixels
+    from assistant.presets import load_image_opener, opener_key, parts_to_train, sam_checksum
     from assistant.weights import resolve_model
     from finetune.mllm import deepspeed
     from finetune.mllm.adapter import AdapterOrigin, write_settings
@@ -287,8 +281,7 @@ def tune_general(settings: TuneSettings) -> None:
         )
     mllm, sam, dino = parts_to_train(settings.models, settings.dino)
     on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    default_dtype = torch.float32 if on_cpu else torch.bfloat16
-    dtype = getattr(torch, settings.dtype) if settings.dtype else default_dtype
+    dtype = getattr(torch, settings.dtype) if settings.dtype else _training_dtype(on_cpu)
     accelerator = _start_accelerator(settings, on_cpu)
     if accelerator.is_main_process:
         write_settings(settings.out, settings.recorded())
@@ -309,8 +302,19 @@ def tune_general(settings: TuneSettings) -> None:
         opener, _ = load_image_opener(sam, str(accelerator.device))
         return TrainedImageOpener(opener, Dino(dino, str(accelerator.device)) if dino else None)
 
-    origin = AdapterOrigin(mllm, dino, regions=f"{opener_key(sam)} dino {dino}")
+    sam_origin = SamOrigin(sam, sam_checksum(sam))
+    origin = AdapterOrigin(mllm, sam_origin, dino, regions=f"{opener_key(sam)} dino {dino}")
     train(settings, llm, origin, load_opener, accelerator)
+
+
+def _training_dtype(on_cpu: bool) -> torch.dtype:
+    """bfloat16 where a GPU has it, else float32: the gradients of float16 would need to be scaled."""
+    import torch
+
+    from assistant.mllm.loading import default_dtype
+
+    dtype = default_dtype("cpu" if on_cpu else "cuda")
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def _start_accelerator(settings: TuneSettings, on_cpu: bool) -> Accelerator:

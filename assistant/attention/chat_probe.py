@@ -29,7 +29,7 @@ from assistant.attention.transformers_probe import (
     PatchPlaces,
     TransformersProbe,
 )
-from assistant.errors import BadInput
+from assistant.errors import BadInput, memory_advice
 from assistant.grammar import Turn
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class ChatProbe(TransformersProbe):
 
     The question reads "where is the {phrase}?", and the answer begins with the phrase. Scores are the mean
     over the phrase's tokens in the question. The match is the probability of [SEG] rather than [ABS] after
-    the phrase in the answer: one half for every phrase if the model was never trained on these tokens.
+    the phrase in the answer: one half for every phrase if the model does not have these tokens.
 
     Args:
         llm: The model.
@@ -90,6 +90,7 @@ class ChatProbe(TransformersProbe):
         """See `TransformersProbe`: the self-attention of each layer of the text part."""
         return [layer.self_attn for layer in self.decoder.layers]
 
+    @memory_advice("for an attention map: lower --pixels, or take --four-bit or a smaller --preset")
     def attention(
         self,
         opened: HasImage,
@@ -163,6 +164,8 @@ class ChatProbe(TransformersProbe):
 
     def _match(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """The probability of [SEG] rather than [ABS]: hidden (P, T, C), mask (P, T) bool -> (P,)."""
+        if not self.llm.has_markers:
+            return torch.full((len(hidden),), 0.5)
         last = torch.stack([row.nonzero()[-1, 0] for row in mask])
         logits = self.model.get_output_embeddings()(hidden[torch.arange(len(hidden)), last]).float()
         return (logits[:, self.llm.seg] - logits[:, self.llm.abs]).sigmoid()

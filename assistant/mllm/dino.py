@@ -22,6 +22,9 @@ class Dino:
         name_or_path: A folder in transformers' layout, or a hub id.
         device: Where the model runs.
 
+    Attributes:
+        width: Channels D of the features.
+
     Raises:
         BadInput: The model cannot be loaded.
     """
@@ -37,6 +40,7 @@ class Dino:
                 f"cannot load {name_or_path} as DINOv2; give a folder that holds one, or a hub id while the "
                 f"hub can be reached ({str(error).splitlines()[0]})"
             ) from error
+        self.width: int = self.model.config.hidden_size
         self.mean = torch.tensor(processor.image_mean, device=device).view(3, 1, 1)
         self.std = torch.tensor(processor.image_std, device=device).view(3, 1, 1)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from assistant.errors import BadInput
+from assistant.errors import BadInput, Note, memory_advice
 from assistant.grammar import ABS, SEG
 
 # Modules that 4-bit loading leaves as they are: vision towers are small and lose the most, and their widths
@@ -32,32 +32,35 @@ def load_model(
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     four_bit: bool = False,
+    spread: bool = False,
 ) -> tuple[Any, Any]:
     """Load a multimodal LLM.
 
     Args:
         name_or_path: A folder in transformers' layout, or a hub id.
         device: Where the model runs, such as "cpu", "cuda" or "cuda:1".
-        dtype: Precision; None for float32 on a CPU and bfloat16 elsewhere.
+        dtype: Precision; None for what suits the device, see `default_dtype`.
         four_bit: Keep the weights in 4 bits (nf4, through bitsandbytes).
+        spread: Whether to spread the layers over all GPUs where there are several, and over the GPU and the
+            CPU where the GPU is too small.
 
     Returns:
         The model and its processor.
 
     Raises:
-        BadInput: The model cannot be loaded, or is not a chat model that reads images.
+        BadInput: The model cannot be loaded, does not fit, or is not a chat model that reads images.
     """
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise BadInput(f"there is no GPU for device {device}; use --device cpu")
     check_folder(name_or_path)
-    if dtype is None:
-        dtype = torch.float32 if str(device) == "cpu" else torch.bfloat16
+    dtype = dtype or default_dtype(device)
     try:
-        model, processor = _from_pretrained(name_or_path, device, dtype, four_bit)
-    except torch.OutOfMemoryError:
-        raise BadInput(
-            f"{device} has not enough memory for {name_or_path}: use --four-bit, or a smaller --preset"
-        ) from None
+        with memory_advice(f"for {name_or_path} on {device}: use --four-bit, or a smaller --preset"):
+            model, processor = _first_that_fits(
+                name_or_path, device_maps(device, four_bit, spread), dtype, four_bit
+            )
+    except BadInput:
+        raise
     except ImportError as e:
         advice = "; pip install 'maskpick[bnb]'" if four_bit and "bitsandbytes" in str(e) else ""
         raise BadInput(f"{name_or_path} needs a package that is missing: {first_line(e)}{advice}") from e
@@ -73,8 +76,57 @@ def load_model(
     return model, processor
 
 
+def default_dtype(device: str) -> torch.dtype:
+    """The precision that suits a device: bfloat16 where it is computed in, not only imitated.
+
+    Args:
+        device: As torch names it.
+
+    Returns:
+        float32 on a CPU, float16 on a GPU from before bfloat16 (such as a T4), else bfloat16.
+    """
+    kind = torch.device(device).type
+    if kind == "cpu":
+        return torch.float32
+    if kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def device_maps(device: str, four_bit: bool, spread: bool) -> list[str | dict[str, str]]:
+    """Where a model may lie, as transformers' `device_map` takes it, in the order in which to try.
+
+    Args:
+        device, four_bit, spread: See `load_model`.
+    """
+    if not spread or not str(device).startswith("cuda"):
+        return [{"": device}]
+    if torch.cuda.device_count() > 1:
+        return ["auto"]
+    # bitsandbytes keeps no weights in 4 bits on a CPU beside a GPU.
+    return [{"": device}] if four_bit else [{"": device}, "auto"]
+
+
+def _first_that_fits(
+    name_or_path: str | Path, places: list[str | dict[str, str]], dtype: torch.dtype, four_bit: bool
+) -> tuple[Any, Any]:
+    """The model and its processor, at the first of the places that has the memory."""
+    for place in places[:-1]:
+        try:
+            return _from_pretrained(name_or_path, place, dtype, four_bit)
+        except torch.OutOfMemoryError:
+            warnings.warn(
+                f"the GPU has not enough memory for {name_or_path}: a part of it runs on the CPU, slowly; "
+                "--four-bit or a smaller --preset is faster",
+                Note,
+                stacklevel=2,
+            )
+            torch.cuda.empty_cache()
+    return _from_pretrained(name_or_path, places[-1], dtype, four_bit)
+
+
 def _from_pretrained(
-    name_or_path: str | Path, device: str, dtype: torch.dtype, four_bit: bool
+    name_or_path: str | Path, device_map: str | dict[str, str], dtype: torch.dtype, four_bit: bool
 ) -> tuple[Any, Any]:
     """The model and its processor."""
     from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
@@ -90,7 +142,7 @@ def _from_pretrained(
         )
     processor = AutoProcessor.from_pretrained(name_or_path)
     model = AutoModelForImageTextToText.from_pretrained(
-        name_or_path, dtype=dtype, device_map={"": device}, quantization_config=quantization
+        name_or_path, dtype=dtype, device_map=device_map, quantization_config=quantization
     )
     return model, processor
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from assistant.errors import BadInput
+from assistant.errors import BadInput, memory_advice
 from assistant.grammar import ABS, SEG, SYSTEM_PROMPT, Turn
 from assistant.mllm.chat_messages import chat_messages
 from assistant.mllm.loading import (
@@ -43,28 +43,34 @@ class MultimodalLLM:
     It generates one reply at a time; calls from other threads wait.
 
     Args:
-        model: Of transformers; gets rows for [SEG] and [ABS] where it lacks them.
+        model: Of transformers.
         processor: The model's.
         pixels: px of an image that the model is shown, at most; None for what suits its family.
+        markers: Whether the model gets rows for [SEG] and [ABS] where it lacks them. Only what was trained on
+            them needs them; without them `reply` cannot be used.
 
     Attributes:
         pixels: The argument.
         image_fit: How the model is shown images.
-        seg: Token id of [SEG].
-        abs: Token id of [ABS].
+        has_markers: Whether [SEG] and [ABS] are tokens.
+        seg: Token id of [SEG]; -1 where it is none.
+        abs: Token id of [ABS]; -1 where it is none.
         end_tokens: Token ids that end a reply.
         live_tokens: Texts of the tokens that must have no power where a user types them.
         lock: Held while the model generates.
     """
 
-    def __init__(self, model: Any, processor: Any, pixels: int | None = None):
+    def __init__(self, model: Any, processor: Any, pixels: int | None = None, markers: bool = True):
         self.model = model.eval()
         self.processor = processor
         self.show_pixels(pixels)
         self._fitted_images = FittedImages()
         self.tokenizer = processor.tokenizer
-        add_markers(model, self.tokenizer)
-        self.seg, self.abs = self.tokenizer.convert_tokens_to_ids([SEG, ABS])
+        if markers:
+            add_markers(model, self.tokenizer)
+        vocabulary = self.tokenizer.get_vocab()
+        self.has_markers = SEG in vocabulary and ABS in vocabulary
+        self.seg, self.abs = (vocabulary.get(token, -1) for token in (SEG, ABS))
         self.end_tokens = self._find_end_tokens()
         added = self.tokenizer.added_tokens_decoder
         special = {i for i, token in added.items() if token.special}
@@ -124,6 +130,8 @@ class MultimodalLLM:
         dtype: torch.dtype | None = None,
         four_bit: bool = False,
         pixels: int | None = None,
+        markers: bool = True,
+        spread: bool = False,
     ) -> "MultimodalLLM":
         """Load a model.
 
@@ -131,16 +139,20 @@ class MultimodalLLM:
             name_or_path: A folder in transformers' layout, or a hub id.
             adapter: A peft folder or hub id to put on the model.
             device: Where the model runs, such as "cpu", "cuda" or "cuda:1".
-            dtype: Precision; None for float32 on a CPU and bfloat16 elsewhere.
+            dtype: Precision; None for what suits the device, see `loading.default_dtype`.
             four_bit: Keep the weights in 4 bits (nf4, through bitsandbytes). The adapter then stays beside
                 the weights; otherwise it is merged into them.
             pixels: px of an image that the model is shown, at most; None for what suits its family.
+            markers: Whether it gets rows for [SEG] and [ABS]; with an adapter it always does.
+            spread: See `loading.load_model`.
 
         Raises:
             BadInput: The model or the adapter cannot be loaded.
         """
         check_folder(adapter)
-        llm = cls(*load_model(name_or_path, device, dtype, four_bit), pixels)
+        model, processor = load_model(name_or_path, device, dtype, four_bit, spread)
+        with memory_advice(f"on {device} to add tokens to {name_or_path}: use a smaller --preset"):
+            llm = cls(model, processor, pixels, markers or adapter is not None)
         if adapter is not None:
             llm.adapt(adapter, merge=not four_bit)
         return llm
@@ -178,6 +190,11 @@ class MultimodalLLM:
     def width(self) -> int:
         """The size of a hidden state."""
         return self.model.get_output_embeddings().weight.shape[-1]
+
+    @property
+    def context_length(self) -> int | None:
+        """Number of tokens that the model reads and writes in all; None where it does not say."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def is_quantized(self) -> bool:
@@ -286,6 +303,8 @@ class MultimodalLLM:
         """
         if not turns or turns[-1].answer is not None:
             raise ValueError("the last turn is the question to answer")
+        if not self.has_markers:
+            raise ValueError("this model was loaded without tokens for [SEG] and [ABS]")
         states: list[Tensor] = []
         head = self.model.get_output_embeddings()
         with self.lock, head.register_forward_pre_hook(lambda _, args: states.append(args[0][0, -1])):
@@ -333,7 +352,7 @@ class MultimodalLLM:
         """
         inputs = self.encode(text, turns)
         length = inputs["input_ids"].shape[1]
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = self.context_length
         if limit and length + max_new_tokens > limit:
             raise BadInput(
                 f"the conversation takes {length:,} tokens and leaves no room for an answer (this model "

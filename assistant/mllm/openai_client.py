@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
+from torch import nn
 
 from assistant.errors import BadInput
 from assistant.grammar import Turn
@@ -113,6 +114,10 @@ class OpenAIClient:
             "a model on a server exposes no attention: use the pocket preset, "
             "or --mllm with a folder or a hub id"
         )
+
+    def networks(self) -> dict[str, nn.Module]:
+        """None: they are on the server."""
+        return {}
 
     def input_size(self, image: np.ndarray) -> tuple[int, int]:
         """(width, height) in px of an image (H, W, 3): it is sent as it is."""

@@ -55,7 +55,8 @@ def load_probe(
         lora = Path(adapter) / "lora"
     if pixels is None and adapter is not None:
         pixels = stored_pixels(Path(adapter))
-    return ChatProbe(MultimodalLLM.load(name_or_path, adapter=lora, device=device, pixels=pixels))
+    llm = MultimodalLLM.load(name_or_path, adapter=lora, device=device, pixels=pixels, markers=False)
+    return ChatProbe(llm)
 
 
 def _load_blip(name_or_path: str | Path, device: str) -> TransformersProbe:

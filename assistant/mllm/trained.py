@@ -13,6 +13,7 @@ SAM's judgement of it are added.
 import dataclasses
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,19 @@ from assistant.weights import adapter_file, read_weights, sha256_of
 
 # The last columns of a proposal's features: geometry, predicted IoU and stability.
 SHAPE_DIM = GEOMETRY + 2
+
+
+@dataclass(frozen=True)
+class SamOrigin:
+    """Which SAM an adapter was trained with, or is used with.
+
+    Attributes:
+        name: What --sam takes.
+        checksum: sha256 of its weights, see `assistant.presets.sam_checksum`.
+    """
+
+    name: str
+    checksum: str
 
 
 @dataclass
@@ -64,6 +78,12 @@ class TrainedImageOpener:
     def segmenter(self) -> Segmenter:
         """See `pipeline.ImageOpener`."""
         return self.base.segmenter
+
+    @property
+    def feature_width(self) -> int:
+        """Number R of the features of a proposal."""
+        dino_width = 0 if self.dino is None else self.dino.width
+        return self.segmenter.feature_width + dino_width + SHAPE_DIM
 
     def propose(self, image: np.ndarray, progress: Progress | None = None) -> tuple[Embedding, Proposals]:
         """See `pipeline.ImageOpener`."""
@@ -174,6 +194,11 @@ class TrainedPipeline(Pipeline[TrainedOpenedImage]):
         self.llm = llm
         self.selector = selector
 
+    def networks(self) -> dict[str, nn.Module]:
+        """See `pipeline.Pipeline`."""
+        dino = {} if self.opener.dino is None else {"DINOv2": self.opener.dino.model}
+        return {"LLM": self.llm.model, "selector": self.selector, **super().networks(), **dino}
+
     @functools.cached_property
     def _probe(self) -> AttentionProbe:
         from assistant.attention.chat_probe import ChatProbe
@@ -275,6 +300,26 @@ def read_heads(folder: Path) -> tuple[StandardisedSelector, dict[str, Any]]:
     return selector.eval(), config
 
 
+def check_sam(about: Mapping[str, Any], adapter: Path, sam: SamOrigin) -> None:
+    """Refuse an adapter that was trained with another SAM.
+
+    SAM's ViT-B, ViT-L and ViT-H have features of the same width, which mean different things.
+
+    Args:
+        about: The metadata of the adapter, from `read_heads`. Adapters from before it held the SAM pass.
+        adapter: Its folder.
+        sam: The SAM to use it with.
+
+    Raises:
+        BadInput: It is another one.
+    """
+    if about.get("sam_sha256") not in (None, sam.checksum):
+        raise BadInput(
+            f"the adapter {adapter} was trained with the SAM {about['sam']}, not with {sam.name}: give --sam "
+            f"{about['sam']}, the same file or folder"
+        )
+
+
 def stored_pixels(folder: Path) -> int | None:
     """The most px of an image that an adapter was trained with.
 
@@ -320,4 +365,12 @@ def load_trained_pipeline(
         llm.show_pixels(config.get("pixels"))
     device = llm.model.device
     dino = Dino(config["dino"], device) if config.get("dino") else None
-    return TrainedPipeline(TrainedImageOpener(opener, dino), llm, selector.to(device))
+    trained_opener = TrainedImageOpener(opener, dino)
+    expected = selector.config["region_dim"]
+    if trained_opener.feature_width != expected:
+        raise BadInput(
+            f"the adapter {adapter} was trained on {expected} features of a proposal, with this SAM there "
+            f"are {trained_opener.feature_width}: give --sam the SAM it was trained with"
+            + (f", {config['sam']}" if config.get("sam") else "")
+        )
+    return TrainedPipeline(trained_opener, llm, selector.to(device))

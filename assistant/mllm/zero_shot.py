@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import nn
 
 from assistant.errors import BadInput
 from assistant.grammar import TOKEN, Turn, plain, reply_for
@@ -87,6 +88,10 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
         self.model = model
         self.selection = selection
         self.verify = verify
+
+    def networks(self) -> dict[str, nn.Module]:
+        """See `pipeline.Pipeline`."""
+        return self.model.networks() | super().networks()
 
     def attention_probe(self) -> AttentionProbe:
         """The probe of a local model. Raises BadInput for a model on a server, which exposes no attention."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from assistant.grammar import Turn, parse, plain
 from assistant.mllm.selector import Scores, Selector, next_best_proposals, select_proposals
@@ -72,6 +72,10 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         # {row of the region encoder: row of the semantic head}
         self.semantic_rows = semantic.category_rows(llm.phrase_rows) if semantic else {}
         self.vocabulary = Vocabulary(llm.phrase_rows)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """See `Pipeline.networks`."""
+        return {"LLM": self.llm.model, "selector": self.selector, **super().networks()}
 
     @functools.cached_property
     def _probe(self) -> PocketProbe:

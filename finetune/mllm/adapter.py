@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
+from assistant.mllm.trained import SamOrigin
 from assistant.weights import sha256_of
 from finetune.mllm import deepspeed
 from finetune.mllm.checkpoint import STATE_FILE, state_dict_options
@@ -30,11 +32,13 @@ class AdapterOrigin:
 
     Attributes:
         mllm: The multimodal LLM: a folder, or a hub id.
+        sam: The SAM whose proposals and features the selector reads.
         dino: The DINOv2 whose features the selector reads; None for SAM's alone.
         regions: Names the weights and settings that made the regions, see `finetune.region_cache`.
     """
 
     mllm: str
+    sam: SamOrigin
     dino: str | None
     regions: str
 
@@ -132,29 +136,32 @@ def write_settings(out: Path, settings: Mapping[str, Any]) -> None:
         path.write_text(json.dumps(settings, indent=1) + "\n")
 
 
-def write_card(out: Path, base: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+def write_card(
+    out: Path, origin: AdapterOrigin, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> None:
     """Write `README.md`: what was tuned, on what, how, and its scores on the validation records.
 
     Args:
         out: The run's folder.
-        base: The multimodal LLM: a folder, or a hub id.
+        origin: The models that the adapter belongs to.
         settings: See `TuneSettings.recorded`.
         rows: The lines of `val.jsonl`, of which the last is shown.
     """
+    base, sam = shlex.quote(origin.mllm), shlex.quote(origin.sam.name)
     last = {k: v for k, v in (rows[-1] if rows else {}).items() if isinstance(v, float)}
     lines = [
         "---",
-        f"base_model: {base}",
+        f"base_model: {origin.mllm}",
         "library_name: peft",
         "tags: [maskpick, reasoning-segmentation, lora]",
         "---",
         "",
-        f"# An adapter for {base}",
+        f"# An adapter for {origin.mllm} with the SAM {origin.sam.name}",
         "",
         f"Trained on {', '.join(map(str, settings['data']))}.",
         "",
         "```sh",
-        f'python -m assistant ask photo.jpg "what is it?" --mllm {base} --adapter FOLDER',
+        f'python -m assistant ask photo.jpg "what is it?" --mllm {base} --sam {sam} --adapter FOLDER',
         "```",
         "",
     ]

@@ -60,10 +60,9 @@ def start_model(
     """
     torch.manual_seed(seed)
     selector = _start_selector(llm, settings.adapter, sample)
-    if llm.is_quantized:
-        from peft import prepare_model_for_kbit_training
-
-        prepare_model_for_kbit_training(llm.model, use_gradient_checkpointing=False)
+    # peft's `prepare_model_for_kbit_training` is left out for weights in 4 bits: beyond this line it only
+    # turns what is not in 4 bits (embeddings, head, norms, vision tower) into float32, and with it all that
+    # is computed.
     llm.model.requires_grad_(False)
     return selector, add_lora(llm, settings)
 

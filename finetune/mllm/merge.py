@@ -26,11 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Merge as the command line says."""
-    merge(args.adapter, args.out, args.mllm, args.dtype)
-    print(f"{args.out}: give it as --mllm and as --adapter")
+    sam = merge(args.adapter, args.out, args.mllm, args.dtype)
+    print(f"{args.out}: give it as --mllm and as --adapter" + (f", with --sam {sam}" if sam else ""))
 
 
-def merge(adapter: Path, out: Path, mllm: str | None = None, dtype: str = "bfloat16") -> None:
+def merge(adapter: Path, out: Path, mllm: str | None = None, dtype: str = "bfloat16") -> str | None:
     """Write an LLM with an adapter merged into its weights, its processor, and the selector.
 
     Args:
@@ -38,6 +38,9 @@ def merge(adapter: Path, out: Path, mllm: str | None = None, dtype: str = "bfloa
         out: Folder for the merged model; it serves as LLM and as adapter.
         mllm: The LLM that was tuned: a folder or a hub id; None for the one that the adapter names.
         dtype: Precision of the merged weights, "float32" or "bfloat16".
+
+    Returns:
+        The SAM that the adapter was trained with, where it names one.
 
     Raises:
         BadInput: A file is missing or broken, or the adapter was trained on another LLM.
@@ -59,3 +62,4 @@ def merge(adapter: Path, out: Path, mllm: str | None = None, dtype: str = "bfloa
     metadata = {"tuned": json.dumps(about | {"merged": True, "lora": None})}
     with replace_whole(out / "heads.safetensors") as path:
         save_file(selector.state_dict(), path, metadata)
+    return about.get("sam")

@@ -1,6 +1,6 @@
 """Training of any multimodal LLM with its selector: `python -m finetune` for every preset but pocket.
 
-    train(settings, llm, AdapterOrigin("Qwen/Qwen3-VL-4B-Instruct", None, key), load_opener, Accelerator())
+    train(settings, llm, origin, load_opener, Accelerator())
 
 It runs in one process, or in several under `accelerate launch`. A run that was stopped continues as if it had
 not been: the order of the data and dropout follow from the number of the step, and the weights and the
@@ -18,7 +18,7 @@ from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.images import open_image
 from assistant.mllm.local_model import MultimodalLLM
-from assistant.mllm.trained import answer, read_heads
+from assistant.mllm.trained import answer, check_sam, read_heads
 from assistant.sam.mask_ops import Rle
 from assistant.scene import PRESENCE_THRESHOLD
 from finetune.log import TrainingLog, cosine_schedule
@@ -67,8 +67,8 @@ def train(
             f"{accelerator.num_processes} processes"
         )
     if settings.adapter:
-        # Refuse a broken adapter before images are opened, which may take hours.
-        read_heads(settings.adapter)
+        # Refuse an adapter that is broken or of another SAM before images are opened, which may take hours.
+        check_sam(read_heads(settings.adapter)[1], settings.adapter, origin.sam)
     data = prepare_data(settings, origin.regions, load_opener, accelerator)
     TrainingRun(settings, llm, origin, data, accelerator).run()
     accelerator.end_training()
@@ -172,6 +172,8 @@ class TrainingRun:
             self._best = score
             metadata = {
                 "mllm": self.origin.mllm,
+                "sam": self.origin.sam.name,
+                "sam_sha256": self.origin.sam.checksum,
                 "dino": self.origin.dino,
                 "regions": self.origin.regions,
                 "pixels": self.llm.image_fit.max_pixels,
@@ -203,7 +205,7 @@ class TrainingRun:
 
     def _write_report(self) -> None:
         settings: dict[str, Any] = self.settings.recorded()
-        write_card(self.settings.out, self.origin.mllm, settings, self.report.rows())
+        write_card(self.settings.out, self.origin, settings, self.report.rows())
         curves = {"log.jsonl": [*LOSS_NAMES, "loss", "word_right", "marker_right"]}
         self.report.write(f"Tuning {self.origin.mllm}", settings, curves)
 

@@ -32,7 +32,7 @@ def square(k: int) -> np.ndarray:
 class RectangleOpener:
     """Proposes the four squares; the embedding is the image itself, made smaller."""
 
-    segmenter = SimpleNamespace(threshold=0.0, side=IMAGE_SIDE, low_res_side=16)
+    segmenter = SimpleNamespace(threshold=0.0, side=IMAGE_SIDE, low_res_side=16, feature_width=3)
 
     def open(self, image: np.ndarray, progress: Any = None) -> Any:
         masks = [square(k) for k in range(len(CORNERS))]

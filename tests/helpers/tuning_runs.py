@@ -24,6 +24,7 @@ def propose_rectangles(patch: pytest.MonkeyPatch) -> None:
         presets, "load_image_opener", lambda sam, device: (rectangles.RectangleOpener(), "rectangles")
     )
     patch.setattr(presets, "opener_key", lambda sam: "rectangles")
+    patch.setattr(presets, "sam_checksum", lambda sam: "rectangles")
     patch.setattr(train, "MAX_ANSWER_TOKENS", 6)  # a random model does not stop by itself
 
 
