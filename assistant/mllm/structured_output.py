@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from assistant.errors import BadInput
@@ -23,7 +23,10 @@ from assistant.mllm.structured_answer import StructuredAnswer, TokenStep
 from assistant.pipeline import AttentionProbe
 
 MAX_ALTERNATIVES = 20  # tokens whose probability is recorded at each step, the most that servers tell
-MAX_THINKING_TOKENS = 1024  # of a model that thinks before it answers
+# Of a model that thinks before it answers, at most, and not more than this share of its context. Thoughts
+# about an image of several things take one to four thousand tokens; a cut one is worth nothing.
+MAX_THINKING_TOKENS = 8192
+MAX_THINKING_SHARE = 0.5
 
 
 class StructuredLLM:
@@ -73,6 +76,14 @@ class StructuredLLM:
         _, rows, columns = inputs["image_grid_thw"][0].tolist()
         return columns * processor.patch_size, rows * processor.patch_size
 
+    @property
+    def _thinking_tokens(self) -> int:
+        """Number of tokens that a thought may take."""
+        length = self.llm.context_length
+        if length is None:
+            return MAX_THINKING_TOKENS
+        return min(MAX_THINKING_TOKENS, int(length * MAX_THINKING_SHARE))
+
     def attention_probe(self) -> AttentionProbe:
         """The probe of the model, made once. Raises BadInput where the model exposes no attention."""
         from assistant.attention.chat_probe import ChatProbe
@@ -80,6 +91,10 @@ class StructuredLLM:
         if self._probe is None:
             self._probe = ChatProbe(self.llm)
         return self._probe
+
+    def networks(self) -> dict[str, nn.Module]:
+        """See `structured_answer.StructuredModel`."""
+        return {"LLM": self.llm.model}
 
     def ask(
         self,
@@ -101,7 +116,7 @@ class StructuredLLM:
                 ids, _ = self.llm.generate(
                     prompt,
                     turns,
-                    MAX_THINKING_TOKENS,
+                    self._thinking_tokens,
                     temperature,
                     seed,
                     stop_strings=["</think>"],
