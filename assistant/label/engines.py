@@ -2,25 +2,23 @@
 
     for outcome in outcomes(photos, settings): ...
 
-Whatever labels a photo writes its files as well: only how it went comes back, in the photos' order.
+Whatever labels a photo writes its files as well: only how it went comes back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
-from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from assistant.errors import BadInput
+from assistant.errors import BadInput, NotWritten
 from assistant.label.cluster import connected_ray
 from assistant.label.labeller import Labeller, Outcome
 from assistant.label.photos import Photo
@@ -29,8 +27,6 @@ from assistant.scene import Assistant
 
 PHOTOS_PER_BATCH = 4  # that a worker of a cluster takes at a time
 SPARE_CPUS = 1  # of a Ray that is started here, beside the workers': to read what they are given
-
-_labeller: Labeller | None = None  # of a worker process
 
 
 def outcomes(photos: Sequence[Photo], settings: LabelSettings) -> Iterator[Outcome]:
@@ -61,49 +57,81 @@ def load_labeller(settings: LabelSettings) -> Labeller:
 def _in_processes(photos: Sequence[Photo], settings: LabelSettings) -> Iterator[Outcome]:
     """Label photos in several processes of this machine, each with models of its own."""
     spawning = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
-    workers = min(settings.workers, len(photos))
-    number: Synchronized[int] = spawning.Value("i", 0)
-    pool = ProcessPoolExecutor(workers, spawning, _start_worker, (number, workers))
+    count = min(settings.workers, len(photos))
+    processes = []
     try:
-        yield from pool.map(_label, [settings] * len(photos), photos)
-    except BrokenProcessPool:
+        connections = []
+        for rank in range(count):
+            connection, other_end = spawning.Pipe()
+            process = spawning.Process(target=work, args=(other_end, settings, rank, count), daemon=True)
+            process.start()
+            processes.append(process)
+            other_end.close()  # so that this end tells when the worker has ended
+            connections.append(connection)
+        yield from _exchange(connections, iter(photos))
+    except (EOFError, ConnectionError):
         raise BadInput(
-            f"a worker has ended, perhaps for want of memory: give fewer --workers than {workers} and run "
+            f"a worker has ended, perhaps for want of memory: give fewer --workers than {count} and run "
             "the same command again; what is finished is kept"
         ) from None
     finally:
-        pool.shutdown(cancel_futures=True)
+        for process in processes:
+            process.terminate()
 
 
-def _start_worker(number: Synchronized[int], workers: int) -> None:
-    """Prepare a worker process: its share of the machine, and an end with the process that started it."""
+def _exchange(connections: list[Connection], photos: Iterator[Photo]) -> Iterator[Outcome]:
+    """Give each worker a photo at a time; yields what comes back, as it comes.
+
+    Raises EOFError or ConnectionError where a worker has ended, and what a worker has raised.
+    """
+    busy = []
+    for connection, photo in zip(connections, photos, strict=False):
+        connection.send(photo)
+        busy.append(connection)
+    while busy:
+        ready = wait(busy)
+        for connection in [each for each in busy if each in ready]:
+            outcome = connection.recv()
+            if isinstance(outcome, Exception):
+                raise outcome
+            yield outcome
+            following = next(photos, None)
+            if following is None:
+                busy.remove(connection)
+            else:
+                connection.send(following)
+
+
+def work(connection: Connection, settings: LabelSettings, rank: int, workers: int) -> None:
+    """Label photos in a worker process, until the process that started it needs no more or has ended.
+
+    Args:
+        connection: Photos come in, their outcomes go out; or an error that ends the run.
+        settings: Of the run.
+        rank: Number of the worker, from 0.
+        workers: Number of workers.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the process that started it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with number.get_lock():
-        rank = number.value
-        number.value += 1
+    _take_share(rank, workers)
+    with contextlib.suppress(EOFError, ConnectionError):  # that process has ended
+        try:
+            labeller = load_labeller(settings)
+            while True:
+                connection.send(labeller.label(connection.recv()))
+        except (BadInput, NotWritten) as error:
+            connection.send(error)
+            while True:  # another photo may be on its way, which must not find this end closed
+                connection.recv()
+
+
+def _take_share(rank: int, workers: int) -> None:
+    """Leave the other workers their shares of the machine's GPUs and cores."""
     import torch
 
     if torch.cuda.is_available():
         os.environ["LOCAL_RANK"] = str(rank % torch.cuda.device_count())  # see presets.pick_device
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it has ended, however it did."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _label(settings: LabelSettings, photo: Photo) -> Outcome:
-    """Label one photo in a worker process, which loads its models for the first one."""
-    global _labeller
-    if _labeller is None:
-        _labeller = load_labeller(settings)
-    return _labeller.label(photo)
 
 
 # ---------------------------------------------------------------------------------- a cluster

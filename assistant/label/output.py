@@ -19,7 +19,7 @@ from typing import Any
 
 from assistant.export.yolo import data_yaml
 from assistant.files import replace_whole
-from assistant.label.photos import ENDINGS, IMAGES, RESULTS, Photo
+from assistant.label.photos import ENDINGS, IMAGE_IN_MAKING, IMAGES, RESULTS, Photo
 from assistant.label.result import PhotoResult, read_result
 from assistant.label.settings import LabelSettings
 from assistant.label.sheet import write_sheet
@@ -62,6 +62,7 @@ def write_set(photos: Sequence[Photo], failures: dict[str, str], settings: Label
     """
     out, classes = settings.out, settings.classes
     delete_others({photo.stem for photo in photos}, out)
+    delete_unfinished(photos, out)
     results = [result for photo in photos if (result := read_result(photo.path_in(out, RESULTS))) is not None]
     texts = {
         COCO_FILE: json.dumps(coco_set(results, classes)),
@@ -154,6 +155,23 @@ def delete_others(stems: set[str], out: Path) -> None:
             (out / IMAGES / result.name).unlink(missing_ok=True)
         for folder, ending in reversed(ENDINGS.items()):  # the result last: it tells of the others
             (out / folder / (stem + ending)).unlink(missing_ok=True)
+
+
+def delete_unfinished(photos: Iterable[Photo], out: Path) -> None:
+    """Delete the temporary files of runs that were killed.
+
+    Args:
+        photos: Those of the set.
+        out: The folder of the set.
+    """
+    for folder in ENDINGS:
+        for file in (out / folder).rglob(".*"):
+            if file.is_file():
+                file.unlink()
+    for place in {photo.path_in(out, IMAGES).parent for photo in photos}:
+        for file in place.glob(".*"):
+            if IMAGE_IN_MAKING.fullmatch(file.name):
+                file.unlink()
 
 
 def _stored_results(out: Path) -> Iterator[tuple[str, PhotoResult | None]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ IMAGES = "images"  # folder of the photos in a labelled set
 # Folders of what is made of each photo, and the ending of its file there.
 RESULTS, LABELS, LABEL_MAPS, OVERLAYS = ".results", "labels", "label_maps", "overlays"
 ENDINGS = {RESULTS: ".json", LABELS: ".txt", LABEL_MAPS: ".png", OVERLAYS: ".jpg"}
+IMAGE_IN_MAKING = re.compile(r"\..+\.\d+\.maskpick")  # a file in the folder of images, until it is whole
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def add_image(photo: Photo, out: Path, was_ours: bool | None) -> bool:
             return not _is_same_path(place, photo.file) if was_ours is None else was_ours
         if not was_ours:
             raise BadInput(f"{place} is another photo: choose another folder for --out")
-    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.maskpick")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)

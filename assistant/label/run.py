@@ -61,7 +61,8 @@ def _label(waiting: list[Photo], count: int, settings: LabelSettings) -> dict[st
         desc="labelling",
         disable=None,
     )
-    return {outcome.name: outcome.error for outcome in progress if outcome.error is not None}
+    errors = {outcome.name: outcome.error for outcome in progress if outcome.error is not None}
+    return {photo.name: errors[photo.name] for photo in waiting if photo.name in errors}
 
 
 def stopped_by_the_models(found: Iterable[Outcome]) -> Iterator[Outcome]:

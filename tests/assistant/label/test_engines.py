@@ -2,12 +2,15 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from assistant.commands.label import ENGINES as OFFERED_ENGINES
 from assistant.errors import BadInput
 from assistant.label import engines
 from assistant.label.engines import gpus_per_worker
+from assistant.label.labeller import Outcome
 from assistant.label.photos import Photo
 from assistant.label.run import label_photos
 from assistant.label.settings import ENGINES, LabelSettings
@@ -61,16 +65,80 @@ def test_models_that_cannot_be_had_end_the_run_in_one_line(tmp_path):
         label_photos(settings)
 
 
-def die(settings: LabelSettings, photo: Photo) -> None:
+def die(*arguments: object) -> None:
     """End a worker process as the system does when memory is short."""
     os._exit(9)
 
 
 def test_a_worker_that_dies_is_told_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, "_label", die)
+    monkeypatch.setattr(engines, "work", die)
     settings = LabelSettings(write_textures(tmp_path / "photos", 2), CLASSES, tmp_path / "out", workers=2)
     with pytest.raises(BadInput, match="fewer --workers than 2"):
         label_photos(settings)
+
+
+def test_workers_get_a_photo_each_and_another_when_they_are_done():
+    photos = [Photo(Path(f"{k}.png"), f"{k}.png") for k in range(5)]
+    ends = [multiprocessing.Pipe() for _ in range(2)]
+    outcomes = engines._exchange([here for here, _ in ends], iter(photos))
+    threads = [threading.Thread(target=answer, args=(there,)) for _, there in ends]
+    for thread in threads:
+        thread.start()
+    assert sorted(outcome.name for outcome in outcomes) == [photo.name for photo in photos]
+    for (here, _), thread in zip(ends, threads, strict=True):
+        here.close()
+        thread.join()
+
+
+def answer(connection: Connection) -> None:
+    """A worker that fails on one photo, and ends with the other end of its connection."""
+    with contextlib.suppress(EOFError):
+        while True:
+            photo = connection.recv()
+            connection.send(Outcome(photo.name, "is an empty file" if photo.name == "2.png" else None))
+
+
+def test_what_a_worker_raises_ends_the_run():
+    here, there = multiprocessing.Pipe()
+    there.send(BadInput("there is no preset 'none'"))
+    with pytest.raises(BadInput, match="there is no preset"):
+        list(engines._exchange([here], iter([Photo(Path("a.png"), "a.png")])))
+
+
+def test_ctrl_c_ends_the_workers_in_one_line(tmp_path):
+    photos = write_textures(tmp_path / "photos", 4)
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from assistant.__main__ import main\n"
+        "if __name__ == '__main__':\n"
+        "    from assistant.label import engines; from tests.assistant.label.test_engines import hang\n"
+        "    engines.work = hang; sys.exit(main(sys.argv[1:]))"
+    )
+    (tmp_path / "program.py").write_text(program)
+    words = ["label", str(photos), "--classes", "cup", "--out", str(tmp_path / "out"), "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py"), *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + RUN_SECONDS
+    while len(list(photos.glob("*.hangs"))) < 2 and time.monotonic() < end:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=RUN_SECONDS)  # until the workers, too, have let go of stderr
+    assert process.returncode == 130 and errors.count("\n") == 1, errors
+
+
+def hang(connection: Connection, settings: LabelSettings, rank: int, workers: int) -> None:
+    """A worker that does not come to an end with its first photo."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    photo = connection.recv()
+    photo.file.with_suffix(".hangs").touch()
+    with contextlib.suppress(EOFError):
+        connection.recv()
 
 
 def command(photos: Path, out: Path, models: ModelOptions, *options: object) -> list[str]:

@@ -135,6 +135,9 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same_files(photos, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         label(photos, tmp_path / "out")
     monkeypatch.undo()
+    for name in ("labels/.a.txt.k2x9", ".results/sub/.c.json.0_1", "images/sub/.c.png.77.maskpick"):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("half a fi")  # as a kill leaves them
     again = Assistant(models.pipeline, {})
     monkeypatch.setattr(
         run, "outcomes", lambda waiting, settings: map(Labeller(settings, again).label, waiting)
