@@ -90,7 +90,6 @@ class ChatProbe(TransformersProbe):
         """See `TransformersProbe`: the self-attention of each layer of the text part."""
         return [layer.self_attn for layer in self.decoder.layers]
 
-    @memory_advice("for an attention map: lower --pixels, or take --four-bit or a smaller --preset")
     def attention(
         self,
         opened: HasImage,
@@ -142,14 +141,17 @@ class ChatProbe(TransformersProbe):
             for row, row_mask, positions, prompt in zip(ids, mask, keys, prompts, strict=True)
         ]
         recording = _Recording(set(layers), keys, queries)
-        try:
-            with self.llm.lock, self._recorded(recording), self.embedding_overrides.active():
-                hidden = self.model.model(**inputs).last_hidden_state
-        except torch.OutOfMemoryError:
-            raise BadInput(
-                f"not enough memory for an attention map from {ids.shape[1]:,} tokens: lower --pixels (now "
-                f"{self.llm.image_fit.max_pixels}), or use --four-bit or a smaller model"
-            ) from None
+        advice = (
+            f"for an attention map from {ids.shape[1]:,} tokens: lower --pixels (now "
+            f"{self.llm.image_fit.max_pixels}), or use --four-bit or a smaller --preset"
+        )
+        with (
+            memory_advice(advice),
+            self.llm.lock,
+            self._recorded(recording),
+            self.embedding_overrides.active(),
+        ):
+            hidden = self.model.model(**inputs).last_hidden_state
         if set(recording.scores) != set(layers):
             raise BadInput(NO_ATTENTION)
         scores = torch.stack([recording.scores[layer] for layer in layers], 1)

@@ -356,13 +356,17 @@ class MultimodalLLM:
         if limit and length + max_new_tokens > limit:
             raise BadInput(
                 f"the conversation takes {length:,} tokens and leaves no room for an answer (this model "
-                f"reads {limit:,} in all); start a new one, or use fewer or smaller images"
+                f"reads {limit:,} in all); start a new one, use fewer images, or lower --pixels"
             )
+        advice = (
+            f"for a conversation of {length:,} tokens: start a new one, lower --pixels (now "
+            f"{self.image_fit.max_pixels}), or use --four-bit or a smaller --preset"
+        )
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {}
         with torch.inference_mode(), torch.random.fork_rng(enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            try:
+            with memory_advice(advice):
                 output = self.model.generate(
                     **inputs,
                     **sampling,
@@ -370,11 +374,6 @@ class MultimodalLLM:
                     max_new_tokens=max_new_tokens,
                     return_dict_in_generate=True,
                 )
-            except torch.OutOfMemoryError:
-                raise BadInput(
-                    f"not enough memory for a conversation of {length:,} tokens: start a new one, lower "
-                    f"--pixels (now {self.image_fit.max_pixels}), or use --four-bit or a smaller --preset"
-                ) from None
         return output.sequences[0, length:].tolist(), output
 
     def decode(self, ids: list[int]) -> str:

@@ -145,7 +145,7 @@ def test_too_little_memory_names_the_pixels(tmp_path, monkeypatch):
 
     probe = load_probe(str(tiny_qwen3_vl(tmp_path)))
     monkeypatch.setattr(probe.model.model, "forward", full)
-    with pytest.raises(BadInput, match="lower --pixels"):
+    with pytest.raises(BadInput, match=r"lower --pixels \(now 9216\)"):
         probe.attention(noise_image(), ["mug"])
 
 
