@@ -20,10 +20,13 @@ POLITE = (
 )
 REQUEST = (
     r"(?:where(?:['’]s| (?:is|are|can i (?:see|find)|would i find|do you see))|whereabouts (?:is|are)|"
-    r"(?:is|are) there|isn['’]?t there|aren['’]?t there|have you (?:spotted|seen)|there (?:is|are)|"
+    r"(?:is|are) (?:there|(?:this|that|these|those|it)(?= (?:the|an?|some|any)\b))|isn['’]?t there|"
+    r"aren['’]?t there|have you (?:spotted|seen)|there (?:is|are)|"
     r"(?:do|can|could|would) (?:you|we|i) (?:see|have|find|spot|notice)|"
-    r"does (?:the|this) (?:photo|picture|image) (?:show|contain|have)|"
-    r"i (?:need|want|mean|see|would like(?: to see)?|am looking for|spy with my little eye)|"
+    r"(?:have |has |you |you have )?got(?= (?:the|an?|any|some)\b)|"
+    r"does (?:it|(?:the|this) (?:photo|picture|image)) (?:show|contain|have)|"
+    r"i (?:(?:need|want|would like)(?: to (?:see|find|know where))?|mean|see|am looking for|"
+    r"spy with my little eye)|"
     r"i['’]m looking for|looking for|"
     r"(?:show|give|find|get|tell|point|mark|segment|outline|locate|trace|highlight|select|detect|identify|spot|"
     r"see|cut|pick|look|colou?r|draw|add|choose|want)(?: me)?(?: (?:out|at|to|for|in|round|around))*|"
@@ -106,11 +109,11 @@ def refers_back(question: str) -> bool:
 
 def asked_things(question: str) -> list[str]:
     """The noun phrases that a question asks for, without articles; [] where it asks in a clause."""
-    rest = _without_request(question)
+    rest = without_request(question)
     parts = [part for part in ITEM_JOINT.split(rest) if part.strip()]
     if all(len(part.split()) <= MAX_NOUN_PHRASE + 2 and not DESCRIPTION.search(part) for part in parts):
         parts = [piece for part in parts for piece in SHORT_JOINT.split(part)]
-    things = [_without_request(part) for part in parts]
+    things = [without_request(part) for part in parts]
     if not things or any(not thing or CLAUSE.match(thing) for thing in things):
         return []
     return things
@@ -126,6 +129,13 @@ def asks_whether(question: str) -> bool:
     return bool(EXISTENCE.match(stripped_opening(question)))
 
 
+def without_request(text: str) -> str:
+    """A text without polite words, the request and articles at its beginning, and without what ends it."""
+    text = re.sub(r"^[^:,;]*:\s+(?=\S)", "", text)
+    text = CLOSING.sub("", OPENING.sub("", text.strip()))
+    return DETERMINER.sub("", text).strip(" .,:;?!\"'“”")
+
+
 def own_words(question: str) -> str:
     """A short piece of a question that a reply can repeat."""
     words = CLOSING.sub("", stripped_opening(" ".join(question.split())))
@@ -135,10 +145,3 @@ def own_words(question: str) -> str:
     if len(words) > MAX_QUOTED_LENGTH:
         words = words[:MAX_QUOTED_LENGTH].rsplit(" ", 1)[0] + "…"
     return words
-
-
-def _without_request(text: str) -> str:
-    """A text without polite words, the request and articles at its beginning, and without what ends it."""
-    text = re.sub(r"^[^:,;]*:\s+(?=\S)", "", text)
-    text = CLOSING.sub("", OPENING.sub("", text.strip()))
-    return DETERMINER.sub("", text).strip(" .,:;?!\"'“”")

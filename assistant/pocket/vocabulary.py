@@ -20,7 +20,7 @@ from assistant.dialogue.followup_parser import normalise
 
 WORDS_FILE = Path(__file__).parent / "words.json"
 # Words of a question that mean a person without naming one.
-PERSON_WORDS = ("who", "whom", "anyone", "anybody", "someone", "somebody", "everyone", "everybody")
+PERSON_WORDS = ("who", "whom", "whoever", "anyone", "anybody", "someone", "somebody", "everyone", "everybody")
 # Words for anything: whoever uses them says what is meant by the words around them.
 GENERIC_NOUNS = frozenset("thing object item stuff something anything part piece one bit area region".split())
 IRREGULAR_PLURALS = {

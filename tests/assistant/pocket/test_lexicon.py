@@ -1,0 +1,68 @@
+"""Everyday words for the taught names."""
+
+import tomllib
+
+import pytest
+
+from assistant.pocket.heads import Heads
+from assistant.pocket.lexicon import LEXICON_FILE, WORDNET_FILE, Lexicon
+from assistant.weights import pocket_file
+from tests.helpers.pocket_lexicon import WordNet, wordnet_words
+
+# WordNet's format: number, file, part, words with their numbers, pointers.
+DATA = """\
+  1 a licence
+00000001 06 n 01 seat 0 000 | to sit on
+00000002 06 n 02 sofa 0 couch 0 001 @ 00000001 n 0000 | soft
+00000003 06 n 02 daybed 0 low 0 001 @ 00000002 n 0000 | a couch in the day
+"""
+INDEX = """\
+  1 a licence
+sofa n 1 1 @ 1 1 00000002
+couch n 1 1 @ 1 1 00000002
+daybed n 1 1 @ 1 0 00000003
+low n 1 1 @ 1 0 00000003
+seat n 1 1 ~ 1 0 00000001
+"""
+
+
+@pytest.fixture(scope="module")
+def lexicon():
+    return Lexicon(Heads.load(pocket_file("heads.safetensors")).phrase_rows)
+
+
+@pytest.mark.parametrize(
+    "phrase, names",
+    [
+        ("the old woman", ["person"]),
+        ("kids", ["person"]),
+        ("fruit", ["banana", "apple", "orange"]),
+        ("a poodle", ["dog"]),
+        ("wild animals", ["bird", "elephant", "bear", "zebra", "giraffe"]),
+        ("window", []),
+        ("", []),
+    ],
+)
+def test_words_stand_for_names(lexicon, phrase, names):
+    assert lexicon.names_of(phrase) == names
+
+
+def test_names_that_were_not_taught_are_left_out():
+    assert Lexicon({"apple": 0}).names_of("fruit") == ["apple"] and Lexicon({}).names_of("fruit") == []
+
+
+def test_every_line_names_what_was_taught():
+    taught = Heads.load(pocket_file("heads.safetensors")).phrase_rows
+    for file in (LEXICON_FILE, WORDNET_FILE):
+        words = tomllib.loads(file.read_text(encoding="utf-8"))["words"]
+        names = set(words) if file == WORDNET_FILE else {name for line in words.values() for name in line}
+        assert names <= set(taught), file
+
+
+def test_wordnet_gives_the_kinds_of_a_name(tmp_path, monkeypatch):
+    (tmp_path / "data.noun").write_text(DATA)
+    (tmp_path / "index.noun").write_text(INDEX)
+    (tmp_path / "cntlist.rev").write_text("sofa%1:06:00:: 1 4\nlow%3:00:00:: 1 9\n")
+    monkeypatch.setattr("tests.helpers.pocket_lexicon.SENSES", {"couch": "couch.1"})
+    # "low" is an adjective more often than a noun; "sofa" is in the phrase bank.
+    assert wordnet_words(WordNet(tmp_path)) == {"couch": ["daybed"]}
