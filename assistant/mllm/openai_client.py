@@ -6,29 +6,42 @@ That is vLLM, SGLang, llama.cpp, Ollama, `transformers serve`, or a provider in 
     answer = model.ask([Turn("what keeps the rain off?", images=[image])], system, schema)
 
 Images travel inside the request. It asks for structured output and for the probabilities of the tokens; a
-server that refuses one of them is asked without it. The key is read from OPENAI_API_KEY and stored nowhere.
+server that refuses one of them is asked without it from then on (`assistant.mllm.request_form`). A model that
+turns out to think before it answers gets more tokens. The key is read from OPENAI_API_KEY and stored nowhere.
 """
 
 import base64
 import io
 import os
+import threading
+import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from torch import nn
 
-from assistant.errors import BadInput
+from assistant.errors import BadInput, Note
 from assistant.grammar import Turn
 from assistant.mllm.chat_messages import chat_messages
 from assistant.mllm.model_image import image_fit_of_server
-from assistant.mllm.structured_answer import StructuredAnswer, TokenStep
+from assistant.mllm.request_form import RequestForm, is_about_length
+from assistant.mllm.structured_answer import (
+    MAX_ANSWER_TOKENS,
+    MAX_THINKING_TOKENS,
+    StructuredAnswer,
+    TokenStep,
+)
 
 ANSWER_TIMEOUT = 300.0  # seconds
 MAX_RETRIES = 2  # of the client, for a server that is busy or away
-MAX_ALTERNATIVES = 20  # tokens whose probability is asked for at each step, the most that OpenAI's API allows
 JPEG_QUALITY = 92  # at which a photo takes a fifth of a PNG's size
+MAX_REMEMBERED_IMAGES = 16  # of the conversations of a few visitors: a photo with its sheets of marks is four
 MAX_ERROR_LENGTH = 160  # characters of a server's message within ours
+# HTTP: the request is not accepted as it is; and failures that are never about an option (key, rate).
+UNACCEPTED = (400, 422)
+NOT_OPTIONS = (401, 429)
 
 # Tokens that structure a chat in the common models; they must have no power where a user types them.
 LIVE_TOKENS = (
@@ -54,10 +67,46 @@ BOUND_KEYWORDS = (
     "maximum",
     "multipleOf",
 )
-# Options that a server may refuse, in the order in which they are left out.
-OPTIONAL_PARAMETERS = ("logprobs", "response_format", "seed", "temperature")
-
 Result = TypeVar("Result")
+
+
+class _Refused(Exception):
+    """A request that a server does not accept as it is.
+
+    Attributes:
+        message: All that it says.
+        line: The same in one line.
+        may_be_guessed: Whether it may refuse an option that it does not name.
+    """
+
+    def __init__(self, error: Any):
+        super().__init__()
+        self.message = str(error)
+        self.line = _one_line(error)
+        self.may_be_guessed = error.status_code in UNACCEPTED and not is_about_length(self.message)
+
+
+class EncodedImages:
+    """The images of conversations as data URLs, so that a turn does not encode those of the turns before it.
+
+    The same image is the same text in every request, by which servers know what they have read already.
+    """
+
+    def __init__(self) -> None:
+        self._urls: dict[int, tuple[weakref.ref[np.ndarray], str]] = {}
+        self._lock = threading.Lock()
+
+    def url(self, image: np.ndarray) -> str:
+        """`data_url(image)`, remembered as long as the image exists, which must not change."""
+        with self._lock:
+            source, url = self._urls.pop(id(image), (None, ""))
+        if source is None or source() is not image:
+            url = data_url(image)
+        with self._lock:
+            self._urls[id(image)] = (weakref.ref(image), url)
+            while len(self._urls) > MAX_REMEMBERED_IMAGES:
+                del self._urls[next(iter(self._urls))]
+        return url
 
 
 class OpenAIClient:
@@ -67,6 +116,8 @@ class OpenAIClient:
         model: Its name on the server.
         base_url: Address of the server; None for OPENAI_BASE_URL, or else the client's own default.
         pixels: px of an image, at most; None for what suits the model's family.
+        max_tokens: Tokens that the model may write for one answer, its thoughts included; None for
+            `MAX_ANSWER_TOKENS`, and `MAX_THINKING_TOKENS` more once it turns out to think.
 
     Attributes:
         name: The model's name on the server.
@@ -76,7 +127,13 @@ class OpenAIClient:
         BadInput: The client is not installed, there is no key, or the address is malformed.
     """
 
-    def __init__(self, model: str, base_url: str | None = None, pixels: int | None = None):
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        pixels: int | None = None,
+        max_tokens: int | None = None,
+    ):
         try:
             import openai
         except ImportError:
@@ -96,7 +153,11 @@ class OpenAIClient:
             )
         except Exception as error:  # a malformed address raises several kinds of errors
             raise BadInput(f"--base-url {base_url} cannot be used: {_one_line(error)}") from None
-        self._refused: set[str] = set()  # the optional parameters that this server does not accept
+        self._max_tokens = max_tokens
+        self._thinks = False
+        self._form = RequestForm()  # what this server takes, as far as it is known
+        self._noted: set[str] = set()  # what the user was told is missing
+        self._encoded_images = EncodedImages()
 
     def check(self) -> None:
         """Ask the server for its models, which costs nothing.
@@ -129,14 +190,13 @@ class OpenAIClient:
         system: str,
         schema: dict[str, Any],
         *,
-        max_new_tokens: int = 1024,
+        max_new_tokens: int | None = None,
         temperature: float = 0.0,
         seed: int | None = None,
     ) -> StructuredAnswer:
         """See `structured_answer.StructuredModel`; the server may not keep to the schema."""
         parameters: dict[str, Any] = {
             "logprobs": True,
-            "top_logprobs": MAX_ALTERNATIVES,
             "response_format": {
                 "type": "json_schema",
                 "json_schema": {"name": schema["title"], "schema": unbounded(schema), "strict": True},
@@ -145,41 +205,83 @@ class OpenAIClient:
         }
         if seed is not None:
             parameters["seed"] = seed
-        messages = messages_of(turns, system)
-        refused = set(self._refused)
-        while True:
-            accepted = {k: v for k, v in parameters.items() if k.removeprefix("top_") not in refused}
-            try:
-                reply = self._complete(messages, max_new_tokens, accepted)
-            except (self._openai.BadRequestError, self._openai.UnprocessableEntityError) as error:
-                optional = [name for name in OPTIONAL_PARAMETERS if name in accepted]
-                if not optional:
-                    raise BadInput(
-                        f"the server at {self._address} refuses the request: {_one_line(error)}"
-                    ) from None
-                refused.add(next((name for name in optional if name in str(error)), optional[0]))
-            else:
-                break
-        self._refused = refused  # the request succeeded, so it was these that the server refused
-        return self._read(reply)
-
-    def _complete(self, messages: list[Any], max_new_tokens: int, parameters: dict[str, Any]) -> Any:
-        """The server's reply.
-
-        Raises BadInput, or the client's error where the server refuses the parameters.
-        """
-        try:
-            return self._call(
-                lambda: self._client.chat.completions.create(
-                    model=self.name, messages=messages, max_tokens=max_new_tokens, **parameters
-                )
+        messages = messages_of(turns, system, self._encoded_images.url)
+        asked_for = max_new_tokens or self._max_tokens
+        limit = asked_for or MAX_ANSWER_TOKENS + (MAX_THINKING_TOKENS if self._thinks else 0)
+        answer = self._read(self._send(messages, parameters, limit))
+        thought_before = self._thinks
+        self._thinks = thought_before or answer.thinks
+        if answer.is_cut and answer.thinks and not thought_before and asked_for is None:
+            limit = MAX_ANSWER_TOKENS + MAX_THINKING_TOKENS
+            longer = self._read(self._send(messages, parameters, limit))
+            longer.add_cost(answer)
+            answer = longer
+        if answer.is_cut and not answer.text:
+            raise BadInput(
+                f"{self.name} wrote no answer within {limit:,} tokens, which its thoughts used up: allow it "
+                f"more with --max-tokens {4 * limit}, or take a model that thinks less"
             )
-        except (self._openai.BadRequestError, self._openai.UnprocessableEntityError):
-            raise
+        if not answer.steps:
+            self._note(
+                "logprobs", "tells no probabilities: the confidence of what is asked about is 1 or 0 there"
+            )
+        return answer
+
+    def _send(self, messages: list[Any], parameters: dict[str, Any], limit: int) -> Any:
+        """The server's reply, in the form that it takes; what it refuses is found out and remembered.
+
+        Raises BadInput where it refuses the request in every form.
+        """
+        form = self._form
+        guesses: list[RequestForm] | None = None
+        while True:
+            body = form.body(parameters, limit)
+            try:
+                reply = self._complete(messages, body)
+            except _Refused as refusal:
+                named = form.without_named(refusal.message, body)
+                if named is not None:
+                    form, guesses = named, None
+                    continue
+                if guesses is None and refusal.may_be_guessed:
+                    guesses = form.guesses(body)
+                if not guesses:
+                    raise BadInput(
+                        f"the server at {self._address} refuses the request: {refusal.line}"
+                        + (f" (--max-tokens is {limit})" if is_about_length(refusal.message) else "")
+                    ) from None
+                form = guesses.pop(0)
+            else:
+                self._form = form
+                if "response_format" in form.left_out:
+                    self._note("response_format", "takes no JSON schema: some answers may lack the form")
+                return reply
+
+    def _complete(self, messages: list[Any], body: dict[str, Any]) -> Any:
+        """The server's reply. Raises BadInput, or _Refused where the server refuses the options in `body`."""
+
+        def create() -> Any:
+            try:
+                return self._client.chat.completions.create(model=self.name, messages=messages, **body)
+            except self._openai.APIStatusError as error:
+                # OpenAI refuses log-probabilities with 403, others what they lack with 500 or 501.
+                is_named = any(name in str(error) for name in body)
+                if error.status_code in UNACCEPTED or (is_named and error.status_code not in NOT_OPTIONS):
+                    raise _Refused(error) from None
+                raise
+
+        try:
+            return self._call(create)
         except self._openai.APIStatusError as error:
             raise BadInput(
                 f"the server at {self._address} failed ({error.status_code}): {_one_line(error)}"
             ) from None
+
+    def _note(self, missing: str, consequence: str) -> None:
+        """Tell the user once what this server lacks."""
+        if missing not in self._noted:
+            self._noted.add(missing)
+            warnings.warn(f"the server at {self._address} {consequence}", Note, stacklevel=2)
 
     def _call(self, request: Callable[[], Result]) -> Result:
         """What `request` returns.
@@ -231,7 +333,8 @@ class OpenAIClient:
             extra = choice.message.model_extra or {}
         except (AttributeError, IndexError, TypeError):
             raise BadInput(self._no_protocol()) from None
-        tokens = getattr(reply.usage, "completion_tokens", None) or 0
+        usage = reply.usage
+        details = getattr(usage, "completion_tokens_details", None)
         # vLLM and others call what a model thought "reasoning_content", llama.cpp and others "reasoning".
         names = ("reasoning_content", "reasoning")
         thought = next((extra[name] for name in names if isinstance(extra.get(name), str)), "")
@@ -240,11 +343,28 @@ class OpenAIClient:
             before, _, text = text.partition("</think>")
             thought = thought or before.removeprefix("<think>").strip()
             steps = _last_steps(steps, text)
-        return StructuredAnswer(text.strip(), thought.strip(), tokens, steps)
+        is_cut = choice.finish_reason == "length"
+        return StructuredAnswer(
+            text.strip(),
+            thought.strip(),
+            getattr(usage, "completion_tokens", None) or 0,
+            steps,
+            read_tokens=getattr(usage, "prompt_tokens", None),
+            is_cut=is_cut,
+            # Not every server tells its thoughts, or how long they were.
+            thinks=bool(
+                thought or getattr(details, "reasoning_tokens", None) or (is_cut and not text.strip())
+            ),
+        )
 
 
-def messages_of(turns: list[Turn], system: str) -> list[dict]:
-    """Turns as messages of the OpenAI protocol, with images as data URLs."""
+def messages_of(turns: list[Turn], system: str, url_of: Callable[[np.ndarray], str]) -> list[dict[str, Any]]:
+    """Turns as messages of the OpenAI protocol, with images as data URLs.
+
+    Args:
+        turns, system: See `structured_answer.StructuredModel.ask`.
+        url_of: Gives the data URL of an image.
+    """
     images = iter([image for turn in turns for image in turn.images])
     messages = chat_messages(turns, LIVE_TOKENS, system)
     for message in messages:
@@ -253,13 +373,13 @@ def messages_of(turns: list[Turn], system: str) -> list[dict]:
             message["content"] = "".join(part["text"] for part in parts)
         else:
             message["content"] = [
-                part if part["type"] == "text" else _image_part(next(images)) for part in parts
+                part if part["type"] == "text" else _image_part(url_of(next(images))) for part in parts
             ]
     return messages
 
 
-def _image_part(image: np.ndarray) -> dict:
-    return {"type": "image_url", "image_url": {"url": data_url(image)}}
+def _image_part(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def data_url(image: np.ndarray) -> str:

@@ -22,6 +22,11 @@ from assistant.grammar import Turn
 from assistant.mllm.model_image import ImageFit
 from assistant.pipeline import AttentionProbe
 
+MAX_ANSWER_TOKENS = 1024  # of an answer in JSON, at most, where nothing else is asked for
+# Of a model that thinks before it answers, at most. Thoughts about an image of several things take one to
+# four thousand tokens; a cut one is worth nothing.
+MAX_THINKING_TOKENS = 8192
+
 
 class TokenStep(NamedTuple):
     """One generated token.
@@ -44,12 +49,27 @@ class StructuredAnswer:
         reasoning: What the model thought before, where it says so.
         tokens: Number of all generated tokens.
         steps: The tokens of `text`; [] where their probabilities are unknown.
+        calls: Number of times that the model was asked for it.
+        read_tokens: Number of tokens that it read, those of images included; None where that is unknown.
+        is_cut: Whether the limit of tokens cut it off.
+        thinks: Whether the model thought before it answered.
     """
 
     text: str
     reasoning: str = ""
     tokens: int = 0
     steps: list[TokenStep] = field(default_factory=list)
+    calls: int = 1
+    read_tokens: int | None = None
+    is_cut: bool = False
+    thinks: bool = False
+
+    def add_cost(self, other: "StructuredAnswer") -> None:
+        """Count what another answer took as part of this one."""
+        self.tokens += other.tokens
+        self.calls += other.calls
+        if other.read_tokens is not None:
+            self.read_tokens = (self.read_tokens or 0) + other.read_tokens
 
 
 class StructuredModel(Protocol):
@@ -85,7 +105,7 @@ class StructuredModel(Protocol):
         system: str,
         schema: dict[str, Any],
         *,
-        max_new_tokens: int = 1024,
+        max_new_tokens: int | None = None,
         temperature: float = 0.0,
         seed: int | None = None,
     ) -> StructuredAnswer:
@@ -95,7 +115,7 @@ class StructuredModel(Protocol):
             turns: Earlier turns with their answers, then the one to answer.
             system: The system prompt.
             schema: JSON schema of the answer, with a "title".
-            max_new_tokens: The answer is cut off after so many tokens.
+            max_new_tokens: The answer is cut off after so many tokens; None for as many as suit the model.
             temperature: 0 for greedy decoding.
             seed: Fixes what is sampled.
 
@@ -161,15 +181,19 @@ def _decided_shares(step: TokenStep, offset: int, wanted: Callable[[bytes], bool
 
     Of Qwen's vocabulary " []" is one token. After " [" alone a model hardly ever writes "]", which would be a
     spelling of the empty list that it has never read. Where " []" is written or likely, a " [" in its place
-    is therefore a choice of something else.
+    is therefore a choice of something else. Of other tokens that leave the byte open, such as " " for
+    " true", half is counted to either side.
     """
     before = step.token[:offset]
     deciding = {t: p for t, p in step.likely.items() if len(t) > offset and t[:offset] == before}
     yes = sum(p for token, p in deciding.items() if wanted(token[offset : offset + 1]))
     no = sum(deciding.values()) - yes
-    if no > 0 and len(step.token) > offset:  # otherwise the next token says what follows `before`
-        yes += step.likely.get(before, 0.0)
-    return yes, no
+    if len(step.token) <= offset:  # the next token says what follows `before`
+        return yes, no
+    undecided = step.likely.get(before, 0.0)
+    if before.endswith(b"["):
+        return (yes + undecided if no > 0 else yes), no
+    return yes + undecided / 2, no + undecided / 2
 
 
 def probabilities(

@@ -19,13 +19,16 @@ from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.mllm.local_model import MultimodalLLM
 from assistant.mllm.model_image import ImageFit
-from assistant.mllm.structured_answer import StructuredAnswer, TokenStep
+from assistant.mllm.structured_answer import (
+    MAX_ANSWER_TOKENS,
+    MAX_THINKING_TOKENS,
+    StructuredAnswer,
+    TokenStep,
+)
 from assistant.pipeline import AttentionProbe
 
 MAX_ALTERNATIVES = 20  # tokens whose probability is recorded at each step, the most that servers tell
-# Of a model that thinks before it answers, at most, and not more than this share of its context. Thoughts
-# about an image of several things take one to four thousand tokens; a cut one is worth nothing.
-MAX_THINKING_TOKENS = 8192
+# Of a model's context that thoughts may take, at most.
 MAX_THINKING_SHARE = 0.5
 
 
@@ -34,6 +37,8 @@ class StructuredLLM:
 
     Args:
         llm: The model.
+        max_tokens: Tokens that it may write for an answer, and as many for the thought before it; None for
+            `MAX_ANSWER_TOKENS` and `MAX_THINKING_TOKENS`.
 
     Attributes:
         name: The model's type in transformers, such as "qwen3_vl".
@@ -42,8 +47,9 @@ class StructuredLLM:
         BadInput: llguidance does not support the model's tokenizer.
     """
 
-    def __init__(self, llm: MultimodalLLM):
+    def __init__(self, llm: MultimodalLLM, max_tokens: int | None = None):
         self.llm = llm
+        self._max_tokens = max_tokens
         self.name: str = llm.model.config.model_type
         self._probe: AttentionProbe | None = None
         try:
@@ -79,6 +85,8 @@ class StructuredLLM:
     @property
     def _thinking_tokens(self) -> int:
         """Number of tokens that a thought may take."""
+        if self._max_tokens is not None:
+            return self._max_tokens
         length = self.llm.context_length
         if length is None:
             return MAX_THINKING_TOKENS
@@ -102,18 +110,19 @@ class StructuredLLM:
         system: str,
         schema: dict[str, Any],
         *,
-        max_new_tokens: int = 1024,
+        max_new_tokens: int | None = None,
         temperature: float = 0.0,
         seed: int | None = None,
     ) -> StructuredAnswer:
         """See `structured_answer.StructuredModel`; the answer follows the schema unless it is cut off."""
         prompt = self.llm.prompt(turns, system)
+        max_new_tokens = max_new_tokens or self._max_tokens or MAX_ANSWER_TOKENS
         thought = ""
-        thought_tokens = 0
+        tokens = read_tokens = 0
         constraint = Constraint(self._guide_tokenizer, schema)
         with self.llm.lock:
             if prompt.rstrip().endswith("<think>"):  # a model that cannot be kept from thinking first
-                ids, _ = self.llm.generate(
+                ids, output = self.llm.generate(
                     prompt,
                     turns,
                     self._thinking_tokens,
@@ -123,18 +132,29 @@ class StructuredLLM:
                     tokenizer=self.llm.tokenizer,
                 )
                 thought = self.llm.decode(ids).partition("</think>")[0].strip()
-                thought_tokens = len(ids)
+                tokens += len(ids)
+                read_tokens += output.sequences.shape[1] - len(ids)
                 prompt = f"{prompt.rstrip()}\n{thought}\n</think>\n\n"
-            ids, _ = self.llm.generate(
+            ids, output = self.llm.generate(
                 prompt, turns, max_new_tokens, temperature, seed, logits_processor=[constraint]
             )
+            tokens += len(ids)
+            read_tokens += output.sequences.shape[1] - len(ids)
         steps = [
             TokenStep(self._guide_tokenizer.decode_bytes([i]), likely)
             for i, likely in zip(ids, constraint.likely, strict=True)
             if i not in self.llm.end_tokens
         ]
         text = b"".join(step.token for step in steps).decode(errors="replace")
-        return StructuredAnswer(text, thought, thought_tokens + len(ids), steps)
+        return StructuredAnswer(
+            text,
+            thought,
+            tokens,
+            steps,
+            read_tokens=read_tokens,
+            is_cut=len(ids) >= max_new_tokens,
+            thinks=bool(thought),
+        )
 
 
 class Constraint:

@@ -21,7 +21,7 @@ from PIL import Image
 pytest.importorskip("openai", reason="the openai client is not installed")
 
 from assistant import Assistant
-from assistant.errors import BadInput
+from assistant.errors import BadInput, Note
 from assistant.grammar import Turn
 from assistant.mllm import openai_client
 from assistant.mllm.grounding_prompts import KEEP_SCHEMA, marks_schema
@@ -44,6 +44,8 @@ class Server:
         text: The answer, or a list of answers, one per request.
         extra: More fields of the message.
         failures: (status, content) that it sends instead, one per request.
+        rule: Says of a request's body with which (status, content) it is refused; None for no refusal.
+        thoughts: Tokens that the model thinks, which count as written, and of which it tells nothing else.
         requests: The bodies of the requests.
         keys: Their authorization headers.
     """
@@ -52,6 +54,8 @@ class Server:
         self.text = ANSWER
         self.extra = {}
         self.failures = []
+        self.rule = None
+        self.thoughts = 0
         self.requests = []
         self.keys = []
         outer = self
@@ -67,7 +71,8 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.requests.append(body)
                 outer.keys.append(self.headers["Authorization"])
-                self.send(*(outer.failures.pop(0) if outer.failures else (200, outer.answer(body))))
+                refused = outer.failures.pop(0) if outer.failures else outer.rule and outer.rule(body)
+                self.send(*(refused or (200, outer.answer(body))))
 
             def send(self, status, content):
                 data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
@@ -86,9 +91,13 @@ class Server:
 
     def answer(self, body):
         text = self.text.pop(0) if isinstance(self.text, list) else self.text
+        limit = body.get("max_tokens") or body["max_completion_tokens"]
+        is_cut = self.thoughts >= limit
+        if is_cut:
+            text = ""
         choice = {
             "index": 0,
-            "finish_reason": "stop",
+            "finish_reason": "length" if is_cut else "stop",
             "message": {"role": "assistant", "content": text, **self.extra},
         }
         if body.get("logprobs"):
@@ -99,7 +108,11 @@ class Server:
             "created": 1,
             "model": body["model"],
             "choices": [choice],
-            "usage": {"prompt_tokens": 9, "completion_tokens": 7, "total_tokens": 16},
+            "usage": {
+                "prompt_tokens": 9,
+                "completion_tokens": min(limit, 7 + self.thoughts),
+                "total_tokens": 16,
+            },
         }
 
 
@@ -163,10 +176,9 @@ def test_a_schema_that_every_server_takes():
 
 
 def test_what_a_server_does_not_take_is_left_out_and_remembered(server):
-    def refused(what):
-        return 400, {"error": {"message": f"{what} is not supported with this model"}}
-
-    server.failures = [refused("response_format"), refused("top_logprobs"), (422, {"detail": "no"})]
+    names = ("response_format", "top_logprobs")
+    server.failures = [refused(f"{name} is not supported with this model") for name in names]
+    server.failures.append((422, {"detail": "no"}))
     scene = scene_on(server)
     answer = scene.ask("what holds the coffee?")
     assert answer.targets[0].present
@@ -178,6 +190,108 @@ def test_what_a_server_does_not_take_is_left_out_and_remembered(server):
     with pytest.raises(BadInput, match="refuses the request: the image is too large"):
         server.failures = [(400, {"error": {"message": "the image is too large"}})] * 9
         OpenAIClient("m", server.url).ask([Turn("x", images=[IMAGE])], "Look.", KEEP_SCHEMA)
+
+
+def refused(message, status=400):
+    return status, {"error": {"message": message}}
+
+
+def test_a_model_that_thinks_is_asked_as_it_wants(server):
+    """Refusals in the words of OpenAI's API; the thoughts are counted and not told."""
+
+    def rule(body):
+        if "max_tokens" in body:
+            return refused("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+        if "temperature" in body:
+            return refused("Unsupported value: 'temperature' does not support 0 with this model.")
+        if "logprobs" in body:
+            return refused("You are not allowed to request logprobs from this model", 403)
+        return None
+
+    server.rule = rule
+    server.thoughts = 3000
+    scene = scene_on(server)
+    with pytest.warns(Note, match="tells no probabilities") as notes:
+        answer = scene.ask("what holds the coffee?")
+        scene.ask("and now?")
+    assert len([note for note in notes if note.category is Note]) == 1
+    assert answer.targets[0].present and answer.targets[0].confidence == 1
+    tries, (cut, whole, later) = server.requests[:-3], server.requests[-3:]
+    assert len(tries) == 3  # one for each refusal, and none in the second question
+    assert cut["max_completion_tokens"] == 1024
+    assert whole["max_completion_tokens"] == later["max_completion_tokens"] == 1024 + 8192
+    assert "response_format" in later and not later.keys() & {"logprobs", "temperature", "max_tokens"}
+    assert (answer.cost.calls, answer.cost.tokens, answer.cost.read_tokens) == (2, 1024 + 3007, 18)
+
+
+def test_thoughts_that_use_up_a_given_limit_are_one_line(server):
+    server.thoughts = 500
+    model = OpenAIClient("m", server.url, max_tokens=400)
+    assert "no answer within 400 tokens" in (
+        line := refusal(lambda: model.ask([Turn("x")], "Look.", KEEP_SCHEMA))
+    )
+    assert "--max-tokens 1600" in line and len(server.requests) == 1
+    model.ask([Turn("x")], "Look.", KEEP_SCHEMA, max_new_tokens=600)
+    assert server.requests[-1]["max_tokens"] == 600
+    server.thoughts = 20_000
+    assert "within 9,216 tokens" in refusal(
+        lambda: OpenAIClient("m", server.url).ask([Turn("x")], "Look.", KEEP_SCHEMA)
+    )
+
+
+def test_one_option_that_is_refused_without_its_name_costs_no_other(server):
+    server.rule = lambda body: refused("bad request") if "seed" in body else None
+    model = OpenAIClient("m", server.url)
+    for seed in (1, 2):
+        assert model.ask([Turn("x")], "Look.", marks_schema([1]), seed=seed).steps
+    assert {"logprobs", "response_format", "temperature", "max_tokens"} <= server.requests[-1].keys()
+    server.requests.clear()
+    model.ask([Turn("x")], "Look.", marks_schema([1]), seed=3)
+    assert len(server.requests) == 1 and "seed" not in server.requests[0]
+    server.rule = lambda body: refused("no") if body.keys() & {"temperature", "response_format"} else None
+    with pytest.warns(Note, match="takes no JSON schema"):
+        OpenAIClient("m", server.url).ask([Turn("x")], "Look.", marks_schema([1]))  # two at once: without all
+
+
+def test_fewer_probabilities_where_a_server_tells_fewer(server):
+    server.rule = lambda body: (
+        refused("Invalid value for 'top_logprobs': must be less than or equal to 5.")
+        if body.get("top_logprobs", 0) > 5
+        else None
+    )
+    model = OpenAIClient("m", server.url)
+    assert model.ask([Turn("x")], "Look.", marks_schema([1])).steps
+    assert server.requests[-1]["top_logprobs"] == 5
+
+
+def test_a_refusal_about_length_is_not_tried_again(server):
+    server.rule = lambda body: refused("This model's maximum context length is 4096 tokens, you asked 5000")
+    assert "maximum context length" in refusal(
+        lambda: OpenAIClient("m", server.url).ask([Turn("x")], "Look.", KEEP_SCHEMA)
+    )
+    assert len(server.requests) == 1
+
+
+def test_a_conversation_is_sent_with_the_same_beginning_and_encodes_no_image_twice(server, monkeypatch):
+    encoded = []
+    encode = openai_client.data_url
+
+    def data_url(image):
+        encoded.append(image.shape)
+        return encode(image)
+
+    monkeypatch.setattr(openai_client, "data_url", data_url)
+    scene = scene_on(server)
+    for question in ("what holds the coffee?", "and who sits on it?", "thanks"):
+        scene.ask(question)
+    first, second, third = (json.dumps(body["messages"]).removesuffix("]") for body in server.requests)
+    assert second.startswith(first) and third.startswith(second)
+    sent = [part for part in server.requests[0]["messages"][1]["content"] if part["type"] == "image_url"]
+    assert len(encoded) == len(sent) > 1
+    images = openai_client.EncodedImages()
+    for _ in range(40):  # the address of an image that is gone may be another one's
+        image = np.full((8, 8, 3), np.random.default_rng().integers(255), np.uint8)
+        assert images.url(image) == images.url(image) == openai_client.data_url(image)
 
 
 @pytest.mark.parametrize(
