@@ -46,6 +46,8 @@ class Target:
         others: Indices of the next best proposals, best first; [] where the selector does not rank them.
         known: Whether the preset knows what was asked for. False for an absent target means that the word is
             not known, which is not to say that nothing of the kind is there.
+        seen: Whether the model sees it though nothing outlines it. Such a target has no mask and so is not
+            `present`, but it is not said to be absent either: the text says that it is there.
     """
 
     phrase: str
@@ -55,6 +57,24 @@ class Target:
     proposals: list[int]
     others: list[int] = field(default_factory=list, repr=False)
     known: bool = True
+    seen: bool = False
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What answering a question took.
+
+    Attributes:
+        seconds: From the question to the answer, on an opened image.
+        calls: Number of times that a language model was asked.
+        tokens: Number of tokens that it wrote, those of its thoughts included.
+        read_tokens: Number of tokens that it read, those of images included; None where that is unknown.
+    """
+
+    seconds: float = 0.0
+    calls: int = 0
+    tokens: int = 0
+    read_tokens: int | None = None
 
 
 @dataclass
@@ -70,6 +90,7 @@ class Answer:
         tokens: Number of tokens that were generated; None where that is unknown.
         said: The reply as the model wrote it; "" where no model wrote it.
         reasoning: What the model thought before it answered, where it says so.
+        cost: What it took; None where that is not known.
 
     Raises:
         BadInput: A mask or the image has another size, or a present target has no mask.
@@ -83,6 +104,7 @@ class Answer:
     tokens: int | None = None
     said: str = field(default="", repr=False)
     reasoning: str = ""
+    cost: Cost | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         self.size = (int(self.size[0]), int(self.size[1]))
@@ -125,12 +147,12 @@ class Answer:
             {"question", "text", "width", "height", "targets": [{"phrase", "present", "confidence", "box",
             "area", "proposals", "rle"}]}, and "reasoning" where there is some. "box" is xywh in px and "rle"
             COCO's with counts as a str; both are None for an absent target. A target that is not `known` has
-            "known": False.
+            "known": False, and one that is only `seen` has "seen": True.
         """
         rows = []
         for target in self.targets:
             mask = target.mask if target.present else None
-            unknown = {} if target.known else {"known": False}
+            more = ({} if target.known else {"known": False}) | ({"seen": True} if target.seen else {})
             rows.append(
                 {
                     "phrase": target.phrase,
@@ -140,7 +162,7 @@ class Answer:
                     "area": 0 if mask is None else int(mask.sum()),
                     "proposals": [int(index) for index in target.proposals],
                     "rle": None if mask is None else encode_rle(mask),
-                    **unknown,
+                    **more,
                 }
             )
         reasoning = {"reasoning": self.reasoning} if self.reasoning else {}

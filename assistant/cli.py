@@ -42,13 +42,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--selection",
         choices=SELECTIONS,
-        help="how masks are selected: by numbers drawn on the image, by boxes, or by what finetune trained",
+        help="how masks are selected: by numbers drawn on the image (marks), by boxes, by numbers or boxes "
+        "(hybrid), or by what finetune trained (default: what suits the LLM)",
     )
     parser.add_argument(
         "--verify",
         "--second-look",
         action="store_true",
-        help="marks and boxes: show each selected mask to the model again, to be kept or dropped",
+        help="hybrid, marks and boxes: show each selected mask to the model again, to be kept or dropped",
     )
     parser.add_argument(
         "--four-bit", action="store_true", help="keep the LLM's weights in 4 bits (needs maskpick[bnb])"
@@ -59,6 +60,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pixels of a photo that the LLM is shown, at most: fewer take less memory, more show small "
         "things (default: what it was tuned with, or what suits it, about a million)",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="tokens that the LLM may write for one answer; on a server its thoughts count too (default: "
+        "1024, and 8192 more for an LLM that thinks first)",
     )
     parser.add_argument(
         "--device", help="cpu, cuda or cuda:1 (default: the GPU if there is one; pocket: the CPU)"
@@ -78,6 +86,7 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
         verify=args.verify,
         device=args.device,
         pixels=args.pixels,
+        max_tokens=args.max_tokens,
     )
 
 

@@ -97,11 +97,14 @@ class Turn:
         question: The question.
         answer: The reply in this grammar; None while it is being answered.
         images: (H, W, 3) uint8 RGB each, new in this turn.
+        shown: The targets of the answer, `assistant.answer.Target` each, for models that can be told of their
+            masks; [] where those are not at hand.
     """
 
     question: str
     answer: str | None = None
     images: list[Any] = field(default_factory=list)
+    shown: list[Any] = field(default_factory=list, repr=False, compare=False)
 
 
 def parse(reply: str) -> list[Mention]:
@@ -304,6 +307,21 @@ def reply_for(targets: list[tuple[str, bool]], rng: random.Random | None = None)
     return _varied_reply(groups, rng) if rng else _plain_reply(groups)
 
 
+def reply_for_seen(phrases: list[str], also: bool = False) -> str:
+    """Write a sentence that names targets which are in the image though no mask shows them.
+
+    Args:
+        phrases: At least one.
+        also: Whether a sentence before it says what else is there.
+
+    Returns:
+        "I see the wire [ABS], which I cannot outline." The token says that there is no mask.
+    """
+    names = [_quoted(clean_phrase(phrase)) for phrase in phrases]
+    items = [f"{'' if name == UNNAMED else 'the '}{name} {ABS}" for name in names]
+    return f"I {'also ' if also else ''}see {_enumerated(items)}, which I cannot outline."
+
+
 def marked(phrase: str, present: bool) -> str:
     """A phrase with its token, quoted where `parse` would not find it otherwise."""
     return f"{_quoted(clean_phrase(phrase))} {SEG if present else ABS}"
@@ -345,6 +363,10 @@ def _listed(names: list[str], present: bool, article: str) -> str:
     before_unnamed = "" if present else "nothing like "
     token = SEG if present else ABS
     items = [f"{before_unnamed if name == UNNAMED else article}{name} {token}" for name in names]
+    return _enumerated(items)
+
+
+def _enumerated(items: list[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 

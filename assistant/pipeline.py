@@ -44,6 +44,8 @@ class Reply:
         margins: (M,) float32, log p([SEG]) - log p([ABS]) at each marker; None for models without.
         written: What the model itself wrote, and reads again in later turns, where that differs from `text`.
         reasoning: What the model thought before it answered, where it says so.
+        calls: Number of times that the model was asked.
+        read_tokens: Number of tokens that it read, those of images included; None where that is unknown.
     """
 
     text: str
@@ -53,6 +55,8 @@ class Reply:
     margins: Tensor | None = None
     written: str = ""
     reasoning: str = ""
+    calls: int = 1
+    read_tokens: int | None = None
 
 
 @dataclass
@@ -65,6 +69,7 @@ class Selection:
         others: Indices of the next best proposals, best first.
         mask: (H, W) bool, what the target covers beside its proposals; None where it covers nothing else.
         known: Whether the pipeline knows what was asked for; see `assistant.answer.Target`.
+        seen: Whether the target is in the image though nothing outlines it; see `assistant.answer.Target`.
     """
 
     confidence: float
@@ -72,6 +77,12 @@ class Selection:
     others: list[int] = field(default_factory=list)
     mask: np.ndarray | None = None
     known: bool = True
+    seen: bool = False
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether it points at anything."""
+        return bool(self.proposals) or self.mask is not None
 
 
 class OpenedImage(Protocol):
@@ -182,9 +193,13 @@ class Pipeline(Protocol[Opened]):
 
     Attributes:
         opener: Opens the images that `ask` takes.
+        follow_up_rules: Whether rules work out questions about the masks of the last answer ("not that one",
+            `assistant.dialogue.followups`), in English, before the model is asked. For models that understand
+            such questions themselves they would be in the way.
     """
 
     opener: ImageOpener[Opened]
+    follow_up_rules: bool = False
 
     def ask(
         self, turns: list[Turn], opened: Opened, threshold: float, **options: Any

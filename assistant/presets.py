@@ -28,8 +28,9 @@ if TYPE_CHECKING:  # torch is loaded when a model is, so that every --help is in
 
 EMBEDDED = "pocket"  # the name of the embedded LLM and of its SAM, wherever a part is named
 SERVER_PREFIX = "openai:"  # of a multimodal LLM on an OpenAI-compatible server
-SELECTIONS = ("marks", "boxes", "trained")
+SELECTIONS = ("hybrid", "marks", "boxes", "trained")
 MIN_PIXELS = 256 * 256  # that an LLM may be limited to; Qwen3-VL's processor enlarges smaller images to it
+MIN_TOKENS = 64  # that an LLM may be limited to; an answer that names one thing takes about 60
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Preset:
 
     mllm: str
     sam: str
-    selection: str = "marks"
+    selection: str = "hybrid"
     features: str | None = None
     limits: str = ""
 
@@ -89,6 +90,8 @@ class ModelOptions:
         device: "cpu", "cuda", "cuda:1"; None for the GPU if there is one.
         pixels: px of an image that the LLM is shown, at most; None for what the adapter was trained with, or
             what suits the LLM's family (`assistant.mllm.model_image`).
+        max_tokens: Tokens that the LLM may write for one answer; those of its thoughts count too where it is
+            on a server. None for what suits it.
     """
 
     preset: str = "pocket"
@@ -101,6 +104,7 @@ class ModelOptions:
     verify: bool = False
     device: str | None = None
     pixels: int | None = None
+    max_tokens: int | None = None
 
     @property
     def sam_or_preset(self) -> str:
@@ -122,6 +126,7 @@ class ModelOptions:
             "verification": "yes" if self.verify else None,
             "4-bit": "yes" if self.four_bit else None,
             "pixels": self.pixels,
+            "tokens": self.max_tokens,
         }
         return ", ".join([self.preset, *(f"{name} {value}" for name, value in changes.items() if value)])
 
@@ -138,6 +143,7 @@ class ModelOptions:
             four_bit=self.four_bit,
             verify=self.verify,
             pixels=self.pixels,
+            max_tokens=self.max_tokens,
         )
 
 
@@ -156,6 +162,12 @@ def check_pixels(pixels: int | None) -> None:
     """Raise BadInput for fewer pixels than a model can make something of; None is no limit of one's own."""
     if pixels is not None and pixels < MIN_PIXELS:
         raise BadInput(f"--pixels {pixels} is too few: give {MIN_PIXELS} (256 x 256) or more")
+
+
+def check_tokens(max_tokens: int | None) -> None:
+    """Raise BadInput for fewer tokens than the shortest answer takes; None is no limit of one's own."""
+    if max_tokens is not None and max_tokens < MIN_TOKENS:
+        raise BadInput(f"--max-tokens {max_tokens} is too few for an answer: give {MIN_TOKENS} or more")
 
 
 def load_preset(
@@ -195,6 +207,7 @@ def load_pipeline(
     base_url: str | None = None,
     verify: bool = False,
     pixels: int | None = None,
+    max_tokens: int | None = None,
 ) -> tuple[Pipeline[Any], dict[str, str]]:
     """Load a pipeline from its parts.
 
@@ -202,13 +215,14 @@ def load_pipeline(
         mllm: A hub id or folder of transformers, openai:MODEL (on a server at `base_url`), or pocket.
         sam: See `load_segmenter`.
         adapter: A folder that `python -m finetune` wrote.
-        selection: "marks", "boxes" or "trained". None means "trained" with an adapter, otherwise "boxes" for
-            LLaVA-1.5 and "marks" for everything else.
+        selection: "hybrid", "marks", "boxes" or "trained". None means "trained" with an adapter, otherwise
+            what the model's family can do (`assistant.mllm.coordinates.selection_of`).
         device: See `pick_device`.
         four_bit: Keep the weights of the LLM in 4 bits.
         base_url: Address of the server of an openai:MODEL.
-        verify: Show each selected mask to the model again ("marks" and "boxes").
+        verify: Show each selected mask to the model again ("hybrid", "marks" and "boxes").
         pixels: See `ModelOptions`.
+        max_tokens: See `ModelOptions`.
 
     Returns:
         The pipeline and {part: sha256 of its weights, or the name of a model on a server}.
@@ -220,11 +234,14 @@ def load_pipeline(
     if selection is not None and selection not in SELECTIONS:
         raise BadInput(f"there is no selection {selection!r}; choose one of: {', '.join(SELECTIONS)}")
     check_pixels(pixels)
+    check_tokens(max_tokens)
     if base_url and not on_server:
         raise BadInput("--base-url goes with --mllm openai:MODEL")
     if mllm == EMBEDDED:
         if pixels is not None:
             raise BadInput("the pocket preset's language model is shown no pixels; leave out --pixels")
+        if max_tokens is not None:
+            raise BadInput("the pocket preset writes a sentence or two; leave out --max-tokens")
         return _load_pocket(sam, adapter, selection, device, four_bit, verify)
     if on_server and (adapter or four_bit or selection == "trained"):
         raise BadInput(
@@ -232,11 +249,14 @@ def load_pipeline(
         )
     if selection == "trained" and adapter is None:
         raise BadInput(
-            "--selection trained needs --adapter, a folder that finetune wrote; else choose marks or boxes"
+            "--selection trained needs --adapter, a folder that finetune wrote; else choose hybrid, marks or "
+            "boxes"
         )
     if adapter and selection in (None, "trained"):
-        return _load_trained(mllm, sam, Path(adapter), device, four_bit, pixels)
-    return _load_zero_shot(mllm, sam, adapter, selection, device, four_bit, base_url, verify, pixels)
+        return _load_trained(mllm, sam, Path(adapter), device, four_bit, pixels, max_tokens)
+    return _load_zero_shot(
+        mllm, sam, adapter, selection, device, four_bit, base_url, verify, pixels, max_tokens
+    )
 
 
 def _load_pocket(
@@ -251,7 +271,7 @@ def _load_pocket(
         raise BadInput(
             f"the pocket preset's language model reads its own SAM only: give --mllm as well as --sam {sam}"
         )
-    if selection in ("marks", "boxes") or verify:
+    if selection in ("hybrid", "marks", "boxes") or verify:
         raise BadInput(
             "the pocket preset's language model is too small for marks, boxes and verification: "
             "give --mllm, or another --preset"
@@ -264,7 +284,13 @@ def _load_pocket(
 
 
 def _load_trained(
-    mllm: str, sam: str, adapter: Path, device: str | None, four_bit: bool, pixels: int | None
+    mllm: str,
+    sam: str,
+    adapter: Path,
+    device: str | None,
+    four_bit: bool,
+    pixels: int | None,
+    max_tokens: int | None,
 ) -> tuple[Pipeline[Any], dict[str, str]]:
     from assistant.mllm.trained import SamOrigin, check_sam, load_trained_pipeline, read_heads
     from assistant.weights import fingerprint
@@ -272,7 +298,9 @@ def _load_trained(
     check_sam(read_heads(adapter)[1], adapter, SamOrigin(sam, sam_checksum(sam)))
     llm, weights = _load_llm(mllm, None, device, four_bit, pixels, markers=True)
     opener, weights["sam"] = load_image_opener(sam, device)
-    return load_trained_pipeline(llm, opener, adapter), weights | {"adapter": fingerprint(adapter)}
+    pipeline = load_trained_pipeline(llm, opener, adapter)
+    pipeline.max_tokens = max_tokens
+    return pipeline, weights | {"adapter": fingerprint(adapter)}
 
 
 def _load_zero_shot(
@@ -285,23 +313,23 @@ def _load_zero_shot(
     base_url: str | None,
     verify: bool,
     pixels: int | None,
+    max_tokens: int | None,
 ) -> tuple[Pipeline[Any], dict[str, str]]:
-    from assistant.mllm.coordinates import UNIT, scale_of
+    from assistant.mllm.coordinates import selection_of
     from assistant.mllm.openai_client import OpenAIClient
     from assistant.mllm.structured_output import StructuredLLM
     from assistant.mllm.zero_shot import ZeroShotPipeline
 
     model: OpenAIClient | StructuredLLM
     if str(mllm).startswith(SERVER_PREFIX):
-        model = OpenAIClient(mllm.removeprefix(SERVER_PREFIX), base_url, pixels)
+        model = OpenAIClient(mllm.removeprefix(SERVER_PREFIX), base_url, pixels, max_tokens)
         model.check()
         weights = {"mllm": str(mllm)}
     else:
         llm, weights = _load_llm(mllm, adapter, device, four_bit, pixels)
-        model = StructuredLLM(llm)
+        model = StructuredLLM(llm, max_tokens)
     opener, weights["sam"] = load_image_opener(sam, device)
-    selection = selection or ("boxes" if scale_of(model.name) == UNIT else "marks")
-    return ZeroShotPipeline(opener, model, selection, verify), weights
+    return ZeroShotPipeline(opener, model, selection or selection_of(model.name), verify), weights
 
 
 def _load_llm(

@@ -13,6 +13,7 @@ Coordinates are pixels of the upright image: x runs to the right, y down, and a 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from assistant.answer import Answer, Target
+from assistant.answer import Answer, Cost, Target
 from assistant.dialogue import followups
 from assistant.errors import BadInput
 from assistant.grammar import Turn, check_question, parse, plain, reply_for
@@ -114,6 +115,7 @@ class Assistant:
         verify: bool = False,
         threshold: float = PRESENCE_THRESHOLD,
         pixels: int | None = None,
+        max_tokens: int | None = None,
     ) -> Assistant:
         """Load an assistant from its parts.
 
@@ -122,8 +124,8 @@ class Assistant:
                 for a model on a server at `base_url`.
             sam: A hub id, a folder, an official .pth file, or "pocket" for the SAM of the pocket preset.
             adapter: A folder that `python -m finetune` wrote.
-            selection: How masks are selected: "marks", "boxes" or "trained"; None for the best that the parts
-                allow (see `assistant.presets.load_pipeline`).
+            selection: How masks are selected: "hybrid", "marks", "boxes" or "trained"; None for the best that
+                the parts allow (see `assistant.presets.load_pipeline`).
             device: "cpu", "cuda" or "cuda:1"; None for the GPU if there is one.
             four_bit: Whether the weights of the LLM are kept in 4 bits.
             base_url: Address of the server of an openai:MODEL, such as "http://127.0.0.1:8000/v1".
@@ -131,6 +133,8 @@ class Assistant:
             threshold: Confidence in [0, 1] from which a target counts as present.
             pixels: px of an image that the LLM is shown, at most; None for what the adapter was trained with,
                 or what suits the LLM's family.
+            max_tokens: Tokens that the LLM may write for one answer; those of its thoughts count too where it
+                is on a server. None for what suits it.
 
         Returns:
             An assistant that holds no opened images.
@@ -141,7 +145,16 @@ class Assistant:
         from assistant.presets import load_pipeline
 
         pipeline, weights = load_pipeline(
-            mllm, sam, adapter, selection, device, four_bit, base_url, verify, pixels
+            mllm,
+            sam,
+            adapter,
+            selection,
+            device,
+            four_bit,
+            base_url,
+            verify,
+            pixels=pixels,
+            max_tokens=max_tokens,
         )
         return cls(pipeline, weights, threshold)
 
@@ -219,6 +232,7 @@ class Scene:
         self.opened = opened
         self.turns: list[Turn] = []
         self.shown: list[Target] = []
+        self._spent: list[Cost] = []  # on the question that is being answered, for each reply of the model
 
     @property
     def proposals(self) -> Proposals:
@@ -250,8 +264,8 @@ class Scene:
         """Find what a question means in the image.
 
         A question that refers to the masks of the last answer ("the one on the left?", "now remove the cup")
-        is worked out on those masks by `assistant.dialogue.followups`; every other question goes to the
-        language model.
+        is worked out on those masks by `assistant.dialogue.followups` where the pipeline says so
+        (`follow_up_rules`: the pocket preset's). Every other question goes to the language model.
 
         Args:
             question: Any text of 1 to 4,000 characters.
@@ -270,8 +284,10 @@ class Scene:
                 conversation is too long for the model, or the model does not answer as it should.
         """
         question = check_question(question)
+        began = time.perf_counter()
+        self._spent = []
         if about is None:
-            answer = followups.answer(self, question, options) or self.ask_model(question, **options)
+            answer = self._answer_by_rules(question, options) or self.ask_model(question, **options)
         else:
             region = np.asarray(about)
             if region.dtype != bool or region.shape != self.size or not region.any():
@@ -279,10 +295,17 @@ class Scene:
                     f"about must be a mask of {self.size[0]} x {self.size[1]} bool that is not empty"
                 )
             answer = followups.answer_about(self, question, region, options)
+        answer.cost = _total(self._spent, time.perf_counter() - began)
         if remember:
             self.turns.append(turn_of(answer))
             self.shown = answer.targets
         return answer
+
+    def _answer_by_rules(self, question: str, options: dict[str, Any]) -> Answer | None:
+        """The answer to a question about the masks of the last answer; None to ask the language model."""
+        if not self.assistant.pipeline.follow_up_rules:
+            return None
+        return followups.answer(self, question, options)
 
     def ask_model(self, question: str, **options: Any) -> Answer:
         """Put a question to the language model itself, after the turns that are remembered.
@@ -301,7 +324,10 @@ class Scene:
             BadInput: The conversation is too long for the model, or the model does not answer as it should.
         """
         turns = [*self.turns[-MAX_REMEMBERED_TURNS:], Turn(question)]
+        began = time.perf_counter()
         reply, selections = self.assistant.pipeline.ask(turns, self.opened, self.threshold, **options)
+        cost = Cost(time.perf_counter() - began, reply.calls, reply.tokens, reply.read_tokens)
+        self._spent.append(cost)
         targets = [
             self._target(mention.phrase, mention.present, selection)
             # A mark that the model spelled in ordinary tokens has no selection.
@@ -316,14 +342,22 @@ class Scene:
             reply.tokens,
             reply.written or reply.text,
             reply.reasoning,
+            cost,
         )
 
     def _target(self, phrase: str, present: bool, selection: Selection) -> Target:
         """A target of an answer; without a mask it is absent, whatever the reply says."""
         if not present or (not selection.proposals and selection.mask is None):
-            confidence = min(selection.confidence, self.threshold)
+            confidence = selection.confidence if selection.seen else min(selection.confidence, self.threshold)
             return Target(
-                phrase, False, confidence, None, selection.proposals, selection.others, selection.known
+                phrase,
+                False,
+                confidence,
+                None,
+                selection.proposals,
+                selection.others,
+                selection.known,
+                selection.seen,
             )
         mask = self.union(selection.proposals)
         if selection.mask is not None:
@@ -450,6 +484,20 @@ class Scene:
 
 
 def turn_of(answer: Answer) -> Turn:
-    """The turn that a scene remembers of an answer; its reply has [SEG] and [ABS] marks."""
+    """The turn that a scene remembers of an answer.
+
+    Its reply is the model's own, or where there is none (the answer was corrected) has [SEG] and [ABS] marks.
+    """
     reply = answer.said or reply_for([(target.phrase, target.present) for target in answer.targets])
-    return Turn(answer.question, reply)
+    return Turn(answer.question, reply, shown=answer.targets)
+
+
+def _total(costs: list[Cost], seconds: float) -> Cost:
+    """What several replies took together; seconds: in all, with what was done between them."""
+    known = [cost.read_tokens for cost in costs if cost.read_tokens is not None]
+    return Cost(
+        seconds,
+        sum(cost.calls for cost in costs),
+        sum(cost.tokens for cost in costs),
+        sum(known) if known else None,
+    )

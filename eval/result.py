@@ -41,6 +41,8 @@ class Result:
         seconds_per_query: Seconds per question on an opened image.
         seconds_per_image: Seconds to open an image.
         tokens_per_query: Tokens that the language model generated per question.
+        read_tokens_per_query: Tokens that it read per question, those of images included.
+        calls_per_query: Times that it was asked per question.
         preset: The models that answered, see `assistant.presets.ModelOptions.describe`.
         weights: {part: sha256}.
         commit: Git commit of the source.
@@ -65,6 +67,8 @@ class Result:
     seconds_per_query: float | None = None
     seconds_per_image: float | None = None
     tokens_per_query: float | None = None
+    read_tokens_per_query: float | None = None
+    calls_per_query: float | None = None
     preset: str | None = None
     weights: dict[str, str] = field(default_factory=dict)
     commit: str | None = None

@@ -137,6 +137,7 @@ def _target_to_json(target: Target) -> dict[str, Any]:
         "confidence": float(target.confidence),
         "rle": encode_rle(target.mask) if target.present and target.mask is not None else None,
         **({} if target.known else {"known": False}),
+        **({"seen": True} if target.seen else {}),
     }
 
 
@@ -285,14 +286,21 @@ def _read_exchange(row: Json, where: str, photos: list[tuple[str, np.ndarray]]) 
 
 def _read_target(row: Json, where: str, image: np.ndarray) -> Target:
     kinds = {"phrase": str, "present": bool, "confidence": float | int, "rle": dict | None}
-    _check_fields(row, kinds, where, optional={"known": bool})
+    _check_fields(row, kinds, where, optional={"known": bool, "seen": bool})
     if not 0 <= row["confidence"] <= 1:
         raise _bad(f"confidence of {where} is outside of 0 to 1")
     if row["present"] != (row["rle"] is not None):
         raise _bad(f"{where} is {'present without' if row['present'] else 'absent with'} a mask")
     mask = _read_mask(row["rle"], image) if row["present"] else None
-    known = row.get("known", True)
-    return Target(row["phrase"], row["present"], float(row["confidence"]), mask, [], known=known)
+    return Target(
+        row["phrase"],
+        row["present"],
+        float(row["confidence"]),
+        mask,
+        [],
+        known=row.get("known", True),
+        seen=row.get("seen", False),
+    )
 
 
 def _read_mask(rle: dict[str, Any], image: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ padded to a square, as in its training data (Liu et al. 2023, arXiv 2310.03744).
 asked for thousandths.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ SCALE_DESCRIPTIONS = {
     ),
     UNIT: "as shares from 0 to 1: 0 is the left or top edge of the picture, 1 the right or bottom one",
 }
+# Families that read marks and were taught to write boxes as left, top, right, bottom (their model cards).
+COORDINATE_FAMILIES = ("qwen2vl", "qwen25vl", "qwen3vl", "qwen35", "internvl", "glm4v", "glm45v", "glm46v")
 QWEN_PATCH_SIZE = 28  # px; Qwen2.5-VL rounds the sides of an image to multiples of it
 
 
@@ -69,6 +72,15 @@ class Frame:
         y0, y1 = min(y0, y1), max(y0, y1)
         return [x0, y0, x1, y1] if x1 - x0 >= 1 and y1 - y0 >= 1 else None
 
+    def written_box(self, box: Sequence[float]) -> list[float]:
+        """A box, xyxy px of the image, in the numbers that the model writes."""
+        written = []
+        for k, px in enumerate(box):
+            axis = k % 2
+            value = (px - self.corner[axis]) / self.span[axis] * self.extent[axis]
+            written.append(round(value, 2) if self.scale == UNIT else round(value))
+        return written
+
     @property
     def meaning(self) -> str:
         """What the numbers mean, in the words of a prompt."""
@@ -86,6 +98,19 @@ def scale_of(name: str) -> str:
     if "qwen2_5_vl" in name or "qwen2_5vl" in name:
         return PIXELS
     return UNIT if name == "llava" or "llava_1_5" in name or "llava_v1_5" in name else THOUSAND
+
+
+def selection_of(name: str) -> str:
+    """How an untrained model selects masks best; `name`: see `scale_of`.
+
+    LLaVA-1.5 was taught boxes but hardly reads numbers drawn on images (arXiv 2404.16375). Families that were
+    taught both, or read numbers and write boxes, choose between them for each target. All others select by
+    numbers, since a box that is wrong is worth nothing.
+    """
+    if scale_of(name) == UNIT:
+        return "boxes"
+    name = re.sub(r"[^a-z0-9]", "", name.lower())
+    return "hybrid" if any(family in name for family in COORDINATE_FAMILIES) else "marks"
 
 
 def frame_of(

@@ -187,7 +187,12 @@ class TrainedPipeline(Pipeline[TrainedOpenedImage]):
         opener: Opens the images that are asked about.
         llm: The language model with its adapter.
         selector: Selects proposals.
+
+    Attributes:
+        max_tokens: Tokens that it may write for one answer; None for the LLM's own default.
     """
+
+    max_tokens: int | None = None
 
     def __init__(self, opener: TrainedImageOpener, llm: MultimodalLLM, selector: StandardisedSelector):
         self.opener = opener
@@ -216,6 +221,8 @@ class TrainedPipeline(Pipeline[TrainedOpenedImage]):
         turns = list(turns)
         if not any(turn.images for turn in turns):  # the turn that showed the image may have been forgotten
             turns[0] = dataclasses.replace(turns[0], images=[opened.image])
+        if self.max_tokens is not None:
+            options = {"max_new_tokens": self.max_tokens} | options
         return answer(self.llm, self.selector, turns, opened.features, threshold, **options)
 
 

@@ -1,6 +1,6 @@
 """Verification: each mask that a model selected is shown to it again, alone, to be kept or dropped.
 
-    tokens = Verifier(model, question, "cup", opened, options).verify(selection)
+    answers = Verifier(model, question, "cup", opened, options).verify(selection)
 
 The model sees the image with the mask outlined, and a crop around it.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from assistant.grammar import Turn
 from assistant.mllm.grounding_prompts import KEEP_SCHEMA, VERIFICATION_PROMPT
 from assistant.mllm.set_of_mark import draw_sheet
-from assistant.mllm.structured_answer import StructuredModel, probabilities, read_json
+from assistant.mllm.structured_answer import StructuredAnswer, StructuredModel, probabilities, read_json
 from assistant.pipeline import Selection
 from assistant.sam.image_opener import SamOpenedImage
 from assistant.sam.mask_ops import tight_box
@@ -27,12 +27,12 @@ class _Verdict(NamedTuple):
     Attributes:
         keep: Whether it keeps the mask.
         probability: In [0, 1], that it does.
-        tokens: Number of tokens that it generated.
+        answer: Its answer.
     """
 
     keep: bool
     probability: float
-    tokens: int
+    answer: StructuredAnswer
 
 
 class Verifier:
@@ -59,14 +59,14 @@ class Verifier:
         self.opened = opened
         self.options = options
 
-    def verify(self, selection: Selection) -> int:
+    def verify(self, selection: Selection) -> list[StructuredAnswer]:
         """Drop from a selection the masks that the model no longer means.
 
         The selection's confidence becomes at most the highest probability of "keep" among the masks that were
         kept, or among all where none was.
 
         Returns:
-            Number of tokens that the model generated.
+            The answers of the model.
         """
         verdicts: list[_Verdict] = []
 
@@ -86,7 +86,7 @@ class Verifier:
             kept = [verdict.probability for verdict in verdicts if verdict.keep]
             highest = max(kept or [verdict.probability for verdict in verdicts])
             selection.confidence = min(selection.confidence, highest)
-        return sum(verdict.tokens for verdict in verdicts)
+        return [verdict.answer for verdict in verdicts]
 
     def _ask(self, mask: np.ndarray) -> _Verdict:
         """Ask the model about a mask (H, W) bool."""
@@ -99,7 +99,7 @@ class Verifier:
         keep = not (isinstance(value, dict) and value.get("keep") is False)
         written = probabilities(answer, rb'"keep"\s*:\s*', lambda byte: byte == b"t")
         probability = written[0] if written and written[0] is not None else float(keep)
-        return _Verdict(keep, probability, answer.tokens)
+        return _Verdict(keep, probability, answer)
 
 
 def outlined_images(image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:

@@ -1,17 +1,22 @@
 """Masks without training: any multimodal LLM that follows instructions selects among SAM's proposals.
 
-    pipeline = ZeroShotPipeline(opener, StructuredLLM(llm), selection="marks")      # or "boxes"
+    pipeline = ZeroShotPipeline(opener, StructuredLLM(llm), selection="hybrid")    # or "marks", "boxes"
     opened = pipeline.opener.open(image)
     reply, selections = pipeline.ask([Turn("what keeps the rain off?")], opened, threshold=0.5)
 
 "marks": the image is shown again with the proposals outlined and numbered, on several sheets if need be
 (`assistant.mllm.set_of_mark`); the model answers with a name and numbers for each target. "boxes": it answers
 with a name, boxes and points; each box is matched to the best proposal, and SAM is prompted with box and
-point where none matches. Either way an empty list means that the target is not in the image.
+point where none matches. "hybrid": numbers as "marks", and boxes for what no number outlines.
 
-The confidence, in [0, 1], is the model's own probability that the list is not empty, read where it has
-written the target's name and is about to write the first number, among the tokens that the schema allows; it
-is 1 or 0 where a server does not tell. Verification (`assistant.mllm.verification`) can lower it.
+A target is outlined, or not in the image, or (marks and hybrid) seen but not outlined: the model says whether
+it sees it, before it points. The confidence, in [0, 1], is the model's own probability that it does; without
+marks, that its list of boxes is not empty. It is read among the tokens that the schema allows, and is 1 or 0
+where a server does not tell. Verification (`assistant.mllm.verification`) can lower it.
+
+Follow-ups ("not that one", "the one on the left") are the model's to understand. It reads its earlier answers
+as it wrote them, with the numbers and boxes that they point at; an answer that was corrected by hand is
+written anew from its masks.
 """
 
 from collections.abc import Callable
@@ -22,30 +27,33 @@ import numpy as np
 from torch import nn
 
 from assistant.errors import BadInput
-from assistant.grammar import TOKEN, Turn, plain, reply_for
+from assistant.grammar import TOKEN, Turn, plain, reply_for, reply_for_seen
 from assistant.mllm.coordinates import PIXELS, UNIT, Frame, frame_of, scale_of
 from assistant.mllm.grounding_prompts import (
     BOXES_PROMPT,
+    HYBRID_PROMPT,
     MARKS_PROMPT,
     RETRY_PROMPT,
     GroundedTarget,
     Schema,
     boxes_schema,
+    hybrid_schema,
     marks_schema,
     read_numbers,
     read_targets,
+    written_answer,
 )
 from assistant.mllm.set_of_mark import arrange_sheets, draw_sheet, number_marks
 from assistant.mllm.structured_answer import StructuredAnswer, StructuredModel
 from assistant.mllm.verification import Verifier
 from assistant.pipeline import AttentionProbe, ImageOpener, Pipeline, Reply, Selection
 from assistant.sam.image_opener import SamOpenedImage
-from assistant.sam.mask_ops import box_iou
+from assistant.sam.mask_ops import box_iou, encode_rle, rle_iou, tight_box
 
-SELECTIONS = ("marks", "boxes")
+SELECTIONS = ("hybrid", "marks", "boxes")
 MARKS_PER_SHEET = 20  # that a model reads on one image
 MAX_SHEETS = 3
-MIN_MATCH_IOU = 0.7  # of boxes, from which a proposal is what the model's box means
+MIN_MATCH_IOU = 0.7  # of boxes, from which a proposal is what the model's box means; of masks likewise
 MAX_QUOTE_LENGTH = 80  # characters of a wrong answer in an error
 # Coordinates of the example in BOXES_PROMPT, as shares of the image.
 EXAMPLE_BOX = (0.2, 0.1, 0.5, 0.6)
@@ -66,7 +74,7 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
     Args:
         opener: Opens the images that are asked about.
         model: On this machine or on a server.
-        selection: "marks" or "boxes".
+        selection: "hybrid", "marks" or "boxes".
         verify: Whether each selected mask is shown to the model again.
 
     Raises:
@@ -120,25 +128,78 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
         Raises:
             BadInput: The model does not answer in the form asked for, or cannot be reached.
         """
-        # Answers by other parts of the program are in the reply grammar, which the model does not write here.
-        turns = [
-            replace(t, answer=plain(t.answer)) if t.answer and TOKEN.search(t.answer) else t for t in turns
-        ]
-        ground = (
-            self._ground_marks if self.selection == "marks" and len(opened.proposals) else self._ground_boxes
-        )
-        selections, answer, thought = ground(turns, opened, options)
+        turns = [self._readable(turn, opened) for turn in turns]
+        grounded, answer, thought = self._ground(turns, opened, options)
         if self.verify if verify is None else verify:
-            for phrase, selection in selections:
+            for phrase, selection in grounded:
                 verifier = Verifier(self.model, turns[-1].question, phrase, opened, options)
-                answer.tokens += verifier.verify(selection)
-        present = [(phrase, _is_present(selection, threshold)) for phrase, selection in selections]
-        text = reply_for(present)
+                for verdict in verifier.verify(selection):
+                    answer.add_cost(verdict)
+        for _, selection in grounded:
+            selection.seen &= selection.confidence >= threshold and not selection.has_mask
+        grounded.sort(key=lambda pair: pair[1].seen)  # stable: the text tells last what is not outlined
+        text = reply_text(grounded, threshold)
         if stream:
             stream(text)
-        reasoning = "\n".join(part for part in (answer.reasoning, thought) if part)
-        reply = Reply(text, answer.tokens, written=answer.text, reasoning=reasoning)
-        return reply, [selection for _, selection in selections]
+        reply = Reply(
+            text,
+            answer.tokens,
+            written=answer.text,
+            reasoning="\n".join(part for part in (answer.reasoning, thought) if part),
+            calls=answer.calls,
+            read_tokens=answer.read_tokens,
+        )
+        return reply, [selection for _, selection in grounded]
+
+    def _selection_on(self, opened: SamOpenedImage) -> str:
+        """How targets of an image are pointed at: by boxes alone where there are no proposals to number."""
+        return self.selection if len(opened.proposals) else "boxes"
+
+    def _ground(self, turns: list[Turn], opened: SamOpenedImage, options: dict[str, Any]) -> _Grounding:
+        """Let the model point at targets."""
+        match self._selection_on(opened):
+            case "boxes":
+                return self._ground_boxes(turns, opened, options)
+            case "marks":
+                return self._ground_marks(turns, opened, options)
+        return self._ground_hybrid(turns, opened, options)
+
+    def _readable(self, turn: Turn, opened: SamOpenedImage) -> Turn:
+        """An earlier turn as the model reads it.
+
+        Answers that the model did not write, or that were corrected, are in the reply grammar, which it does
+        not write here: they are written as it would have, from their masks where those are known.
+        """
+        if not turn.answer or not TOKEN.search(turn.answer):
+            return turn
+        if not turn.shown:
+            return replace(turn, answer=plain(turn.answer))
+        return replace(turn, answer=written_answer([self._row(target, opened) for target in turn.shown]))
+
+    def _row(self, target: Any, opened: SamOpenedImage) -> dict[str, Any]:
+        """A target of an earlier answer (`assistant.answer.Target`) as the model would have written it."""
+        selection = self._selection_on(opened)
+        row: dict[str, Any] = {"phrase": target.phrase}
+        numbered: list[int] = []
+        if selection != "boxes":
+            row["seen"] = bool(target.present or target.seen)
+            numbered = row["marks"] = self._marks_of(target, opened) if target.present else []
+        if selection != "marks":
+            box = tight_box(target.mask) if target.present and not numbered else None
+            _, frame = self._framed_image(opened)
+            row["boxes"] = [] if box is None else [{"bbox_2d": frame.written_box(box)}]
+        return row
+
+    def _marks_of(self, target: Any, opened: SamOpenedImage) -> list[int]:
+        """The numbers of a target's proposals, or of the one that is nearly its mask; [] where none is."""
+        numbers, _ = self._sheets(opened)
+        marks = [number for number, proposal in numbers.items() if proposal in target.proposals]
+        if marks or not numbers:
+            return marks
+        rles = [opened.proposals.rles[proposal] for proposal in numbers.values()]
+        overlaps = rle_iou([encode_rle(target.mask)], rles)[0]
+        best = int(np.argmax(overlaps))
+        return [list(numbers)[best]] if overlaps[best] >= MIN_MATCH_IOU else []
 
     def _ask_model(
         self,
@@ -146,7 +207,7 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
         images: list[np.ndarray],
         system: str,
         schema: Schema,
-        key: str,
+        keys: tuple[str, ...],
         options: dict[str, Any],
     ) -> tuple[list[GroundedTarget], StructuredAnswer, str]:
         """The targets that the model points at, its answer, and the thought in it.
@@ -154,21 +215,21 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
         Where the answer does not have the form, the model is asked once more. Raises BadInput where that
         fails too.
         """
-        first, *rest = turns
-        turns = [Turn(first.question, first.answer, images), *rest]
+        turns = [replace(turns[0], images=images), *turns[1:]]
         answer = self.model.ask(turns, system, schema, **options)
-        targets, thought = read_targets(answer, key)
+        targets, thought = read_targets(answer, *keys)
         if targets is not None:
             return targets, answer, thought
         last = Turn(turns[-1].question, answer.text or "...", turns[-1].images)
         retried = self.model.ask([*turns[:-1], last, Turn(RETRY_PROMPT)], system, schema, **options)
-        retried.tokens += answer.tokens
-        targets, thought = read_targets(retried, key)
+        retried.add_cost(answer)
+        targets, thought = read_targets(retried, *keys)
         if targets is None:
             quote = " ".join((retried.text or answer.text).split())[:MAX_QUOTE_LENGTH]
             raise BadInput(
-                f"{self.model.name} does not answer in the form asked for but {quote!r}; allow it more "
-                "tokens, or take a model that follows instructions"
+                f"{self.model.name} does not answer in the form asked for but {quote!r}; "
+                + ("its answer is cut off: allow it more with --max-tokens" if retried.is_cut else "")
+                + ("" if retried.is_cut else "take a model that follows instructions")
             )
         return targets, retried, thought
 
@@ -177,18 +238,34 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
     def _ground_marks(self, turns: list[Turn], opened: SamOpenedImage, options: dict[str, Any]) -> _Grounding:
         """Let the model select among numbered proposals."""
         numbers, images = self._sheets(opened)
-        others = "the second is" if len(images) == 2 else f"the other {len(images) - 1} are"
-        system = MARKS_PROMPT.format(sheets=others, n=len(numbers), example=min(4, len(numbers)))
+        system = MARKS_PROMPT.format(**_sheet_words(numbers, images))
         targets, answer, thought = self._ask_model(
-            turns, images, system, marks_schema(numbers), "marks", options
+            turns, images, system, marks_schema(numbers), ("marks",), options
+        )
+        selections = [(target.phrase, _marked_selection(target, numbers)) for target in targets]
+        return _Grounding(selections, answer, thought)
+
+    def _ground_hybrid(
+        self, turns: list[Turn], opened: SamOpenedImage, options: dict[str, Any]
+    ) -> _Grounding:
+        """Let the model select among numbered proposals, and write boxes of what has no number."""
+        numbers, images = self._sheets(opened)
+        _, frame = self._framed_image(opened)
+        system = HYBRID_PROMPT.format(
+            **_sheet_words(numbers, images),
+            meaning=frame.meaning,
+            box=_example_numbers(EXAMPLE_BOX, frame),
+        )
+        targets, answer, thought = self._ask_model(
+            turns, images, system, hybrid_schema(numbers, frame), ("marks", "boxes"), options
         )
         selections = []
         for target in targets:
-            # Not every server keeps to the schema: "3" is 3, true is not 1, and a number that is not drawn
-            # means nothing.
-            written = [int(mark) for mark in target.regions if str(mark).isdecimal()]
-            proposals = [numbers[mark] for mark in written if mark in numbers]
-            selections.append((target.phrase, Selection(target.confidence, list(dict.fromkeys(proposals)))))
+            selection = _marked_selection(target, numbers)
+            for region in target.regions:
+                if isinstance(region, (dict, list)):
+                    self._add_region(region, frame, opened, selection)
+            selections.append((target.phrase, selection))
         return _Grounding(selections, answer, thought)
 
     def _sheets(self, opened: SamOpenedImage) -> tuple[dict[int, int], list[np.ndarray]]:
@@ -221,7 +298,7 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
             point=_example_numbers(EXAMPLE_POINT, frame),
         )
         targets, answer, thought = self._ask_model(
-            turns, [image], system, boxes_schema(frame), "boxes", options
+            turns, [image], system, boxes_schema(frame), ("boxes",), options
         )
         selections = []
         for target in targets:
@@ -284,10 +361,33 @@ def _contains(box: list[float], point: tuple[float, float]) -> bool:
     return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
 
 
-def _is_present(selection: Selection, threshold: float) -> bool:
-    """Whether a target has a mask and enough confidence."""
-    has_mask = bool(selection.proposals) or selection.mask is not None
-    return has_mask and selection.confidence >= threshold
+def _sheet_words(numbers: dict[int, int], images: list[np.ndarray]) -> dict[str, Any]:
+    """What a prompt says of the sheets; the arguments are those that `ZeroShotPipeline._sheets` gives."""
+    others = "the second is" if len(images) == 2 else f"the other {len(images) - 1} are"
+    return {"sheets": others, "n": len(numbers), "example": min(4, len(numbers))}
+
+
+def _marked_selection(target: GroundedTarget, numbers: dict[int, int]) -> Selection:
+    """The selection of the proposals whose numbers a target has; numbers: {mark: proposal}."""
+    # Not every server keeps to the schema: "3" is 3, true is not 1, and a number that is not drawn means
+    # nothing.
+    written = [int(mark) for mark in target.regions if str(mark).isdecimal()]
+    proposals = [numbers[mark] for mark in written if mark in numbers]
+    return Selection(target.confidence, list(dict.fromkeys(proposals)), seen=target.seen)
+
+
+def reply_text(grounded: list[tuple[str, Selection]], threshold: float) -> str:
+    """The reply that names targets; those that are only seen come last."""
+    told = [
+        (phrase, selection.has_mask and selection.confidence >= threshold)
+        for phrase, selection in grounded
+        if not selection.seen
+    ]
+    seen = [phrase for phrase, selection in grounded if selection.seen]
+    sentences = [reply_for(told)] if told else []
+    if seen:
+        sentences.append(reply_for_seen(seen, also=any(present for _, present in told)))
+    return " ".join(sentences)
 
 
 def _example_numbers(shares: tuple[float, ...], frame: Frame) -> list[float]:

@@ -44,6 +44,8 @@ PRINTED_FIELDS = (
     "oracle_gIoU",
     "seconds_per_image",
     "seconds_per_query",
+    "tokens_per_query",
+    "calls_per_query",
 )
 
 
@@ -189,6 +191,8 @@ def ask_question(respondent: Respondent, question: Question, seed: int, strict: 
     line = _about(question)
     if timed.seconds is not None:
         line |= {"seconds": timed.seconds, "tokens": timed.answer.tokens}
+        if timed.answer.cost is not None:
+            line |= {"calls": timed.answer.cost.calls, "read_tokens": timed.answer.cost.read_tokens}
     line |= score_answer(timed.answer, truth)
     line |= {
         "targets": len(truth.masks),

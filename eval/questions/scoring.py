@@ -98,6 +98,7 @@ def score_answer(answer: Answer, truth: Truth) -> dict[str, Any]:
                 "phrase": target.phrase,
                 "present": bool(target.present),
                 "known": bool(target.known),
+                "seen": bool(target.seen),
                 "confidence": float(target.confidence),
                 "proposals": [int(index) for index in target.proposals],
                 "rle": encode_rle(target.mask) if target.present and target.mask is not None else None,

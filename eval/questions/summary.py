@@ -124,6 +124,8 @@ def summary(lines: list[Line], protocol: str = "lisa", seed: int = 0) -> Result:
         seconds_per_query=_median(line.get("seconds") for line in good),
         seconds_per_image=_median(line.get("open_seconds") for line in good),
         tokens_per_query=_mean(line.get("tokens") for line in good),
+        read_tokens_per_query=_mean(line.get("read_tokens") for line in good),
+        calls_per_query=_mean(line.get("calls") for line in good),
         figures=figures,
         curve=presence_curve([line["confidence"] for line in good], [bool(line["targets"]) for line in good]),
         bad=bad_inputs(lines, "name") + _troubles(good),

@@ -15,7 +15,13 @@ from assistant.cli import add_model_arguments, model_options, open_assistant
 from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.mllm.coordinates import UNIT, frame_of, scale_of
-from assistant.mllm.grounding_prompts import BOXES_PROMPT, boxes_schema, marks_schema, read_targets
+from assistant.mllm.grounding_prompts import (
+    BOXES_PROMPT,
+    boxes_schema,
+    hybrid_schema,
+    marks_schema,
+    read_targets,
+)
 from assistant.mllm.local_model import MultimodalLLM
 from assistant.mllm.structured_answer import StructuredAnswer, read_json
 from assistant.mllm.structured_output import StructuredLLM
@@ -126,7 +132,7 @@ def test_a_model_that_thinks_first(folders, monkeypatch):
     assert answer.reasoning and checked_targets(answer) and answer.tokens > len(answer.steps)
 
 
-@pytest.mark.parametrize("selection", ["marks", "boxes"])
+@pytest.mark.parametrize("selection", ["hybrid", "marks", "boxes"])
 def test_from_pretrained_folders(folders, selection, monkeypatch):
     for name in MODELS:
         assistant = Assistant.from_pretrained(
@@ -140,6 +146,10 @@ def test_from_pretrained_folders(folders, selection, monkeypatch):
             "assistant.mllm.zero_shot.marks_schema", lambda numbers: short(marks_schema(numbers))
         )
         monkeypatch.setattr("assistant.mllm.zero_shot.boxes_schema", lambda frame: short(boxes_schema(frame)))
+        monkeypatch.setattr(
+            "assistant.mllm.zero_shot.hybrid_schema",
+            lambda numbers, frame: short(hybrid_schema(numbers, frame)),
+        )
         answer = scene.ask(
             "where is the cat, and is there a dog?", temperature=1.0, seed=2, max_new_tokens=400
         )
@@ -151,14 +161,14 @@ def test_from_pretrained_folders(folders, selection, monkeypatch):
 
 
 def test_the_selection_that_a_model_gets(folders):
-    for name, selection in (("qwen3_vl", "marks"), ("llava", "boxes")):
+    for name, selection in (("qwen3_vl", "hybrid"), ("smolvlm", "marks"), ("llava", "boxes")):
         assistant = Assistant.from_pretrained(folders[name], folders["sam"], device="cpu")
         assert assistant.pipeline.selection == selection
     assert {name: p.selection for name, p in PRESETS.items()} == {
         "pocket": "trained",
-        "small": "marks",
-        "base": "marks",
-        "large": "marks",
+        "small": "hybrid",
+        "base": "hybrid",
+        "large": "hybrid",
         "llava": "boxes",
     }
 
@@ -213,6 +223,33 @@ def test_pixels_reach_every_kind_of_model(folders, monkeypatch):
     assert probe.llm.image_fit.max_pixels == 400_000
     assert "too few: give 65536" in refused("--mllm", "openai:gpt-9", "--pixels", "640")
     assert "leave out --pixels" in refused("--pixels", "400000")
+
+
+def test_max_tokens_reach_every_kind_of_model(folders, monkeypatch):
+    llm_limits, server_limits = [], []
+    generate = MultimodalLLM.generate
+
+    def generate_two(self, text, turns, max_new_tokens, *values, **named):
+        llm_limits.append(max_new_tokens)
+        return generate(self, text, turns, 2, *values, **named)
+
+    def complete(self, messages, body):
+        server_limits.append(body["max_tokens"])
+        raise BadInput("enough")
+
+    monkeypatch.setattr(MultimodalLLM, "generate", generate_two)
+    monkeypatch.setattr("assistant.mllm.openai_client.OpenAIClient.check", lambda self: None)
+    monkeypatch.setattr("assistant.mllm.openai_client.OpenAIClient._complete", complete)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    for mllm in (str(folders["qwen3_vl"]), "openai:gpt-9"):
+        words = ("--mllm", mllm, "--sam", str(folders["sam"]), "--device", "cpu", "--max-tokens", "333")
+        options = model_options(parsed(*words))
+        assert options.describe().endswith("tokens 333")
+        with pytest.raises(BadInput):
+            open_assistant(options).open(IMAGE).ask("what is it?")
+    assert set(llm_limits) == {333} and server_limits == [333]
+    assert "too few for an answer: give 64" in refused("--mllm", "openai:gpt-9", "--max-tokens", "3")
+    assert "leave out --max-tokens" in refused("--max-tokens", "400")
 
 
 def test_what_does_not_go_together_is_one_line(folders, tmp_path, monkeypatch):

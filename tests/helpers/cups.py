@@ -78,6 +78,8 @@ class CupPipeline(Pipeline[CupImage]):
         prompts: The arguments of each call of its segmenter.
     """
 
+    follow_up_rules = True
+
     def __init__(self) -> None:
         self.opener: Any = SimpleNamespace(open=self.open, segmenter=SimpleNamespace(predict=self.predict))
         self.right_cup_only = False

@@ -65,6 +65,8 @@ class FakePipeline(Pipeline[FakeOpenedImage]):
         steps: Number of waits of SLEEP_STEP so far.
     """
 
+    follow_up_rules = True
+
     def __init__(self, seconds: float):
         self.seconds = seconds
         self.opened = 0
