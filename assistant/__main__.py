@@ -7,6 +7,7 @@ python -m assistant everything photo.jpg --out masks
 python -m assistant like photo.jpg --reference mug.jpg --mask mug-mask.png --out like
 python -m assistant attend photo.jpg "a mug" --out attention
 python -m assistant rank-layers --images photos --out ranking.json
+python -m assistant doctor --preset base
 """
 
 if __name__ == "__main__":  # Ctrl-C may come while the modules below are imported
@@ -21,6 +22,7 @@ import sys
 from pathlib import Path
 
 import assistant.commands.ask
+import assistant.commands.doctor
 import assistant.commands.label
 from assistant.cli import add_model_arguments, model_options
 from assistant.errors import exit_code
@@ -245,6 +247,7 @@ def run(arguments: list[str] | None, prog: str) -> None:
         add_like,
         add_attend,
         add_rank_layers,
+        assistant.commands.doctor.add_parser,
     ):
         add(commands)
     args = parser.parse_args(arguments)

@@ -23,6 +23,8 @@ DOUBLES = {
     "folder": "The folder or file of that name holds a tiny random model in the layout of the published one.",
     "four bits": "bitsandbytes is an extra: the LLM stays in 32 bits. Where it is installed, "
     "tests/finetune/mllm trains in 4 bits.",
+    "known answer": "A model with random weights does not know the answer: the pocket preset is examined in "
+    "its place, others in tests/assistant/commands/test_doctor.py.",
     "server": "A server on loopback answers by rule in its place: tests/helpers/chat_server.py.",
     "page": "The page is served until it is stopped: it is opened on a free port, used once, and stopped.",
     "processes": "Two processes on a CPU stand for one on each GPU.",

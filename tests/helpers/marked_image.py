@@ -112,6 +112,9 @@ class ScriptedModel:
     def input_size(self, image: np.ndarray) -> tuple[int, int]:
         return self.size or (image.shape[1], image.shape[0])
 
+    def networks(self) -> dict:
+        return {}
+
     def ask(self, turns, system, schema, **options) -> StructuredAnswer:
         self.requests.append((turns, system, schema))
         answer = self.script(turns, system, schema) if callable(self.script) else self.script.pop(0)
