@@ -112,7 +112,8 @@ def attend(args: argparse.Namespace) -> None:
         with replace_whole(args.out / f"{name}.png") as path:
             picture.save(path, "PNG")
     y, x = np.unravel_index(int(heat.argmax()), heat.shape)
-    print(f"{args.phrase}: at most {heat.max():.2f} at x {x}, y {y}")
+    most = f"{heat.max():.2f} at x {x}, y {y}"
+    print(f"{args.phrase}: attention of at most {most} (from 0, as for what is not there, to 1)")
     print(f"heat.png (16 bit) and overlay.png in {args.out}")
 
 

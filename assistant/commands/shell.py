@@ -35,6 +35,9 @@ GROUPS = {  # heading: {command: what it does}, what most people want first
         "finetune": "tune a preset, or any multimodal LLM, on them",
         "eval": "benchmarks, compared with published figures",
     },
+    "When something is wrong": {
+        "doctor": "check a preset on this machine: device, speed, memory, an answer",
+    },
 }
 EXAMPLES = """\
   maskpick chat

@@ -107,7 +107,8 @@ def test_the_command_writes_a_heat_map(scene, tmp_path, monkeypatch, capsys):
     words = ["x", "attend", str(tmp_path / "cat.png"), "a cat", "--out", str(tmp_path / "out")]
     monkeypatch.setattr("sys.argv", words)
     assert main() == 0
-    assert "at most" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "attention of at most 0." in printed and "(from 0, as for what is not there, to 1)" in printed
     heat = np.asarray(Image.open(tmp_path / "out" / "heat.png"))
     assert heat.shape == (300, 451) and heat.dtype == np.uint16
     assert Image.open(tmp_path / "out" / "overlay.png").size == (451, 300)
