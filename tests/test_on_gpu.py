@@ -47,6 +47,8 @@ SAMS = ("official", "transformers", "sam2", "pocket")
 # What a model answers without training, by the selection.
 ANSWERS = {
     "marks": '{"thought": "Red.", "targets": [{"phrase": "box", "marks": [1]}]}',
+    "hybrid": '{"thought": "Red.", "targets": [{"phrase": "box", "marks": [1], "boxes": [{"bbox_2d": '
+    '[99, 99, 600, 600], "point_2d": [300, 300]}]}]}',
     "boxes": '{"thought": "Red.", "targets": [{"phrase": "box", "boxes": [{"bbox_2d": [99, 99, 600, 600], '
     '"point_2d": [300, 300]}]}]}',
 }

@@ -94,7 +94,9 @@ class Report:
         proposals: Number of the proposals of the drawn photo.
         iou: IoU with the drawn sign, in [0, 1]: of a click on it, of the best proposal, and of the answer.
         answer: The answer to `QUESTION`.
+        calls: Number of times that the LLM was asked for it.
         tokens: Number of tokens that were generated for it.
+        read_tokens: Number of tokens that the LLM read for it, those of images included.
         problems: What is wrong, one line each.
     """
 
@@ -107,7 +109,9 @@ class Report:
     proposals: int | None = None
     iou: dict[str, float] = field(default_factory=dict)
     answer: str = ""
+    calls: int | None = None
     tokens: int | None = None
+    read_tokens: int | None = None
     problems: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -133,7 +137,11 @@ class Report:
             lines.append(f"proposals: {self.proposals}")
         if self.answer:
             lines.append(f"question: {QUESTION}")
-            lines.append(f"answer: {self.answer}" + (f" ({self.tokens} tokens)" if self.tokens else ""))
+            lines.append(f"answer: {self.answer}")
+            costs = {"calls": self.calls, "tokens written": self.tokens, "tokens read": self.read_tokens}
+            lines.append(
+                "it took: " + ", ".join(f"{k} {'unknown' if v is None else v}" for k, v in costs.items())
+            )
         lines += [f"problem: {problem}" for problem in self.problems] or ["all is well"]
         return "\n".join(lines)
 
@@ -176,6 +184,8 @@ def _examine_answers(assistant: Assistant, report: Report) -> None:
         answer = scene.ask(QUESTION)
     report.answer = answer.text
     report.tokens = answer.tokens
+    if answer.cost is not None:
+        report.calls, report.read_tokens = answer.cost.calls, answer.cost.read_tokens
     signs = [target.mask for target in answer.present if PRESENT_WORD in target.phrase.lower()]
     report.iou["answer"] = _best_iou([encode_rle(mask) for mask in signs if mask is not None], sign)
     report.problems += _problems(report, answer)

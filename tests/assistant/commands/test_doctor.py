@@ -61,7 +61,7 @@ def test_all_is_well(sam, monkeypatch, capsys):
     assert command.main(["doctor"]) == 0
     printed = capsys.readouterr().out
     assert "float32 on cpu" in printed and "click 1.00" in printed and printed.endswith("all is well\n")
-    assert "I see" in printed or "stop sign" in printed
+    assert "I see the stop sign" in printed and "calls 1" in printed
 
 
 def test_what_is_wrong_is_a_line_each(sam, monkeypatch, capsys):
