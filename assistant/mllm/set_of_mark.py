@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     Font = FreeTypeFont | ImageFont
 
 MIN_DUPLICATE_IOU = 0.75  # from which two proposals share one mark
+# Where marks are too few, see `_covering`. Measured on 20 photos of COCO train2017 with 60 proposals of the
+# pocket SAM: the IoU of each object with the best marked proposal is .24 on average for 20 marks and .29 for
+# 30; .20 and .25 where the proposals of the best predicted IoU get the marks.
+AREA_POWER = 0.25  # 0 favours small parts, 1 the background
+QUALITY_POWER = 4  # of the predicted IoU
+COVERAGE_SIDE = 128  # px of the image's longest side at which it is measured
 MAX_OVERLAP_ON_SHEET = 0.3  # share of the smaller of two masks that may lie in the other one on a sheet
 SHEET_SIDE = 1024  # px of a sheet's longest side; smaller images are enlarged, so that the numbers have room
 READING_ROWS = 4  # into which a sheet is divided for the order of its numbers
@@ -48,8 +54,9 @@ def mask_overlaps(proposals: Proposals) -> tuple[np.ndarray, np.ndarray]:
 def arrange_sheets(proposals: Proposals, marks_per_sheet: int, max_marks: int) -> list[list[int]]:
     """Choose the proposals that get marks, and the sheet of each.
 
-    Of proposals that are nearly the same, the best one gets a mark. Larger ones choose their sheet first.
-    What overlaps too much with others on every sheet goes where it overlaps least.
+    Of proposals that are nearly the same, the best one gets a mark. Where that leaves too many, those get one
+    that cover the image best, see `_covering`. Larger ones choose their sheet first. What overlaps too
+    much with others on every sheet goes where it overlaps least.
 
     Args:
         proposals: Best first.
@@ -60,10 +67,11 @@ def arrange_sheets(proposals: Proposals, marks_per_sheet: int, max_marks: int) -
         For each sheet, the indices of its proposals in reading order.
     """
     iou, containment = mask_overlaps(proposals)
-    chosen: list[int] = []
+    distinct: list[int] = []
     for i in range(len(proposals)):
-        if len(chosen) < max_marks and (not chosen or iou[i, chosen].max() < MIN_DUPLICATE_IOU):
-            chosen.append(i)
+        if not distinct or iou[i, distinct].max() < MIN_DUPLICATE_IOU:
+            distinct.append(i)
+    chosen = _covering(proposals, distinct, max_marks)
     sheets: list[list[int]] = [[] for _ in range(-(-len(chosen) // marks_per_sheet))]
     max_sheets = -(-max_marks // marks_per_sheet)
     for i in sorted(chosen, key=lambda i: -proposals.areas[i]):
@@ -81,6 +89,38 @@ def arrange_sheets(proposals: Proposals, marks_per_sheet: int, max_marks: int) -
         else:
             with_room[int(np.argmin(overlap))].append(i)
     return [_in_reading_order(sheet, proposals) for sheet in sheets if sheet]
+
+
+def _covering(proposals: Proposals, candidates: list[int], count: int) -> list[int]:
+    """Choose proposals that cover an image: whole objects and large parts, and then what is small.
+
+    The best predicted IoU alone would choose small crisp parts, since they are the easiest to outline. The
+    next one is always that with the largest product of novelty, area and predicted IoU, the latter two to
+    their powers. The novelty is the mean over its pixels of 1 / (1 + number of chosen masks there) squared.
+
+    Args:
+        proposals: The proposals.
+        candidates: Indices of those to choose from.
+        count: Number of proposals to choose, at most.
+
+    Returns:
+        Their indices.
+    """
+    if len(candidates) <= count:
+        return candidates
+    step = max(1, max(proposals.size) // COVERAGE_SIDE)
+    masks = np.stack([proposals.mask(i)[::step, ::step] for i in candidates])
+    sampled = masks.sum((1, 2))
+    quality = proposals.predicted_iou[candidates].clip(0, 1) ** QUALITY_POWER
+    weights = quality * np.maximum(proposals.areas[candidates], 1) ** AREA_POWER / np.maximum(sampled, 1)
+    chosen: list[int] = []
+    times_chosen = np.zeros(masks.shape[1:])
+    for _ in range(count):
+        gains = weights * np.einsum("nhw,hw->n", masks, 1 / (1 + times_chosen) ** 2)
+        gains[chosen] = -1.0
+        chosen.append(int(gains.argmax()))
+        times_chosen += masks[chosen[-1]]
+    return [candidates[k] for k in chosen]
 
 
 def _in_reading_order(sheet: list[int], proposals: Proposals) -> list[int]:

@@ -37,6 +37,16 @@ def test_of_two_that_are_alike_the_better_gets_the_mark():
     assert sorted(i for sheet in arrange_sheets(make_proposals(masks), 5, 10) for i in sheet) == [0, 2]
 
 
+def test_large_things_get_marks_before_small_crisp_parts():
+    things = [ellipse(150, 200, 120, 150), ellipse(450, 200, 110, 130)]
+    parts = [ellipse(60 + 30 * k, y, 8, 8) for k in range(16) for y in (120, 280)]
+    proposals = make_proposals([*parts, *things])
+    proposals.predicted_iou[len(parts) :] = 0.8  # 0.9 for the parts
+    marked = {i for sheet in arrange_sheets(proposals, 5, 10) for i in sheet}
+    assert len(marked) == 10 and {len(parts), len(parts) + 1} <= marked
+    assert len({i for sheet in arrange_sheets(proposals, 20, 60) for i in sheet}) == len(proposals)
+
+
 def test_numbers_run_through_the_sheets_in_reading_order():
     row = [ellipse(60 + 80 * k, 60, 20, 20) for k in range(6)] + [
         ellipse(60 + 80 * k, 340, 20, 20) for k in range(6)

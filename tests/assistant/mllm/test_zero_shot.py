@@ -1,12 +1,14 @@
 """Selection without training: numbers and boxes become the right masks, whatever form an answer has."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from assistant.answer import Target
 from assistant.errors import BadInput
 from assistant.mllm.coordinates import (
     PIXELS,
@@ -17,7 +19,16 @@ from assistant.mllm.coordinates import (
     resize_within,
     scale_of,
 )
-from assistant.mllm.grounding_prompts import KEEP_SCHEMA, marks_schema, read_targets
+from assistant.mllm.grounding_prompts import (
+    BOXES_PROMPT,
+    HYBRID_PROMPT,
+    KEEP_SCHEMA,
+    MARKS_PROMPT,
+    boxes_schema,
+    hybrid_schema,
+    marks_schema,
+    read_targets,
+)
 from assistant.mllm.structured_answer import StructuredAnswer, TokenStep, probabilities, read_json
 from assistant.mllm.zero_shot import ZeroShotPipeline
 from assistant.sam.mask_ops import pad_to_square
@@ -186,6 +197,151 @@ def test_no_proposals_are_no_reason_to_say_that_nothing_is_there():
     assert scene.ask("cup?").targets[0].present and "boxes" in model.requests[0][1]
 
 
+# --------------------------------------------------------------------------------------------------- hybrid
+
+SPOON_BOX = [542, 562, 683, 812]  # thousandths
+
+
+def rows_of(**targets):
+    """An answer in JSON with (seen, marks, boxes) targets by their names."""
+    rows = [
+        {"phrase": phrase, "seen": seen, "marks": marks, "boxes": [{"bbox_2d": box} for box in boxes]}
+        for phrase, (seen, marks, boxes) in targets.items()
+    ]
+    return json.dumps({"thought": "", "targets": rows})
+
+
+def hybrid_scene(*script):
+    """IMAGE without a proposal of the spoon, opened with a scripted model."""
+    masks = [mask for name, mask in INSTANCES.items() if name != "spoon"]
+    return scene_of(list(script), "hybrid", opener=MarkedImageOpener(masks))
+
+
+def number_on(scene, mask):
+    """The number of the proposal that is a mask."""
+    numbers, _ = scene.assistant.pipeline._sheets(scene.opened)
+    return next(k for k, i in numbers.items() if np.array_equal(scene.proposals.mask(i), mask))
+
+
+def test_what_no_mark_shows_is_boxed_and_what_nothing_shows_is_not_denied():
+    cup = number_on(hybrid_scene()[0], INSTANCES["cup"])
+    text = rows_of(
+        wire=(True, [], []), cup=(True, [cup], []), spoon=(True, [], [SPOON_BOX]), bench=(False, [], [])
+    )
+    scene, model = hybrid_scene(text)
+    answer = scene.ask("what is there?")
+    assert [(t.phrase, t.present, t.seen) for t in answer.targets] == [
+        ("cup", True, False),
+        ("spoon", True, False),
+        ("bench", False, False),
+        ("wire", False, True),
+    ]
+    assert answer.text == (
+        "I see the cup and the spoon, but no bench. I also see the wire, which I cannot outline."
+    )
+    assert is_union(answer.targets[0].mask, "cup")
+    spoon = np.zeros((H, W), bool)
+    spoon[225:325, 325:410] = True  # what SAM makes of the box: it is filled
+    assert np.array_equal(answer.targets[1].mask, spoon) and not answer.targets[1].proposals
+    assert answer.targets[3].confidence == 1 and answer.targets[3].mask is None
+    assert [row.get("seen") for row in answer.to_json()["targets"]] == [None, None, None, True]
+    ((turns, system, schema),) = model.requests
+    fields = schema["properties"]["targets"]["items"]["properties"]
+    assert list(fields) == ["phrase", "seen", "marks", "boxes"] and "from 0 to 1000" in system
+    assert len(turns[0].images) > 1
+
+
+def test_a_box_that_a_proposal_fits_means_the_proposal():
+    ys, xs = INSTANCES["cup"].nonzero()
+    box = [
+        round(v) for v in (xs.min() / W * 1000, ys.min() / H * 1000, xs.max() / W * 1000, ys.max() / H * 1000)
+    ]
+    scene, _ = hybrid_scene(rows_of(cup=(True, [], [box])))
+    answer = scene.ask("the cup?")
+    assert is_union(answer.targets[0].mask, "cup") and len(answer.targets[0].proposals) == 1
+    assert not scene.assistant.pipeline.opener.prompts
+
+
+def test_confidence_is_the_probability_that_the_model_sees_it():
+    parts = [
+        '{"targets": [{"phrase": "cup", "seen": ',
+        "true",
+        ', "marks": [1]}, {"phrase": "bench", "seen": ',
+    ]
+    steps = [TokenStep(part.encode(), {part.encode(): 1.0}) for part in [*parts, "true", ', "marks": []}]}']]
+    steps[1] = TokenStep(b"true", {b"true": 0.9, b"false": 0.1})
+    steps[3] = TokenStep(b"true", {b"true": 0.6, b"false": 0.2})
+    answer = StructuredAnswer("".join(step.token.decode() for step in steps), steps=steps)
+    scene, _ = scene_of([answer, answer])
+    cup, bench = scene.ask("which?").targets
+    assert (cup.confidence, bench.confidence) == (pytest.approx(0.9), pytest.approx(0.75)) and bench.seen
+    scene.assistant.threshold = 0.8
+    cup, bench = scene.ask("which?").targets  # the bench is below the threshold: absent
+    assert cup.present and not bench.seen and not bench.present
+
+
+def test_real_models_work_out_follow_ups_themselves():
+    first = rows_of(cup=(True, [2], []))
+    scene, model = hybrid_scene(first, rows_of(cup=(True, [1], [])), rows_of(cup=(True, [1], [])))
+    scene.ask("what holds the coffee?")
+    for question in ("no, the other one", "et celle de gauche ?"):
+        assert len(scene.ask(question).targets[0].proposals) == 1
+        assert model.requests[-1][0][-1].question == question
+        assert model.requests[-1][0][0].answer == first
+
+
+def test_an_answer_that_was_corrected_is_read_with_its_masks():
+    scene, model = hybrid_scene(rows_of(cup=(True, [2], [])), rows_of(cup=(True, [1], [])))
+    answer = scene.ask("what is there?")
+    corrected = [
+        Target("cup", True, 1.0, INSTANCES["cup"], []),  # by hand: a proposal is nearly the same
+        Target("spoon", True, 1.0, INSTANCES["spoon"], []),  # no proposal is
+        Target("bench", False, 0.0, None, []),
+        Target("wire", False, 1.0, None, [], seen=True),
+    ]
+    scene.restore([replace(answer, targets=corrected, said="")])
+    scene.ask("and which is round?")
+    read = json.loads(model.requests[-1][0][0].answer)["targets"]
+    assert read[0] == {
+        "phrase": "cup",
+        "seen": True,
+        "marks": [number_on(scene, INSTANCES["cup"])],
+        "boxes": [],
+    }
+    (box,) = read[1]["boxes"]
+    assert box["bbox_2d"] == pytest.approx(SPOON_BOX, abs=4) and read[1]["marks"] == []
+    assert read[2] == {"phrase": "bench", "seen": False, "marks": [], "boxes": []}
+    assert read[3] == {"phrase": "wire", "seen": True, "marks": [], "boxes": []}
+
+
+def test_the_prompts_show_the_question_of_an_example_in_the_form_asked_for():
+    frame = frame_of(THOUSAND, (H, W))
+    words = {"sheets": "the second is", "n": 9, "example": 4, "meaning": frame.meaning}
+    for prompt, schema in [
+        (MARKS_PROMPT, marks_schema(range(1, 10))),
+        (HYBRID_PROMPT, hybrid_schema(range(1, 10), frame)),
+        (BOXES_PROMPT, boxes_schema(frame)),
+    ]:
+        text = prompt.format(**words, box=[1, 2, 3, 4], point=[1, 2])
+        question, _, example = text.partition('Example, for "')[2].partition('": ')
+        assert question.startswith("what keeps the rain off") and "bench" in question
+        value = json.loads(example)
+        target = schema["properties"]["targets"]["items"]["properties"]
+        assert list(value) == list(schema["properties"])
+        assert all(list(row) == list(target) for row in value["targets"])
+        assert all(row["phrase"] in question + value["thought"].lower() for row in value["targets"])
+
+
+def test_what_an_answer_takes_is_counted():
+    def script(turns, system, schema):
+        text = '{"keep": true}' if schema is KEEP_SCHEMA else answer_of(("cup", [1, 2]))
+        return StructuredAnswer(text, tokens=7, read_tokens=100)
+
+    scene, _ = scene_of(script, verify=True)
+    cost = scene.ask("cup?").cost
+    assert (cost.calls, cost.tokens, cost.read_tokens) == (3, 21, 300) and 0 < cost.seconds < 60
+
+
 # ---------------------------------------------------------------------------------------------------- boxes
 
 
@@ -202,6 +358,9 @@ def frames():
 @pytest.mark.parametrize("frame, written, px", list(frames()))
 def test_points_of_each_family(frame, written, px):
     assert frame.point(*written) == pytest.approx(px)
+    height, width = frame.size
+    box = [width * 0.25, height * 0.5, width * 0.75, height * 0.875]
+    assert frame.box(frame.written_box(box)) == pytest.approx(box, abs=max(frame.size) / 100)
 
 
 def test_the_families():
@@ -329,7 +488,7 @@ SCENES = {}  # an opened image for each selection, so that its sheets are drawn 
             max_leaves=12,
         ).map(json.dumps),
     ),
-    st.sampled_from(["boxes", "marks"]),
+    st.sampled_from(["boxes", "marks", "hybrid"]),
 )
 @example('{"targets": [{"phrase": "a", "boxes": [{"bbox_2d": [1e400, NaN, 3, 4]}]}]}', "boxes")
 @example("[" * 5000, "marks")
