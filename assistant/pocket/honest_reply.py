@@ -81,6 +81,8 @@ def honest_items(
     unmatched: list[int] = []  # indices of items whose phrase nobody named
     for mention, selection in zip(mentions, selections, strict=False):
         phrase = _named_phrase(mention.phrase, heard, llm, vocabulary)
+        if phrase is not None and not mention.present:
+            phrase = _as_asked(phrase, things, llm, vocabulary)
         if phrase is None:
             unmatched.append(len(items))
         elif not mention.present and llm.row_of(phrase) is None and _is_unknown(phrase, vocabulary):
@@ -113,6 +115,16 @@ def _named_phrase(phrase: str, heard: str, llm: PocketLLM, vocabulary: Vocabular
         return None
     names = {word for name in vocabulary.names[row] for word in name.split()}
     return phrase if words <= heard_words | POSITION_WORDS | names else llm.plain_names()[row]
+
+
+def _as_asked(phrase: str, things: Sequence[str], llm: PocketLLM, vocabulary: Vocabulary) -> str:
+    """What is absent in the words of the question: "loo" where the language model says "toilet"."""
+    row = llm.row_of(phrase)
+    if row is None or any(comparable(phrase) in comparable(thing) for thing in things):
+        return phrase
+    return next(
+        (thing for thing in things if is_plain_name(thing) and vocabulary.is_named(row, thing)), phrase
+    )
 
 
 def _is_answered(thing: str, rows: list[int | None], items: list[Item], vocabulary: Vocabulary) -> bool:

@@ -34,7 +34,7 @@ def answer(llm, question, said, heard=""):
 
 def test_what_is_named_is_there_or_not_there(llm):
     text, found = answer(llm, "is there a red rucksack?", "backpack [ABS].")
-    assert text == "I see no backpack." and found == [("backpack", False, True)]
+    assert text == "I see no red rucksack." and found == [("red rucksack", False, True)]
     text, found = answer(llm, "the cat and the people", "cat [SEG], people [ABS].")
     assert text == "I see the cat, but no people." and [present for _, present, _ in found] == [True, False]
 
