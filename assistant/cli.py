@@ -43,7 +43,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--selection",
         choices=SELECTIONS,
         help="how masks are selected: by numbers drawn on the image (marks), by boxes, by numbers or boxes "
-        "(hybrid), or by what finetune trained (default: what suits the LLM)",
+        "(hybrid), by names that a segmenter finds (concepts), or by what finetune trained (default: what "
+        "suits the LLM)",
+    )
+    parser.add_argument(
+        "--concepts",
+        metavar="MODEL",
+        help="finds the things that the LLM names: SAM 3 (with --sam of the same) or a zero-shot detector "
+        "such as IDEA-Research/grounding-dino-base (with any --sam), as a hub id or a folder",
     )
     parser.add_argument(
         "--verify",
@@ -87,6 +94,7 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
         device=args.device,
         pixels=args.pixels,
         max_tokens=args.max_tokens,
+        concepts=args.concepts,
     )
 
 

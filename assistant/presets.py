@@ -22,13 +22,14 @@ if TYPE_CHECKING:  # torch is loaded when a model is, so that every --help is in
 
     from assistant.mllm.local_model import MultimodalLLM
     from assistant.pipeline import AttentionProbe, ImageOpener, Pipeline
+    from assistant.sam.concepts import ConceptSegmenter
     from assistant.sam.image_opener import SamOpenedImage
     from assistant.sam.proposals import Proposals
     from assistant.sam.segmenter import Segmenter
 
 EMBEDDED = "pocket"  # the name of the embedded LLM and of its SAM, wherever a part is named
 SERVER_PREFIX = "openai:"  # of a multimodal LLM on an OpenAI-compatible server
-SELECTIONS = ("hybrid", "marks", "boxes", "trained")
+SELECTIONS = ("hybrid", "marks", "boxes", "concepts", "trained")
 MIN_PIXELS = 256 * 256  # that an LLM may be limited to; Qwen3-VL's processor enlarges smaller images to it
 MIN_TOKENS = 64  # that an LLM may be limited to; an answer that names one thing takes about 60
 
@@ -43,6 +44,7 @@ class Preset:
         selection: How masks are selected without an adapter.
         features: Hub id of the DINOv2 that a trained selector reads beside SAM's features; None for none.
         limits: What it can and cannot do, in two sentences for visitors of the page.
+        concepts: What finds things by their name, see `assistant.sam.concepts`; None for nothing.
     """
 
     mllm: str
@@ -50,6 +52,7 @@ class Preset:
     selection: str = "hybrid"
     features: str | None = None
     limits: str = ""
+    concepts: str | None = None
 
     @property
     def is_embedded(self) -> bool:
@@ -71,6 +74,18 @@ PRESETS = {
     # The parts of LLM-Seg. LLaVA-1.5 was taught boxes, but hardly reads numbers drawn on images
     # (arXiv 2404.16375).
     "llava": Preset("llava-hf/llava-1.5-7b-hf", "facebook/sam-vit-huge", "boxes", "facebook/dinov2-large"),
+    # The LLM names, and a segmenter finds what it names. The weights of SAM 3 are gated, under a licence of
+    # their own; Grounding DINO is Apache-2.0.
+    "agent": Preset("Qwen/Qwen3-VL-8B-Instruct", "facebook/sam3", "concepts", concepts="facebook/sam3"),
+    "agent-small": Preset(
+        "Qwen/Qwen3-VL-4B-Instruct", "facebook/sam3", "concepts", concepts="yonigozlan/sam3-litetext-s0"
+    ),
+    "grounded": Preset(
+        "Qwen/Qwen3-VL-4B-Instruct",
+        "facebook/sam-vit-large",
+        "concepts",
+        concepts="IDEA-Research/grounding-dino-base",
+    ),
 }
 
 
@@ -105,6 +120,7 @@ class ModelOptions:
     device: str | None = None
     pixels: int | None = None
     max_tokens: int | None = None
+    concepts: str | None = None
 
     @property
     def sam_or_preset(self) -> str:
@@ -122,6 +138,7 @@ class ModelOptions:
             "mllm": _last_part(self.mllm),
             "sam": _last_part(self.sam),
             "selection": self.selection,
+            "concepts": _last_part(self.concepts),
             "adapter": _last_part(self.adapter),
             "verification": "yes" if self.verify else None,
             "4-bit": "yes" if self.four_bit else None,
@@ -144,6 +161,7 @@ class ModelOptions:
             verify=self.verify,
             pixels=self.pixels,
             max_tokens=self.max_tokens,
+            concepts=self.concepts,
         )
 
 
@@ -177,13 +195,15 @@ def load_preset(
     mllm: str | None = None,
     sam: str | None = None,
     selection: str | None = None,
+    concepts: str | None = None,
     **options: Any,
 ) -> tuple[Pipeline[Any], dict[str, str]]:
     """Load a preset, with parts of one's own in the place of some of its parts.
 
     Args:
         name: One of `PRESETS`.
-        adapter, device, mllm, sam, selection, options: See `load_pipeline`; None for the preset's own.
+        adapter, device, mllm, sam, selection, concepts, options: See `load_pipeline`; None for the preset's
+            own.
 
     Returns:
         The pipeline and {part: sha256 of its weights}.
@@ -192,9 +212,16 @@ def load_preset(
         BadInput: There is no such preset, or its weights cannot be had.
     """
     preset = preset_named(name)
-    if mllm is None and selection is None and adapter is None and not preset.is_embedded:
-        selection = preset.selection
-    return load_pipeline(mllm or preset.mllm, sam or preset.sam, adapter, selection, device, **options)
+    if selection is None and adapter is None:
+        if concepts or preset.concepts:
+            selection = "concepts"
+        elif mllm is None and not preset.is_embedded:
+            selection = preset.selection
+    if selection == "concepts" and concepts is None and sam in (None, preset.sam):
+        concepts = preset.concepts
+    return load_pipeline(
+        mllm or preset.mllm, sam or preset.sam, adapter, selection, device, concepts=concepts, **options
+    )
 
 
 def load_pipeline(
@@ -208,6 +235,7 @@ def load_pipeline(
     verify: bool = False,
     pixels: int | None = None,
     max_tokens: int | None = None,
+    concepts: str | None = None,
 ) -> tuple[Pipeline[Any], dict[str, str]]:
     """Load a pipeline from its parts.
 
@@ -215,14 +243,17 @@ def load_pipeline(
         mllm: A hub id or folder of transformers, openai:MODEL (on a server at `base_url`), or pocket.
         sam: See `load_segmenter`.
         adapter: A folder that `python -m finetune` wrote.
-        selection: "hybrid", "marks", "boxes" or "trained". None means "trained" with an adapter, otherwise
-            what the model's family can do (`assistant.mllm.coordinates.selection_of`).
+        selection: "hybrid", "marks", "boxes", "concepts" or "trained". None means "trained" with an adapter,
+            "concepts" where `concepts` is given, otherwise what the model's family can do
+            (`assistant.mllm.coordinates.selection_of`).
         device: See `pick_device`.
         four_bit: Keep the weights of the LLM in 4 bits.
         base_url: Address of the server of an openai:MODEL.
         verify: Show each selected mask to the model again ("hybrid", "marks" and "boxes").
         pixels: See `ModelOptions`.
         max_tokens: See `ModelOptions`.
+        concepts: What finds things by their name, see `assistant.sam.concepts.load_concepts`; with "concepts"
+            None stands for the SAM, which is SAM 3 then.
 
     Returns:
         The pipeline and {part: sha256 of its weights, or the name of a model on a server}.
@@ -243,6 +274,8 @@ def load_pipeline(
         if max_tokens is not None:
             raise BadInput("the pocket preset writes a sentence or two; leave out --max-tokens")
         return _load_pocket(sam, adapter, selection, device, four_bit, verify)
+    if concepts and selection not in (None, "concepts"):
+        raise BadInput(f"--concepts goes with --selection concepts, not with {selection}")
     if on_server and (adapter or four_bit or selection == "trained"):
         raise BadInput(
             "a model on a server is used as it is: leave out --adapter, --four-bit and --selection trained"
@@ -252,10 +285,12 @@ def load_pipeline(
             "--selection trained needs --adapter, a folder that finetune wrote; else choose hybrid, marks or "
             "boxes"
         )
-    if adapter and selection in (None, "trained"):
+    if adapter and selection in (None, "trained") and not concepts:
         return _load_trained(mllm, sam, Path(adapter), device, four_bit, pixels, max_tokens)
+    if concepts:
+        selection = "concepts"
     return _load_zero_shot(
-        mllm, sam, adapter, selection, device, four_bit, base_url, verify, pixels, max_tokens
+        mllm, sam, adapter, selection, device, four_bit, base_url, verify, pixels, max_tokens, concepts
     )
 
 
@@ -271,9 +306,9 @@ def _load_pocket(
         raise BadInput(
             f"the pocket preset's language model reads its own SAM only: give --mllm as well as --sam {sam}"
         )
-    if selection in ("hybrid", "marks", "boxes") or verify:
+    if selection in ("hybrid", "marks", "boxes", "concepts") or verify:
         raise BadInput(
-            "the pocket preset's language model is too small for marks, boxes and verification: "
+            "the pocket preset's language model is too small for marks, boxes, concepts and verification: "
             "give --mllm, or another --preset"
         )
     if device not in (None, "cpu") or four_bit:
@@ -314,7 +349,9 @@ def _load_zero_shot(
     verify: bool,
     pixels: int | None,
     max_tokens: int | None,
+    concepts: str | None,
 ) -> tuple[Pipeline[Any], dict[str, str]]:
+    from assistant.mllm.concept_pipeline import ConceptPipeline
     from assistant.mllm.coordinates import selection_of
     from assistant.mllm.openai_client import OpenAIClient
     from assistant.mllm.structured_output import StructuredLLM
@@ -329,7 +366,24 @@ def _load_zero_shot(
         llm, weights = _load_llm(mllm, adapter, device, four_bit, pixels)
         model = StructuredLLM(llm, max_tokens)
     opener, weights["sam"] = load_image_opener(sam, device)
+    if selection == "concepts":
+        finder, weights["concepts"] = _load_concepts(concepts or sam, opener.segmenter)
+        return ConceptPipeline(opener, model, finder, verify), weights
     return ZeroShotPipeline(opener, model, selection or selection_of(model.name), verify), weights
+
+
+def _load_concepts(concepts: str, segmenter: Segmenter) -> tuple[ConceptSegmenter, str]:
+    """What finds things by their name, and the sha256 of its weights."""
+    from assistant.sam.concepts import load_concepts
+    from assistant.weights import fingerprint, resolve_model
+
+    if concepts == EMBEDDED or concepts.endswith(".pth"):
+        raise BadInput(
+            f"--sam {concepts} finds nothing by its name: give --concepts, a zero-shot detector such as "
+            "IDEA-Research/grounding-dino-base, or --sam facebook/sam3"
+        )
+    where = resolve_model(concepts)
+    return load_concepts(where, segmenter), fingerprint(where)
 
 
 def _load_llm(

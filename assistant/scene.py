@@ -116,6 +116,7 @@ class Assistant:
         threshold: float = PRESENCE_THRESHOLD,
         pixels: int | None = None,
         max_tokens: int | None = None,
+        concepts: str | None = None,
     ) -> Assistant:
         """Load an assistant from its parts.
 
@@ -124,8 +125,8 @@ class Assistant:
                 for a model on a server at `base_url`.
             sam: A hub id, a folder, an official .pth file, or "pocket" for the SAM of the pocket preset.
             adapter: A folder that `python -m finetune` wrote.
-            selection: How masks are selected: "hybrid", "marks", "boxes" or "trained"; None for the best that
-                the parts allow (see `assistant.presets.load_pipeline`).
+            selection: How masks are selected: "hybrid", "marks", "boxes", "concepts" or "trained"; None for
+                the best that the parts allow (see `assistant.presets.load_pipeline`).
             device: "cpu", "cuda" or "cuda:1"; None for the GPU if there is one.
             four_bit: Whether the weights of the LLM are kept in 4 bits.
             base_url: Address of the server of an openai:MODEL, such as "http://127.0.0.1:8000/v1".
@@ -135,6 +136,7 @@ class Assistant:
                 or what suits the LLM's family.
             max_tokens: Tokens that the LLM may write for one answer; those of its thoughts count too where it
                 is on a server. None for what suits it.
+            concepts: SAM 3 or a zero-shot detector, a hub id or a folder, that finds what the LLM names.
 
         Returns:
             An assistant that holds no opened images.
@@ -155,6 +157,7 @@ class Assistant:
             verify,
             pixels=pixels,
             max_tokens=max_tokens,
+            concepts=concepts,
         )
         return cls(pipeline, weights, threshold)
 

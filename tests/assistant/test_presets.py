@@ -170,6 +170,9 @@ def test_the_selection_that_a_model_gets(folders):
         "base": "hybrid",
         "large": "hybrid",
         "llava": "boxes",
+        "agent": "concepts",
+        "agent-small": "concepts",
+        "grounded": "concepts",
     }
 
 

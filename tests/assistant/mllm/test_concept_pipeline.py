@@ -1,0 +1,178 @@
+"""A model that names and a segmenter that finds: how many calls each case takes, and what is answered."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import skimage.data
+
+from assistant import Assistant
+from assistant.errors import BadInput
+from assistant.grammar import Turn
+from assistant.mllm.concept_pipeline import ConceptPipeline
+from assistant.mllm.structured_answer import StructuredAnswer
+from assistant.presets import ModelOptions, load_preset
+from tests.helpers import scripted_world
+from tests.helpers.scripted_world import (
+    ErrorRates,
+    ScriptedConcepts,
+    ScriptedModel,
+    ScriptedSegmenter,
+    World,
+    opened_world,
+)
+from tests.helpers.tiny_concepts import tiny_grounding_dino, tiny_sam3
+from tests.helpers.tiny_models import tiny_qwen3_vl, tiny_sam
+
+NO_ERRORS = ErrorRates(0, 0, 0, 0, 0)
+
+
+@pytest.fixture
+def world():
+    """A scene in which the second circle from the left is red; the question is set by each test."""
+    rng = random.Random(3)
+    made = scripted_world.make_world(rng)
+    made.kind = next(s.kind for s in made.shapes if sum(o.kind == s.kind for o in made.shapes) > 2)
+    return made
+
+
+class Told(ScriptedModel):
+    """A model that gives the answers that it is told, then those of the scripted one."""
+
+    def __init__(self, world, opened, *answers):
+        super().__init__(world, NO_ERRORS, random.Random(0), opened)
+        self.answers = list(answers)
+        self.asked = []
+
+    def ask(self, turns, system, schema, **options):
+        self.asked.append((turns, schema["title"]))
+        if self.answers:
+            self.calls += 1
+            answer = self.answers.pop(0)
+            text = answer if isinstance(answer, str) else json.dumps({"thought": "", "targets": [answer]})
+            return StructuredAnswer(text, tokens=10)
+        return super().ask(turns, system, schema, **options)
+
+
+def ask(world: World, *answers):
+    opened = opened_world(world, random.Random(0))
+    model = Told(world, opened, *answers)
+    concepts = ScriptedConcepts(world, NO_ERRORS, random.Random(0))
+    sam = ScriptedSegmenter(world)
+    pipeline = ConceptPipeline(scripted_world._opener(sam), model, concepts)
+    reply, (selection,) = pipeline.ask([Turn("which?")], opened, 0.5)
+    return model, concepts, reply, selection
+
+
+def alike(world):
+    return [k for k, shape in enumerate(world.shapes) if shape.kind == world.kind]
+
+
+def test_all_of_a_kind_take_one_call(world):
+    world.wanted = alike(world)
+    model, concepts, reply, selection = ask(world)
+    assert model.calls == reply.calls == 1 and concepts.passes == 1
+    assert (selection.mask == world.union()).all() and selection.confidence > 0.6
+    assert "[SEG]" in reply.text and world.kind in reply.text
+
+
+def test_one_of_several_takes_two(world):
+    world.wanted, world.which = alike(world)[1:2], "the second one"
+    model, _, reply, selection = ask(world)
+    assert model.calls == reply.calls == 2 and [title for _, title in model.asked] == ["concepts", "picks"]
+    assert (selection.mask == world.union()).all() and selection.confidence >= 0.5
+    turns, _ = model.asked[1]
+    assert f'"{world.kind}" (the second one): candidates 1, 2' in turns[-1].question
+    assert len(turns[0].images) == 2  # the photo, and the candidates on it
+
+
+def test_what_neither_sees_is_absent_after_one_call(world):
+    world.kind = next(kind for kind in scripted_world.KINDS if kind not in {s.kind for s in world.shapes})
+    world.wanted = []
+    model, concepts, reply, selection = ask(world)
+    assert model.calls == 1 and concepts.passes == 1 and not selection.has_mask
+    assert selection.confidence < 0.5 and "[ABS]" in reply.text
+
+
+def test_what_only_the_segmenter_sees_is_shown_to_the_model(world):
+    world.wanted = alike(world)
+    unseen = {"phrase": world.kind, "seen": False, "concepts": [world.kind], "which": ""}
+    model, _, _, selection = ask(world, unseen)
+    assert model.calls == 2 and (selection.mask == world.union()).all()
+    world.wanted = []  # and the model may say that it is something else
+    model, _, reply, selection = ask(world, unseen)
+    assert model.calls == 2 and not selection.has_mask and "[ABS]" in reply.text
+
+
+def test_other_words_are_asked_for_once(world):
+    world.wanted = alike(world)
+    odd = {"phrase": "gizmo", "seen": True, "concepts": ["gizmo", "doohickey"], "which": ""}
+    better = {"phrase": "gizmo", "seen": True, "concepts": [world.kind], "which": ""}
+    model, concepts, reply, selection = ask(world, odd, better)
+    assert model.calls == reply.calls == 2 and concepts.passes == 3
+    assert (selection.mask == world.union()).all() and "gizmo" in reply.text
+    turns, _ = model.asked[1]
+    assert 'found nothing for "gizmo" (gizmo, doohickey)' in turns[-1].question
+
+
+def test_what_has_no_name_is_pointed_at(world):
+    world.wanted = alike(world)[:1]
+    odd = {"phrase": "gizmo", "seen": True, "concepts": ["gizmo"], "which": ""}
+    model, _, reply, selection = ask(world, odd, odd)
+    assert model.calls == reply.calls == 3 and selection.has_mask
+    shown = selection.mask if selection.mask is not None else world.union()
+    assert (shown == world.union()).all()
+
+
+def test_a_model_that_writes_something_else_is_asked_again_once(world):
+    world.wanted = alike(world)
+    model, _, _, selection = ask(world, "I see it.")
+    assert model.calls == 2 and selection.has_mask
+    with pytest.raises(BadInput, match="does not answer in the form asked for but 'Sorry"):
+        ask(world, "I see it.", "Sorry.")
+
+
+def test_it_scores_as_an_agent_that_examines_each_mask_with_a_third_of_its_calls():
+    ours, loop = (scripted_world.score(name, 40, ErrorRates(), seed=1) for name in ("concepts", "loop"))
+    assert ours.gIoU >= loop.gIoU and 3 * ours.calls <= loop.calls
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    return tiny_qwen3_vl(tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.mark.parametrize("preset", ["agent", "grounded"])
+def test_presets_of_tiny_models_answer(qwen, tmp_path, preset):
+    """Random models name and find nothing of use, but every part is loaded and called as the large ones."""
+    is_agent = preset == "agent"
+    sam = tiny_sam3(tmp_path / "sam3") if is_agent else tiny_sam(tmp_path / "sam")
+    concepts = sam if is_agent else tiny_grounding_dino(tmp_path / "dino")
+    options = ModelOptions(
+        preset=preset, mllm=str(qwen), sam=str(sam), concepts=str(concepts), device="cpu", max_tokens=64
+    )
+    pipeline, weights = options.load()
+    assert isinstance(pipeline, ConceptPipeline) and {"mllm", "sam", "concepts"} <= weights.keys()
+    image = np.ascontiguousarray(skimage.data.coffee()[::4, ::4])
+    scene = Assistant(pipeline, weights).open(image)
+    try:
+        answer = scene.ask("where is the cup?")
+    except BadInput as error:  # a random model may not end its JSON
+        assert "does not answer in the form asked for" in str(error)
+    else:
+        assert answer.targets
+    masks, scores = scene.segment(points=[[60, 50]])
+    assert masks.shape == (3, *image.shape[:2]) and len(scores) == 3
+
+
+def test_parts_that_do_not_go_together(qwen, tmp_path):
+    for changes, message in (
+        ({"preset": "pocket", "selection": "concepts"}, "too small"),
+        ({"preset": "base", "mllm": str(qwen), "sam": "pocket", "selection": "concepts"}, "finds nothing"),
+        ({"preset": "base", "selection": "marks", "concepts": "some/detector"}, "goes with --selection"),
+    ):
+        name = changes.pop("preset")
+        with pytest.raises(BadInput, match=message) as error:
+            load_preset(name, device=None if name == "pocket" else "cpu", **changes)
+        assert "\n" not in str(error.value)
