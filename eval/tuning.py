@@ -108,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--dtype",
         choices=["float32", "bfloat16"],
-        help="precision of the LLM (default: float32 on a CPU, else bfloat16)",
+        help="precision of the LLM (default: bfloat16 on a GPU that has it, else float32)",
     )
     add("--device", help="where to compute (default: a GPU if there is one)")
     add(
@@ -228,10 +228,10 @@ def prepare(settings: TuningSettings) -> tuple[Workload, int]:
     from assistant.weights import resolve_model
     from finetune.mllm.lora import LoraSettings, enable_activation_checkpointing, start_model
     from finetune.region_cache import ImageRegions
+    from finetune.tune import training_dtype
 
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    default_dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    dtype = getattr(torch, settings.dtype) if settings.dtype else default_dtype
+    dtype = getattr(torch, settings.dtype) if settings.dtype else training_dtype(device == "cpu")
     torch.manual_seed(settings.seed)
     llm = MultimodalLLM.load(
         resolve_model(settings.mllm), device=device, dtype=dtype, four_bit=settings.four_bit

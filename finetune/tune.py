@@ -281,7 +281,7 @@ def tune_general(settings: TuneSettings) -> None:
         )
     mllm, sam, dino = parts_to_train(settings.models, settings.dino)
     on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    dtype = getattr(torch, settings.dtype) if settings.dtype else _training_dtype(on_cpu)
+    dtype = getattr(torch, settings.dtype) if settings.dtype else training_dtype(on_cpu)
     accelerator = _start_accelerator(settings, on_cpu)
     if accelerator.is_main_process:
         write_settings(settings.out, settings.recorded())
@@ -307,7 +307,7 @@ def tune_general(settings: TuneSettings) -> None:
     train(settings, llm, origin, load_opener, accelerator)
 
 
-def _training_dtype(on_cpu: bool) -> torch.dtype:
+def training_dtype(on_cpu: bool) -> torch.dtype:
     """bfloat16 where a GPU has it, else float32: the gradients of float16 would need to be scaled."""
     import torch
 

@@ -24,7 +24,7 @@ from assistant.mllm.trained import load_trained_pipeline
 from assistant.mllm.zero_shot import ZeroShotPipeline
 from assistant.pocket.sam import build_pocket_sam
 from assistant.presets import load_segmenter
-from assistant.sam import image_opener
+from assistant.sam import concepts, image_opener
 from assistant.sam.backends import PocketSegmenter
 from assistant.sam.image_opener import SamImageOpener
 from assistant.sam.proposals import everything
@@ -37,13 +37,15 @@ from tests.helpers.few_shot import RED, image_with_box, tiny_matcher, write_boxe
 from tests.helpers.marked_image import ScriptedModel
 from tests.helpers.pocket_wheels import require_pocket_wheels
 from tests.helpers.pretended_gpu import GPU, PretendedGpu
+from tests.helpers.tiny_concepts import tiny_grounding_dino, tiny_owlv2, tiny_sam3
 from tests.helpers.tiny_matchers import tiny_blip, tiny_clip
 from tests.helpers.tiny_models import tiny_llava, tiny_qwen3_vl, tiny_sam, tiny_smolvlm
-from tests.helpers.tiny_sams import tiny_official_sam, tiny_sam2
+from tests.helpers.tiny_sams import tiny_edgetam, tiny_official_sam, tiny_sam2
 from tests.helpers.tuning_runs import command_line, tensors
 
 IMAGE, MASK = image_with_box(48, 64, (8, 8, 40, 30), RED)
-SAMS = ("official", "transformers", "sam2", "pocket")
+SAMS = ("official", "transformers", "sam2", "sam3", "edgetam", "pocket")
+RESTORABLE_SAMS = ("official", "transformers", "pocket")  # whose decoder reads the stored features alone
 # What a model answers without training, by the selection.
 ANSWERS = {
     "marks": '{"thought": "Red.", "targets": [{"phrase": "box", "marks": [1]}]}',
@@ -60,6 +62,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("parts")
     torch.save(tiny_official_sam().state_dict(), root / "sam.pth")
     tiny_sam2().save_pretrained(root / "sam2")
+    tiny_edgetam().save_pretrained(root / "edgetam")
     builders = {
         "transformers": tiny_sam,
         "qwen": tiny_qwen3_vl,
@@ -67,9 +70,12 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "smolvlm": tiny_smolvlm,
         "blip": tiny_blip,
         "clip": tiny_clip,
+        "sam3": tiny_sam3,
+        "grounding_dino": tiny_grounding_dino,
+        "owlv2": tiny_owlv2,
     }
     built = {name: build(root / name) for name, build in builders.items()}
-    return built | {"official": root / "sam.pth", "sam2": root / "sam2"}
+    return built | {"official": root / "sam.pth", "sam2": root / "sam2", "edgetam": root / "edgetam"}
 
 
 @pytest.fixture(autouse=True)
@@ -112,10 +118,10 @@ def test_everything_mode(parts, kind):
         for more in ({"fast": True}, {"granularity": 0.2, "min_mask_region_area": 9}):
             found.append(everything(segmenter, embedding, **settings, **more).rles)
     assert found[:2] == found[2:]
-    assert found[0] or kind == "pocket"  # untrained, it finds nothing
+    assert found[0] or kind not in ("official", "transformers")  # others, untrained, find nothing
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SAMS if kind != "sam2"])
+@pytest.mark.parametrize("kind", RESTORABLE_SAMS)
 def test_features_that_were_stored_on_disk(parts, kind, tmp_path):
     segmenter = segmenter_on("cuda", parts, kind)
     embedding = segmenter.encode(IMAGE)
@@ -149,6 +155,17 @@ def test_segment_like_with_the_pocket_presets_features(parts):
     for label in (None, "mug"):
         mask, score = matcher.segment(matcher.open(IMAGE), [reference], label)
         assert mask.shape == MASK.shape and 0 <= score <= 1
+
+
+@pytest.mark.parametrize("finder, sam", [("sam3", "sam3"), ("grounding_dino", "sam2"), ("owlv2", "official")])
+def test_concepts(parts, finder, sam, monkeypatch):
+    monkeypatch.setattr(concepts, "MIN_SCORE", 0.0)  # random models are sure of nothing
+    found = []
+    for device in ("cpu", "cuda"):
+        segmenter = segmenter_on(device, parts, sam)
+        opened = SamImageOpener(segmenter, points_per_side=1).open(IMAGE)
+        found.append(concepts.load_concepts(parts[finder], segmenter).find(opened, "red box"))
+    assert len(found[0]) and np.allclose(found[0].scores, found[1].scores, atol=1e-3)
 
 
 @pytest.mark.parametrize("selection", ANSWERS)

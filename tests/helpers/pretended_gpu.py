@@ -325,6 +325,7 @@ def card() -> dict[str, Any]:
     return {
         "is_available": lambda: True,
         "is_bf16_supported": lambda *_, **__: True,
+        "device": lambda device: contextlib.nullcontext(),
         "device_count": lambda: 1,
         "current_device": lambda: GPU.index,
         "set_device": lambda device: None,

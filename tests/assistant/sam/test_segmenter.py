@@ -9,6 +9,7 @@ from segment_anything import SamPredictor
 from assistant.errors import BadInput
 from assistant.sam.backends import OfficialSegmenter, PocketSegmenter, TransformersSegmenter
 from assistant.sam.checkpoints import default_processor
+from assistant.sam.proposals import everything
 from tests.helpers.tiny_sams import (
     tiny_edgetam,
     tiny_official_sam,
@@ -193,3 +194,19 @@ def test_bad_prompts(cat, prompt, message):
 def test_what_is_no_image(image):
     with pytest.raises(BadInput):
         OfficialSegmenter(tiny_official_sam()).encode(image)
+
+
+def test_memory_that_does_not_suffice_is_one_line(cat, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    segmenter = OfficialSegmenter(tiny_official_sam())
+    embedding = segmenter.encode(cat)
+    monkeypatch.setattr(segmenter, "_encode", full)
+    monkeypatch.setattr(segmenter, "_decode", full)
+    with pytest.raises(BadInput, match="not enough memory for SAM to encode .*: take a smaller --sam"):
+        segmenter.encode(cat)
+    with pytest.raises(BadInput, match="not enough memory for SAM to outline"):
+        segmenter.predict(embedding, points=[[5, 5]])
+    with pytest.raises(BadInput, match="not enough memory for SAM to outline"):
+        everything(segmenter, embedding, points_per_side=1)
