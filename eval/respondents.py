@@ -39,6 +39,11 @@ class TimedAnswer:
     seconds: float | None = None
     open_seconds: float | None = None
 
+    def cost_fields(self) -> dict[str, int | None]:
+        """What the answer took of a language model, as fields of a line; {} where that is not known."""
+        cost = self.answer.cost
+        return {} if cost is None else {"calls": cost.calls, "read_tokens": cost.read_tokens}
+
 
 class Respondent(Protocol):
     """Answers questions about image files.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from assistant.cli import add_model_arguments, model_options, open_assistant
 from assistant.errors import BadInput
@@ -51,13 +52,14 @@ def ask(args: argparse.Namespace) -> None:
     if args.out:
         answer.save(args.out)
     if args.json:
-        print(json.dumps({"image": str(files[0]), **answer.to_json()}))
+        print(json.dumps(_json_row(files[0], answer)))
         return
     if answer.reasoning:
         print(f"({answer.reasoning})")
     print(answer.text)
     for target in answer.targets:
-        where = "not in the picture" if target.mask is None else f"{int(target.mask.sum()):,} px"
+        missing = "seen, but not outlined" if target.seen else "not in the picture"
+        where = missing if target.mask is None else f"{int(target.mask.sum()):,} px"
         print(f"  {target.phrase}: {where} (confidence {target.confidence:.2f})")
     if args.out:
         print(f"masks, overlay, COCO, LabelMe and YOLO files: {args.out}")
@@ -103,8 +105,8 @@ def _ask_about_all(
                 tqdm.write(json.dumps({"image": str(file), "error": str(error)}), file=sys.stdout)
             tqdm.write(f"error: {file}: {error}", file=sys.stderr)
         else:
-            row = {"image": str(file), **answer.to_json()}
-            tqdm.write(json.dumps(row) if as_json else f"{file}: {_in_one_line(answer)}", file=sys.stdout)
+            row = json.dumps(_json_row(file, answer)) if as_json else f"{file}: {_in_one_line(answer)}"
+            tqdm.write(row, file=sys.stdout)
     if failed:
         raise BadInput(f"{failed} of {len(files)} images could not be asked about; the others were")
 
@@ -122,6 +124,12 @@ def folders_for(files: list[Path], out: Path | None) -> Iterator[Path | None]:
             name = f"{file.stem}-{number}"
         taken.add(name.lower())
         yield out / name
+
+
+def _json_row(file: Path, answer: Answer) -> dict[str, Any]:
+    """An answer as a row of JSON, with what it took."""
+    cost = {} if answer.cost is None else {"cost": dataclasses.asdict(answer.cost)}
+    return {"image": str(file), **answer.to_json(), **cost}
 
 
 def _in_one_line(answer: Answer) -> str:

@@ -52,6 +52,7 @@ class ClassMap:
         unknown_phrases: Phrases of the answers that are none of the classes.
         seconds: How long each question took.
         tokens: How many tokens were generated for each question; None where that is unknown.
+        calls: How often the language model was asked for each question; None where that is unknown.
     """
 
     names: list[str]
@@ -61,6 +62,7 @@ class ClassMap:
     unknown_phrases: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     tokens: list[int | None] = field(default_factory=list)
+    calls: list[int | None] = field(default_factory=list)
 
     @property
     def unanswered(self) -> list[str]:
@@ -154,6 +156,7 @@ def ask_classes(
         answer = scene.ask(f"Which of these are in the picture: {', '.join(asked)}?")
         class_map.seconds.append(time.perf_counter() - start)
         class_map.tokens.append(answer.tokens)
+        class_map.calls.append(answer.cost.calls if answer.cost else None)
         masks += _record_answers(class_map, answer.targets, asked)
     for _, index, mask in sorted(masks, key=lambda row: row[0]):
         class_map.label[mask] = index

@@ -153,7 +153,8 @@ def target_layers(session: Session, size: tuple[int, int]) -> list[Layer]:
 
 def _target_layer(row: NamedTarget, size: tuple[int, int], show_confidence: bool) -> Layer:
     if not row.target.present:
-        return _layer(row.name, row.colour, f"{row.name}: not in the picture", "", present=False)
+        missing = "seen, but not outlined" if row.target.seen else "not in the picture"
+        return _layer(row.name, row.colour, f"{row.name}: {missing}", "", present=False)
     assert row.target.mask is not None
     tip = f"{row.name}, {row.confidence} sure" if show_confidence else row.name
     confidence = row.confidence if show_confidence else ""

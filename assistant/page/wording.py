@@ -105,7 +105,8 @@ def _coloured_text(text: str, named: list[NamedTarget]) -> str:
         if row.target.present:
             hint = f"{row.confidence} sure that it is there"
         else:
-            hint = f"not in the picture, {row.confidence} for it"
+            missing = "seen, but not outlined" if row.target.seen else "not in the picture"
+            hint = f"{missing}, {row.confidence} for it"
         parts.append(escape(text[end:start]))
         end = start + len(phrase)
         parts.append(tag(text[start:end], row.target, row.colour, hint))

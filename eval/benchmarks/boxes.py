@@ -181,6 +181,7 @@ def _scorer(respondent: Respondent, settings: EvalSettings) -> Callable[[Express
             line |= {
                 "seconds": timed.seconds,
                 "tokens": timed.answer.tokens,
+                **timed.cost_fields(),
                 "oracle": proposal_ious(timed.proposals.boxes, row["box"]),
             }
         return line | score_answer(timed.answer, row["box"])
@@ -260,6 +261,8 @@ def summary(lines: list[Line], settings: EvalSettings, has_confidence: bool) -> 
         seconds_per_query=_median(_values(good, "seconds")),
         seconds_per_image=_median(_values(good, "open_seconds")),
         tokens_per_query=_mean(tokens),
+        read_tokens_per_query=_mean(_values(good, "read_tokens")),
+        calls_per_query=_mean(_values(good, "calls")),
         curve=presence_curve(confidence, [line["there"] for line in good]) if has_confidence else [],
         bad=bad_inputs(lines, "name"),
     )

@@ -196,6 +196,7 @@ class _ImageScorer:
             "strange": class_map.unknown_phrases,
             "seconds": class_map.seconds,
             "tokens": class_map.tokens,
+            "calls": class_map.calls,
             "oracle": class_oracle(scene.proposals.rles, truth, present),
         }
 

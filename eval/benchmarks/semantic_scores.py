@@ -58,6 +58,7 @@ def summary(lines: list[Line], data: LabelMaps, settings: EvalSettings, has_conf
     answered_present, confidence, present = _presence(good, data.names)
     seconds = [value for line in good for value in line.get("seconds", [])]
     tokens = [value for line in good for value in line.get("tokens", []) if value is not None]
+    calls = [value for line in good for value in line.get("calls", []) if value is not None]
     opened = [line["open_seconds"] for line in good if "open_seconds" in line]
     return Result(
         benchmark="semantic",
@@ -71,6 +72,7 @@ def summary(lines: list[Line], data: LabelMaps, settings: EvalSettings, has_conf
         seconds_per_query=float(np.median(seconds)) if seconds else None,
         seconds_per_image=float(np.median(opened)) if opened else None,
         tokens_per_query=float(np.mean(tokens)) if tokens else None,
+        calls_per_query=float(np.mean(calls)) if calls else None,
         curve=presence_curve(confidence, present) if has_confidence else [],
         bad=bad_inputs(lines),
     )

@@ -191,8 +191,7 @@ def ask_question(respondent: Respondent, question: Question, seed: int, strict: 
     line = _about(question)
     if timed.seconds is not None:
         line |= {"seconds": timed.seconds, "tokens": timed.answer.tokens}
-        if timed.answer.cost is not None:
-            line |= {"calls": timed.answer.cost.calls, "read_tokens": timed.answer.cost.read_tokens}
+        line |= timed.cost_fields()
     line |= score_answer(timed.answer, truth)
     line |= {
         "targets": len(truth.masks),

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from assistant.__main__ import main
+from assistant.answer import Target
 from assistant.commands import ask
 from assistant.commands.ask import folders_for
+from assistant.scene import Scene
 from tests.helpers.fake_assistant import FakeAssistant
 from tests.helpers.labelled_sets import write_photos
 
@@ -37,6 +39,20 @@ def test_one_photo_is_answered_in_full(photos, models, tmp_path, capsys):
     assert main(["ask", str(photos / "a.png"), "--json", "the red one"]) == 0  # options may come between
     row = json.loads(capsys.readouterr().out)
     assert row["image"] == str(photos / "a.png") and row["targets"][0]["present"]
+    assert set(row["cost"]) == {"seconds", "calls", "tokens", "read_tokens"} and row["cost"]["seconds"] > 0
+
+
+def test_what_is_seen_but_not_outlined_is_not_called_absent(photos, models, capsys, monkeypatch):
+    ask = Scene.ask
+
+    def ask_and_see(self, question):
+        answer = ask(self, question)
+        answer.targets.append(Target("wire", False, 0.9, None, [], seen=True))
+        return answer
+
+    monkeypatch.setattr(Scene, "ask", ask_and_see)
+    assert main(["ask", str(photos / "a.png"), "the red one?"]) == 0
+    assert "  wire: seen, but not outlined (confidence 0.90)" in capsys.readouterr().out.splitlines()
 
 
 def test_several_photos_and_folders_have_a_line_each(photos, models, tmp_path, capsys):

@@ -54,7 +54,7 @@ def test_records_scores_what_is_said(monkeypatch, folder):
     assert result["version"] == records.VERSION
     assert result["ci95"]["gIoU"][0] < 4 / 6 < result["ci95"]["gIoU"][1]
     for key in (
-        "benchmark protocol ncIoU seconds_per_query seconds_per_image tokens_per_query commit"
+        "benchmark protocol ncIoU seconds_per_query seconds_per_image tokens_per_query calls_per_query commit"
     ).split():
         assert key in result
     at = {point["threshold"]: point for point in result["curve"]}
