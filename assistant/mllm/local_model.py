@@ -151,8 +151,15 @@ class MultimodalLLM:
         """
         check_folder(adapter)
         model, processor = load_model(name_or_path, device, dtype, four_bit, spread)
+        markers = markers or adapter is not None
+        if markers and any(parameter.is_meta for parameter in model.parameters()):
+            # Layers that wait in the CPU's memory can neither be given rows nor take an adapter in.
+            raise BadInput(
+                f"{name_or_path} does not fit into the GPU, as it must with an adapter: use --four-bit, or "
+                "an adapter of a smaller --preset"
+            )
         with memory_advice(f"on {device} to add tokens to {name_or_path}: use a smaller --preset"):
-            llm = cls(model, processor, pixels, markers or adapter is not None)
+            llm = cls(model, processor, pixels, markers)
         if adapter is not None:
             llm.adapt(adapter, merge=not four_bit)
         return llm

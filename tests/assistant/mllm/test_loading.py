@@ -64,6 +64,15 @@ def test_a_model_that_does_not_fit_is_spread_and_the_user_is_told(folders, monke
     assert "--four-bit" in refusal(lambda: load_model(folders["qwen"], "cuda:0", torch.float32))
 
 
+def test_an_adapter_needs_a_model_that_fits(folders, monkeypatch):
+    model, processor = load_model(folders["qwen"])
+    model.lm_head.to("meta")  # as accelerate leaves what waits in the CPU's memory
+    monkeypatch.setattr(local_model, "load_model", lambda *options: (model, processor))
+    line = refusal(lambda: MultimodalLLM.load(folders["qwen"], spread=True))
+    assert "does not fit into the GPU" in line and "--four-bit" in line
+    assert not MultimodalLLM.load(folders["qwen"], spread=True, markers=False).has_markers
+
+
 @pytest.mark.parametrize(
     "device, has_bfloat16, dtype",
     [
