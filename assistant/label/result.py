@@ -57,11 +57,6 @@ class PhotoResult:
     notes: list[str] = field(default_factory=list)
     has_own_image: bool = True
 
-    @property
-    def least_confidence(self) -> float:
-        """The least confidence of the classes that are present; 1 where none is."""
-        return min((each.confidence for each in self.found), default=1.0)
-
 
 def read_result(file: Path) -> PhotoResult | None:
     """Read a result; None where there is none, or one that cannot be read."""

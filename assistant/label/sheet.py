@@ -32,12 +32,14 @@ class Card:
         photo: The address of the photo, from the sheet.
         overlay: The address of the photo with its masks.
         classes: The numbers of its classes, from 0, with a space between.
+        confidences: The confidence of each, likewise.
     """
 
     result: PhotoResult
     photo: str
     overlay: str
     classes: str
+    confidences: str
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def _card(result: PhotoResult, numbers: Mapping[str, int]) -> Card:
         _address(f"{IMAGES}/{result.name}"),
         _address(f"{OVERLAYS}/{overlay}"),
         " ".join(str(numbers[each.name]) for each in result.found),
+        " ".join(f"{each.confidence:.4f}" for each in result.found),
     )
 
 

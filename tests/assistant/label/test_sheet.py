@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from assistant.label.result import FoundClass, PhotoResult
 from assistant.label.run import label_photos
 from assistant.label.settings import LabelSettings
+from assistant.label.sheet import write_sheet
 from tests.helpers.fake_assistant import COLOURS
 from tests.helpers.labelled_sets import CLASSES, write_photos
 from tests.helpers.visitor import launch_chromium
@@ -97,3 +99,29 @@ def test_the_sheet_has_no_serious_fault_of_access(scheme, tmp_path, models, brow
     page.check("[data-name='a.png'] input")
     violations = axe.Axe().run(page).response["violations"]
     assert not [each["help"] for each in violations if each["impact"] in ("serious", "critical")]
+
+
+def test_the_least_confident_comes_first(tmp_path, browser):
+    def result(name: str, **confidences: float) -> PhotoResult:
+        found = [FoundClass(word, value, []) for word, value in confidences.items()]
+        return PhotoResult("", name, 8, 8, found, [], [], [])
+
+    results = [result("a", cup=0.9, dog=0.6), result("b"), result("c", cup=0.7), result("d", dog=0.95)]
+    write_sheet(tmp_path / "sheet.html", results, {}, ["cup", "dog"], "pocket")
+    page = browser.new_page()
+    page.goto((tmp_path / "sheet.html").as_uri())
+
+    def order() -> str:
+        cards = page.query_selector_all(".card:not([hidden])")
+        return "".join(card.get_attribute("data-name") for card in cards)
+
+    assert order() == "abcd"
+    page.select_option("#order", "confidence")
+    assert order() == "acdb"
+    page.click("button:has-text('cup')")
+    assert order() == "ca"  # by the confidence of the class that is shown
+    page.click("button:has-text('dog')")
+    assert order() == "ad"
+    page.select_option("#order", "name")
+    page.click("button:has-text('All')")
+    assert order() == "abcd"
