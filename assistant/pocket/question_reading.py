@@ -28,6 +28,7 @@ MAX_CANDIDATES = 8  # of a description: of 80 held-out ones all have the right n
 MIN_SIMILARITY = 0.3
 MIN_GUESS_SIMILARITY = 0.6
 STRANGER_MARGIN = 0.1  # by which a thing that was not taught must be nearer for the description to mean it
+MIN_LISTED_NAMES = 3  # of a text that is a list of names rather than a description
 # "what vehicles do you see?" asks for vehicles.
 WHICH_NOUN = re.compile(
     r"^(?:and |so )?(?:what|which) (?P<noun>(?:[a-z'-]+ ){0,2}?[a-z'-]+) "
@@ -140,9 +141,13 @@ class QuestionReader:
         return self.names[max(found)[1]] if found else None
 
     def _mentions(self, description: str) -> bool:
-        """Whether a description has a taught name as a noun: "what is next to the cup?", not "to watch"."""
+        """Whether a description has a taught name as a noun: "what is next to the cup?", not "to watch".
+
+        So has a list of names without articles.
+        """
         asked = comparable(description)
-        return any(
+        named = [row for row, forms in self.vocabulary.names.items() if any(form in asked for form in forms)]
+        return len(named) >= MIN_LISTED_NAMES or any(
             re.search(rf" {DETERMINER} (?:\w+ )?{re.escape(form.strip())} ", asked)
             for forms in self.vocabulary.names.values()
             for form in forms
