@@ -19,7 +19,7 @@ from assistant.pocket.question_reading import Asked
 # and .76 by both.
 SIMILARITY_WEIGHT = 80.0
 # Nats behind the best candidate, up to which a candidate of a description is meant too: of the same
-# descriptions .81 then have the right name among those meant, with .65 wrong ones each (.90 and 1.2 at 6 nats).
+# descriptions .81 then have the right name among those meant, with .65 wrong ones each (6 nats: .90, 1.2).
 MAX_BEHIND = 3.0
 # How surely a part of the picture must bear a name (`SemanticSelector.evidence`) for the selector's word to
 # count in full. On nine photos of VOC, which trained nothing (14 names there and 166 not), the selector
