@@ -196,10 +196,13 @@ class Pipeline(Protocol[Opened]):
         follow_up_rules: Whether rules work out questions about the masks of the last answer ("not that one",
             `assistant.dialogue.followups`), in English, before the model is asked. For models that understand
             such questions themselves they would be in the way.
+        sees_regions: Whether `ask` takes `about`, a mask (H, W) bool that "this" and "it" mean, and shows it
+            to the model. Otherwise questions about a part of an image are worked out on masks.
     """
 
     opener: ImageOpener[Opened]
     follow_up_rules: bool = False
+    sees_regions: bool = False
 
     def ask(
         self, turns: list[Turn], opened: Opened, threshold: float, **options: Any

@@ -297,7 +297,10 @@ class Scene:
                 raise BadInput(
                     f"about must be a mask of {self.size[0]} x {self.size[1]} bool that is not empty"
                 )
-            answer = followups.answer_about(self, question, region, options)
+            if self.assistant.pipeline.sees_regions:
+                answer = self.ask_model(question, about=region, **options)
+            else:
+                answer = followups.answer_about(self, question, region, options)
         answer.cost = _total(self._spent, time.perf_counter() - began)
         if remember:
             self.turns.append(turn_of(answer))

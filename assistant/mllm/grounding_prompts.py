@@ -85,6 +85,11 @@ VERIFICATION_PROMPT = (
     "what the user is looking for, or one of them, or a part of it that belongs to the answer; "
     '{"keep": false} if it is something else.'
 )
+# Follows a question about a part of the image.
+ABOUT_PROMPT = (
+    '\n("this" and "it" mean what is outlined in yellow in the last two pictures: in the whole photo, and '
+    "from nearer.)"
+)
 RETRY_PROMPT = (
     "That is not the JSON that was asked for. Write it again: only the JSON, with nothing before or after it."
 )

@@ -30,6 +30,7 @@ from assistant.errors import BadInput
 from assistant.grammar import TOKEN, Turn, plain, reply_for, reply_for_seen
 from assistant.mllm.coordinates import PIXELS, UNIT, Frame, frame_of, scale_of
 from assistant.mllm.grounding_prompts import (
+    ABOUT_PROMPT,
     BOXES_PROMPT,
     HYBRID_PROMPT,
     MARKS_PROMPT,
@@ -45,7 +46,7 @@ from assistant.mllm.grounding_prompts import (
 )
 from assistant.mllm.set_of_mark import arrange_sheets, draw_sheet, number_marks
 from assistant.mllm.structured_answer import StructuredAnswer, StructuredModel
-from assistant.mllm.verification import Verifier
+from assistant.mllm.verification import Verifier, outlined_images
 from assistant.pipeline import AttentionProbe, ImageOpener, Pipeline, Reply, Selection
 from assistant.sam.image_opener import SamOpenedImage
 from assistant.sam.mask_ops import box_iou, encode_rle, rle_iou, tight_box
@@ -81,6 +82,8 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
         BadInput: There is no such selection.
     """
 
+    sees_regions = True
+
     def __init__(
         self,
         opener: ImageOpener[SamOpenedImage],
@@ -112,6 +115,7 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
         threshold: float,
         *,
         verify: bool | None = None,
+        about: np.ndarray | None = None,
         stream: Callable[[str], Any] | None = None,
         **options: Any,
     ) -> tuple[Reply, list[Selection]]:
@@ -122,6 +126,7 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
             opened: The image, opened by `opener`.
             threshold: Confidence in [0, 1] from which a target counts as present.
             verify: Whether to verify the selected masks; None for what the pipeline was made with.
+            about: (H, W) bool, not empty: the part of the image that "this" and "it" mean; None for none.
             stream: Called once, with the whole text.
             options: `max_new_tokens`, `temperature` and `seed`.
 
@@ -129,6 +134,9 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
             BadInput: The model does not answer in the form asked for, or cannot be reached.
         """
         turns = [self._readable(turn, opened) for turn in turns]
+        if about is not None:
+            pictures = [self.model.image_fit.fit(image) for image in outlined_images(opened.image, about)]
+            turns[-1] = replace(turns[-1], question=turns[-1].question + ABOUT_PROMPT, images=pictures)
         grounded, answer, thought = self._ground(turns, opened, options)
         if self.verify if verify is None else verify:
             for phrase, selection in grounded:
@@ -215,7 +223,7 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
         Where the answer does not have the form, the model is asked once more. Raises BadInput where that
         fails too.
         """
-        turns = [replace(turns[0], images=images), *turns[1:]]
+        turns = [replace(turns[0], images=[*images, *turns[0].images]), *turns[1:]]
         answer = self.model.ask(turns, system, schema, **options)
         targets, thought = read_targets(answer, *keys)
         if targets is not None:

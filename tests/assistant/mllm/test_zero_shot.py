@@ -290,6 +290,22 @@ def test_real_models_work_out_follow_ups_themselves():
         assert model.requests[-1][0][0].answer == first
 
 
+@pytest.mark.parametrize("selection", ["hybrid", "boxes"])
+def test_a_question_about_a_part_shows_the_part(selection):
+    text = '{"targets": [{"phrase": "cup", "boxes": [{"bbox_2d": [290, 62, 683, 688]}]}]}'
+    scene, model = scene_of([text, text], selection)
+    plain_count = 1 if selection == "boxes" else 4
+    for asked, question in enumerate(("what is this?", "qu'est-ce que c'est ?"), 1):
+        assert is_union(scene.ask(question, about=INSTANCES["spoon"]).targets[0].mask, "cup")
+        turns = model.requests[-1][0]
+        assert turns[-1].question.startswith(question) and "outlined in yellow" in turns[-1].question
+        first, last = len(turns[0].images), len(turns[-1].images)
+        assert (first, last) == ((plain_count + 2,) * 2 if asked == 1 else (plain_count, 2))
+        outlined, crop = turns[-1].images[-2:]
+        assert outlined.shape[1] > outlined.shape[0] and crop.shape[:2] != outlined.shape[:2]
+    assert scene.turns[0].question == "what is this?"
+
+
 def test_an_answer_that_was_corrected_is_read_with_its_masks():
     scene, model = hybrid_scene(rows_of(cup=(True, [2], [])), rows_of(cup=(True, [1], [])))
     answer = scene.ask("what is there?")
