@@ -116,12 +116,18 @@ def work(connection: Connection, settings: LabelSettings, rank: int, workers: in
     with contextlib.suppress(EOFError, ConnectionError):  # that process has ended
         try:
             labeller = load_labeller(settings)
-            while True:
-                connection.send(labeller.label(connection.recv()))
+            while (photo := connection.recv()) and _is_needed():  # it may have been sent before a kill
+                connection.send(labeller.label(photo))
         except (BadInput, NotWritten) as error:
             connection.send(error)
             while True:  # another photo may be on its way, which must not find this end closed
                 connection.recv()
+
+
+def _is_needed() -> bool:
+    """Whether the process that started this one still runs."""
+    parent = multiprocessing.parent_process()
+    return parent is None or parent.is_alive()
 
 
 def _take_share(rank: int, workers: int) -> None:

@@ -31,6 +31,7 @@ from tests.helpers.tiny_models import tiny_sam
 ROOT = Path(__file__).parents[3]
 CLASSES = ["first one", "second one"]  # that the server answers, and leaves out
 RUN_SECONDS = 600  # a run may take on busy cores
+WORKER_SECONDS = 60  # its workers may take to end after a kill
 
 
 @pytest.fixture(scope="module")
@@ -149,27 +150,34 @@ def command(photos: Path, out: Path, models: ModelOptions, *options: object) -> 
 
 def kill_after(photos: int, words: list[str], out: Path) -> None:
     """Run a command until it has labelled so many photos, and kill it outright, but not its workers."""
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     end = time.monotonic() + RUN_SECONDS
     while len(list((out / ".results").rglob("[!.]*.json"))) < photos and time.monotonic() < end:
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
+    end = time.monotonic() + WORKER_SECONDS
+    with contextlib.suppress(ProcessLookupError):  # its workers end by themselves
+        while time.monotonic() < end:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_run_that_was_killed_twice_gives_the_same_files(tmp_path, server_models, workers):
-    photos = write_textures(tmp_path / "photos", 12)
+    photos = write_textures(tmp_path / "photos", 24)
     undisturbed = LabelSettings(photos, CLASSES, tmp_path / "whole", server_models)
     summary = label_photos(undisturbed)
-    assert summary.photos == 12 and sum(summary.instances.values()) > 0
+    assert summary.photos == 24 and sum(summary.instances.values()) > 0
     words = command(photos, tmp_path / "out", server_models, "--workers", workers)
     kill_after(3, words, tmp_path / "out")
     kill_after(7, words, tmp_path / "out")
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS)
-    assert done.returncode == 0 and "12 photos labelled" in done.stdout, done.stderr[-3000:]
+    assert done.returncode == 0 and "24 photos labelled" in done.stdout, done.stderr[-3000:]
     assert set_files(tmp_path / "out") == set_files(tmp_path / "whole")
 
 
