@@ -32,6 +32,7 @@ def test_a_conversation_comes_back():
         Target("red ball", True, 0.9, red, [1]),
         Target("bench", False, 0.2, None, []),
         Target("zither", False, 0.0, None, [], known=False),
+        Target("wire", False, 0.8, None, [], seen=True),
     ]
     answer = Answer("I see the red ball, but no bench.", targets, red.shape, image, "red and a bench?")
     exchange = Exchange(0, answer.question, answer, red, "the cook", corrected=True)
@@ -41,10 +42,11 @@ def test_a_conversation_comes_back():
     assert (exchange.photo, exchange.question, exchange.answer.text) == (0, answer.question, answer.text)
     assert (exchange.about == red).all() and (exchange.answer.mask == red).all()
     assert exchange.about_phrase == "the cook" and exchange.corrected
-    assert [(t.phrase, t.present, t.confidence, t.known) for t in exchange.answer.targets] == [
-        ("red ball", True, 0.9, True),
-        ("bench", False, 0.2, True),
-        ("zither", False, 0.0, False),
+    assert [(t.phrase, t.present, t.confidence, t.known, t.seen) for t in exchange.answer.targets] == [
+        ("red ball", True, 0.9, True, False),
+        ("bench", False, 0.2, True, False),
+        ("zither", False, 0.0, False, False),
+        ("wire", False, 0.8, True, True),
     ]
 
 
