@@ -61,7 +61,7 @@ LEADING_WORDS = re.compile(
 )
 PRONOUN = re.compile(
     r"\b(?:(?<!what is )(?<!what might )(?<!thing is )(?<!where is )it|them|(?<!did )they|he|she|him|her|"
-    r"the others?|others|other ones?|another|the rest|the same|both(?! (?:the|an?)\b)|again|"
+    r"the others?|others|other ones?|another|the rest|the same|once more|both(?! (?:the|an?)\b)|again|"
     r"(?:the|that|this|which)(?: \w+)? ones?(?! (?:who|that|which|with)\b)|"
     r"(?:these|those|this|that)(?= (?:is|are|too|and|or)\b|\W*$)|of (?:them|those|these))\b",
     re.I,

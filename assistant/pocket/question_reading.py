@@ -28,7 +28,7 @@ MAX_CANDIDATES = 8  # of a description: of 80 held-out ones all have the right n
 MIN_SIMILARITY = 0.3
 MIN_GUESS_SIMILARITY = 0.6
 STRANGER_MARGIN = 0.1  # by which a thing that was not taught must be nearer for the description to mean it
-MIN_LISTED_NAMES = 3  # of a text that is a list of names rather than a description
+MIN_LISTED_NAMES = 2  # of a text that is a list of names rather than a description
 # "what vehicles do you see?" asks for vehicles.
 WHICH_NOUN = re.compile(
     r"^(?:and |so )?(?:what|which) (?P<noun>(?:[a-z'-]+ ){0,2}?[a-z'-]+) "

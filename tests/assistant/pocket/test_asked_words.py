@@ -35,7 +35,8 @@ def test_own_words_are_short():
         "what is next to it?",
         "who is he with?",
     ]
-    + ["which of them is bigger?", "and what is that?", "the others", "and the left one?"],
+    + ["which of them is bigger?", "and what is that?", "the others", "and the left one?"]
+    + ["once more, please, where?"],
 )
 def test_follow_ups_refer_back(question):
     assert refers_back(question)
