@@ -43,8 +43,8 @@ from assistant.pipeline import AttentionProbe, ImageOpener, Pipeline, Reply, Sel
 from assistant.sam.concepts import ConceptSegmenter, Instances
 from assistant.sam.image_opener import SamOpenedImage
 
-# Of a concept and of each of its instances, from which the segmenter is taken at its word. What is less sure is
-# shown to the model.
+# Of a concept and of each of its instances, from which the segmenter is taken at its word. What is less sure
+# is shown to the model.
 CLEAR_PRESENCE = 0.5
 CLEAR_SCORE = 0.5
 MARKS_PER_SHEET = 20  # instances that a model reads on one picture

@@ -17,6 +17,7 @@ import torch
 
 from assistant.errors import BadInput, Note, memory_advice
 from assistant.grammar import ABS, SEG
+from assistant.sam.checkpoints import quiet_transformers
 
 # Modules that 4-bit loading leaves as they are: vision towers are small and lose the most, and their widths
 # are not always multiples of the quantisation block's 64.
@@ -140,10 +141,11 @@ def _from_pretrained(
             bnb_4bit_compute_dtype=dtype,
             llm_int8_skip_modules=MODULES_IN_FULL_PRECISION,
         )
-    processor = AutoProcessor.from_pretrained(name_or_path)
-    model = AutoModelForImageTextToText.from_pretrained(
-        name_or_path, dtype=dtype, device_map=device_map, quantization_config=quantization
-    )
+    with quiet_transformers():
+        processor = AutoProcessor.from_pretrained(name_or_path)
+        model = AutoModelForImageTextToText.from_pretrained(
+            name_or_path, dtype=dtype, device_map=device_map, quantization_config=quantization
+        )
     return model, processor
 
 

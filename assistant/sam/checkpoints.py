@@ -223,14 +223,19 @@ def load_transformers_sam(folder_or_id: str | Path) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' warnings about what it loads from the user: what matters, we say."""
+    """Keep transformers' warnings about what it loads, and its bars, from the user: what matters, we say."""
+    from transformers.utils import logging as transformers_logging
+
     logger = logging.getLogger("transformers")
-    level = logger.level
+    level, shows_bars = logger.level, transformers_logging.is_progress_bar_enabled()
     logger.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         logger.setLevel(level)
+        if shows_bars:
+            transformers_logging.enable_progress_bar()
 
 
 def default_processor(model: Any) -> Any:

@@ -87,7 +87,8 @@ class ConceptSegmenter(Protocol):
 
         Args:
             opened: The image, opened with the segmenter that goes with this.
-            phrase: A noun phrase of a few words, such as "red umbrella".
+            phrase: A noun phrase of a few words, such as "red umbrella". Of one that is longer than the text
+                encoder reads, the last words are looked for.
 
         Returns:
             The instances with a score of MIN_SCORE or more, at most MAX_INSTANCES.
@@ -109,6 +110,10 @@ class KeptFinds:
     def _find(self, opened: SamOpenedImage, phrase: str) -> Instances:
         raise NotImplementedError
 
+    def _fits(self, phrase: str) -> bool:
+        """Whether the text encoder has room for a phrase."""
+        raise NotImplementedError
+
     @memory_advice(DETECTION_MEMORY)
     def find(self, opened: SamOpenedImage, phrase: str) -> Instances:
         """See `ConceptSegmenter`."""
@@ -117,8 +122,16 @@ class KeptFinds:
             raise BadInput(f"a phrase to look for has 1 to {MAX_PHRASE_LENGTH} characters, not {len(phrase)}")
         kept: dict[str, Instances] = opened.cache.setdefault("concepts", {})
         if phrase not in kept:
-            self.passes += 1
-            kept[phrase] = self._find(opened, phrase)
+            words = phrase.split()
+            while words and not self._fits(" ".join(words)):
+                words.pop(0)  # what a noun phrase is about stands at its end
+            if words:
+                self.passes += 1
+                kept[phrase] = self._find(opened, " ".join(words))
+            else:
+                size = opened.embedding.size
+                nothing = np.zeros((0, 4), np.float32)
+                kept[phrase] = _instances(np.zeros((0, *size), bool), nothing, nothing[:, 0], 0.0, size)
         return kept[phrase]
 
 
@@ -140,6 +153,10 @@ class Sam3Concepts(KeptFinds):
     def networks(self) -> dict[str, nn.Module]:
         """See `ConceptSegmenter`."""
         return {"concepts": self.detector}
+
+    def _fits(self, phrase: str) -> bool:
+        room = self.detector.config.text_config.max_position_embeddings
+        return len(self.processor.tokenizer(phrase)["input_ids"]) <= room
 
     @torch.no_grad()
     def _find(self, opened: SamOpenedImage, phrase: str) -> Instances:
@@ -186,10 +203,16 @@ class DetectorConcepts(KeptFinds):
         """See `ConceptSegmenter`."""
         return {"concepts": self.pipeline.model}
 
+    def _label(self, phrase: str) -> str:
+        return f"{phrase}." if self.pipeline.model.config.model_type in ENDED_PHRASES else phrase
+
+    def _fits(self, phrase: str) -> bool:
+        room = self.pipeline.model.config.text_config.max_position_embeddings
+        return len(self.pipeline.tokenizer(self._label(phrase))["input_ids"]) <= room
+
     @torch.no_grad()
     def _find(self, opened: SamOpenedImage, phrase: str) -> Instances:
-        needs_end = self.pipeline.model.config.model_type in ENDED_PHRASES
-        label = f"{phrase}." if needs_end else phrase
+        label = self._label(phrase)
         rows = self.pipeline(Image.fromarray(opened.image), [label], threshold=MIN_SCORE)[:MAX_INSTANCES]
         height, width = size = opened.embedding.size
         corners = [[row["box"][name] for name in ("xmin", "ymin", "xmax", "ymax")] for row in rows]

@@ -32,6 +32,7 @@ from tests.helpers.small_datasets import (
     write_question_records,
     write_reasonseg,
 )
+from tests.helpers.tiny_concepts import tiny_grounding_dino, tiny_sam3
 from tests.helpers.tiny_models import tiny_llava, tiny_qwen3_vl, tiny_sam
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +83,8 @@ def write_hub_cache(folder: Path) -> None:
         "llava-hf/llava-1.5-7b-hf": tiny_llava,
         "facebook/sam-vit-large": tiny_sam,
         "facebook/sam-vit-huge": tiny_sam,
+        "facebook/sam3": tiny_sam3,
+        "IDEA-Research/grounding-dino-base": tiny_grounding_dino,
     }
     commit = "0" * 40
     for name, make in models.items():

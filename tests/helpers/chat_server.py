@@ -61,6 +61,9 @@ def answer(request: dict) -> dict:
             return {"description": "A photo of everyday things."}
         case "opinion":
             return {"numbers": opinion(text)}
+        case "concepts":
+            named = {"phrase": "first one", "seen": True, "concepts": ["cup"], "which": ""}
+            return {"thought": "It is a cup.", "targets": [named]}
     marks = schema["properties"]["targets"]["items"]["properties"]["marks"]["items"]["enum"]
     return {"thought": "It is the first.", "targets": [{"phrase": "first one", "marks": marks[:1]}]}
 

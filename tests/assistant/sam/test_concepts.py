@@ -97,6 +97,23 @@ def test_nothing_and_too_many(sam3, image, monkeypatch):
     assert len(found) == 3 and (found.scores == everything.scores[:3]).all()
 
 
+@pytest.mark.parametrize("make", [tiny_sam3, tiny_grounding_dino, tiny_owlv2])
+def test_of_a_long_phrase_the_end_is_looked_for(tmp_path, image, make):
+    """The tokenizers of the tiny models take a token for each letter, and read 32 or 64 of them."""
+    folder = make(tmp_path)
+    segmenter = OfficialSegmenter(tiny_official_sam())
+    if make is tiny_sam3:
+        segmenter = TransformersSegmenter.from_pretrained(folder)
+    finder = load_concepts(folder, segmenter)
+    opened = opened_by(segmenter, image)
+    found = finder.find(opened, "a very small and rather old " + "but still pretty " * 3 + "red cup")
+    for end in ("pretty red cup", "still pretty red cup", "pretty but still pretty red cup"):
+        same = finder.find(opened, end)
+        assert len(same) and len(found)
+    nothing = finder.find(opened, "x" * 90)
+    assert len(nothing) == 0 and nothing.presence == 0
+
+
 @pytest.mark.parametrize("phrase", ["", "  ", "x" * 101])
 def test_phrases_that_cannot_be_looked_for(sam3, image, phrase):
     segmenter = TransformersSegmenter.from_pretrained(sam3)
