@@ -260,6 +260,7 @@ suspended = Suspension()
 @contextlib.contextmanager
 def PretendedGpu() -> Iterator[None]:
     """While active, "cuda" names a device that refuses what a GPU refuses."""
+    from accelerate.state import AcceleratorState
     from transformers import PreTrainedModel
 
     patches: list[tuple[Any, str, Any]] = [
@@ -270,6 +271,9 @@ def PretendedGpu() -> Iterator[None]:
         *((torch.cuda, name, answer) for name, answer in card().items()),
     ]
     with contextlib.ExitStack() as stack:
+        # accelerate remembers for the whole process on which device it runs: neither ours nor an earlier one.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        stack.callback(AcceleratorState._reset_state, reset_partial_state=True)
         for owner, name, replacement in patches:
             stack.enter_context(mock.patch.object(owner, name, replacement))
         stack.enter_context(GpuFunctions())

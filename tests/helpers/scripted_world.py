@@ -158,6 +158,9 @@ class ScriptedConcepts(KeptFinds):
     def networks(self) -> dict[str, nn.Module]:
         return {}
 
+    def _fits(self, phrase: str) -> bool:
+        return True
+
     def _find(self, opened: SamOpenedImage, phrase: str) -> Instances:
         shapes, rng = self.world.shapes, self.rng
         right = [k for k, s in enumerate(shapes) if s.kind == phrase and rng.random() >= self.rates.misses]
