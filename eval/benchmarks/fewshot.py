@@ -11,10 +11,10 @@ have learned the categories of the fold, which `finetune reference --fold` leave
 category of the fold, a query that shows it, and references in other images, drawn by --seed alone. Weights
 are selected before, on images that finetune holds out.
 
-mIoU: the summed intersections over the summed unions of each category's episodes, then the mean over
-categories. FB-IoU: the mean of foreground and background, each summed over all episodes (Rakelly et al.
-2018). Both are counted in the query's own pixels, without those that do not count (VOC's 255, COCO's crowds).
-The intervals are bootstrapped over query images.
+How this differs from others: PFENet and HSNet take their queries from published lists, which --list reads.
+Each draws other episodes from them (1,000 to 20,000), with more of the categories that are frequent, where here
+every category is equally likely. PFENet leaves out images in which a category covers less than 2,048 px; here
+it is 1,024 without a list. Compare scores on the same lists and draws only.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import numpy as np
 from assistant.errors import BadInput
 from eval import models
 from eval.benchmarks.fewshot_data import FOLDS, LAYOUTS, EpisodeImages, EpisodePlan, draw_episodes
+from eval.benchmarks.fewshot_lists import keep_listed
 from eval.benchmarks.fewshot_scores import ARMS, Line, score_arms, summarise
 from eval.report import Sample, write_report
 from eval.result import Result, bad_inputs, print_table, write_result
@@ -57,6 +58,7 @@ class FewShotOptions:
         shots: References per episode.
         episodes: Episodes per fold.
         weights: What `finetune reference` wrote, "{fold}" standing for the fold; None for the preset's own.
+        lists: Published lists of queries, see `fewshot_lists`; () for every image that shows enough.
     """
 
     layout: str
@@ -65,6 +67,7 @@ class FewShotOptions:
     shots: int
     episodes: int
     weights: str | None
+    lists: tuple[Path, ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +94,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what finetune reference wrote; {fold} stands for the fold. Default: the preset's own, which "
         "learned every category of COCO",
     )
+    parser.add_argument(
+        "--list",
+        dest="lists",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="draw queries, and references from the same folder, from these lists of PFENet or HSNet only",
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -102,6 +114,7 @@ def main(args: argparse.Namespace) -> None:
         shots=args.shots,
         episodes=args.episodes,
         weights=args.weights,
+        lists=tuple(args.lists),
     )
     run(eval_settings(args), options)
 
@@ -113,6 +126,8 @@ def run(settings: EvalSettings, options: FewShotOptions) -> None:
     if options.shots < 1 or options.episodes < 1:
         raise BadInput("--shots and --episodes must be at least 1")
     queries = LAYOUTS[options.layout](settings.root)
+    if options.lists:
+        keep_listed(queries, options.lists)
     sources = LAYOUTS[options.layout](options.references) if options.references else queries
     if sources.names != queries.names:
         raise BadInput(f"{options.references} and {settings.root} have different categories")
@@ -140,6 +155,7 @@ def run(settings: EvalSettings, options: FewShotOptions) -> None:
             "seed": settings.seed,
             "weights": weights,
             "preset": settings.models.describe(),
+            **({"lists": [file.name for file in options.lists]} if options.lists else {}),
         },
         settings.strict,
     )
@@ -196,6 +212,8 @@ def result_of(
         "queries": len({line["query"] for line in good}),
         "episodes with fewer references": sum(len(line["references"]) < options.shots for line in good),
     }
+    if options.lists:
+        about["lists"] = ", ".join(file.name for file in options.lists)
     return Result(
         benchmark="fewshot",
         version=VERSION,

@@ -22,6 +22,7 @@ from eval.benchmarks.fewshot_data import (
     open_coco20i,
     open_pascal,
 )
+from eval.benchmarks.fewshot_lists import keep_listed
 from eval.benchmarks.fewshot_scores import ARMS, CountTable, score_arms
 
 HEIGHT, WIDTH = 60, 80
@@ -61,6 +62,42 @@ def write_coco_folder(root: Path, images: list[dict], crowds: set[tuple[int, int
 
 
 # ------------------------------------------------------------------------------------ images and episodes
+
+
+def test_published_lists_say_what_is_asked_about(tmp_path):
+    boxes = [{1: BIG, 2: SMALL}, {1: BIG}, {2: BIG, 3: OTHER}]
+    root = write_coco_folder(tmp_path / "coco", boxes)
+    images = CocoFolder(root)
+    assert images.showing == {0: [0, 1], 1: [2], 2: [2]}  # 2 is too small in the first image
+    hsnet = tmp_path / "fold0.txt"
+    hsnet.write_text("coco0__02\ncoco1__01\n\n")
+    keep_listed(images, [hsnet])
+    assert images.showing == {0: [1], 1: [0]}  # what is listed counts, however small it is
+    pfenet = tmp_path / "val.txt"
+    pfenet.write_text("images/coco0.png labels/coco0.png\nimages/coco2.png labels/coco2.png\n")
+    images = CocoFolder(root)
+    keep_listed(images, [pfenet])
+    assert images.showing == {0: [0], 1: [0, 2], 2: [2]}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("coco0 __ 1", "line 1 of .* is neither"),
+        ("\n", "lists no image"),
+        ("coco0__00", "is neither"),
+        ("coco7__01\ncoco8__01", "2 of 2 listed images are not among the images, such as coco7"),
+        (None, "no list at"),
+    ],
+)
+def test_lists_that_cannot_be_used(tmp_path, text, message):
+    images = CocoFolder(write_coco_folder(tmp_path / "coco", [{1: BIG}, {1: BIG}]))
+    file = tmp_path / "list.txt"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(BadInput, match=message) as error:
+        keep_listed(images, [file])
+    assert "\n" not in str(error.value)
 
 
 def test_the_folds_are_the_published_ones():
