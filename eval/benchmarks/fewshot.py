@@ -12,7 +12,7 @@ category of the fold, a query that shows it, and references in other images, dra
 are selected before, on images that finetune holds out.
 
 How this differs from others: PFENet and HSNet take their queries from published lists, which --list reads.
-Each draws other episodes from them (1,000 to 20,000), with more of the categories that are frequent, where here
+Each draws other episodes from them (1,000 to 20,000), with more of the categories that are frequent; here
 every category is equally likely. PFENet leaves out images in which a category covers less than 2,048 px; here
 it is 1,024 without a list. Compare scores on the same lists and draws only.
 """
