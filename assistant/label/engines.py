@@ -26,6 +26,7 @@ from assistant.label.settings import LabelSettings
 from assistant.scene import Assistant
 
 PHOTOS_PER_BATCH = 4  # that a worker of a cluster takes at a time
+SECONDS_TO_END = 30  # that a worker has once there are no more photos
 SPARE_CPUS = 1  # of a Ray that is started here, beside the workers': to read what they are given
 
 
@@ -69,6 +70,10 @@ def _in_processes(photos: Sequence[Photo], settings: LabelSettings) -> Iterator[
             other_end.close()  # so that this end tells when the worker has ended
             connections.append(connection)
         yield from _exchange(connections, iter(photos))
+        for connection, process in zip(connections, processes, strict=True):
+            with contextlib.suppress(ConnectionError):
+                connection.send(None)  # that is all: a worker that ends by itself leaves nothing behind
+            process.join(SECONDS_TO_END)
     except (EOFError, ConnectionError):
         raise BadInput(
             f"a worker has ended, perhaps for want of memory: give fewer --workers than {count} and run "
@@ -106,7 +111,7 @@ def work(connection: Connection, settings: LabelSettings, rank: int, workers: in
     """Label photos in a worker process, until the process that started it needs no more or has ended.
 
     Args:
-        connection: Photos come in, their outcomes go out; or an error that ends the run.
+        connection: Photos come in, None at the end; their outcomes go out, or an error that ends the run.
         settings: Of the run.
         rank: Number of the worker, from 0.
         workers: Number of workers.
