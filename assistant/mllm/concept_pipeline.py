@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from assistant.errors import BadInput
 from assistant.grammar import TOKEN, Turn, plain
 from assistant.mllm.concept_prompts import (
     CONCEPTS_PROMPT,
@@ -35,10 +34,9 @@ from assistant.mllm.concept_prompts import (
     read_concepts,
     read_picks,
 )
-from assistant.mllm.grounding_prompts import RETRY_PROMPT
 from assistant.mllm.set_of_mark import draw_sheet
 from assistant.mllm.structured_answer import StructuredAnswer, StructuredModel
-from assistant.mllm.zero_shot import MAX_QUOTE_LENGTH, ZeroShotPipeline, reply_text
+from assistant.mllm.zero_shot import ZeroShotPipeline, ask_in_form, reply_text
 from assistant.pipeline import AttentionProbe, ImageOpener, Pipeline, Reply, Selection
 from assistant.sam.concepts import ConceptSegmenter, Instances
 from assistant.sam.image_opener import SamOpenedImage
@@ -117,7 +115,7 @@ class ConceptPipeline(Pipeline[SamOpenedImage]):
 
     def attention_probe(self) -> AttentionProbe:
         """The probe of a local model. Raises BadInput for a model on a server, which exposes no attention."""
-        return self.model.attention_probe()
+        return self.pointing.attention_probe()
 
     def ask(
         self,
@@ -162,19 +160,10 @@ class ConceptPipeline(Pipeline[SamOpenedImage]):
         self, turns: list[Turn], system: str, costs: _Costs, options: dict[str, Any]
     ) -> list[ConceptTarget]:
         """The targets that the model names. Raises BadInput where its answer has another form."""
-        answer = costs.add(self.model.ask(turns, system, CONCEPTS_SCHEMA, **options))
-        targets, thought = read_concepts(answer)
-        if targets is None:
-            last = Turn(turns[-1].question, answer.text or "...", turns[-1].images)
-            again = [*turns[:-1], last, Turn(RETRY_PROMPT)]
-            answer = costs.add(self.model.ask(again, system, CONCEPTS_SCHEMA, **options))
-            targets, thought = read_concepts(answer)
-        if targets is None:
-            quote = " ".join(answer.text.split())[:MAX_QUOTE_LENGTH]
-            raise BadInput(
-                f"{self.model.name} does not answer in the form asked for but {quote!r}; allow it more "
-                "tokens, or take a model that follows instructions"
-            )
+        targets, answer, thought = ask_in_form(
+            self.model, turns, system, CONCEPTS_SCHEMA, read_concepts, options
+        )
+        costs.add(answer)
         costs.thoughts.append(thought)
         return targets
 

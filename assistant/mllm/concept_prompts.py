@@ -12,14 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from assistant.grammar import clean_phrase
+from assistant.mllm.grounding_prompts import (
+    MAX_TARGETS,
+    MAX_THOUGHT_LENGTH,
+    Schema,
+    array_schema,
+    object_schema,
+)
 from assistant.mllm.structured_answer import StructuredAnswer, probabilities, read_json
 
-Schema = dict[str, Any]
-
-MAX_TARGETS = 24  # in one answer
 MAX_CONCEPTS = 3  # phrases of one target
 MAX_TEXT_LENGTH = 80  # characters of a name, a phrase, or what singles a target out
-MAX_THOUGHT_LENGTH = 400  # characters
 
 CONCEPTS_PROMPT = (
     "You look at a photo and name what the user means, which may be said in a roundabout way or refer to "
@@ -50,45 +53,32 @@ PICK_PROMPT = (
 )
 
 
-def _object(title: str, **fields: Schema) -> Schema:
-    return {
-        "title": title,
-        "type": "object",
-        "properties": fields,
-        "required": list(fields),
-        "additionalProperties": False,
-    }
-
-
 def _text(min_length: int = 1, max_length: int = MAX_TEXT_LENGTH) -> Schema:
     return {"type": "string", "minLength": min_length, "maxLength": max_length}
 
 
-CONCEPTS_SCHEMA = _object(
+CONCEPTS_SCHEMA = object_schema(
     "concepts",
     thought=_text(0, MAX_THOUGHT_LENGTH),
-    targets={
-        "type": "array",
-        "minItems": 1,
-        "maxItems": MAX_TARGETS,
-        "items": _object(
+    targets=array_schema(
+        object_schema(
             "target",
             phrase=_text(),
             seen={"type": "boolean"},
-            concepts={"type": "array", "items": _text(), "minItems": 1, "maxItems": MAX_CONCEPTS},
+            concepts=array_schema(_text(), MAX_CONCEPTS, 1),
             which=_text(0),
         ),
-    },
+        MAX_TARGETS,
+        1,
+    ),
 )
 
 
 def pick_schema(numbers: Collection[int]) -> Schema:
     """Targets with marks among `numbers`, which are not empty."""
-    mark = {"type": "integer", "enum": list(numbers)}
-    marks = {"type": "array", "items": mark, "maxItems": len(numbers)}
-    target = _object("target", phrase=_text(), marks=marks)
-    targets = {"type": "array", "items": target, "minItems": 1, "maxItems": MAX_TARGETS}
-    return _object("picks", targets=targets)
+    marks = array_schema({"type": "integer", "enum": list(numbers)}, len(numbers))
+    target = object_schema("target", phrase=_text(), marks=marks)
+    return object_schema("picks", targets=array_schema(target, MAX_TARGETS, 1))
 
 
 @dataclass

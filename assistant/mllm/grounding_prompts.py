@@ -95,7 +95,8 @@ RETRY_PROMPT = (
 )
 
 
-def _object_schema(title: str, **fields: Schema) -> Schema:
+def object_schema(title: str, **fields: Schema) -> Schema:
+    """An object that has exactly these fields."""
     return {
         "title": title,
         "type": "object",
@@ -105,7 +106,8 @@ def _object_schema(title: str, **fields: Schema) -> Schema:
     }
 
 
-def _array_schema(items: Schema, max_items: int, min_items: int = 0) -> Schema:
+def array_schema(items: Schema, max_items: int, min_items: int = 0) -> Schema:
+    """An array of `min_items` to `max_items` items."""
     return {"type": "array", "items": items, "minItems": min_items, "maxItems": max_items}
 
 
@@ -113,14 +115,14 @@ def _answer_schema(**fields: Schema) -> Schema:
     """An answer whose targets have a phrase and `fields`."""
     phrase = {"type": "string", "minLength": 1, "maxLength": MAX_PHRASE_LENGTH}
     thought = {"type": "string", "maxLength": MAX_THOUGHT_LENGTH}
-    target = _object_schema("target", phrase=phrase, **fields)
-    return _object_schema("answer", thought=thought, targets=_array_schema(target, MAX_TARGETS, 1))
+    target = object_schema("target", phrase=phrase, **fields)
+    return object_schema("answer", thought=thought, targets=array_schema(target, MAX_TARGETS, 1))
 
 
 def _marks_field(numbers: Collection[int]) -> Schema:
     """A list of marks among `numbers`; where there are none, an empty one."""
     mark: Schema = {"type": "integer", "enum": list(numbers)} if numbers else {"type": "integer"}
-    return _array_schema(mark, min(MAX_REGIONS_PER_TARGET, len(numbers)))
+    return array_schema(mark, min(MAX_REGIONS_PER_TARGET, len(numbers)))
 
 
 def _coordinate_schema(frame: Frame) -> Schema:
@@ -137,19 +139,19 @@ def marks_schema(numbers: Collection[int]) -> Schema:
 
 def hybrid_schema(numbers: Collection[int], frame: Frame) -> Schema:
     """Targets with marks among `numbers`, and with boxes within the frame."""
-    box = _object_schema("box", bbox_2d=_array_schema(_coordinate_schema(frame), 4, 4))
-    boxes = _array_schema(box, MAX_REGIONS_PER_TARGET)
+    box = object_schema("box", bbox_2d=array_schema(_coordinate_schema(frame), 4, 4))
+    boxes = array_schema(box, MAX_REGIONS_PER_TARGET)
     return _answer_schema(seen={"type": "boolean"}, marks=_marks_field(numbers), boxes=boxes)
 
 
 def boxes_schema(frame: Frame) -> Schema:
     """Targets with boxes and points, in numbers that lie within the frame."""
     number = _coordinate_schema(frame)
-    box = _object_schema("box", bbox_2d=_array_schema(number, 4, 4), point_2d=_array_schema(number, 2, 2))
-    return _answer_schema(boxes=_array_schema(box, MAX_REGIONS_PER_TARGET))
+    box = object_schema("box", bbox_2d=array_schema(number, 4, 4), point_2d=array_schema(number, 2, 2))
+    return _answer_schema(boxes=array_schema(box, MAX_REGIONS_PER_TARGET))
 
 
-KEEP_SCHEMA = _object_schema("check", keep={"type": "boolean"})  # of the answer to VERIFICATION_PROMPT
+KEEP_SCHEMA = object_schema("check", keep={"type": "boolean"})  # of the answer to VERIFICATION_PROMPT
 
 
 @dataclass

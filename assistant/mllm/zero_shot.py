@@ -21,7 +21,7 @@ written anew from its masks.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from torch import nn
@@ -59,6 +59,9 @@ MAX_QUOTE_LENGTH = 80  # characters of a wrong answer in an error
 # Coordinates of the example in BOXES_PROMPT, as shares of the image.
 EXAMPLE_BOX = (0.2, 0.1, 0.5, 0.6)
 EXAMPLE_POINT = (0.3, 0.3)
+
+
+Read = TypeVar("Read")  # a target as it is read from an answer
 
 
 class _Grounding(NamedTuple):
@@ -218,28 +221,11 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
         keys: tuple[str, ...],
         options: dict[str, Any],
     ) -> tuple[list[GroundedTarget], StructuredAnswer, str]:
-        """The targets that the model points at, its answer, and the thought in it.
-
-        Where the answer does not have the form, the model is asked once more. Raises BadInput where that
-        fails too.
-        """
+        """As `ask_in_form`, with the images shown first; keys: see `read_targets`."""
         turns = [replace(turns[0], images=[*images, *turns[0].images]), *turns[1:]]
-        answer = self.model.ask(turns, system, schema, **options)
-        targets, thought = read_targets(answer, *keys)
-        if targets is not None:
-            return targets, answer, thought
-        last = Turn(turns[-1].question, answer.text or "...", turns[-1].images)
-        retried = self.model.ask([*turns[:-1], last, Turn(RETRY_PROMPT)], system, schema, **options)
-        retried.add_cost(answer)
-        targets, thought = read_targets(retried, *keys)
-        if targets is None:
-            quote = " ".join((retried.text or answer.text).split())[:MAX_QUOTE_LENGTH]
-            raise BadInput(
-                f"{self.model.name} does not answer in the form asked for but {quote!r}; "
-                + ("its answer is cut off: allow it more with --max-tokens" if retried.is_cut else "")
-                + ("" if retried.is_cut else "take a model that follows instructions")
-            )
-        return targets, retried, thought
+        return ask_in_form(
+            self.model, turns, system, schema, lambda answer: read_targets(answer, *keys), options
+        )
 
     # ------------------------------------------------------------------------------------------- marks
 
@@ -362,6 +348,44 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
             opened.embedding, points, labels, box, multimask=box is None
         )
         return masks[int(np.argmax(scores))]
+
+
+def ask_in_form(
+    model: StructuredModel,
+    turns: list[Turn],
+    system: str,
+    schema: Schema,
+    read: Callable[[StructuredAnswer], tuple[list[Read] | None, str]],
+    options: dict[str, Any],
+) -> tuple[list[Read], StructuredAnswer, str]:
+    """Ask a model for targets, and once more where its answer does not have the form.
+
+    Args:
+        model, turns, system, schema, options: See `StructuredModel.ask`.
+        read: Reads the targets in an answer, None where it has another form, and the thought before them.
+
+    Returns:
+        The targets, the answer with the costs of both, and the thought.
+
+    Raises:
+        BadInput: The second answer does not have the form either.
+    """
+    answer = model.ask(turns, system, schema, **options)
+    targets, thought = read(answer)
+    if targets is not None:
+        return targets, answer, thought
+    last = Turn(turns[-1].question, answer.text or "...", turns[-1].images)
+    retried = model.ask([*turns[:-1], last, Turn(RETRY_PROMPT)], system, schema, **options)
+    retried.add_cost(answer)
+    targets, thought = read(retried)
+    if targets is None:
+        quote = " ".join((retried.text or answer.text).split())[:MAX_QUOTE_LENGTH]
+        raise BadInput(
+            f"{model.name} does not answer in the form asked for but {quote!r}; "
+            + ("its answer is cut off: allow it more with --max-tokens" if retried.is_cut else "")
+            + ("" if retried.is_cut else "take a model that follows instructions")
+        )
+    return targets, retried, thought
 
 
 def _contains(box: list[float], point: tuple[float, float]) -> bool:

@@ -13,6 +13,7 @@ whether the concept is in the image at all; detectors say it by their surest box
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,18 +102,19 @@ class ConceptSegmenter(Protocol):
         """Its own networks, by what they do."""
 
 
-class KeptFinds:
+class KeptFinds(ABC):
     """Keeps with an opened image what was found in it; its subclasses look for phrases by `_find`."""
 
     def __init__(self) -> None:
         self.passes = 0
 
+    @abstractmethod
     def _find(self, opened: SamOpenedImage, phrase: str) -> Instances:
-        raise NotImplementedError
+        """Look for a phrase that fits."""
 
+    @abstractmethod
     def _fits(self, phrase: str) -> bool:
         """Whether the text encoder has room for a phrase."""
-        raise NotImplementedError
 
     @memory_advice(DETECTION_MEMORY)
     def find(self, opened: SamOpenedImage, phrase: str) -> Instances:
