@@ -26,6 +26,7 @@ from finetune.image_record import ImageRecord
 from finetune.mllm.batches import encode_conversation
 from tests.helpers.example_record import example_record
 from tests.helpers.marked_image import INSTANCES, MarkedImageOpener, make_proposals
+from tests.helpers.real_layouts import unconstrained
 
 
 class Budget(NamedTuple):
@@ -59,10 +60,7 @@ def llm(request, real_layout) -> MultimodalLLM:
 
 @pytest.fixture(scope="module")
 def structured(llm) -> StructuredLLM:
-    """The model as it answers in JSON, of which nothing is generated here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llguidance.hf.from_tokenizer", lambda *args, **options: None)
-        return StructuredLLM(llm)
+    return unconstrained(llm)
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,12 @@ Gemma 3's own vocabulary of 262,144 tokens is in no wheel; Llama's stands in for
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
+from assistant.mllm.local_model import MultimodalLLM
+from assistant.mllm.structured_output import StructuredLLM
 from tests.helpers.real_vocabularies import (
     llama_tokenizer,
     qwen3_tokenizer,
@@ -418,3 +421,9 @@ def write_layout(name: str, folder: Path) -> Path:
     """Write a model of `LAYOUTS` to a folder, and return it."""
     LAYOUTS[name](folder)
     return folder
+
+
+def unconstrained(llm: MultimodalLLM) -> StructuredLLM:
+    """A model as it answers in JSON, of which nothing is generated: its grammar is not built."""
+    with mock.patch("llguidance.hf.from_tokenizer", lambda *args, **options: None):
+        return StructuredLLM(llm)

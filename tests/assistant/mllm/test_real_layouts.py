@@ -20,7 +20,7 @@ from assistant.mllm.zero_shot import ZeroShotPipeline
 from assistant.sam.image_opener import SamOpenedImage
 from tests.helpers.conversations import ANSWER, TALL_IMAGE, WIDE_IMAGE
 from tests.helpers.marked_image import MarkedImageOpener, make_proposals
-from tests.helpers.real_layouts import LAYOUTS
+from tests.helpers.real_layouts import LAYOUTS, unconstrained
 
 END_TOKENS = {
     "qwen3_vl": "<|im_end|>",
@@ -39,10 +39,7 @@ def llm(request, real_layout) -> MultimodalLLM:
 
 @pytest.fixture(scope="module")
 def structured(llm) -> StructuredLLM:
-    """The model as it answers in JSON, of which nothing is generated here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llguidance.hf.from_tokenizer", lambda *args, **options: None)
-        return StructuredLLM(llm)
+    return unconstrained(llm)
 
 
 def test_every_answer_of_a_conversation_is_learned_as_it_would_be_generated(llm):
