@@ -40,11 +40,11 @@ from tests.helpers.pretended_gpu import GPU, PretendedGpu
 from tests.helpers.tiny_concepts import tiny_grounding_dino, tiny_owlv2, tiny_sam3
 from tests.helpers.tiny_matchers import tiny_blip, tiny_clip
 from tests.helpers.tiny_models import tiny_llava, tiny_qwen3_vl, tiny_sam, tiny_smolvlm
-from tests.helpers.tiny_sams import tiny_edgetam, tiny_official_sam, tiny_sam2
+from tests.helpers.tiny_sams import tiny_edgetam, tiny_official_sam, tiny_sam2, tiny_sam_hq
 from tests.helpers.tuning_runs import command_line, tensors
 
 IMAGE, MASK = image_with_box(48, 64, (8, 8, 40, 30), RED)
-SAMS = ("official", "transformers", "sam2", "sam3", "edgetam", "pocket")
+SAMS = ("official", "transformers", "hq", "sam2", "sam3", "edgetam", "pocket")
 RESTORABLE_SAMS = ("official", "transformers", "pocket")  # whose decoder reads the stored features alone
 # What a model answers without training, by the selection.
 ANSWERS = {
@@ -63,6 +63,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     torch.save(tiny_official_sam().state_dict(), root / "sam.pth")
     tiny_sam2().save_pretrained(root / "sam2")
     tiny_edgetam().save_pretrained(root / "edgetam")
+    tiny_sam_hq().save_pretrained(root / "hq")
     builders = {
         "transformers": tiny_sam,
         "qwen": tiny_qwen3_vl,
@@ -75,7 +76,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "owlv2": tiny_owlv2,
     }
     built = {name: build(root / name) for name, build in builders.items()}
-    return built | {"official": root / "sam.pth", "sam2": root / "sam2", "edgetam": root / "edgetam"}
+    return built | {name: root / name for name in ("sam2", "edgetam", "hq")} | {"official": root / "sam.pth"}
 
 
 @pytest.fixture(autouse=True)

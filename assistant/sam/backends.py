@@ -1,7 +1,7 @@
 """The makes of SAM behind `Segmenter`: segment-anything's, transformers' and the pocket SAM.
 
 segmenter = OfficialSegmenter.from_checkpoint("sam_vit_h_4b8939.pth", device="cuda")
-segmenter = TransformersSegmenter.from_pretrained("facebook/sam-vit-base")      # SAM, SAM 2, SAM 3, EdgeTAM
+segmenter = TransformersSegmenter.from_pretrained("facebook/sam-vit-base")      # or SAM 2, SAM 3, ...
 segmenter = PocketSegmenter(build_pocket_sam())                                 # see `assistant.pocket.sam`
 """
 
@@ -16,8 +16,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from assistant.sam.checkpoints import is_sam3, is_stretched, load_official_sam, load_transformers_sam
+from assistant.sam.checkpoints import (
+    is_hq,
+    is_sam3,
+    is_stretched,
+    load_official_sam,
+    load_transformers_sam,
+)
 from assistant.sam.fast_decoder import Decoded, FastDecoder, SharedImage
+from assistant.sam.hq_decoder import HqDecoder
 from assistant.sam.segmenter import Embedding, Segmenter
 
 
@@ -124,6 +131,8 @@ class TransformersSegmenter(FastDecodingSegmenter):
         dtype: Of the decoder's image side; float32 equals the original, bfloat16 is faster.
     """
 
+    decoder_class: type[FastDecoder] = FastDecoder
+
     def __init__(
         self,
         model: Any,
@@ -135,9 +144,10 @@ class TransformersSegmenter(FastDecodingSegmenter):
         super().__init__(model, prompts.image_size, 4 * (prompts.image_size // prompts.patch_size), device)
         self.processor = processor
         self.stretched = is_stretched(model)
+        self.restorable = not (self.stretched or is_hq(model))
         positions = model.get_image_wide_positional_embeddings()
         no_mask = model.prompt_encoder.no_mask_embed.weight[0]
-        self.decoder = FastDecoder(model.mask_decoder, positions, no_mask, dtype)
+        self.decoder = self.decoder_class(model.mask_decoder, positions, no_mask, dtype)
 
     @classmethod
     def from_pretrained(
@@ -149,23 +159,27 @@ class TransformersSegmenter(FastDecodingSegmenter):
         """Load a transformers folder or a hub id.
 
         Args:
-            folder_or_id: Of a SAM, SAM 2, SAM 3 or EdgeTAM, see `load_transformers_sam`.
+            folder_or_id: Of a SAM, SAM-HQ, SAM 2, SAM 3 or EdgeTAM, see `load_transformers_sam`.
             device: As torch names it.
             dtype: Of the decoder's image side.
 
         Returns:
-            The segmenter, a `Sam3Segmenter` of SAM 3.
+            The segmenter: a `Sam3Segmenter` of SAM 3, a `SamHqSegmenter` of SAM-HQ.
 
         Raises:
             BadInput: It is none of these, incomplete, or cannot be fetched.
         """
         model, processor = load_transformers_sam(folder_or_id)
-        make = Sam3Segmenter if is_sam3(model) else cls
+        make = Sam3Segmenter if is_sam3(model) else SamHqSegmenter if is_hq(model) else cls
         return make(model, processor, device, dtype)
 
-    def _encode(self, image: np.ndarray) -> tuple[Tensor, tuple[Tensor, ...], SharedImage]:
+    def _pixels(self, image: np.ndarray) -> Tensor:
+        """The square input (1, 3, side, side) of an image (H, W, 3) uint8."""
         inputs = self.processor(images=image, input_data_format="channels_last", return_tensors="pt")
-        features = self.model.get_image_embeddings(inputs["pixel_values"].to(self.device))
+        return inputs["pixel_values"].to(self.device)
+
+    def _encode(self, image: np.ndarray) -> tuple[Tensor, tuple[Tensor, ...], SharedImage]:
+        features = self.model.get_image_embeddings(self._pixels(image))
         if not self.stretched:
             return features, (), self._share(features)
         *finer_features, features = features
@@ -224,6 +238,28 @@ class Sam3Segmenter(TransformersSegmenter):
         finally:
             hook.remove()
         return features, (states[0],), shared
+
+
+class SamHqSegmenter(TransformersSegmenter):
+    """SAM-HQ of transformers (`SamHQModel`): SAM with sharper outlines.
+
+    As there, the three masks of a prompt come with the best one first, which the multimask output of other
+    SAMs does not.
+    """
+
+    decoder_class = HqDecoder
+    decoder: HqDecoder
+
+    def _encode(self, image: np.ndarray) -> tuple[Tensor, tuple[Tensor, ...], SharedImage]:
+        features, states = self.model.get_image_embeddings(self._pixels(image))
+        shared = self._share(features)
+        shared.fine_map = self.decoder.fine_map(features, states[0])
+        return features, (), shared
+
+    def _answers(self, embedding: Embedding, decoded: Any, multimask: bool) -> tuple[Tensor, Tensor]:
+        logits, scores = super()._answers(embedding, decoded, multimask)
+        order = scores.argsort(dim=1, descending=True)
+        return logits.take_along_dim(order[..., None, None], 1), scores.take_along_dim(order, 1)
 
 
 class PocketSegmenter(Segmenter):

@@ -35,6 +35,7 @@ REQUIRED_TENSORS = (
 # The class of transformers for each type of checkpoint. Those of videos hold the model for images.
 MODEL_CLASSES = {
     "sam": "SamModel",
+    "sam_hq": "SamHQModel",
     "sam2": "Sam2Model",
     "sam2_video": "Sam2Model",
     "sam3_tracker": "Sam3TrackerModel",
@@ -173,14 +174,14 @@ def _count(state: dict[str, Tensor], prefix: str) -> int:
 
 
 def load_transformers_sam(folder_or_id: str | Path) -> tuple[Any, Any]:
-    """Load a SAM, SAM 2, SAM 3 or EdgeTAM of transformers.
+    """Load a SAM, SAM-HQ, SAM 2, SAM 3 or EdgeTAM of transformers.
 
     Args:
         folder_or_id: A local folder, or a hub id.
 
     Returns:
-        The model (`SamModel`, `Sam2Model`, `Sam3TrackerModel`, `EdgeTamModel`) on the CPU, in eval mode, and
-        its image processor.
+        The model (`SamModel`, `SamHQModel`, `Sam2Model`, `Sam3TrackerModel`, `EdgeTamModel`) on the CPU, in
+        eval mode, and its image processor.
 
     Raises:
         BadInput: It is neither, incomplete, or cannot be fetched.
@@ -197,7 +198,7 @@ def load_transformers_sam(folder_or_id: str | Path) -> tuple[Any, Any]:
     try:
         kind = AutoConfig.from_pretrained(where).model_type
         if kind not in MODEL_CLASSES:
-            raise BadInput(f"{where} holds a {kind} model, not SAM, SAM 2, SAM 3 or EdgeTAM")
+            raise BadInput(f"{where} holds a {kind} model, not SAM, SAM-HQ, SAM 2, SAM 3 or EdgeTAM")
         model_class: Any = getattr(transformers, MODEL_CLASSES[kind])
         with quiet_transformers():  # a checkpoint for videos holds more than the model for images reads
             model, report = model_class.from_pretrained(where, output_loading_info=True)
@@ -253,7 +254,12 @@ def default_processor(model: Any) -> Any:
 
 def is_stretched(model: Any) -> bool:
     """Whether a SAM of transformers sees images stretched to a square, as SAM 2 and all later ones do."""
-    return model.config.model_type != "sam"
+    return model.config.model_type not in ("sam", "sam_hq")
+
+
+def is_hq(model: Any) -> bool:
+    """Whether a SAM of transformers is a `SamHQModel`."""
+    return model.config.model_type == "sam_hq"
 
 
 def is_sam3(model: Any) -> bool:

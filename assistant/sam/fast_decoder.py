@@ -60,6 +60,7 @@ class SharedImage:
         queries: (heads, d, n), for the first attention of the image to the tokens.
         finer: SAM 2's features of the two finer grids, (1, n, 4, C / 4) and (1, n, 4, 4, C / 8) flattened to
             its nesting; () for SAM.
+        fine_map: SAM-HQ's map of the finest grid, (1, C / 8, 4h, 4w); None for others.
     """
 
     tokens: Tensor
@@ -67,6 +68,7 @@ class SharedImage:
     values: Tensor
     queries: Tensor
     finer: tuple[Tensor, ...]
+    fine_map: Tensor | None = None
 
 
 @dataclass
@@ -74,7 +76,7 @@ class Decoded:
     """What is known of prompts before any mask is drawn, so that only good masks cost pixels.
 
     Attributes:
-        tokens: (P, 4, C) mask tokens.
+        tokens: (P, 4, C) mask tokens; of SAM-HQ (P, 5, C), with the one for high quality last.
         image: (P, n, C) image tokens of each prompt.
         iou: (P, 4) predicted IoU: token 0 is the single mask, tokens 1 to 3 are the multimask output.
     """
@@ -102,13 +104,15 @@ class FastDecoder:
         # The two libraries and SAM 2 name their modules differently, which `hasattr` tells apart: none of
         # them carries a version or a type that says so.
         is_official = hasattr(two_way, "norm_final_attn")
-        heads = two_way.num_heads if is_official else decoder.config.num_attention_heads
+        heads = two_way.num_heads if is_official else two_way.config.num_attention_heads
         self.layers = [_layer(module, heads, is_official) for module in two_way.layers]
         self.final = FoldedAttention(two_way.final_attn_token_to_image, heads)
         self.final_norm = two_way.norm_final_attn if is_official else two_way.layer_norm_final_attn
-        # SAM 2 has one token more, for whether the object is visible; it comes first.
+        # SAM 2 has one token more, for whether the object is visible, which comes first; that of SAM-HQ comes
+        # last.
         leading = [decoder.obj_score_token.weight] if hasattr(decoder, "obj_score_token") else []
-        output_tokens = [*leading, decoder.iou_token.weight, decoder.mask_tokens.weight]
+        trailing = [decoder.hq_token.weight] if hasattr(decoder, "hq_token") else []
+        output_tokens = [*leading, decoder.iou_token.weight, decoder.mask_tokens.weight, *trailing]
         self.output_tokens = torch.cat(output_tokens).detach()
         self.first_mask = len(leading) + 1
         self.hypernetworks = decoder.output_hypernetworks_mlps
@@ -204,7 +208,7 @@ class FastDecoder:
             image = normalise(image, layer.norm_image)
         change = self.final.tokens_to_image(tokens + prompt, image, self.final_positions)
         tokens = self.final_norm(tokens + change)
-        masks = tokens[:, self.first_mask : self.first_mask + len(self.hypernetworks)]
+        masks = tokens[:, self.first_mask : len(self.output_tokens)]
         return Decoded(masks, image, self.iou_head(tokens[:, self.first_mask - 1]))
 
     def draw(self, shared: SharedImage, decoded: Decoded, rows: Tensor, masks: slice = slice(None)) -> Tensor:
@@ -230,14 +234,23 @@ class FastDecoder:
         out = torch.empty(len(rows), len(chosen), 4 * side, 4 * side, device=hyper.device)
         step = CPU_PROMPTS_PER_DRAWING if out.device.type == "cpu" else GPU_PROMPTS_PER_DRAWING
         for i in range(0, len(rows), step):
-            x = upscale(decoded.image[rows[i : i + step]], self.upscale1)  # r, n, 4, C / 4
-            x = F.gelu(normalise(x + shared.finer[0] if shared.finer else x, self.upscale_norm))
-            x = upscale(x, self.upscale2)  # r, n, 4, 4, C / 8
-            x = F.gelu(x + shared.finer[1] if shared.finer else x)
-            logits = x.flatten(1, 3) @ hyper[i : i + step].to(x.dtype)
-            nested = logits.view(len(x), side, side, 2, 2, 2, 2, -1)  # y, x, y2, x2, y4, x4
-            out[i : i + step] = nested.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(len(x), -1, 4 * side, 4 * side)
+            part = rows[i : i + step]
+            x = self._upscaled(shared, decoded.image[part])
+            nested = (x.flatten(1, 3) @ hyper[i : i + step].to(x.dtype)).unflatten(1, (-1, 4, 4))
+            logits = in_rows(nested, side)
+            out[i : i + step] = self._refined(logits, shared, x, decoded.tokens[part])
         return out
+
+    def _upscaled(self, shared: SharedImage, image: Tensor) -> Tensor:
+        """Image tokens (r, n, C) of prompts on the finest grid, nested: (r, n, 4, 4, C / 8)."""
+        x = upscale(image, self.upscale1)  # r, n, 4, C / 4
+        x = F.gelu(normalise(x + shared.finer[0] if shared.finer else x, self.upscale_norm))
+        x = upscale(x, self.upscale2)  # r, n, 4, 4, C / 8
+        return F.gelu(x + shared.finer[1] if shared.finer else x)
+
+    def _refined(self, logits: Tensor, shared: SharedImage, upscaled: Tensor, tokens: Tensor) -> Tensor:
+        """The logits (r, M, 4h, 4w) as they are; SAM-HQ's are refined, see `assistant.sam.hq_decoder`."""
+        return logits
 
 
 def _layer(module: Any, heads: int, is_official: bool) -> Layer:
@@ -263,3 +276,11 @@ def upscale(x: Tensor, conv: nn.ConvTranspose2d) -> Tensor:
     assert conv.bias is not None
     bias = conv.bias.repeat(4).to(x.dtype)
     return F.linear(x, weight.T, bias).unflatten(-1, (4, -1))
+
+
+def in_rows(nested: Tensor, side: int) -> Tensor:
+    """A nested array (r, n, 4, 4, M) of `side` x `side` cells in the order of rows: (r, M, 4h, 4w)."""
+    cells = (
+        nested.unflatten(1, (side, side)).unflatten(3, (2, 2)).unflatten(5, (2, 2))
+    )  # y, x, y2, x2, y4, x4
+    return cells.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(len(nested), -1, 4 * side, 4 * side)

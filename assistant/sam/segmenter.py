@@ -70,11 +70,13 @@ class Segmenter(ABC):
     Attributes:
         threshold: Logit above which a pixel belongs to a mask.
         stretched: Whether the image is stretched over the square input (SAM 2), rather than padded (SAM).
+        restorable: Whether an embedding can be rebuilt from its features alone, see `restore`.
         prompts_per_batch: Number of prompts that are decoded together.
     """
 
     threshold: float = 0.0
     stretched: bool = False
+    restorable: bool = True
 
     def __init__(self, model: nn.Module, side: int, low_res_side: int, device: str | torch.device = "cpu"):
         self.model: Any = model.to(device).eval()  # Any: the makes have different modules
@@ -170,10 +172,10 @@ class Segmenter(ABC):
             The embedding, without `maps`.
 
         Raises:
-            BadInput: This is SAM 2, whose decoder reads finer feature maps too.
+            BadInput: The decoder reads finer feature maps too, as those of SAM-HQ, SAM 2 and SAM 3 do.
         """
-        if self.stretched:
-            raise BadInput("SAM 2 needs more than the stored features: encode the image again")
+        if not self.restorable:
+            raise BadInput("this SAM needs more than the stored features: encode the image again")
         height, width = size
         features = features.to(self.device)
         return Embedding(features, (height, width), self.input_size(size), self._share(features))

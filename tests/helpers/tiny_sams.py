@@ -1,5 +1,6 @@
 """Tiny random SAMs of segment_anything and of transformers."""
 
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -100,6 +101,68 @@ def tiny_sam2(seed: int = 0):
             Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
         )
     )
+
+
+def tiny_sam_hq(seed: int = 0):
+    from transformers import (
+        SamHQConfig,
+        SamHQMaskDecoderConfig,
+        SamHQModel,
+        SamHQPromptEncoderConfig,
+        SamHQVisionConfig,
+    )
+
+    torch.manual_seed(seed)
+    vision = SamHQVisionConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=128,
+        patch_size=16,
+        output_channels=32,
+        global_attn_indexes=[1],
+        window_size=4,
+        mlp_dim=64,
+        num_pos_feats=16,
+    )
+    prompts = SamHQPromptEncoderConfig(hidden_size=32, image_size=128, patch_size=16, mask_input_channels=8)
+    decoder = SamHQMaskDecoderConfig(
+        hidden_size=32, mlp_dim=64, num_attention_heads=4, iou_head_hidden_dim=32, vit_dim=32
+    )
+    return _randomised(
+        SamHQModel(
+            SamHQConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+        )
+    )
+
+
+@contextmanager
+def mended_sam_hq(model):
+    """Let a `SamHQModel` draw on the image tokens that its transformer returns, as the paper's code does.
+
+    transformers 5.24 drops them.
+    """
+    decoder = model.mask_decoder
+    returned = []
+
+    def keep(module, inputs, output):
+        returned.append(output[1])
+
+    def replace(module, inputs):
+        (image,) = inputs
+        (tokens,) = returned
+        returned.clear()
+        return (tokens.transpose(2, 3).reshape(image.shape),)
+
+    hooks = [
+        decoder.transformer.register_forward_hook(keep),
+        decoder.upscale_conv1.register_forward_pre_hook(replace),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _randomised(model):

@@ -9,7 +9,7 @@ import skimage.data
 import torch
 
 from assistant.errors import BadInput
-from assistant.sam.backends import OfficialSegmenter, TransformersSegmenter
+from assistant.sam.backends import OfficialSegmenter, SamHqSegmenter, TransformersSegmenter
 from assistant.sam.checkpoints import default_processor, load_official_sam, load_transformers_sam
 from assistant.sam.segmenter import Segmenter
 from tests.helpers.tiny_sams import (
@@ -17,6 +17,7 @@ from tests.helpers.tiny_sams import (
     tiny_official_sam,
     tiny_sam2,
     tiny_sam3_tracker,
+    tiny_sam_hq,
     tiny_transformers_sam,
 )
 
@@ -69,13 +70,17 @@ def test_a_broken_official_checkpoint_is_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("make", [tiny_transformers_sam, tiny_sam2, tiny_sam3_tracker, tiny_edgetam])
+@pytest.mark.parametrize(
+    "make", [tiny_transformers_sam, tiny_sam_hq, tiny_sam2, tiny_sam3_tracker, tiny_edgetam]
+)
 def test_a_transformers_folder_is_the_sam_that_was_saved(tmp_path, make):
     model = make()
     model.save_pretrained(tmp_path)
     default_processor(model).save_pretrained(tmp_path)
     loaded = TransformersSegmenter.from_pretrained(tmp_path)
-    expected = TransformersSegmenter(model, default_processor(model))
+    make_segmenter = SamHqSegmenter if make is tiny_sam_hq else TransformersSegmenter
+    assert isinstance(loaded, make_segmenter)
+    expected = make_segmenter(model, default_processor(model))
     np.testing.assert_allclose(click_logits(loaded), click_logits(expected), rtol=1e-5, atol=1e-5)
 
     weights = tmp_path / "model.safetensors"

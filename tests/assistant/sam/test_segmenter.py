@@ -1,5 +1,7 @@
 """The segmenter against the three programs it stands for, on tiny random models."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import skimage.data
@@ -7,14 +9,21 @@ import torch
 from segment_anything import SamPredictor
 
 from assistant.errors import BadInput
-from assistant.sam.backends import OfficialSegmenter, PocketSegmenter, TransformersSegmenter
+from assistant.sam.backends import (
+    OfficialSegmenter,
+    PocketSegmenter,
+    SamHqSegmenter,
+    TransformersSegmenter,
+)
 from assistant.sam.checkpoints import default_processor
 from assistant.sam.proposals import everything
 from tests.helpers.tiny_sams import (
+    mended_sam_hq,
     tiny_edgetam,
     tiny_official_sam,
     tiny_sam2,
     tiny_sam3_tracker,
+    tiny_sam_hq,
     tiny_transformers_sam,
 )
 
@@ -63,11 +72,13 @@ def test_equals_sam_predictor(cat, name, multimask):
 
 @pytest.mark.parametrize("multimask", [True, False])
 @pytest.mark.parametrize("name", PROMPTS)
-@pytest.mark.parametrize("make", [tiny_transformers_sam, tiny_sam2, tiny_sam3_tracker, tiny_edgetam])
+@pytest.mark.parametrize(
+    "make", [tiny_transformers_sam, tiny_sam_hq, tiny_sam2, tiny_sam3_tracker, tiny_edgetam]
+)
 def test_equals_transformers(cat, make, name, multimask):
     model, prompt = make(), with_mask(PROMPTS[name])
     processor = default_processor(model)
-    segmenter = TransformersSegmenter(model, processor)
+    segmenter = (SamHqSegmenter if make is tiny_sam_hq else TransformersSegmenter)(model, processor)
     pixels = processor(images=cat, return_tensors="pt")
     height, width = segmenter.input_size(cat.shape[:2])
     scale = torch.tensor([width / 200, height / 240])
@@ -79,7 +90,7 @@ def test_equals_transformers(cat, make, name, multimask):
         inputs["input_boxes"] = (torch.tensor(prompt["box"]).float() * scale.repeat(2))[None, None]
     if "mask" in prompt:
         inputs["input_masks"] = torch.tensor(prompt["mask"])[None, None]
-    with torch.no_grad():
+    with torch.no_grad(), mended_sam_hq(model) if make is tiny_sam_hq else contextlib.nullcontext():
         theirs = model(pixel_values=pixels["pixel_values"], multimask_output=multimask, **inputs)
     sizes = [[cat.shape[:2]]] if segmenter.stretched else [[cat.shape[:2]], [(height, width)]]
     their_masks = processor.post_process_masks(theirs.pred_masks, *sizes)[0][0].numpy()
@@ -113,6 +124,7 @@ def test_many_prompts_equal_one_by_one(cat):
     for segmenter in (
         OfficialSegmenter(tiny_official_sam()),
         TransformersSegmenter(sam2, default_processor(sam2)),
+        hq(torch.float32),
     ):
         embedding = segmenter.encode(cat)
         points = np.random.default_rng(1).uniform(0, 200, (11, 2, 2))
@@ -127,13 +139,20 @@ def test_many_prompts_equal_one_by_one(cat):
                 np.testing.assert_allclose(all_logits[i], logits, rtol=1e-3, atol=1e-3)
 
 
-def test_bfloat16_is_close(cat):
+def official(dtype):
+    return OfficialSegmenter(tiny_official_sam(), dtype=dtype)
+
+
+def hq(dtype):
+    model = tiny_sam_hq()
+    return SamHqSegmenter(model, default_processor(model), dtype=dtype)
+
+
+@pytest.mark.parametrize("make", [official, hq])
+def test_bfloat16_is_close(cat, make):
     exact, half = (
         segmenter.predict(segmenter.encode(cat), box=[20, 30, 150, 170])[2]
-        for segmenter in (
-            OfficialSegmenter(tiny_official_sam()),
-            OfficialSegmenter(tiny_official_sam(), dtype=torch.bfloat16),
-        )
+        for segmenter in (make(torch.float32), make(torch.bfloat16))
     )
     assert 0 < np.abs(exact - half).max() / np.abs(exact).max() < 0.05
 
