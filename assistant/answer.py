@@ -23,6 +23,7 @@ from assistant.export.drawing import draw_targets
 from assistant.export.image_folder import cut_out, file_safe, mask_image, write_folder
 from assistant.export.labelme import labelme_file
 from assistant.export.yolo import YoloLabels, yolo_labels
+from assistant.sam.instances import fitted, in_reading_order
 from assistant.sam.mask_ops import encode_rle, tight_box_xywh
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 IMAGE_FILE = "image.png"  # name of the image beside its exports
 MISSING_IMAGE_GREY = 128  # of an overlay without an image
+MAX_NUMBERED_INSTANCES = 9  # of a target on an overlay, which has no room for more names
 
 
 @dataclass
@@ -48,6 +50,9 @@ class Target:
             not known, which is not to say that nothing of the kind is there.
         seen: Whether the model sees it though nothing outlines it. Such a target has no mask and so is not
             `present`, but it is not said to be absent either: the text says that it is there.
+        instances: (H, W) bool each, one for each object that the mask covers, from left to right or from top
+            to bottom; [] where it is absent. Their union is the mask: whatever is given is fitted to it, and
+            without any the whole mask is one instance.
     """
 
     phrase: str
@@ -58,6 +63,23 @@ class Target:
     others: list[int] = field(default_factory=list, repr=False)
     known: bool = True
     seen: bool = False
+    instances: list[np.ndarray] = field(default_factory=list, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.fit_instances()
+
+    def fit_instances(self) -> None:
+        """Make the instances fit the mask, for whoever changed either. Raises BadInput for other sizes."""
+        if not self.present or self.mask is None:
+            self.instances = []
+            return
+        mask = self.mask = np.asarray(self.mask).astype(bool, copy=False)
+        for instance in self.instances:
+            if instance.shape != mask.shape:
+                raise BadInput(
+                    f"an instance of {self.phrase!r} has shape {instance.shape}, its mask {mask.shape}"
+                )
+        self.instances = in_reading_order(fitted(self.instances, mask))
 
 
 @dataclass(frozen=True)
@@ -119,6 +141,7 @@ class Answer:
                     raise BadInput(
                         f"the mask of {target.phrase!r} has shape {target.mask.shape}, expected {self.size}"
                     )
+                target.fit_instances()
 
     @property
     def present(self) -> list[Target]:
@@ -137,6 +160,10 @@ class Answer:
         """The present targets with their masks."""
         return [(target, target.mask) for target in self.present if target.mask is not None]
 
+    def _present_instances(self) -> list[tuple[Target, np.ndarray]]:
+        """The mask of each instance of the present targets, with its target."""
+        return [(target, mask) for target in self.present for mask in target.instances]
+
     def _absent_phrases(self) -> list[str]:
         return [target.phrase for target in self.targets if not target.present]
 
@@ -145,9 +172,10 @@ class Answer:
 
         Returns:
             {"question", "text", "width", "height", "targets": [{"phrase", "present", "confidence", "box",
-            "area", "proposals", "rle"}]}, and "reasoning" where there is some. "box" is xywh in px and "rle"
-            COCO's with counts as a str; both are None for an absent target. A target that is not `known` has
-            "known": False, and one that is only `seen` has "seen": True.
+            "area", "proposals", "rle", "instances": [{"box", "area", "rle"}]}]}, and "reasoning" where there
+            is some. "box" is xywh in px and "rle" COCO's with counts as a str; both are None for an absent
+            target, which has no instances. A target that is not `known` has "known": False, and one that is
+            only `seen` has "seen": True.
         """
         rows = []
         for target in self.targets:
@@ -158,10 +186,9 @@ class Answer:
                     "phrase": target.phrase,
                     "present": bool(target.present),
                     "confidence": float(target.confidence),
-                    "box": None if mask is None else tight_box_xywh(mask),
-                    "area": 0 if mask is None else int(mask.sum()),
+                    **({"box": None, "area": 0, "rle": None} if mask is None else _outline_to_json(mask)),
                     "proposals": [int(index) for index in target.proposals],
-                    "rle": None if mask is None else encode_rle(mask),
+                    "instances": [_outline_to_json(instance) for instance in target.instances],
                     **more,
                 }
             )
@@ -176,8 +203,8 @@ class Answer:
         }
 
     def to_coco(self, file_name: str = IMAGE_FILE) -> dict[str, Any]:
-        """The present targets as COCO instances, see `assistant.export.coco`; `file_name`: of the image."""
-        instances = [(target.phrase, mask, target.confidence) for target, mask in self._present_masks()]
+        """The instances of the present targets, see `assistant.export.coco`; `file_name`: of the image."""
+        instances = [(target.phrase, mask, target.confidence) for target, mask in self._present_instances()]
         return coco_instances(self.size, file_name, instances, self._absent_phrases())
 
     def to_labelme(self, image_path: str = IMAGE_FILE) -> dict[str, Any]:
@@ -185,20 +212,20 @@ class Answer:
 
         `image_path`: the image, from the file's folder.
         """
-        instances = [(target.phrase, mask) for target, mask in self._present_masks()]
+        instances = [(target.phrase, mask) for target, mask in self._present_instances()]
         return labelme_file(self.size, image_path, instances, self._absent_phrases())
 
     def to_yolo(self) -> YoloLabels:
-        """The present targets as a line each of YOLO's segmentation format, see `assistant.export.yolo`."""
-        return yolo_labels(self.size, [(target.phrase, mask) for target, mask in self._present_masks()])
+        """A line of YOLO's segmentation format for each instance, see `assistant.export.yolo`."""
+        return yolo_labels(self.size, [(target.phrase, mask) for target, mask in self._present_instances()])
 
     def to_detections(self) -> Detections:
-        """The present targets as `supervision.Detections`, see `assistant.export.detections`.
+        """The instances of the present targets, see `assistant.export.detections`.
 
         Raises:
             BadInput: The supervision package is not installed.
         """
-        instances = [(target.phrase, mask, target.confidence) for target, mask in self._present_masks()]
+        instances = [(target.phrase, mask, target.confidence) for target, mask in self._present_instances()]
         return to_supervision(self.size, instances)
 
     @cached_property
@@ -210,16 +237,17 @@ class Answer:
         """Draw the present targets on the image.
 
         Returns:
-            A PIL RGB image of the answer's size: each mask in its target's colour
-            (`assistant.export.colours`), with outline and name; on grey where the image is not at hand.
+            A PIL RGB image of the answer's size: each instance in its target's colour
+            (`assistant.export.colours`), with outline and name, and with its number where there are several;
+            on grey where the image is not at hand.
         """
         image = self.image
         if image is None:
             image = np.full((*self.size, 3), MISSING_IMAGE_GREY, np.uint8)
         shown = [
-            (number, colour, target.phrase, target.mask)
+            (number, colour, name, mask)
             for number, (target, colour) in enumerate(zip(self.targets, self.colours, strict=True), 1)
-            if target.present and target.mask is not None
+            for name, mask in zip(_instance_names(target), target.instances, strict=True)
         ]
         return draw_targets(image, shown)
 
@@ -227,11 +255,11 @@ class Answer:
         """Write the answer into a folder, each file whole or not at all.
 
         The files are mask.png (the union, 0 and 255), N_NAME.png for each present target (N: its place among
-        the targets), overlay.png, answer.json (which names the masks' files), coco.json, labelme.json, and
-        image.txt and classes.txt as YOLO reads them; where the image is at hand also image.png, and
-        N_NAME_cutout.png for each present target (RGBA of its box, transparent around the mask). Of an answer
-        that was saved there before, the files that its answer.json lists are removed or replaced, so that the
-        two do not mix; nothing else is.
+        the targets), N_NAME_K.png for each instance of one that has several, overlay.png, answer.json (which
+        names the masks' files), coco.json, labelme.json, and image.txt and classes.txt as YOLO reads them;
+        where the image is at hand also image.png, and N_NAME_cutout.png for each present target (RGBA of its
+        box, transparent around the mask). Of an answer that was saved there before, the files that its
+        answer.json lists are removed or replaced, so that the two do not mix; nothing else is.
 
         Args:
             folder: The folder; it is created where it is missing.
@@ -254,6 +282,12 @@ class Answer:
                 name = f"{number}_{file_safe(target.phrase)}"
                 target_row["file"] = f"{name}.png"
                 images[f"{name}.png"] = mask_image(target.mask)
+                if len(target.instances) > 1:
+                    for k, (mask, mask_row) in enumerate(
+                        zip(target.instances, target_row["instances"], strict=True), 1
+                    ):
+                        mask_row["file"] = f"{name}_{k}.png"
+                        images[mask_row["file"]] = mask_image(mask)
                 if self.image is not None and target.mask.any():
                     images[f"{name}_cutout.png"] = cut_out(self.image, target.mask)
         tables = {"answer.json": row, "coco.json": self.to_coco(), "labelme.json": self.to_labelme()}
@@ -261,3 +295,16 @@ class Answer:
         names = "".join(f"{' '.join(name.split())}\n" for name in yolo.names)
         texts = {Path(IMAGE_FILE).with_suffix(".txt").name: yolo.text, "classes.txt": names}
         return write_folder(Path(folder), images, tables, texts)
+
+
+def _outline_to_json(mask: np.ndarray) -> dict[str, Any]:
+    """A mask (H, W) bool as JSON values: its box xywh in px, its area in px, and its RLE."""
+    return {"box": tight_box_xywh(mask), "area": int(mask.sum()), "rle": encode_rle(mask)}
+
+
+def _instance_names(target: Target) -> list[str]:
+    """What is written on each instance of a target: its name, with a number where there are several."""
+    count = len(target.instances)
+    if count <= MAX_NUMBERED_INSTANCES:
+        return [f"{target.phrase} {k}" if count > 1 else target.phrase for k in range(1, count + 1)]
+    return [target.phrase, *[""] * (count - 1)]

@@ -32,6 +32,7 @@ MAX_FILE_LENGTH = 50_000_000  # characters, all ASCII: the 50 MB that the page l
 MAX_PHOTOS = 6
 MAX_EXCHANGES = 500
 MAX_TARGETS_PER_EXCHANGE = 300
+MAX_INSTANCES_PER_TARGET = 300
 # In all of a file: a few bytes of JPEG or RLE can decode to any number of pixels.
 MAX_PHOTO_PIXELS = 128_000_000
 MAX_MASK_PIXELS = 500_000_000
@@ -138,7 +139,15 @@ def _target_to_json(target: Target) -> dict[str, Any]:
         "rle": encode_rle(target.mask) if target.present and target.mask is not None else None,
         **({} if target.known else {"known": False}),
         **({"seen": True} if target.seen else {}),
+        **({"instances": _instances_to_json(target)} if len(target.instances) > 1 else {}),
     }
+
+
+def _instances_to_json(target: Target) -> list[dict[str, Any]]:
+    """The masks of a target's instances; [] where there are more than can be read again."""
+    if len(target.instances) > MAX_INSTANCES_PER_TARGET:
+        return []
+    return [encode_rle(mask) for mask in target.instances]
 
 
 def as_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
@@ -196,11 +205,17 @@ def _mask_pixels(rows: list[Json], photos: list[tuple[str, np.ndarray]]) -> int:
             continue
         if not isinstance(row.get("photo"), int) or row["photo"] not in range(len(photos)):
             continue
-        masks = sum(isinstance(target, dict) and target.get("rle") is not None for target in row["targets"])
+        masks = sum(_mask_count(target) for target in row["targets"] if isinstance(target, dict))
         masks += row.get("about") is not None
         height, width = photos[row["photo"]][1].shape[:2]
         total += masks * height * width
     return total
+
+
+def _mask_count(row: dict[str, Json]) -> int:
+    """How many masks a target of a file has."""
+    instances = row.get("instances")
+    return (row.get("rle") is not None) + (len(instances) if isinstance(instances, list) else 0)
 
 
 def _bad(reason: str) -> BadInput:
@@ -286,12 +301,17 @@ def _read_exchange(row: Json, where: str, photos: list[tuple[str, np.ndarray]]) 
 
 def _read_target(row: Json, where: str, image: np.ndarray) -> Target:
     kinds = {"phrase": str, "present": bool, "confidence": float | int, "rle": dict | None}
-    _check_fields(row, kinds, where, optional={"known": bool, "seen": bool})
+    _check_fields(row, kinds, where, optional={"known": bool, "seen": bool, "instances": list})
     if not 0 <= row["confidence"] <= 1:
         raise _bad(f"confidence of {where} is outside of 0 to 1")
     if row["present"] != (row["rle"] is not None):
         raise _bad(f"{where} is {'present without' if row['present'] else 'absent with'} a mask")
     mask = _read_mask(row["rle"], image) if row["present"] else None
+    rles = row.get("instances", [])
+    if len(rles) > MAX_INSTANCES_PER_TARGET:
+        raise _bad(f"{where} has {len(rles)} instances, at most {MAX_INSTANCES_PER_TARGET} are read")
+    if not all(isinstance(rle, dict) for rle in rles):
+        raise _bad(f"instances of {where} is not of the right kind")
     return Target(
         row["phrase"],
         row["present"],
@@ -300,6 +320,7 @@ def _read_target(row: Json, where: str, image: np.ndarray) -> Target:
         [],
         known=row.get("known", True),
         seen=row.get("seen", False),
+        instances=[_read_mask(rle, image) for rle in rles],
     )
 
 

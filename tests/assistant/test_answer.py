@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -93,7 +93,51 @@ def test_to_json():
         "area": 0,
         "proposals": [],
         "rle": None,
+        "instances": [],
     }
+    assert table["targets"][0]["instances"] == [
+        {key: table["targets"][0][key] for key in ("box", "area", "rle")}
+    ]
+
+
+@pytest.fixture
+def two_spoons():
+    """A target of two instances, given from right to left, and one of a single instance."""
+    other = np.roll(SPOON, -220, axis=1)
+    spoons = Target("spoon", True, 0.8, SPOON | other, [1, 2], instances=[SPOON, other])
+    return Answer("", [spoons, Target("cup", True, 0.9, RING, [3])], (H, W), COFFEE), [other, SPOON]
+
+
+def test_instances_are_exported_one_by_one(two_spoons, tmp_path):
+    answer, masks = two_spoons
+    assert np.array_equal(answer.targets[0].instances, masks)  # from left to right
+    expected = [*masks, RING]
+    annotations = answer.to_coco()["annotations"]
+    assert [a["category_id"] for a in annotations] == [1, 1, 2] and annotations[1]["score"] == 0.8
+    assert all((decode_rle(a["segmentation"]) == m).all() for a, m in zip(annotations, expected, strict=True))
+    assert [s["group_id"] for s in answer.to_labelme()["shapes"]] == [1, 2, 3]
+    assert [line.split()[0] for line in answer.to_yolo().lines] == ["0", "0", "1"]
+    rows = answer.to_json()["targets"]
+    assert [len(row["instances"]) for row in rows] == [2, 1] and rows[0]["area"] == 2 * SPOON.sum()
+    assert np.array_equal(decode_rle(rows[0]["instances"][1]["rle"]), SPOON)
+    assert rows[0]["instances"][1]["box"][0] == 241
+    answer.save(tmp_path)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "1_spoon_2.png")) > 0, SPOON)
+    assert sorted(f.name for f in tmp_path.glob("2_cup*")) == ["2_cup.png", "2_cup_cutout.png"]
+    saved = json.loads((tmp_path / "answer.json").read_text())["targets"][0]
+    assert [row["file"] for row in saved["instances"]] == ["1_spoon_1.png", "1_spoon_2.png"]
+
+
+def test_instances_always_make_up_the_mask(two_spoons):
+    answer, (left, right) = two_spoons
+    grown = Target("spoon", True, 0.8, left | right | np.roll(right, 20, axis=0), [], instances=[left, right])
+    assert (grown.instances[0] == left).all() and (grown.instances[1] == grown.mask & ~left).all()
+    assert [len(t.instances) for t in (replace(grown, mask=left), replace(grown, mask=RING))] == [1, 1]
+    assert replace(grown, present=False, mask=None).instances == []
+    grown.mask = right
+    assert np.array_equal(Answer("", [grown], (H, W), None).targets[0].instances, [right])
+    with pytest.raises(BadInput, match="instance"):
+        Target("spoon", True, 0.8, left, [], instances=[left[1:], right])
 
 
 def test_an_empty_mask_that_is_present():

@@ -28,8 +28,10 @@ def small_file():
 def test_a_conversation_comes_back():
     image = sample_image()
     red = colour_mask(image, COLOURS["red"])
+    is_left = np.arange(red.shape[1]) < 252  # the middle of the ball
+    halves = [red & is_left, red & ~is_left]
     targets = [
-        Target("red ball", True, 0.9, red, [1]),
+        Target("red ball", True, 0.9, red, [1], instances=halves),
         Target("bench", False, 0.2, None, []),
         Target("zither", False, 0.0, None, [], known=False),
         Target("wire", False, 0.8, None, [], seen=True),
@@ -42,6 +44,7 @@ def test_a_conversation_comes_back():
     assert (exchange.photo, exchange.question, exchange.answer.text) == (0, answer.question, answer.text)
     assert (exchange.about == red).all() and (exchange.answer.mask == red).all()
     assert exchange.about_phrase == "the cook" and exchange.corrected
+    assert np.array_equal(exchange.answer.targets[0].instances, halves)
     assert [(t.phrase, t.present, t.confidence, t.known, t.seen) for t in exchange.answer.targets] == [
         ("red ball", True, 0.9, True, False),
         ("bench", False, 0.2, True, False),
@@ -93,6 +96,19 @@ def test_the_masks_of_a_file_are_bounded(monkeypatch):
         load(whole)
     with pytest.raises(BadInput, match="more masks than"):
         small_file()
+    table = json.loads(whole)
+    (target,) = table["exchanges"][0]["targets"]
+    target["instances"] = [target["rle"]] * 2
+    monkeypatch.setattr(conversation_file, "MAX_MASK_PIXELS", 1799)
+    with pytest.raises(BadInput, match="its masks have more than 1,799"):
+        load(json.dumps(table))
+    monkeypatch.setattr(conversation_file, "MAX_MASK_PIXELS", 1800)
+    assert len(load(json.dumps(table)).exchanges[0].answer.targets[0].instances) == 2
+    for wrong, message in (([target["rle"]] * 301, "301 instances"), ([3, 4], "right kind")):
+        target["instances"] = wrong
+        monkeypatch.setattr(conversation_file, "MAX_MASK_PIXELS", 10**9)
+        with pytest.raises(BadInput, match=message):
+            load(json.dumps(table))
 
 
 ANY_VALUE = st.one_of(
