@@ -91,12 +91,16 @@ class Cost:
         calls: Number of times that a language model was asked.
         tokens: Number of tokens that it wrote, those of its thoughts included.
         read_tokens: Number of tokens that it read, those of images included; None where that is unknown.
+        image_tokens: Number of those of images; None where that is unknown.
+        passes: Number of phrases that a concept segmenter looked for; None without one.
     """
 
     seconds: float = 0.0
     calls: int = 0
     tokens: int = 0
     read_tokens: int | None = None
+    image_tokens: int | None = None
+    passes: int | None = None
 
 
 @dataclass

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from assistant.errors import BadInput
 from assistant.grammar import Turn
+from assistant.sam.concepts import ConceptSegmenter
 from assistant.sam.image_opener import Progress
 from assistant.sam.mask_ops import Rle
 from assistant.sam.proposals import Proposals
@@ -46,6 +47,8 @@ class Reply:
         reasoning: What the model thought before it answered, where it says so.
         calls: Number of times that the model was asked.
         read_tokens: Number of tokens that it read, those of images included; None where that is unknown.
+        image_tokens: Number of those of images; None where that is unknown.
+        passes: Number of phrases that a concept segmenter looked for; None without one.
     """
 
     text: str
@@ -57,6 +60,8 @@ class Reply:
     reasoning: str = ""
     calls: int = 1
     read_tokens: int | None = None
+    image_tokens: int | None = None
+    passes: int | None = None
 
 
 @dataclass
@@ -198,11 +203,13 @@ class Pipeline(Protocol[Opened]):
             such questions themselves they would be in the way.
         sees_regions: Whether `ask` takes `about`, a mask (H, W) bool that "this" and "it" mean, and shows it
             to the model. Otherwise questions about a part of an image are worked out on masks.
+        concepts: Finds things by their name, without the language model; None where nothing does.
     """
 
     opener: ImageOpener[Opened]
     follow_up_rules: bool = False
     sees_regions: bool = False
+    concepts: ConceptSegmenter | None = None
 
     def ask(
         self, turns: list[Turn], opened: Opened, threshold: float, **options: Any

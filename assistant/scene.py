@@ -36,6 +36,7 @@ from assistant.sam.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from assistant.few_shot.matcher import Matcher
+    from assistant.sam.concepts import Instances
 
 # The confidence from which a target counts as present; [ABS] and everything below the threshold mean absent.
 PRESENCE_THRESHOLD = 0.5
@@ -332,7 +333,8 @@ class Scene:
         turns = [*self.turns[-MAX_REMEMBERED_TURNS:], Turn(question)]
         began = time.perf_counter()
         reply, selections = self.assistant.pipeline.ask(turns, self.opened, self.threshold, **options)
-        cost = Cost(time.perf_counter() - began, reply.calls, reply.tokens, reply.read_tokens)
+        seconds = time.perf_counter() - began
+        cost = Cost(seconds, reply.calls, reply.tokens, reply.read_tokens, reply.image_tokens, reply.passes)
         self._spent.append(cost)
         targets = [
             self._target(mention.phrase, mention.present, selection)
@@ -370,6 +372,35 @@ class Scene:
             mask |= selection.mask
         confidence = selection.confidence
         return Target(phrase, True, confidence, mask, selection.proposals, selection.others, selection.known)
+
+    @property
+    def finds_names(self) -> bool:
+        """Whether `find` finds things by their name."""
+        return self.assistant.pipeline.concepts is not None
+
+    def find(self, phrase: str) -> tuple[Instances, Cost]:
+        """Find all instances of what a noun phrase names, without the language model.
+
+        It is neither a question nor remembered: nothing is read into the words, and nothing is picked among
+        what is found.
+
+        Args:
+            phrase: A noun phrase of a few words, such as "red umbrella".
+
+        Returns:
+            The instances, surest first, and what it took.
+
+        Raises:
+            BadInput: The preset has nothing that finds things by their name, or see
+                `assistant.sam.concepts.ConceptSegmenter.find`.
+        """
+        concepts = self.assistant.pipeline.concepts
+        if concepts is None:
+            raise BadInput("nothing here finds things by their name: give --concepts or another --preset")
+        began, passes = time.perf_counter(), concepts.passes
+        opened: Any = self.opened  # by the opener that goes with `concepts`
+        found = concepts.find(opened, phrase)
+        return found, Cost(time.perf_counter() - began, passes=concepts.passes - passes)
 
     def union(self, proposals: Sequence[int]) -> np.ndarray:
         """The union of some proposals.
@@ -500,10 +531,18 @@ def turn_of(answer: Answer) -> Turn:
 
 def _total(costs: list[Cost], seconds: float) -> Cost:
     """What several replies took together; seconds: in all, with what was done between them."""
-    known = [cost.read_tokens for cost in costs if cost.read_tokens is not None]
     return Cost(
         seconds,
         sum(cost.calls for cost in costs),
         sum(cost.tokens for cost in costs),
-        sum(known) if known else None,
+        *(
+            _known_sum([getattr(cost, name) for cost in costs])
+            for name in ("read_tokens", "image_tokens", "passes")
+        ),
     )
+
+
+def _known_sum(values: list[int | None]) -> int | None:
+    """The sum of what is known; None where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None

@@ -4,7 +4,7 @@
 
 Both must be runs of one benchmark over the same questions. Differences are B minus A, with the 95 % bootstrap
 interval over samples; every resample holds the same samples of both runs. An interval that holds 0 shows no
-difference.
+difference. What the questions took in each run stands beside it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from eval.metrics import PROTOCOLS, bootstrap_interval, iou
+from eval.query_costs import query_costs
 from eval.questions.summary import groups_of, under_protocol
 
 Line = dict[str, Any]
@@ -85,8 +86,9 @@ def compare(a: Path, b: Path, protocol: str = "lisa", seed: int = 0) -> dict[str
         seed: Seed of the bootstrap.
 
     Returns:
-        {"benchmark", "version", "a", "b", "n", "left_out", "protocol", "tables"}: how many questions are in
-        both runs and in only one of them, and {group: `difference`}.
+        {"benchmark", "version", "a", "b", "n", "left_out", "protocol", "tables", "costs"}: how many questions
+        are in both runs and in only one of them, {group: `difference`}, and {cost: {"a", "b"}} of all of them
+        (`eval.query_costs`), None where one is unknown.
 
     Raises:
         BadInput: The runs cannot be read, or do not ask the same.
@@ -119,6 +121,17 @@ def compare(a: Path, b: Path, protocol: str = "lisa", seed: int = 0) -> dict[str
         "left_out": len(first.lines.keys() ^ second.lines.keys()),
         "protocol": protocol,
         "tables": tables,
+        "costs": _costs([first.lines[key] for key in keys], [second.lines[key] for key in keys]),
+    }
+
+
+def _costs(a: list[Line], b: list[Line]) -> dict[str, dict[str, float | None]]:
+    """What the questions took in both runs, of the costs that are known of either."""
+    first, second = query_costs(a), query_costs(b)
+    return {
+        name: {"a": first[name], "b": second[name]}
+        for name in first
+        if first[name] is not None or second[name] is not None
     }
 
 
@@ -180,3 +193,6 @@ def _print(compared: dict[str, Any]) -> None:
                 f"B-A {row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]  "
                 f"better {row['better']}, worse {row['worse']}"
             )
+    for name, cost in compared["costs"].items():
+        a, b = ("unknown" if cost[run] is None else f"{cost[run]:.2f}" for run in "ab")
+        print(f"  {name.replace('_', ' '):<28} A {a}  B {b}")

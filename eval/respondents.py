@@ -40,9 +40,11 @@ class TimedAnswer:
     open_seconds: float | None = None
 
     def cost_fields(self) -> dict[str, int | None]:
-        """What the answer took of a language model, as fields of a line; {} where that is not known."""
+        """What the answer took of the models, as fields of a line; {} where that is not known."""
         cost = self.answer.cost
-        return {} if cost is None else {"calls": cost.calls, "read_tokens": cost.read_tokens}
+        if cost is None:
+            return {}
+        return {name: getattr(cost, name) for name in ("calls", "read_tokens", "image_tokens", "passes")}
 
 
 class Respondent(Protocol):

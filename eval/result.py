@@ -42,7 +42,9 @@ class Result:
         seconds_per_image: Seconds to open an image.
         tokens_per_query: Tokens that the language model generated per question.
         read_tokens_per_query: Tokens that it read per question, those of images included.
+        image_tokens_per_query: Tokens of images that it read per question.
         calls_per_query: Times that it was asked per question.
+        passes_per_query: Phrases that a concept segmenter looked for per question.
         preset: The models that answered, see `assistant.presets.ModelOptions.describe`.
         weights: {part: sha256}.
         commit: Git commit of the source.
@@ -68,7 +70,9 @@ class Result:
     seconds_per_image: float | None = None
     tokens_per_query: float | None = None
     read_tokens_per_query: float | None = None
+    image_tokens_per_query: float | None = None
     calls_per_query: float | None = None
+    passes_per_query: float | None = None
     preset: str | None = None
     weights: dict[str, str] = field(default_factory=dict)
     commit: str | None = None

@@ -4,7 +4,8 @@
     class_map = ask_classes(scene.fresh(), names)
     class_map.label, class_map.answers           # (H, W) int16, {class: (present, confidence)}
 
-A list of more than CLASSES_PER_QUESTION names is split into several questions.
+A list of more than CLASSES_PER_QUESTION names is split into several questions. Where the preset finds things
+by their name (`Scene.finds_names`), each class is looked for instead, and no question is asked.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from assistant.answer import Answer, Target
+from assistant.answer import Answer, Cost, Target
 from assistant.errors import BadInput
+
+if TYPE_CHECKING:  # torch is loaded when a model is
+    from assistant.sam.concepts import Instances
 
 CLASSES_PER_QUESTION = 6
 MAX_CLASSES = 200  # in a list
@@ -33,6 +37,14 @@ class AskableScene(Protocol):
     @property
     def size(self) -> tuple[int, int]: ...
 
+    @property
+    def threshold(self) -> float: ...
+
+    @property
+    def finds_names(self) -> bool: ...
+
+    def find(self, phrase: str) -> tuple[Instances, Cost]: ...
+
     def ask(self, question: str) -> Answer: ...
 
     def reset(self) -> None: ...
@@ -45,14 +57,16 @@ class ClassMap:
     Attributes:
         names: The classes that were asked for.
         label: (H, W) int16, the index in `names` of the class of each pixel; UNANSWERED_PIXEL where there is
-            none. Where masks overlap, the answer with the higher confidence counts.
+            none. Where masks overlap, the answer with the higher confidence counts; of instances that were
+            found by their name, the one with the higher score.
         answers: {class: (whether it is present, confidence in [0, 1])} of the classes that the model
             answered.
         found: {class: its target, as it was answered}, of the same classes.
         unknown_phrases: Phrases of the answers that are none of the classes.
-        seconds: How long each question took.
-        tokens: How many tokens were generated for each question; None where that is unknown.
-        calls: How often the language model was asked for each question; None where that is unknown.
+        seconds: How long each question took, or looking for each class.
+        tokens: How many tokens were generated for each of these; None where that is unknown.
+        calls: How often the language model was asked for each; None where that is unknown.
+        passes: How many phrases a concept segmenter looked for, for each; None without one.
     """
 
     names: list[str]
@@ -63,6 +77,7 @@ class ClassMap:
     seconds: list[float] = field(default_factory=list)
     tokens: list[int | None] = field(default_factory=list)
     calls: list[int | None] = field(default_factory=list)
+    passes: list[int | None] = field(default_factory=list)
 
     @property
     def unanswered(self) -> list[str]:
@@ -137,36 +152,66 @@ def ask_classes(
         scene: The scene to ask; its earlier turns are forgotten. Pass `scene.fresh()` to keep them.
         names: The classes.
         per_question: Number of classes in one question.
-        check: Called before each question. What it raises ends the work.
+        check: Called before each question, or each class. What it raises ends the work.
 
     Returns:
         The answers and their label map.
 
     Raises:
-        BadInput: See `Scene.ask`.
+        BadInput: See `Scene.ask` and `Scene.find`.
     """
     class_map = ClassMap(names, np.full(scene.size, UNANSWERED_PIXEL, np.int16))
-    masks: list[tuple[float, int, np.ndarray]] = []  # (confidence, index of the class, mask)
-    for first in range(0, len(names), per_question):
-        asked = names[first : first + per_question]
-        if check:
-            check()
+    masks: list[_ScoredMask] = []
+    if scene.finds_names:
         scene.reset()
-        start = time.perf_counter()
-        answer = scene.ask(f"Which of these are in the picture: {', '.join(asked)}?")
-        class_map.seconds.append(time.perf_counter() - start)
-        class_map.tokens.append(answer.tokens)
-        class_map.calls.append(answer.cost.calls if answer.cost else None)
-        masks += _record_answers(class_map, answer.targets, asked)
+        for index in range(len(names)):
+            if check:
+                check()
+            masks += _record_instances(class_map, scene, index)
+    else:
+        for first in range(0, len(names), per_question):
+            if check:
+                check()
+            masks += _record_question(class_map, scene, names[first : first + per_question])
     for _, index, mask in sorted(masks, key=lambda row: row[0]):
         class_map.label[mask] = index
     return class_map
 
 
-def _record_answers(
-    class_map: ClassMap, targets: list[Target], asked: list[str]
-) -> list[tuple[float, int, np.ndarray]]:
-    """Enter one answer; returns (confidence, index of the class, mask) of its present classes."""
+_ScoredMask = tuple[float, int, np.ndarray]  # its confidence, the index of its class, the mask
+
+
+def _record_instances(class_map: ClassMap, scene: AskableScene, index: int) -> list[_ScoredMask]:
+    """Look for a class and enter what is found; returns its instances where it is present."""
+    name = class_map.names[index]
+    instances, cost = scene.find(name)
+    class_map.seconds.append(cost.seconds)
+    class_map.tokens.append(cost.tokens)
+    class_map.calls.append(cost.calls)
+    class_map.passes.append(cost.passes)
+    present = bool(len(instances)) and instances.confidence >= scene.threshold
+    masks = [instances.mask(k) for k in range(len(instances))] if present else []
+    class_map.answers[name] = (present, instances.confidence)
+    class_map.found[name] = Target(
+        name, present, instances.confidence, instances.union() if present else None, [], instances=masks
+    )
+    return [(float(score), index, mask) for score, mask in zip(instances.scores, masks, strict=False)]
+
+
+def _record_question(class_map: ClassMap, scene: AskableScene, asked: list[str]) -> list[_ScoredMask]:
+    """Ask for some classes and enter the answer; returns the masks of those that are present."""
+    scene.reset()
+    start = time.perf_counter()
+    answer = scene.ask(f"Which of these are in the picture: {', '.join(asked)}?")
+    class_map.seconds.append(time.perf_counter() - start)
+    class_map.tokens.append(answer.tokens)
+    class_map.calls.append(answer.cost.calls if answer.cost else None)
+    class_map.passes.append(answer.cost.passes if answer.cost else None)
+    return _record_answers(class_map, answer.targets, asked)
+
+
+def _record_answers(class_map: ClassMap, targets: list[Target], asked: list[str]) -> list[_ScoredMask]:
+    """Enter one answer; returns the masks of its present classes."""
     masks = []
     in_order: list[str] | list[None] = asked if len(targets) == len(asked) else [None] * len(targets)
     for target, asked_here in zip(targets, in_order, strict=True):

@@ -97,6 +97,8 @@ class ConceptPipeline(Pipeline[SamOpenedImage]):
         verify: Whether each target that is pointed at without the segmenter is shown to the model again.
     """
 
+    concepts: ConceptSegmenter
+
     def __init__(
         self,
         opener: ImageOpener[SamOpenedImage],
@@ -134,6 +136,7 @@ class ConceptPipeline(Pipeline[SamOpenedImage]):
         images = [self.model.image_fit.fit(opened.image)]
         turns = [replace(turns[0], images=images), *turns[1:]]
         costs = _Costs()
+        passes = self.concepts.passes
         found = [_Found(target) for target in self._name(turns, CONCEPTS_PROMPT, costs, options)]
         for each in found:
             self._look_for(each, opened)
@@ -153,6 +156,8 @@ class ConceptPipeline(Pipeline[SamOpenedImage]):
             reasoning="\n".join(part for part in (costs.last.reasoning, *costs.thoughts) if part),
             calls=costs.last.calls,
             read_tokens=costs.last.read_tokens,
+            image_tokens=costs.last.image_tokens,
+            passes=self.concepts.passes - passes,
         )
         return reply, [selection for _, selection in selections]
 
@@ -267,7 +272,15 @@ class ConceptPipeline(Pipeline[SamOpenedImage]):
         names = ", ".join(found[k].target.phrase for k in rest)
         pointing = [replace(turns[0], question=f"Where is this: {names}?", answer="")]
         reply, pointed = self.pointing.ask(pointing, opened, threshold, verify=verify, **options)
-        costs.add(StructuredAnswer(reply.written, "", reply.tokens, [], reply.calls, reply.read_tokens))
+        costs.add(
+            StructuredAnswer(
+                reply.written,
+                tokens=reply.tokens,
+                calls=reply.calls,
+                read_tokens=reply.read_tokens,
+                image_tokens=reply.image_tokens,
+            )
+        )
         for k, selection in zip(rest, pointed, strict=False):
             if selection.has_mask or selection.seen:
                 selections[k] = (selections[k][0], selection)

@@ -106,14 +106,22 @@ class MultimodalLLM:
         """
         from transformers import GenerationConfig
 
-        config = self.model.config
-        image_tokens = {getattr(config, name, None) for name in IMAGE_TOKEN_ATTRIBUTES} - {None}
         pad = self.tokenizer.pad_token_id
         return GenerationConfig(
             eos_token_id=self.end_tokens,
             pad_token_id=self.end_tokens[0] if pad is None else pad,
-            suppress_tokens=sorted(image_tokens) or None,
+            suppress_tokens=sorted(self._image_tokens()) or None,
         )
+
+    def _image_tokens(self) -> set[int]:
+        """The tokens that stand for a part of an image."""
+        config = self.model.config
+        tokens = (getattr(config, name, None) for name in IMAGE_TOKEN_ATTRIBUTES)
+        return {token for token in tokens if token is not None}
+
+    def count_image_tokens(self, ids: Tensor) -> int:
+        """How many token ids, of any shape, stand for a part of an image; none of those that it writes do."""
+        return sum(int((ids == token).sum()) for token in self._image_tokens())
 
     def _template_writes_system_prompt(self) -> bool:
         try:
@@ -332,6 +340,8 @@ class MultimodalLLM:
             markers=[ids[k] == self.seg for k in places],
             states=torch.stack(states)[places].float(),
             margins=torch.stack(margins)[places].float(),
+            read_tokens=output.sequences.shape[1] - len(ids),
+            image_tokens=self.count_image_tokens(output.sequences),
         )
 
     def generate(

@@ -51,6 +51,7 @@ class StructuredAnswer:
         steps: The tokens of `text`; [] where their probabilities are unknown.
         calls: Number of times that the model was asked for it.
         read_tokens: Number of tokens that it read, those of images included; None where that is unknown.
+        image_tokens: Number of those of images; None where that is unknown.
         is_cut: Whether the limit of tokens cut it off.
         thinks: Whether the model thought before it answered.
     """
@@ -61,6 +62,7 @@ class StructuredAnswer:
     steps: list[TokenStep] = field(default_factory=list)
     calls: int = 1
     read_tokens: int | None = None
+    image_tokens: int | None = None
     is_cut: bool = False
     thinks: bool = False
 
@@ -70,6 +72,8 @@ class StructuredAnswer:
         self.calls += other.calls
         if other.read_tokens is not None:
             self.read_tokens = (self.read_tokens or 0) + other.read_tokens
+        if other.image_tokens is not None:
+            self.image_tokens = (self.image_tokens or 0) + other.image_tokens
 
 
 class StructuredModel(Protocol):

@@ -118,7 +118,7 @@ class StructuredLLM:
         prompt = self.llm.prompt(turns, system)
         max_new_tokens = max_new_tokens or self._max_tokens or MAX_ANSWER_TOKENS
         thought = ""
-        tokens = read_tokens = 0
+        tokens = read_tokens = image_tokens = 0
         constraint = Constraint(self._guide_tokenizer, schema)
         with self.llm.lock:
             if prompt.rstrip().endswith("<think>"):  # a model that cannot be kept from thinking first
@@ -134,12 +134,14 @@ class StructuredLLM:
                 thought = self.llm.decode(ids).partition("</think>")[0].strip()
                 tokens += len(ids)
                 read_tokens += output.sequences.shape[1] - len(ids)
+                image_tokens += self.llm.count_image_tokens(output.sequences)
                 prompt = f"{prompt.rstrip()}\n{thought}\n</think>\n\n"
             ids, output = self.llm.generate(
                 prompt, turns, max_new_tokens, temperature, seed, logits_processor=[constraint]
             )
             tokens += len(ids)
             read_tokens += output.sequences.shape[1] - len(ids)
+            image_tokens += self.llm.count_image_tokens(output.sequences)
         steps = [
             TokenStep(self._guide_tokenizer.decode_bytes([i]), likely)
             for i, likely in zip(ids, constraint.likely, strict=True)
@@ -152,6 +154,7 @@ class StructuredLLM:
             tokens,
             steps,
             read_tokens=read_tokens,
+            image_tokens=image_tokens,
             is_cut=len(ids) >= max_new_tokens,
             thinks=bool(thought),
         )

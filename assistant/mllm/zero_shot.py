@@ -159,6 +159,7 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
             reasoning="\n".join(part for part in (answer.reasoning, thought) if part),
             calls=answer.calls,
             read_tokens=answer.read_tokens,
+            image_tokens=answer.image_tokens,
         )
         return reply, [selection for _, selection in grounded]
 

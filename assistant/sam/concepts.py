@@ -62,6 +62,11 @@ class Instances:
     def __len__(self) -> int:
         return len(self.rles)
 
+    @property
+    def confidence(self) -> float:
+        """In [0, 1], that any is there: the geometric mean of the presence and the highest score."""
+        return float(np.sqrt(self.presence * self.scores.max(initial=0.0)))
+
     def mask(self, index: int) -> np.ndarray:
         """(H, W) bool: the mask of an instance."""
         return decode_rle(self.rles[index])

@@ -24,6 +24,7 @@ from assistant.files import read_json
 from assistant.images import open_image
 from assistant.sam.mask_ops import tight_box
 from eval.metrics import bootstrap_interval, box_iou, n_acc, presence_curve, t_acc
+from eval.query_costs import query_costs
 from eval.report import Panel, Sample, presence_curves, write_report
 from eval.respondents import Respondent, open_respondent
 from eval.result import Result, bad_inputs, print_table, write_result
@@ -244,7 +245,6 @@ def summary(lines: list[Line], settings: EvalSettings, has_confidence: bool) -> 
             groups.setdefault(name, []).append(line)
     whole = scores(good)
     confidence = [line["confidence"] for line in good]
-    tokens = _values(good, "tokens")
     return Result(
         benchmark="boxes",
         version=VERSION,
@@ -258,11 +258,8 @@ def summary(lines: list[Line], settings: EvalSettings, has_confidence: bool) -> 
             "T_acc": bootstrap_interval([line["said"] for line in present], settings.seed),
         },
         by={name: scores(members) for name, members in sorted(groups.items())},
-        seconds_per_query=_median(_values(good, "seconds")),
         seconds_per_image=_median(_values(good, "open_seconds")),
-        tokens_per_query=_mean(tokens),
-        read_tokens_per_query=_mean(_values(good, "read_tokens")),
-        calls_per_query=_mean(_values(good, "calls")),
+        **query_costs(good),
         curve=presence_curve(confidence, [line["there"] for line in good]) if has_confidence else [],
         bad=bad_inputs(lines, "name"),
     )

@@ -8,6 +8,9 @@ longer than `--per-question` is split into several questions. The masks of the c
 become one label map; where they overlap, the answer with the higher confidence counts. mIoU is over classes,
 from the pixel counts of the whole set: unlabelled pixels do not count, pixels that no answer covers are
 errors.
+
+A preset that finds things by their name (`--concepts`) is not asked: each class is looked for, in one pass,
+and where instances overlap, the one with the higher score counts. A "query" of its result is a class.
 """
 
 from __future__ import annotations
@@ -197,6 +200,7 @@ class _ImageScorer:
             "seconds": class_map.seconds,
             "tokens": class_map.tokens,
             "calls": class_map.calls,
+            "passes": class_map.passes,
             "oracle": class_oracle(scene.proposals.rles, truth, present),
         }
 

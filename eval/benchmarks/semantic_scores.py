@@ -10,6 +10,7 @@ import numpy as np
 from assistant.errors import BadInput
 from eval.label_maps import LabelMaps
 from eval.metrics import class_ious, n_acc, presence_curve, summed_counts, t_acc
+from eval.query_costs import query_costs
 from eval.result import Result, bad_inputs
 from eval.settings import EvalSettings
 
@@ -56,9 +57,6 @@ def summary(lines: list[Line], data: LabelMaps, settings: EvalSettings, has_conf
     if not good:
         raise BadInput(f"no image of {settings.root} can be used: {lines[0]['key']}: {lines[0]['error']}")
     answered_present, confidence, present = _presence(good, data.names)
-    seconds = [value for line in good for value in line.get("seconds", [])]
-    tokens = [value for line in good for value in line.get("tokens", []) if value is not None]
-    calls = [value for line in good for value in line.get("calls", []) if value is not None]
     opened = [line["open_seconds"] for line in good if "open_seconds" in line]
     return Result(
         benchmark="semantic",
@@ -69,10 +67,8 @@ def summary(lines: list[Line], data: LabelMaps, settings: EvalSettings, has_conf
         figures=_figures(good, data, has_confidence),
         ci95={"mIoU": mean_iou_interval(good, len(data.names), settings.seed)},
         by=_by_class(good, data.names),
-        seconds_per_query=float(np.median(seconds)) if seconds else None,
         seconds_per_image=float(np.median(opened)) if opened else None,
-        tokens_per_query=float(np.mean(tokens)) if tokens else None,
-        calls_per_query=float(np.mean(calls)) if calls else None,
+        **query_costs(good),
         curve=presence_curve(confidence, present) if has_confidence else [],
         bad=bad_inputs(lines),
     )

@@ -45,7 +45,9 @@ PRINTED_FIELDS = (
     "seconds_per_image",
     "seconds_per_query",
     "tokens_per_query",
+    "image_tokens_per_query",
     "calls_per_query",
+    "passes_per_query",
 )
 
 

@@ -19,6 +19,7 @@ from eval.metrics import (
     presence_curve,
     t_acc,
 )
+from eval.query_costs import query_costs
 from eval.questions.scoring import ORACLE_PREFIXES
 from eval.result import Result, bad_inputs
 
@@ -121,11 +122,8 @@ def summary(lines: list[Line], protocol: str = "lisa", seed: int = 0) -> Result:
             "T_acc": bootstrap_interval([line["said"] for line in present], seed),
         },
         by={name: scores(members, main_protocol) for name, members in sorted(_by_group(good).items())},
-        seconds_per_query=_median(line.get("seconds") for line in good),
         seconds_per_image=_median(line.get("open_seconds") for line in good),
-        tokens_per_query=_mean(line.get("tokens") for line in good),
-        read_tokens_per_query=_mean(line.get("read_tokens") for line in good),
-        calls_per_query=_mean(line.get("calls") for line in good),
+        **query_costs(good),
         figures=figures,
         curve=presence_curve([line["confidence"] for line in good], [bool(line["targets"]) for line in good]),
         bad=bad_inputs(lines, "name") + _troubles(good),

@@ -39,7 +39,8 @@ def test_one_photo_is_answered_in_full(photos, models, tmp_path, capsys):
     assert main(["ask", str(photos / "a.png"), "--json", "the red one"]) == 0  # options may come between
     row = json.loads(capsys.readouterr().out)
     assert row["image"] == str(photos / "a.png") and row["targets"][0]["present"]
-    assert set(row["cost"]) == {"seconds", "calls", "tokens", "read_tokens"} and row["cost"]["seconds"] > 0
+    costs = {"seconds", "calls", "tokens", "read_tokens", "image_tokens", "passes"}
+    assert set(row["cost"]) == costs and row["cost"]["seconds"] > 0
 
 
 def test_what_is_seen_but_not_outlined_is_not_called_absent(photos, models, capsys, monkeypatch):

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from assistant.answer import Answer, Target
+from assistant.answer import Answer, Cost, Target
 from assistant.dialogue.class_list import UNANSWERED_PIXEL, ask_classes, read_class_names
 from assistant.errors import BadInput
+from assistant.sam.concepts import Instances
+from assistant.sam.mask_ops import encode_rle
 
 SIZE = (4, 6)
 
@@ -38,6 +40,8 @@ class ScriptedScene:
     size: tuple[int, int] = SIZE
     asked: list[str] = field(default_factory=list)
     resets: int = 0
+    finds_names: bool = False
+    threshold: float = 0.5
 
     def reset(self):
         self.resets += 1
@@ -90,3 +94,40 @@ def test_a_class_that_is_covered_is_absent():
     class_map = ask_classes(ScriptedScene(replies), ["a", "b", "c"], 2)
     assert [(target.phrase, target.present) for target in class_map.targets()] == [("a", False), ("b", True)]
     assert class_map.unanswered == ["c"]
+
+
+@dataclass
+class FindingScene(ScriptedScene):
+    """Finds columns by their name: {name: (presence, [(score, columns)])}."""
+
+    columns: dict[str, tuple[float, list[tuple[float, list[int]]]]] = field(default_factory=dict)
+    finds_names: bool = True
+
+    def find(self, phrase):
+        self.asked.append(phrase)
+        presence, found = self.columns[phrase]
+        rles = [encode_rle(column_mask(*columns)) for _, columns in found]
+        scores = np.array([score for score, _ in found], np.float32)
+        boxes = np.zeros((len(found), 4), np.float32)
+        return Instances(rles, boxes, scores, presence, SIZE), Cost(0.5, passes=1)
+
+
+def test_classes_are_found_by_their_names_and_overlaps_go_to_the_higher_score():
+    scene = FindingScene(
+        [],
+        columns={
+            "road": (0.9, [(0.9, [0]), (0.4, [2, 3])]),
+            "bike": (0.8, [(0.6, [3, 4])]),
+            "sky": (0.1, [(0.35, [5])]),  # hardly there
+            "zebra": (0.0, []),
+        },
+    )
+    checks = []
+    class_map = ask_classes(scene, list(scene.columns), 2, lambda: checks.append(1))
+    assert scene.asked == ["road", "bike", "sky", "zebra"] and len(checks) == 4
+    assert class_map.label[0].tolist() == [0, UNANSWERED_PIXEL, 0, 1, 1, UNANSWERED_PIXEL]
+    present = {name: present for name, (present, _) in class_map.answers.items()}
+    assert present == {"road": True, "bike": True, "sky": False, "zebra": False}
+    assert class_map.answers["road"][1] == pytest.approx(0.9) and class_map.answers["zebra"][1] == 0
+    assert len(class_map.found["road"].instances) == 2 and class_map.found["sky"].mask is None
+    assert class_map.passes == [1] * 4 and class_map.calls == [0] * 4 and sum(class_map.seconds) == 2

@@ -8,6 +8,7 @@ import pytest
 import skimage.data
 
 from assistant import Assistant
+from assistant.dialogue.class_list import ask_classes
 from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.mllm.concept_pipeline import ConceptPipeline
@@ -161,7 +162,13 @@ def test_presets_of_tiny_models_answer(qwen, tmp_path, preset):
     except BadInput as error:  # a random model may not end its JSON
         assert "does not answer in the form asked for" in str(error)
     else:
-        assert answer.targets
+        assert answer.targets and answer.cost.image_tokens > 0 and answer.cost.passes > 0
+    scene = scene.assistant.open(image)
+    found, cost = scene.find("cup")
+    assert found.size == image.shape[:2] and cost.passes == 1 and cost.calls == 0
+    assert scene.find("Cup")[1].passes == 0  # it is kept with the image
+    class_map = ask_classes(scene, ["cup", "spoon"])
+    assert class_map.passes == [0, 1] and class_map.unanswered == []
     masks, scores = scene.segment(points=[[60, 50]])
     assert masks.shape == (3, *image.shape[:2]) and len(scores) == 3
 

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from assistant.answer import Cost
 from assistant.dialogue.class_list import class_of
+from assistant.sam.concepts import Instances
+from assistant.sam.mask_ops import encode_rle
 from tests.helpers.benchmark_data import write_label_maps
 from tests.helpers.benchmark_runs import run_benchmark
 from tests.helpers.colour_finder import FakeAssistant, H, W
@@ -79,6 +82,33 @@ def test_a_synonym_in_a_list_answered_in_order_is_bound_by_its_place(monkeypatch
     result = run_semantic(monkeypatch, tmp_path / "b", tmp_path, *four, assistant=ChangedAnswers(say_scarlet))
     # Four were asked, three were answered.
     assert result["by"]["red"]["IoU"] == 0 and result["figures"]["phrases_that_are_no_class"] == 1
+
+
+class Finder(FakeAssistant):
+    """Finds each colour by its name, and the wall everywhere but with a low score; it is asked nothing."""
+
+    def open(self, image):
+        scene = super().open(image)
+        scene.finds_names, scene.threshold = True, 0.5
+        scene.find = lambda name: self.find(scene, name)
+        return scene
+
+    def find(self, scene, name):
+        wall = name == "grey wall"
+        mask = np.ones((H, W), bool) if wall else scene._target(name, False).mask
+        rles = [] if mask is None else [encode_rle(mask)]
+        scores = np.full(len(rles), 0.6 if wall else 0.8, np.float32)
+        boxes = np.zeros((len(rles), 4), np.float32)
+        return Instances(rles, boxes, scores, 0.9 * len(rles), (H, W)), Cost(0.25, passes=1)
+
+
+def test_classes_are_found_by_their_names_without_a_question(monkeypatch, tmp_path):
+    write_label_maps(tmp_path)
+    assistant = Finder()
+    result = run_semantic(monkeypatch, tmp_path / "out", tmp_path, assistant=assistant)
+    assert assistant.asked == [] and result["figures"]["mIoU"] == 1 and result["T_acc"] == 1
+    assert result["passes_per_query"] == 1 and result["calls_per_query"] == 0
+    assert result["seconds_per_query"] == 0.25 and result["read_tokens_per_query"] is None
 
 
 @pytest.mark.parametrize(
