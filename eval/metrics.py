@@ -124,6 +124,40 @@ def c_iou(pairs: Sequence[Pair], protocol: str = "lisa") -> float | None:
     return iou(sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs), protocol)
 
 
+def boundary_f(
+    prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None, tolerance: float = 2.0
+) -> float:
+    """How well the outlines of two masks agree: the boundary F measure of DAVIS (Perazzi et al. 2016).
+
+    Precision is the share of the prediction's boundary pixels that lie within `tolerance` of the target's,
+    recall the reverse; the score is their harmonic mean. The edge of the image is no boundary.
+
+    Args:
+        prediction, target, ignore: As of `counts`; ignored pixels belong to neither mask.
+        tolerance: Distance in px.
+
+    Returns:
+        A score in [0, 1]; 1 where neither mask has a boundary, 0 where one of them has none.
+
+    Raises:
+        BadInput: The sizes differ.
+    """
+    from scipy.ndimage import distance_transform_edt
+    from skimage.segmentation import find_boundaries
+
+    prediction, target, ignore = _bool_masks(prediction, target, ignore)
+    if ignore is not None:
+        prediction, target = prediction & ~ignore, target & ~ignore
+    edges = [find_boundaries(mask, connectivity=1, mode="inner") for mask in (prediction, target)]
+    if not edges[0].any() or not edges[1].any():
+        return float(edges[0].any() == edges[1].any())
+    precision, recall = (
+        float((distance_transform_edt(~other)[edge] <= tolerance).mean())
+        for edge, other in (edges, reversed(edges))
+    )
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
 def n_acc(answered_present: Sequence[bool], present: Sequence[bool]) -> float | None:
     """Share of questions about something absent that were answered absent (gRefCOCO, ReLA).
 

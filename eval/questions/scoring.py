@@ -18,7 +18,7 @@ from assistant.answer import Answer
 from assistant.errors import BadInput
 from assistant.record import Record, record_masks
 from assistant.sam.mask_ops import Rle, decode_rle, encode_rle
-from eval.metrics import PROTOCOLS, Pair, counts, iou, normalised_counts
+from eval.metrics import PROTOCOLS, Pair, boundary_f, counts, iou, normalised_counts
 from eval.oracle import Atoms, oracle
 
 # How many proposals the oracle may choose from, in their order; None: all.
@@ -70,7 +70,8 @@ def score_answer(answer: Answer, truth: Truth) -> dict[str, Any]:
         `under`: the same for the other protocols, where they differ. `found`: how many targets have a mask of
         the answer at `MIN_MATCH_IOU`; `right`: how many masks of the answer have such a target. `said`:
         whether it claims anything present; `confidence`: that of its surest target; `area` and `share`: of
-        the truth, in px and of the image; `answer` and `answered`: its text and its targets.
+        the truth, in px and of the image; `boundary`: the boundary F of the whole answer, None where every
+        target is absent; `answer` and `answered`: its text and its targets.
     """
     masks = [target.mask for target in answer.targets if target.present and target.mask is not None]
     prediction = answer.mask
@@ -90,6 +91,7 @@ def score_answer(answer: Answer, truth: Truth) -> dict[str, Any]:
         "confidence": max((float(target.confidence) for target in answer.targets), default=0.0),
         "area": int(union.sum()),
         "share": float(union.mean()),
+        "boundary": boundary_f(prediction, union, truth.ignore) if truth.masks else None,
         "found": int(is_match.any(0).sum()),
         "right": int(is_match.any(1).sum()),
         "answer": answer.text,

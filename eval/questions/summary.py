@@ -137,6 +137,7 @@ def _figures(good: list[Line], present: list[Line], absent: list[Line], protocol
         "n_absent": len(absent),
         "gIoU_present": g_iou(_pairs(present), protocol),
         "cIoU_present": c_iou(_pairs(present), protocol),
+        "boundary_F_present": _mean(line.get("boundary") for line in present),
     }
     present_ious = ious(_pairs(present), protocol)
     figures |= {f"Pr@{t}": _mean(present_ious >= t) for t in PRECISION_THRESHOLDS}

@@ -127,6 +127,46 @@ def test_nc_iou_gives_pictures_equal_weight():
     assert metrics.c_iou(pairs) == (1 / 4 + 1) / 2
 
 
+@settings(max_examples=30)
+@given(st.integers(2, 12), st.integers(2, 12), st.integers(0, 2**31))
+def test_boundary_f_agrees_with_a_loop(h, w, seed):
+    rng = np.random.default_rng(seed)
+    first, second = rng.random((2, h, w)) < 0.5
+
+    def edge(mask):
+        inside = [(y, x) for y in range(h) for x in range(w) if mask[y, x]]
+        steps = ((0, 1), (1, 0), (0, -1), (-1, 0))
+        return [
+            (y, x)
+            for y, x in inside
+            if any(0 <= y + a < h and 0 <= x + b < w and not mask[y + a, x + b] for a, b in steps)
+        ]
+
+    def share_near(edges, others):
+        return np.mean([any((y - b) ** 2 + (x - a) ** 2 <= 4 for b, a in others) for y, x in edges])
+
+    edges, others = edge(first), edge(second)
+    if edges and others:
+        precision, recall = share_near(edges, others), share_near(others, edges)
+        expected = 2 * precision * recall / (precision + recall) if precision + recall else 0
+    else:
+        expected = float(not edges and not others)
+    assert metrics.boundary_f(first, second) == pytest.approx(expected)
+
+
+def test_boundary_f_forgives_two_pixels_and_the_edge_of_the_image():
+    square = np.zeros((60, 60), bool)
+    square[20:40, 0:30] = True
+    assert metrics.boundary_f(square, square) == 1
+    assert metrics.boundary_f(np.roll(square, 2, 0), square) == 1
+    assert metrics.boundary_f(np.roll(square, 5, 0), square) < 0.7
+    nothing = np.zeros_like(square)
+    assert metrics.boundary_f(nothing, square) == 0 and metrics.boundary_f(nothing, nothing) == 1
+    ignored = np.zeros_like(square)
+    ignored[:, 25:] = True
+    assert metrics.boundary_f(square[:, ::-1], square[:, ::-1], ignored) == 1
+
+
 def test_presence_is_counted_on_both_sides():
     answered_present = [True, False, False, True, True]
     present = [True, True, False, False, True]
