@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from assistant.page.canvas import candidate_layers
+from assistant.page.canvas import candidate_layers, proposals_prop
 from assistant.page.canvas_prompts import read_prompts
 from assistant.page.components import TAB_TITLES, ByHandTabComponents, action_button, text_field
 from assistant.page.handlers import INSTANT_EVENT, QUEUED_EVENT, Panel, Updates, guarded, status_line
@@ -34,6 +34,7 @@ class ByHandTab(Panel):
         canvas: Any = self.components.photo.canvas  # its events are those that canvas.js triggers
         state, outputs = self.components.session, self.components.changeable
         by_hand.tab.select(self.open_tab, state, outputs, **INSTANT_EVENT)
+        canvas.outlines(self.send_proposals, state, outputs, **QUEUED_EVENT)
         canvas.prompt(self.segment, state, outputs, **QUEUED_EVENT)
         canvas.choose(self.choose_candidate, state, outputs, **INSTANT_EVENT)
         by_hand.use.click(self.use, [state, by_hand.name], outputs, **INSTANT_EVENT)
@@ -46,6 +47,17 @@ class ByHandTab(Panel):
             return self.unchanged(session)
         session.start_marking()
         return self.page.show(session, clear_marks=True)
+
+    @guarded
+    def send_proposals(self, session: Session) -> Updates:
+        """Send the proposals, for which the browser asks: it shows the one under the pointer."""
+        scene = session.scene
+        if scene is None:
+            return self.unchanged(session)
+        proposals = self.page.worker.call(lambda: proposals_prop(scene.proposals))
+        if session.scene is not scene:  # another photo is shown by now
+            return self.unchanged(session)
+        return {**self.unchanged(session), self.components.photo.canvas: gr.HTML(proposals=proposals)}
 
     @guarded
     def segment(self, session: Session, event: gr.EventData) -> Updates:

@@ -1,4 +1,4 @@
-"""The photo with its masks on the page, a gr.HTML whose script is canvas.js: what the browser is sent.
+"""The photo with its masks on the page, a gr.HTML with scripts of its own: what the browser is sent.
 
     canvas = gr.HTML(html_template=CANVAS_TEMPLATE, js_on_load=CANVAS_SCRIPT, **empty_props())
     return gr.HTML(**canvas_props(session))  # in a handler: what has changed
@@ -28,13 +28,22 @@ PHOTO_JPEG_QUALITY = 88
 ATTENTION_JPEG_QUALITY = 85
 RIM_FILTER_SIZE = 5  # px: a mask's rim is what a minimum filter of this size takes away
 OUTLINE_OPACITY = 200  # of 255, of the outlines that are shown while a photo is opened
+MAX_PREVIEW_SIDE = 480  # px: proposals are sent in this size, some 100 kB for all of a photo
 CANDIDATE_COLOUR = "#14b8a6"  # of masks that are made by hand; the page's teal
 ATTENTION_COLOUR = "#f0e442"  # of an attention map's name, the yellow of its brightest places
 OUTLINES_COLOUR = "#ffffff"
 
-CANVAS_SCRIPT = (Path(__file__).parent / "canvas.js").read_text(encoding="utf-8")
+# Joined in this order to one script, as a gr.HTML takes one.
+SCRIPT_FILES = ("canvas.js", "canvas_words.js", "canvas_zoom.js", "canvas_marks.js", "canvas_update.js")
+CANVAS_SCRIPT = "\n".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in SCRIPT_FILES)
 CANVAS_TEMPLATE = """<div class="mp" hidden>
-<div class="mp-stage"><img class="mp-photo" alt=""><canvas class="mp-over" tabindex="0" role="img"></canvas>
+<div class="mp-stage"><div class="mp-view"><img class="mp-photo" alt="">
+<canvas class="mp-over" tabindex="0" role="img"></canvas></div>
+<div class="mp-zoom" role="group" aria-label="Zoom">
+<button type="button" data-zoom="in" title="Zoom in (+)" aria-label="Zoom in">+</button>
+<button type="button" data-zoom="out" title="Zoom out (-)" aria-label="Zoom out">&minus;</button>
+<button type="button" data-zoom="whole" title="Whole picture (0)" aria-label="Whole picture">&#9633;</button>
+</div>
 <div class="mp-tip" role="tooltip" hidden></div></div>
 <div class="mp-tools" role="toolbar" aria-label="Marking tools" hidden>
 <button type="button" data-tool="add" title="A click on the thing">+ Click</button>
@@ -43,6 +52,9 @@ CANVAS_TEMPLATE = """<div class="mp" hidden>
 <button type="button" data-tool="box" title="A box around it: drag, or two clicks">Box</button>
 <button type="button" data-tool="brush" title="Paint over it">Brush</button>
 <button type="button" data-tool="erase" title="Rub out">Eraser</button>
+<button type="button" data-tool="move" title="Drag the picture, once it is zoomed in">Move</button>
+<label class="mp-size" hidden>Size
+<input type="range" min="1" max="12" value="3" title="How thick the brush is ([ and ])"></label>
 <span></span>
 <button type="button" data-do="back" title="Take back the last mark">Undo mark</button>
 <button type="button" data-do="clear" title="Take back all marks">Clear</button>
@@ -110,6 +122,8 @@ def empty_props() -> Props:
         "masks": [],
         "view": View.ANSWER.value,
         "selected": None,
+        "question": None,
+        "proposals": None,
         "candidates": [],
         "marks_round": 0,
         "busy": False,
@@ -193,17 +207,48 @@ def canvas_props(session: Session, clear_marks: bool = False) -> Props:
         "view": session.view.value,
         "busy": False,
         "selected": session.selected,
+        "question": shown_number(session),
         "label": _description(session),
         "candidates": candidate_layers(session),
     }
     photo_changed = session.drawn_scene is not scene
     if photo_changed:
         session.drawn_scene = scene
+        props["proposals"] = None
         props["photo"] = photo_prop(scene.image, session.names[session.photo])
     if clear_marks or photo_changed:
         session.marks_round += 1
         props["marks_round"] = session.marks_round
     return props
+
+
+def shown_number(session: Session) -> int | None:
+    """Index of the question whose masks are shown; None where the picture shows something else."""
+    question = session.shown_question
+    if session.view != View.ANSWER or question is None:
+        return None
+    return session.questions.index(question)
+
+
+def proposals_prop(proposals: Proposals) -> Props:
+    """The proposals as the prop `proposals`, so that the one under the pointer can be shown at once.
+
+    Returns:
+        {"width", "height", "runs": [[int]]}: for each proposal, best first, the lengths of its runs of pixels
+        outside and inside, row by row, in a plane of at most MAX_PREVIEW_SIDE px.
+    """
+    height, width = proposals.size
+    step = -(-max(height, width) // MAX_PREVIEW_SIDE)
+    planes = [proposals.mask(index)[::step, ::step] for index in range(len(proposals))]
+    rows, columns = -(-height // step), -(-width // step)
+    return {"width": columns, "height": rows, "runs": [_runs(plane) for plane in planes]}
+
+
+def _runs(plane: np.ndarray) -> list[int]:
+    """The lengths of the runs of a plane (H, W) bool, row by row; the first is of False."""
+    flat = np.concatenate([[False], plane.ravel()])
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    return np.diff(np.concatenate([[0], changes, [plane.size]])).tolist()
 
 
 def _layers(session: Session, image: np.ndarray) -> list[Layer]:

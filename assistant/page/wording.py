@@ -68,36 +68,52 @@ def name_targets(targets: list[Target], colours: list[str]) -> list[NamedTarget]
     return named
 
 
-def tag(text: str, target: Target, colour: str, hint: str = "") -> str:
-    """A text in the colour of a target's mask, or dashed where the target is absent; hint: its tooltip."""
+def tag(text: str, target: Target, colour: str, hint: str = "", mark: str = "") -> str:
+    """A text in the colour of a target's mask, or dashed where the target is absent.
+
+    Args:
+        text: The text.
+        target: The target.
+        colour: "#rrggbb".
+        hint: Its tooltip.
+        mark: A class that says which mask it names (canvas_words.js); "" for none.
+    """
     title = f' title="{escape(hint)}"' if hint else ""
     if not target.present:
         return f'<span class="absent"{title}>{escape(text)}</span>'
     style = f"background:{colour}38;border-color:{colour}"
-    return f'<span class="found"{title} style="{style}">{escape(text)}</span>'
+    return f'<span class="{f"found {mark}".strip()}"{title} style="{style}">{escape(text)}</span>'
 
 
-def reply_bubble(answer: Answer) -> str:
-    """A reply with each target in the colour of its mask, and beneath it how confident the assistant is."""
+def reply_bubble(answer: Answer, question: int = 0) -> str:
+    """A reply with each target in the colour of its mask, and beneath it how confident the assistant is.
+
+    Args:
+        answer: The answer.
+        question: Index of its question in the conversation.
+    """
     named = name_targets(answer.targets, answer.colours)
-    text = _coloured_text(answer.text, named)
+    marks = [f"of-{question}-{number}" for number in range(len(named))]
+    text = _coloured_text(answer.text, named, marks)
     if answer.reasoning:
         reasoning = escape(answer.reasoning[:MAX_REASONING_LENGTH])
         text = f'<details class="notes"><summary>What it thought</summary>{reasoning}</details>{text}'
     # The text and the legend say what is absent.
     notes = [
-        tag(f"{row.name} {row.confidence}", row.target, row.colour) for row in named if row.target.present
+        tag(f"{row.name} {row.confidence}", row.target, row.colour, mark=mark)
+        for row, mark in zip(named, marks, strict=True)
+        if row.target.present
     ]
     if not notes:
         return text
     return f'{text}<br><span class="notes">{" ".join(notes)}</span>'
 
 
-def _coloured_text(text: str, named: list[NamedTarget]) -> str:
+def _coloured_text(text: str, named: list[NamedTarget], marks: list[str]) -> str:
     """A reply's text with the first mention of each target, in their order, in its colour."""
     parts = []
     end = 0
-    for row in named:
+    for row, mark in zip(named, marks, strict=True):
         phrase = row.target.phrase
         start = text.lower().find(phrase.lower(), end)
         if not phrase or start < 0:
@@ -109,7 +125,7 @@ def _coloured_text(text: str, named: list[NamedTarget]) -> str:
             hint = f"{missing}, {row.confidence} for it"
         parts.append(escape(text[end:start]))
         end = start + len(phrase)
-        parts.append(tag(text[start:end], row.target, row.colour, hint))
+        parts.append(tag(text[start:end], row.target, row.colour, hint, mark))
     return "".join(parts) + escape(text[end:])
 
 
@@ -179,7 +195,7 @@ def bubbles(session: Session) -> list[Bubble]:
         names_photo = question.photo != photo and len(session.scenes) > 1
         photo = question.photo
         rows.append(Bubble("user", _question_bubble(question, names_photo), index))
-        rows.append(Bubble("assistant", _answer_bubble(question), index))
+        rows.append(Bubble("assistant", _answer_bubble(question, index), index))
     if session.notice:
         rows.append(Bubble("assistant", escape(session.notice)))
     return rows
@@ -196,10 +212,10 @@ def _question_bubble(question: Question, names_photo: bool) -> str:
     return text
 
 
-def _answer_bubble(question: Question) -> str:
-    """The answer to a question, or what stands in its place."""
+def _answer_bubble(question: Question, index: int) -> str:
+    """The answer to a question, or what stands in its place; index: of the question in the conversation."""
     if question.answer:
-        text = reply_bubble(question.answer)
+        text = reply_bubble(question.answer, index)
     else:
         text = streaming_bubble(question.status) if question.waiting else escape(question.status)
     return text + (' <span class="notes">corrected by hand</span>' if question.corrected else "")

@@ -53,10 +53,11 @@ class Visitor:
         script_errors: The errors of the page's scripts.
     """
 
-    def __init__(self, browser, address: str, width: int = 1400, height: int = 900):
+    def __init__(self, browser, address: str, width: int = 1400, height: int = 900, has_touch: bool = False):
         self.requests: list[str] = []
         self.script_errors: list[str] = []
-        self.page = browser.new_context(viewport={"width": width, "height": height}).new_page()
+        viewport = {"width": width, "height": height}
+        self.page = browser.new_context(viewport=viewport, has_touch=has_touch).new_page()
         self.page.set_default_timeout(TIMEOUT)
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))

@@ -85,6 +85,125 @@ def test_a_visit(browser, served_page, client, photo, folder):
     assert not visitor.script_errors
 
 
+def test_words_and_masks_light_each_other(browser, served_page, photo):
+    """By pointer and by keyboard; words of an earlier answer light nothing."""
+    visitor = Visitor(browser, served_page.address)
+    page = visitor.page
+    visitor.open(photo)
+    visitor.ask("blue")
+    visitor.wait_for_masks(1)
+    visitor.ask("red and green")
+    visitor.wait_for_masks(2)
+    ball, box = '#chat .found:text-is("red ball")', '#chat .found:text-is("green box")'
+    strong = visitor.colour(0.7, 0.7)
+    page.hover(box)
+    page.wait_for_selector(f"{box}.lit")
+    assert page.inner_text(".mp-lit .mp-name").startswith("green box")
+    shot = np.asarray(Image.open(io.BytesIO(page.locator(".mp-over").screenshot())).convert("RGB"), int)
+    faded = shot[int(shot.shape[0] * 0.7), int(shot.shape[1] * 0.7)]
+    plain = np.array(PAINTS["red"])
+    assert np.abs(faded - plain).sum() < np.abs(strong - plain).sum() * 0.6  # the ball's mask makes way
+    page.mouse.move(*visitor.position(0.7, 0.7))
+    page.wait_for_selector(f"{ball}.lit")
+    assert page.locator(f"{box}.lit").count() == 0
+    page.hover('#chat .found:text-is("blue sky")')
+    page.wait_for_selector(".lit", state="detached")
+    page.focus(box)
+    page.wait_for_selector(f"{box}.lit")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#chip >> text=green box")
+    assert page.get_attribute(box, "aria-pressed") == "true"
+    labels = page.eval_on_selector_all("#chat [data-testid=bot]", "rows => rows.map(row => row.ariaLabel)")
+    assert labels == [None] * 2  # Gradio's own would read out HTML
+    assert not visitor.script_errors and visitor.accessibility_faults() == []
+
+
+def test_zoom_preview_and_brush(browser, served_page, photo):
+    """The wheel, keys, buttons and two fingers; marks keep their places in the photo."""
+    visitor = Visitor(browser, served_page.address)
+    page = visitor.page
+
+    def zoom():
+        return float(page.get_attribute(".mp-stage", "data-zoom"))
+
+    visitor.open(photo)
+    visitor.ask("red")
+    visitor.wait_for_masks(1)
+    page.mouse.move(*visitor.position(0.7, 0.7))
+    page.mouse.wheel(0, -100)
+    assert zoom() == 1  # the page scrolls
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -300)
+    page.keyboard.up("Control")
+    page.wait_for_selector('.mp-stage:not([data-zoom="1.00"])')
+    assert "red ball" in page.inner_text(".mp-tip")  # what was under the pointer still is
+    at = visitor.position(0.7, 0.7)
+    page.mouse.down()
+    page.mouse.move(at[0] - 60, at[1] - 20, steps=3)
+    page.mouse.up()
+    assert visitor.position(0.7, 0.7) == pytest.approx((at[0] - 60, at[1] - 20), abs=3)
+    assert not page.is_visible("#chip")  # a drag is no click
+    page.mouse.click(*visitor.position(0.7, 0.7))
+    page.wait_for_selector("#chip >> text=red ball")
+    page.click("#chip button")  # or the mask would be refined
+    page.wait_for_selector("#chip", state="hidden")
+    page.click('[data-zoom="whole"]')
+    page.keyboard.press("+")
+    assert zoom() == pytest.approx(1.4)
+    page.click('[data-zoom="out"]')
+    assert zoom() == 1
+
+    visitor.open_tab("By hand")
+    visitor.wait_for_masks(0, "hand")
+    page.wait_for_selector('.mp-stage[data-proposals="3"]')
+    page.mouse.move(*visitor.position(0.2, 0.7))
+    assert page.get_attribute(".mp-stage", "data-preview") == "1"  # the green box, before anything is clicked
+    page.mouse.wheel(0, -300)
+    page.wait_for_selector('.mp-stage:not([data-zoom="1.00"])')
+    page.mouse.click(*visitor.position(0.2, 0.7))
+    visitor.wait_for_masks(3, "hand")
+    assert page.get_attribute(".mp-stage", "data-preview") == "-1"
+    page.fill("#name textarea, #name input", "crate")
+    page.click("#use")
+    visitor.wait_for_masks(2)
+    page.focus(".mp-over")
+    page.keyboard.press("0")
+    assert zoom() == 1
+    assert np.abs(visitor.colour(0.2, 0.7) - PAINTS["green"]).max() > 25  # where the click was meant
+
+    visitor.open_tab("By hand")
+    visitor.wait_for_masks(0, "hand")
+    assert not page.is_visible(".mp-size")
+    page.click('[data-tool="brush"]')
+    page.fill(".mp-size input", "12")
+    x, y = visitor.position(0.5, 0.6)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 5, y, steps=2)
+    page.mouse.up()
+    page.wait_for_selector(".mp-found >> text=as drawn")
+    page.click(".mp-found >> text=as drawn")
+    drawn = [visitor.colour(0.5 - aside, 0.6) for aside in (0, 0.05, 0.09)]
+    assert [bool(np.abs(colour - 200).max() > 25) for colour in drawn] == [True, True, False]
+    assert not visitor.script_errors
+
+
+def test_two_fingers_zoom(browser, served_page, photo):
+    visitor = Visitor(browser, served_page.address, 390, 844, has_touch=True)
+    visitor.open(photo)
+    visitor.ask("red")
+    visitor.wait_for_masks(1)
+    x, y = visitor.position(0.5, 0.5)
+    touch = visitor.page.context.new_cdp_session(visitor.page)
+    for kind, apart in [("Start", 20), ("Move", 40), ("Move", 60)]:
+        points = [{"x": x - apart, "y": y, "id": 0}, {"x": x + apart, "y": y, "id": 1}]
+        touch.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    visitor.page.wait_for_selector('.mp-stage:not([data-zoom="1.00"])')
+    assert float(visitor.page.get_attribute(".mp-stage", "data-zoom")) == pytest.approx(3, abs=0.2)
+    assert visitor.position(0.5, 0.5) == pytest.approx((x, y), abs=3)
+
+
 def test_by_hand_and_corrected(browser, served_page, photo, folder):
     """Clicks, a box, the brush, candidates; a refined mask; the keyboard; training records."""
     visitor = Visitor(browser, served_page.address)

@@ -6,13 +6,20 @@ from PIL import Image
 
 from assistant.errors import BadInput
 from assistant.export.colours import COLOURS
-from assistant.page.canvas import as_data_url, canvas_props, mask_opacity
+from assistant.page.canvas import (
+    MAX_PREVIEW_SIDE,
+    as_data_url,
+    canvas_props,
+    mask_opacity,
+    proposals_prop,
+)
 from assistant.page.canvas_prompts import read_prompts
+from assistant.page.wording import chat_messages
 from tests.helpers.asking import ask
 from tests.helpers.fake_assistant import COLOURS as PAINTS
 from tests.helpers.fake_assistant import colour_mask, sample_image
 
-RED = colour_mask(sample_image(), PAINTS["red"])
+RED, GREEN, BLUE = (colour_mask(sample_image(), PAINTS[name]) for name in ("red", "green", "blue"))
 
 
 def test_prompts_are_read():
@@ -55,6 +62,35 @@ def test_the_canvas_gets_colours_and_no_photo_twice(session):
         ("red ball", True, COLOURS[0]),
         ("bench", False, COLOURS[1]),
     ]
+
+
+def test_the_words_of_an_answer_say_which_masks_they_name(session):
+    ask(session, "red")
+    ask(session, "green and a bench")
+    assert canvas_props(session)["question"] == 1
+    session.recalled = session.questions[0]
+    assert canvas_props(session)["question"] == 0
+    words = [bubble["content"] for bubble in chat_messages(session) if bubble["role"] == "assistant"]
+    assert words[0].count('class="found of-0-0"') == 2 and words[1].count('class="found of-1-0"') == 2
+    session.show_everything(0.5)
+    assert canvas_props(session)["question"] is None
+
+
+def decode_runs(prop):
+    values = np.arange(max(map(len, prop["runs"]))) % 2
+    planes = [np.repeat(values[: len(runs)], runs) for runs in prop["runs"]]
+    return [plane.reshape(prop["height"], prop["width"]).astype(bool) for plane in planes]
+
+
+def test_proposals_are_sent_small(session, assistant):
+    sent = decode_runs(proposals_prop(session.scene.proposals))
+    assert [(plane == mask).all() for plane, mask in zip(sent, (RED, GREEN, BLUE), strict=True)] == [True] * 3
+    large = assistant.open(sample_image(1201, 1800)).proposals
+    prop = proposals_prop(large)
+    assert max(prop["width"], prop["height"]) <= MAX_PREVIEW_SIDE
+    sent = decode_runs(prop)
+    assert [plane.mean() for plane in sent] == pytest.approx([m.mean() for m in large.masks], abs=0.01)
+    assert sent[2][0].all()  # the sky begins in the first pixel
 
 
 def test_a_mask_has_a_rim_around_a_translucent_inside():

@@ -1,0 +1,115 @@
+// What stands beneath the picture, and what happens when the server changes a prop.
+function button(text, pressed, title) {
+  const item = document.createElement("button");
+  item.type = "button";
+  item.textContent = text;
+  if (pressed !== undefined) item.setAttribute("aria-pressed", pressed);
+  if (title) item.title = item.ariaLabel = title;
+  return item;
+}
+
+// An entry of the legend: its mask is lit under the pointer and under the keyboard's focus.
+function legendItem(mask, number) {
+  const item = document.createElement("li");
+  item.dataset.number = number;
+  if (!mask.present) {
+    item.className = "mp-gone";
+    item.textContent = `no ${mask.name}`;
+    item.title = mask.tip;
+    return item;
+  }
+  const pick = button(mask.name, props.selected === number, `${mask.tip}: select, to ask about it`);
+  const eye = button("", !hidden.has(number), `show the mask of ${mask.name}`);
+  pick.className = "mp-name";
+  pick.style.setProperty("--mask-colour", mask.colour);
+  const confidence = document.createElement("span");
+  confidence.textContent = " " + mask.confidence;
+  pick.append(confidence);
+  eye.className = "mp-eye";
+  pick.addEventListener("click", () => trigger("pick", { number }));
+  for (const type of ["mouseenter", "focus"]) pick.addEventListener(type, () => light(number));
+  for (const type of ["mouseleave", "blur"]) pick.addEventListener(type, () => light(-1));
+  eye.addEventListener("click", () => {
+    if (!hidden.delete(number)) hidden.add(number);
+    eye.setAttribute("aria-pressed", !hidden.has(number));
+    paint();
+  });
+  item.append(pick, eye);
+  return item;
+}
+
+function list() {
+  legend.hidden = byHand() || !masks.length;
+  legend.replaceChildren(...masks.map(legendItem));
+  candidateBar.hidden = tools.hidden = !byHand();
+  candidateBar.replaceChildren(...candidates.map((candidate, k) => {
+    const item = button(candidate.name, k === choice, candidate.tip);
+    item.addEventListener("click", () => { choice = k; trigger("choose", { number: k }); list(); paint(); });
+    return item;
+  }));
+  if (!candidates.length) candidateBar.textContent = "Click on a thing to outline it. Arrow keys and Enter work too.";
+}
+
+const TRACKED = ["photo", "masks", "proposals", "candidates", "marks_round"]; // whose change means more than drawing
+let last = {}, asked = false; // asked: whether the photo's proposals were asked for
+async function update() {
+  const mine = ++epoch, changed = {};
+  for (const name of TRACKED) {
+    const value = JSON.stringify(props[name] ?? null);
+    changed[name] = last[name] !== value;
+    last[name] = value;
+  }
+  element.querySelector(".mp").hidden = !props.photo;
+  if (!props.photo) { masks = candidates = proposals = []; return; }
+  if (changed.photo) showPhoto();
+  if (byHand() && !props.proposals && !asked && !props.busy) { // once for each photo
+    asked = true;
+    trigger("outlines", {});
+  }
+  if (changed.photo || changed.marks_round) { wipe(); hidden = new Set(); }
+  if (changed.proposals) {
+    const { width, height, runs } = props.proposals || { runs: [] };
+    proposals = runs.map((row) => planeOf(row, width, height));
+  }
+  const all = (layers) => Promise.all((layers || []).map(coloured));
+  const loaded = { masks: await all(props.masks), candidates: await all(props.candidates) };
+  if (mine !== epoch) return; // a later update has begun meanwhile
+  if (changed.masks) hidden = new Set();
+  masks = loaded.masks;
+  candidates = loaded.candidates;
+  if (changed.candidates) choice = 0;
+  showState();
+}
+
+function showPhoto() {
+  photo.src = props.photo.url;
+  photo.alt = props.photo.alt;
+  over.width = props.photo.width;
+  over.height = props.photo.height;
+  stage.style.setProperty("--shape", `${props.photo.width} / ${props.photo.height}`);
+  stage.style.setProperty("--ratio", props.photo.width / props.photo.height);
+  cursor = null;
+  asked = false;
+  showWhole();
+}
+
+function showState() {
+  over.setAttribute("aria-label", props.label || "");
+  over.setAttribute("role", byHand() ? "application" : "img"); // marks are set by keys, too
+  stage.classList.toggle("mp-busy", !!props.busy);
+  hovered = -1;
+  tip.hidden = true;
+  preview(null);
+  setTabIndex();
+  press();
+  list();
+  openWords();
+  paint();
+  stage.dataset.drawn = String(masks.filter((mask) => mask.present).length + candidates.length);
+  stage.dataset.proposals = proposals.length;
+  stage.dataset.view = props.view;
+}
+watch(
+  ["photo", "masks", "view", "selected", "question", "proposals", "candidates", "marks_round", "busy", "label"], update,
+);
+update();
