@@ -248,6 +248,13 @@ class Pipeline(Protocol[Opened]):
         """
         return []
 
+    def names_in(self, opened: Opened) -> list[str]:
+        """Names of what the pipeline sees in an opened image unasked, surest first.
+
+        By default [], for pipelines that look for nothing before they are asked.
+        """
+        return []
+
     def attention_probe(self) -> AttentionProbe:
         """The probe of this pipeline's language model. Raises BadInput where it exposes no attention."""
         raise BadInput("this model exposes no attention: use the pocket preset, or another --mllm")

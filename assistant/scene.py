@@ -258,6 +258,11 @@ class Scene:
         """The confidence in [0, 1] from which a target counts as present."""
         return self.assistant.threshold
 
+    @cached_property
+    def names_seen(self) -> list[str]:
+        """Names of what the model sees unasked, surest first; [] where it looks for nothing before."""
+        return self.assistant.pipeline.names_in(self.opened)
+
     def fresh(self) -> Scene:
         """The same opened image without earlier turns."""
         return Scene(self.assistant, self.image, self.opened)

@@ -6,6 +6,7 @@ handlers.py               the page as its handlers see it, and what they return
 
 photos.py                 dropping and opening photos, starting over
 chat.py                   questions and replies
+suggestions.py            questions to begin with
 earlier_conversations.py  the text of earlier conversations, stored by the browser
 *_tab.py                  a tab each: answer, by hand, everything, classes, like, save
 

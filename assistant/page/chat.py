@@ -91,6 +91,11 @@ class ChatPanel(Panel):
             .then(**store_conversation)
         )
         (
+            chat.messages.option_select(self.ask_suggestion, state, outputs, **INSTANT_EVENT)
+            .then(**answer)
+            .then(**store_conversation)
+        )
+        (
             chat.question.submit(self.ask, [state, chat.question], outputs, **INSTANT_EVENT)
             .then(**answer)
             .then(**store_conversation)
@@ -124,6 +129,11 @@ class ChatPanel(Panel):
             **self.page.subject(session),
             self.components.chat.question: "",
         }
+
+    @guarded
+    def ask_suggestion(self, session: Session, event: gr.SelectData) -> Updates:
+        """Ask a question that was suggested."""
+        return self.ask(session, event.value)
 
     def choose_example(self, session: Session, event: gr.SelectData) -> Updates:
         """Start anew with an example and its question."""

@@ -217,7 +217,9 @@ class PhotoPanel(Panel):
         with collect_notes() as notes:
             image = open_image(file)
         report(READ_STEP, image)
-        return self.page.assistant.open(image, progress=report), notes
+        scene = self.page.assistant.open(image, progress=report)
+        _ = scene.names_seen  # computed here, in the worker, for the questions that are suggested
+        return scene, notes
 
     def _show_step(self, step: str, props: Props) -> Updates:
         """A step of opening a photo, in place of the field where it was dropped; props: for the canvas."""

@@ -13,6 +13,7 @@ from typing import Any
 from assistant.answer import Answer, Target
 from assistant.page.question import Question
 from assistant.page.session import Session, View
+from assistant.page.suggestions import suggest_questions
 
 MAX_QUOTED_LENGTH = 600  # characters of a question or an answer that a bubble repeats
 MAX_REASONING_LENGTH = 4000  # characters of a model's reasoning that are shown
@@ -178,27 +179,38 @@ class Bubble:
         role: "user" or "assistant".
         content: HTML.
         question: Index of the question that it belongs to; None for a notice.
+        suggestions: Questions to ask next, as buttons.
     """
 
     role: str
     content: str
     question: int | None = None
+    suggestions: tuple[str, ...] = ()
 
 
 def bubbles(session: Session) -> list[Bubble]:
     """The conversation as the chat shows it."""
     rows = []
-    if session.scenes and not session.questions:
-        rows.append(Bubble("assistant", "The photo is open. What are you looking for?"))
     photo = 0
     for index, question in enumerate(session.questions):
         names_photo = question.photo != photo and len(session.scenes) > 1
         photo = question.photo
         rows.append(Bubble("user", _question_bubble(question, names_photo), index))
         rows.append(Bubble("assistant", _answer_bubble(question, index), index))
+    if opened := _opened_bubble(session):
+        rows.append(opened)
     if session.notice:
         rows.append(Bubble("assistant", escape(session.notice)))
     return rows
+
+
+def _opened_bubble(session: Session) -> Bubble | None:
+    """What is said of a photo that nothing was asked about, with suggestions; None for another photo."""
+    if session.scene is None or any(question.photo == session.photo for question in session.questions):
+        return None
+    which = "The photo" if not session.questions else f"Photo {session.photo + 1}"
+    suggestions = tuple(suggest_questions(session.scene.names_seen))
+    return Bubble("assistant", f"{which} is open. What are you looking for?", suggestions=suggestions)
 
 
 def _question_bubble(question: Question, names_photo: bool) -> str:
@@ -223,4 +235,11 @@ def _answer_bubble(question: Question, index: int) -> str:
 
 def chat_messages(session: Session) -> list[dict[str, Any]]:
     """The conversation for gr.Chatbot."""
-    return [{"role": bubble.role, "content": bubble.content} for bubble in bubbles(session)]
+    return [
+        {
+            "role": bubble.role,
+            "content": bubble.content,
+            "options": [{"value": question} for question in bubble.suggestions],
+        }
+        for bubble in bubbles(session)
+    ]

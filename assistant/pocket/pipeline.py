@@ -139,6 +139,11 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
             stream(plain(answered[0].text))
         return answered
 
+    @torch.inference_mode()
+    def names_in(self, opened: PocketOpenedImage) -> list[str]:
+        """See `Pipeline.names_in`."""
+        return [target.name for target in named_targets(self.llm, self.llm.encoder(opened.features))]
+
     def choose(self, scores: Scores, phrase: str, opened: PocketOpenedImage) -> list[int]:
         """Select the proposals of one target.
 

@@ -129,6 +129,12 @@ class FakePipeline(Pipeline[FakeOpenedImage]):
             stream(phrase + " ")
         return Reply(reply_for(mentions), len(mentions)), selections
 
+    def names_in(self, opened: FakeOpenedImage) -> list[str]:
+        everything = range(len(opened.proposals))
+        return [
+            PHRASES[word] for word in COLOURS if any(self._has_colour(opened, i, word) for i in everything)
+        ]
+
     @staticmethod
     def _has_colour(opened: FakeOpenedImage, index: int, word: str) -> bool:
         """Whether a proposal is the mask of a colour."""
