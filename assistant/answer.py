@@ -53,6 +53,7 @@ class Target:
         instances: (H, W) bool each, one for each object that the mask covers, from left to right or from top
             to bottom; [] where it is absent. Their union is the mask: whatever is given is fitted to it, and
             without any the whole mask is one instance.
+        searched: The phrases that a concept segmenter looked for; [] without one.
     """
 
     phrase: str
@@ -64,6 +65,7 @@ class Target:
     known: bool = True
     seen: bool = False
     instances: list[np.ndarray] = field(default_factory=list, repr=False, compare=False)
+    searched: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.fit_instances()
@@ -153,6 +155,11 @@ class Answer:
         return [target for target in self.targets if target.present]
 
     @property
+    def searched(self) -> list[list[str]]:
+        """The phrases that a concept segmenter looked for, for each target; see `Scene.search_again`."""
+        return [target.searched for target in self.targets]
+
+    @property
     def mask(self) -> np.ndarray:
         """(H, W) bool: the union of the present targets."""
         union = np.zeros(self.size, dtype=bool)
@@ -178,13 +185,15 @@ class Answer:
             {"question", "text", "width", "height", "targets": [{"phrase", "present", "confidence", "box",
             "area", "proposals", "rle", "instances": [{"box", "area", "rle"}]}]}, and "reasoning" where there
             is some. "box" is xywh in px and "rle" COCO's with counts as a str; both are None for an absent
-            target, which has no instances. A target that is not `known` has "known": False, and one that is
-            only `seen` has "seen": True.
+            target, which has no instances. A target that is not `known` has "known": False, one that is only
+            `seen` has "seen": True, and one that phrases were looked for has them in "searched".
         """
         rows = []
         for target in self.targets:
             mask = target.mask if target.present else None
-            more = ({} if target.known else {"known": False}) | ({"seen": True} if target.seen else {})
+            more: dict[str, Any] = {} if target.known else {"known": False}
+            more |= {"seen": True} if target.seen else {}
+            more |= {"searched": list(target.searched)} if target.searched else {}
             rows.append(
                 {
                     "phrase": target.phrase,

@@ -15,7 +15,7 @@ import random
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from assistant.errors import BadInput
@@ -188,6 +188,13 @@ def plain(reply: str) -> str:
     return re.sub(r"[,;:]+([.!?]|$)", r"\1", reply.strip().lstrip(".,;: "))
 
 
+def plain_turn(turn: Turn) -> Turn:
+    """A turn whose answer has no tokens, for models that do not write them."""
+    if not turn.answer or not TOKEN.search(turn.answer):
+        return turn
+    return replace(turn, answer=plain(turn.answer))
+
+
 def _without_token(match: re.Match[str]) -> str:
     """What stays of a token and its neighbours: a bracket of other text, or a space between words."""
     text = match[0].lstrip()
@@ -320,6 +327,14 @@ def reply_for_seen(phrases: list[str], also: bool = False) -> str:
     names = [_quoted(clean_phrase(phrase)) for phrase in phrases]
     items = [f"{'' if name == UNNAMED else 'the '}{name} {ABS}" for name in names]
     return f"I {'also ' if also else ''}see {_enumerated(items)}, which I cannot outline."
+
+
+def reply_with_seen(targets: list[tuple[str, bool]], seen: list[str]) -> str:
+    """Write a reply that names targets, and last those that no mask shows; see the two functions above."""
+    sentences = [reply_for(targets)] if targets or not seen else []
+    if seen:
+        sentences.append(reply_for_seen(seen, also=any(present for _, present in targets)))
+    return " ".join(sentences)
 
 
 def marked(phrase: str, present: bool) -> str:

@@ -75,6 +75,7 @@ class Selection:
         mask: (H, W) bool, what the target covers beside its proposals; None where it covers nothing else.
         known: Whether the pipeline knows what was asked for; see `assistant.answer.Target`.
         seen: Whether the target is in the image though nothing outlines it; see `assistant.answer.Target`.
+        searched: The phrases that a concept segmenter looked for.
     """
 
     confidence: float
@@ -83,6 +84,7 @@ class Selection:
     mask: np.ndarray | None = None
     known: bool = True
     seen: bool = False
+    searched: list[str] = field(default_factory=list)
 
     @property
     def has_mask(self) -> bool:
@@ -209,7 +211,7 @@ class Pipeline(Protocol[Opened]):
     opener: ImageOpener[Opened]
     follow_up_rules: bool = False
     sees_regions: bool = False
-    concepts: ConceptSegmenter | None = None
+    concepts: ConceptSegmenter[Any] | None = None
 
     def ask(
         self, turns: list[Turn], opened: Opened, threshold: float, **options: Any

@@ -372,7 +372,7 @@ def _load_zero_shot(
     return ZeroShotPipeline(opener, model, selection or selection_of(model.name), verify), weights
 
 
-def _load_concepts(concepts: str, segmenter: Segmenter) -> tuple[ConceptSegmenter, str]:
+def _load_concepts(concepts: str, segmenter: Segmenter) -> tuple[ConceptSegmenter[SamOpenedImage], str]:
     """What finds things by their name, and the sha256 of its weights."""
     from assistant.sam.concepts import load_concepts
     from assistant.weights import fingerprint, resolve_model

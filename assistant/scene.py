@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from assistant.answer import Answer, Cost, Target
-from assistant.dialogue import followups
+from assistant.dialogue import followups, named_search
 from assistant.errors import BadInput
 from assistant.grammar import Turn, check_question, parse, plain, reply_for
 from assistant.images import open_image
@@ -36,7 +36,7 @@ from assistant.sam.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from assistant.few_shot.matcher import Matcher
-    from assistant.sam.concepts import Instances
+    from assistant.sam.concepts import ConceptSegmenter, Instances
 
 # The confidence from which a target counts as present; [ABS] and everything below the threshold mean absent.
 PRESENCE_THRESHOLD = 0.5
@@ -371,17 +371,34 @@ class Scene:
                 selection.others,
                 selection.known,
                 selection.seen,
+                searched=selection.searched,
             )
         mask = self.union(selection.proposals)
         if selection.mask is not None:
             mask |= selection.mask
-        confidence = selection.confidence
-        return Target(phrase, True, confidence, mask, selection.proposals, selection.others, selection.known)
+        return Target(
+            phrase,
+            True,
+            selection.confidence,
+            mask,
+            selection.proposals,
+            selection.others,
+            selection.known,
+            searched=selection.searched,
+        )
 
     @property
     def finds_names(self) -> bool:
         """Whether `find` finds things by their name."""
         return self.assistant.pipeline.concepts is not None
+
+    @property
+    def concepts(self) -> ConceptSegmenter[Any]:
+        """What finds things by their name. Raises BadInput where the preset has nothing that does."""
+        concepts = self.assistant.pipeline.concepts
+        if concepts is None:
+            raise BadInput("nothing here finds things by their name: give --concepts or another --preset")
+        return concepts
 
     def find(self, phrase: str) -> tuple[Instances, Cost]:
         """Find all instances of what a noun phrase names, without the language model.
@@ -399,13 +416,32 @@ class Scene:
             BadInput: The preset has nothing that finds things by their name, or see
                 `assistant.sam.concepts.ConceptSegmenter.find`.
         """
-        concepts = self.assistant.pipeline.concepts
-        if concepts is None:
-            raise BadInput("nothing here finds things by their name: give --concepts or another --preset")
-        began, passes = time.perf_counter(), concepts.passes
-        opened: Any = self.opened  # by the opener that goes with `concepts`
-        found = concepts.find(opened, phrase)
-        return found, Cost(time.perf_counter() - began, passes=concepts.passes - passes)
+        began, passes = time.perf_counter(), self.concepts.passes
+        found = self.concepts.find(self.opened, phrase)
+        return found, Cost(time.perf_counter() - began, passes=self.concepts.passes - passes)
+
+    def search_again(self, answer: Answer, phrases: Mapping[str, Sequence[str]]) -> Answer:
+        """Look for other phrases in the place of those of an answer, without the language model.
+
+        Of what is found all instances count: nothing is picked. Where the answer is the last one, later
+        questions refer to the new one.
+
+        Args:
+            answer: About this image; `answer.searched` has the phrases that were looked for.
+            phrases: {phrase of a target: noun phrases, the likeliest first}. The first that is clearly there
+                counts, or else the likeliest.
+
+        Returns:
+            The answer with these targets as they are found now, and the others as they were.
+
+        Raises:
+            BadInput: There is no such target, or see `find`.
+        """
+        changed = named_search.search_again(self, answer, phrases)
+        if self.turns and self.shown is answer.targets:
+            self.turns[-1] = turn_of(changed)
+            self.shown = changed.targets
+        return changed
 
     def union(self, proposals: Sequence[int]) -> np.ndarray:
         """The union of some proposals.

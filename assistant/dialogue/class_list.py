@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from assistant.answer import Answer, Cost, Target
+from assistant.dialogue.named_search import found_target
 from assistant.errors import BadInput
 
-if TYPE_CHECKING:  # torch is loaded when a model is
+if TYPE_CHECKING:
     from assistant.sam.concepts import Instances
 
 CLASSES_PER_QUESTION = 6
@@ -189,13 +190,12 @@ def _record_instances(class_map: ClassMap, scene: AskableScene, index: int) -> l
     class_map.tokens.append(cost.tokens)
     class_map.calls.append(cost.calls)
     class_map.passes.append(cost.passes)
-    present = bool(len(instances)) and instances.confidence >= scene.threshold
-    masks = [instances.mask(k) for k in range(len(instances))] if present else []
-    class_map.answers[name] = (present, instances.confidence)
-    class_map.found[name] = Target(
-        name, present, instances.confidence, instances.union() if present else None, [], instances=masks
-    )
-    return [(float(score), index, mask) for score, mask in zip(instances.scores, masks, strict=False)]
+    target = found_target(name, instances, scene.threshold, [name])
+    class_map.answers[name] = (target.present, target.confidence)
+    class_map.found[name] = target
+    if not target.present:
+        return []
+    return [(float(score), index, instances.mask(k)) for k, score in enumerate(instances.scores)]
 
 
 def _record_question(class_map: ClassMap, scene: AskableScene, asked: list[str]) -> list[_ScoredMask]:

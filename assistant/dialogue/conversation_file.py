@@ -33,6 +33,7 @@ MAX_PHOTOS = 6
 MAX_EXCHANGES = 500
 MAX_TARGETS_PER_EXCHANGE = 300
 MAX_INSTANCES_PER_TARGET = 300
+MAX_SEARCHED_PER_TARGET = 20  # phrases that were looked for
 # In all of a file: a few bytes of JPEG or RLE can decode to any number of pixels.
 MAX_PHOTO_PIXELS = 128_000_000
 MAX_MASK_PIXELS = 500_000_000
@@ -139,8 +140,14 @@ def _target_to_json(target: Target) -> dict[str, Any]:
         "rle": encode_rle(target.mask) if target.present and target.mask is not None else None,
         **({} if target.known else {"known": False}),
         **({"seen": True} if target.seen else {}),
+        **({"searched": _searched_to_json(target)} if target.searched else {}),
         **({"instances": _instances_to_json(target)} if len(target.instances) > 1 else {}),
     }
+
+
+def _searched_to_json(target: Target) -> list[str]:
+    """The phrases that were looked for, as far as they are read again."""
+    return [phrase[:MAX_TEXT_LENGTH] for phrase in target.searched[:MAX_SEARCHED_PER_TARGET]]
 
 
 def _instances_to_json(target: Target) -> list[dict[str, Any]]:
@@ -301,7 +308,8 @@ def _read_exchange(row: Json, where: str, photos: list[tuple[str, np.ndarray]]) 
 
 def _read_target(row: Json, where: str, image: np.ndarray) -> Target:
     kinds = {"phrase": str, "present": bool, "confidence": float | int, "rle": dict | None}
-    _check_fields(row, kinds, where, optional={"known": bool, "seen": bool, "instances": list})
+    optional = {"known": bool, "seen": bool, "instances": list, "searched": list}
+    _check_fields(row, kinds, where, optional)
     if not 0 <= row["confidence"] <= 1:
         raise _bad(f"confidence of {where} is outside of 0 to 1")
     if row["present"] != (row["rle"] is not None):
@@ -312,6 +320,11 @@ def _read_target(row: Json, where: str, image: np.ndarray) -> Target:
         raise _bad(f"{where} has {len(rles)} instances, at most {MAX_INSTANCES_PER_TARGET} are read")
     if not all(isinstance(rle, dict) for rle in rles):
         raise _bad(f"instances of {where} is not of the right kind")
+    searched = row.get("searched", [])
+    if len(searched) > MAX_SEARCHED_PER_TARGET or not all(
+        isinstance(phrase, str) and len(phrase) <= MAX_TEXT_LENGTH for phrase in searched
+    ):
+        raise _bad(f"searched of {where} is not at most {MAX_SEARCHED_PER_TARGET} phrases")
     return Target(
         row["phrase"],
         row["present"],
@@ -321,6 +334,7 @@ def _read_target(row: Json, where: str, image: np.ndarray) -> Target:
         known=row.get("known", True),
         seen=row.get("seen", False),
         instances=[_read_mask(rle, image) for rle in rles],
+        searched=searched,
     )
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from assistant.grammar import TOKEN, Turn, plain
+from assistant.grammar import Turn, plain_turn
 from assistant.mllm.concept_prompts import (
     CONCEPTS_PROMPT,
     CONCEPTS_SCHEMA,
@@ -38,13 +38,10 @@ from assistant.mllm.set_of_mark import draw_sheet
 from assistant.mllm.structured_answer import StructuredAnswer, StructuredModel
 from assistant.mllm.zero_shot import ZeroShotPipeline, ask_in_form, reply_text
 from assistant.pipeline import AttentionProbe, ImageOpener, Pipeline, Reply, Selection
-from assistant.sam.concepts import ConceptSegmenter, Instances
+from assistant.sam.concepts import CLEAR_PRESENCE, ConceptSegmenter, Instances, look_for
 from assistant.sam.image_opener import SamOpenedImage
 
-# Of a concept and of each of its instances, from which the segmenter is taken at its word. What is less sure
-# is shown to the model.
-CLEAR_PRESENCE = 0.5
-CLEAR_SCORE = 0.5
+CLEAR_SCORE = 0.5  # of an instance, from which it is taken for one; what is less sure is shown to the model
 MARKS_PER_SHEET = 20  # instances that a model reads on one picture
 MAX_MARKS = 60
 
@@ -57,11 +54,13 @@ class _Found:
         target: As the model named it.
         instances: For the first phrase that is in the image; None where there was none.
         chosen: Indices of the instances that are meant; None for all.
+        searched: The phrases that were looked for.
     """
 
     target: ConceptTarget
     instances: Instances | None = None
     chosen: list[int] | None = None
+    searched: list[str] = field(default_factory=list)
 
     @property
     def is_clear(self) -> bool:
@@ -97,13 +96,13 @@ class ConceptPipeline(Pipeline[SamOpenedImage]):
         verify: Whether each target that is pointed at without the segmenter is shown to the model again.
     """
 
-    concepts: ConceptSegmenter
+    concepts: ConceptSegmenter[SamOpenedImage]
 
     def __init__(
         self,
         opener: ImageOpener[SamOpenedImage],
         model: StructuredModel,
-        concepts: ConceptSegmenter,
+        concepts: ConceptSegmenter[SamOpenedImage],
         verify: bool = False,
     ):
         self.opener = opener
@@ -130,9 +129,7 @@ class ConceptPipeline(Pipeline[SamOpenedImage]):
         **options: Any,
     ) -> tuple[Reply, list[Selection]]:
         """See `pipeline.Pipeline`; the arguments are those of `ZeroShotPipeline.ask`."""
-        turns = [
-            replace(t, answer=plain(t.answer)) if t.answer and TOKEN.search(t.answer) else t for t in turns
-        ]
+        turns = [plain_turn(turn) for turn in turns]
         images = [self.model.image_fit.fit(opened.image)]
         turns = [replace(turns[0], images=images), *turns[1:]]
         costs = _Costs()
@@ -173,13 +170,9 @@ class ConceptPipeline(Pipeline[SamOpenedImage]):
         return targets
 
     def _look_for(self, found: _Found, opened: SamOpenedImage) -> None:
-        """Look for a target's phrases, until one is clearly there; otherwise keep the likeliest."""
-        for phrase in found.target.concepts:
-            instances = self.concepts.find(opened, phrase)
-            if len(instances) and (found.instances is None or instances.presence > found.instances.presence):
-                found.instances = instances
-            if found.instances is not None and found.instances.presence >= CLEAR_PRESENCE:
-                return
+        """Look for a target's phrases, for which nothing is found yet."""
+        found.instances, searched = look_for(self.concepts, opened, found.target.concepts)
+        found.searched += [phrase for phrase in searched if phrase not in found.searched]
 
     def _look_for_other_words(
         self,
@@ -283,7 +276,7 @@ class ConceptPipeline(Pipeline[SamOpenedImage]):
         )
         for k, selection in zip(rest, pointed, strict=False):
             if selection.has_mask or selection.seen:
-                selections[k] = (selections[k][0], selection)
+                selections[k] = (selections[k][0], replace(selection, searched=found[k].searched))
         return selections
 
 
@@ -291,14 +284,15 @@ def _selection(found: _Found) -> Selection:
     """What a target selects, with its confidence."""
     target, instances = found.target, found.instances
     if instances is None:
-        return Selection(min(target.probability, 0.5) if target.seen else target.probability, [])
+        confidence = min(target.probability, 0.5) if target.seen else target.probability
+        return Selection(confidence, [], searched=found.searched)
     best = float(instances.scores.max(initial=0.0))
     confidence = float(np.prod([target.probability, instances.presence, best])) ** (1 / 3)
     if found.chosen is not None:  # the model has seen the outlines
         confidence = max(confidence, CLEAR_PRESENCE) if found.chosen else min(confidence, 1 - CLEAR_PRESENCE)
     mask = instances.union(found.chosen)
     is_there = mask.any() and (target.seen or found.chosen)
-    return Selection(confidence, [], mask=mask if is_there else None)
+    return Selection(confidence, [], mask=mask if is_there else None, searched=found.searched)
 
 
 def _candidates_line(found: _Found, numbers: dict[int, tuple[_Found, int]]) -> str:

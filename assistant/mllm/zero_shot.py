@@ -27,7 +27,7 @@ import numpy as np
 from torch import nn
 
 from assistant.errors import BadInput
-from assistant.grammar import TOKEN, Turn, plain, reply_for, reply_for_seen
+from assistant.grammar import TOKEN, Turn, plain_turn, reply_with_seen
 from assistant.mllm.coordinates import PIXELS, UNIT, Frame, frame_of, scale_of
 from assistant.mllm.grounding_prompts import (
     ABOUT_PROMPT,
@@ -185,7 +185,7 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
         if not turn.answer or not TOKEN.search(turn.answer):
             return turn
         if not turn.shown:
-            return replace(turn, answer=plain(turn.answer))
+            return plain_turn(turn)
         return replace(turn, answer=written_answer([self._row(target, opened) for target in turn.shown]))
 
     def _row(self, target: Any, opened: SamOpenedImage) -> dict[str, Any]:
@@ -416,11 +416,7 @@ def reply_text(grounded: list[tuple[str, Selection]], threshold: float) -> str:
         for phrase, selection in grounded
         if not selection.seen
     ]
-    seen = [phrase for phrase, selection in grounded if selection.seen]
-    sentences = [reply_for(told)] if told else []
-    if seen:
-        sentences.append(reply_for_seen(seen, also=any(present for _, present in told)))
-    return " ".join(sentences)
+    return reply_with_seen(told, [phrase for phrase, selection in grounded if selection.seen])
 
 
 def _example_numbers(shares: tuple[float, ...], frame: Frame) -> list[float]:

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from assistant.sam.image_opener import SamOpenedImage
 from assistant.sam.mask_ops import Rle, decode_rle, encode_rle
 from assistant.sam.segmenter import Segmenter
 
+CLEAR_PRESENCE = 0.5  # from which a phrase is taken to be in the image, and no other is looked for
 MIN_SCORE = 0.3  # of an instance, as transformers' SAM 3 keeps them
 MAX_INSTANCES = 100  # of a phrase; those of the lowest score are left out
 MAX_PHRASE_LENGTH = 100  # characters
@@ -79,8 +80,11 @@ class Instances:
         return mask
 
 
-class ConceptSegmenter(Protocol):
-    """Whatever finds instances by their name.
+OpenedIn = TypeVar("OpenedIn", contravariant=True)
+
+
+class ConceptSegmenter(Protocol[OpenedIn]):
+    """Whatever finds instances by their name in images that are opened in its way.
 
     Attributes:
         passes: How often a phrase was looked for so far; what is kept with an opened image costs none.
@@ -88,7 +92,7 @@ class ConceptSegmenter(Protocol):
 
     passes: int
 
-    def find(self, opened: SamOpenedImage, phrase: str) -> Instances:
+    def find(self, opened: OpenedIn, phrase: str) -> Instances:
         """Find all instances of what a phrase names.
 
         Args:
@@ -105,6 +109,35 @@ class ConceptSegmenter(Protocol):
 
     def networks(self) -> dict[str, nn.Module]:
         """Its own networks, by what they do."""
+
+
+def look_for(
+    concepts: ConceptSegmenter[OpenedIn], opened: OpenedIn, phrases: Iterable[str]
+) -> tuple[Instances | None, list[str]]:
+    """Look for several phrases that may name the same thing, until one is clearly there.
+
+    Args:
+        concepts: Finds them.
+        opened: See `ConceptSegmenter.find`.
+        phrases: The likeliest first.
+
+    Returns:
+        What was found for the phrase that is there most surely, None where nothing was found for any; and the
+        phrases that were looked for.
+
+    Raises:
+        BadInput: See `ConceptSegmenter.find`.
+    """
+    best: Instances | None = None
+    searched: list[str] = []
+    for phrase in phrases:
+        searched.append(phrase)
+        instances = concepts.find(opened, phrase)
+        if len(instances) and (best is None or instances.presence > best.presence):
+            best = instances
+        if best is not None and best.presence >= CLEAR_PRESENCE:
+            break
+    return best, searched
 
 
 class KeptFinds(ABC):
@@ -254,7 +287,7 @@ def _instances(
     return Instances(rles, box_array, score_array, presence, size)
 
 
-def load_concepts(folder_or_id: str | Path, segmenter: Segmenter) -> ConceptSegmenter:
+def load_concepts(folder_or_id: str | Path, segmenter: Segmenter) -> ConceptSegmenter[SamOpenedImage]:
     """Load a concept segmenter.
 
     Args:

@@ -32,7 +32,7 @@ def test_a_conversation_comes_back():
     halves = [red & is_left, red & ~is_left]
     targets = [
         Target("red ball", True, 0.9, red, [1], instances=halves),
-        Target("bench", False, 0.2, None, []),
+        Target("bench", False, 0.2, None, [], searched=["bench", "seat"]),
         Target("zither", False, 0.0, None, [], known=False),
         Target("wire", False, 0.8, None, [], seen=True),
     ]
@@ -45,6 +45,7 @@ def test_a_conversation_comes_back():
     assert (exchange.about == red).all() and (exchange.answer.mask == red).all()
     assert exchange.about_phrase == "the cook" and exchange.corrected
     assert np.array_equal(exchange.answer.targets[0].instances, halves)
+    assert exchange.answer.searched == [[], ["bench", "seat"], [], []]
     assert [(t.phrase, t.present, t.confidence, t.known, t.seen) for t in exchange.answer.targets] == [
         ("red ball", True, 0.9, True, False),
         ("bench", False, 0.2, True, False),
@@ -104,6 +105,11 @@ def test_the_masks_of_a_file_are_bounded(monkeypatch):
         load(json.dumps(table))
     monkeypatch.setattr(conversation_file, "MAX_MASK_PIXELS", 1800)
     assert len(load(json.dumps(table)).exchanges[0].answer.targets[0].instances) == 2
+    for wrong in (["a"] * 21, [3], ["x" * 10_001]):
+        target["searched"] = wrong
+        with pytest.raises(BadInput, match="searched of target 1"):
+            load(json.dumps(table))
+    del target["searched"]
     for wrong, message in (([target["rle"]] * 301, "301 instances"), ([3, 4], "right kind")):
         target["instances"] = wrong
         monkeypatch.setattr(conversation_file, "MAX_MASK_PIXELS", 10**9)

@@ -111,7 +111,8 @@ def test_other_words_are_asked_for_once(world):
     odd = {"phrase": "gizmo", "seen": True, "concepts": ["gizmo", "doohickey"], "which": ""}
     better = {"phrase": "gizmo", "seen": True, "concepts": [world.kind], "which": ""}
     model, concepts, reply, selection = ask(world, odd, better)
-    assert model.calls == reply.calls == 2 and concepts.passes == 3
+    assert model.calls == reply.calls == 2 and concepts.passes == reply.passes == 3
+    assert selection.searched == ["gizmo", "doohickey", world.kind]
     assert (selection.mask == world.union()).all() and "gizmo" in reply.text
     turns, _ = model.asked[1]
     assert 'found nothing for "gizmo" (gizmo, doohickey)' in turns[-1].question
