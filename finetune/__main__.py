@@ -8,6 +8,7 @@ Stages of their own:
     python -m finetune sam --help        the pocket SAM: neck, prompt encoder, mask decoder
     python -m finetune records --help    the pocket's region encoder, LoRA, token rows and selector
     python -m finetune reference --help  "segment like this": prompts from a reference, from labelled images
+    python -m finetune names --help      more names for the pocket's regions, from images without questions
     python -m finetune semantic --help   the pocket's map of names, and which cells of it a target has
     python -m finetune rehearsal --help  pack some of its training images, for later tunings to rehearse
     python -m finetune attention --help  where a model attends, from one labelled image per category
@@ -35,6 +36,7 @@ STAGES = {  # name: module
     "sam": "finetune.pocket.sam",
     "records": "finetune.pocket.records",
     "reference": "finetune.reference",
+    "names": "finetune.pocket.more_names",
     "semantic": "finetune.pocket.semantic",
     "rehearsal": "finetune.pocket.rehearsal",
     "attention": "finetune.attention",
@@ -43,7 +45,7 @@ STAGES = {  # name: module
     "push": "finetune.mllm.push",
 }
 # Those that write a run into the folder --out. Tuning locks its folder itself, once the records are checked.
-FOLDER_STAGES = ("sam", "records", "reference", "semantic", "attention", "merge")
+FOLDER_STAGES = ("sam", "records", "names", "reference", "semantic", "attention", "merge")
 
 
 def main(words: list[str] | None = None) -> int:

@@ -30,6 +30,7 @@ class TrainedParts:
 
     Attributes:
         sam: sam.safetensors of the sam stage.
+        heads: heads.safetensors of the names stage.
         reference: reference.safetensors of the reference stage.
         semantic: semantic.safetensors of the semantic stage.
         attention: A run-K.safetensors of the attention stage.
@@ -38,6 +39,7 @@ class TrainedParts:
     """
 
     sam: Path | None = None
+    heads: Path | None = None
     reference: Path | None = None
     semantic: Path | None = None
     attention: Path | None = None
@@ -48,6 +50,7 @@ class TrainedParts:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of publishing to the command line."""
     parser.add_argument("--sam", type=Path, help="sam.safetensors of the sam stage")
+    parser.add_argument("--heads", type=Path, help="heads.safetensors of the names stage")
     parser.add_argument("--reference", type=Path, help="reference.safetensors of the reference stage")
     parser.add_argument("--semantic", type=Path, help="semantic.safetensors of the semantic stage")
     parser.add_argument("--attention", type=Path, help="a run-K.safetensors of the attention stage")
@@ -74,6 +77,8 @@ def publish(parts: TrainedParts) -> None:
     _check(parts)
     if parts.sam:
         _save_half(parts.sam, POCKET / "sam.safetensors")
+    if parts.heads:
+        shutil.copy(parts.heads, POCKET / HEADS)
     if parts.reference:
         from safetensors import safe_open
 
@@ -100,10 +105,10 @@ def _check(parts: TrainedParts) -> None:
 
     if parts == TrainedParts():
         raise BadInput(
-            "name what is to be published: --sam, --reference, --semantic, "
+            "name what is to be published: --sam, --heads, --reference, --semantic, "
             "--attention, --ranking or --reasoner"
         )
-    must_exist(parts.sam, parts.reference, parts.semantic, parts.attention, parts.ranking)
+    must_exist(parts.sam, parts.heads, parts.reference, parts.semantic, parts.attention, parts.ranking)
     if parts.reasoner:
         must_exist(*(parts.reasoner / name for name in (HEADS, LORA_CONFIG, LORA_WEIGHTS)))
 

@@ -166,6 +166,7 @@ def train_encoder(
     data: RegionLabels,
     settings: EncoderSettings,
     start: RegionEncoder | None = None,
+    competing: Tensor | None = None,
 ) -> None:
     """Train a region encoder.
 
@@ -175,6 +176,7 @@ def train_encoder(
         settings: Of the training.
         start: The encoder that it continues from. Regions without a name keep the embeddings that they have
             by it, and what was an object remains one, as few of the objects in new images are labelled.
+        competing: (C, C) bool, the names that a region with each label is told from; None for all.
     """
     named = (data.labels >= 0).nonzero()[:, 0]
     features = torch.cat([data.features[named], data.augmented])
@@ -196,11 +198,8 @@ def train_encoder(
         drawn = torch.multinomial(weight, BATCH_REGIONS, True)
         any_drawn = torch.randint(len(data.features), (BATCH_REGIONS,))
         encoded = encoder(torch.cat([features[drawn], data.features[any_drawn]]))
-        name_loss = F.cross_entropy(
-            encoder.name_logits(encoded.embeddings[:BATCH_REGIONS], encoder.names),
-            labels[drawn],
-            label_smoothing=LABEL_SMOOTHING,
-        )
+        logits = encoder.name_logits(encoded.embeddings[:BATCH_REGIONS], encoder.names)
+        name_loss = _name_loss(logits, labels[drawn], competing)
         object_loss = F.binary_cross_entropy_with_logits(
             encoded.objectness[BATCH_REGIONS:], objectness[any_drawn]
         )
@@ -212,6 +211,17 @@ def train_encoder(
         loss.backward()
         optimizer.step()
     encoder.eval().requires_grad_(False)
+
+
+def _name_loss(logits: Tensor, labels: Tensor, competing: Tensor | None) -> Tensor:
+    """Cross-entropy of logits (K, C) with labels (K,) among the names that compete with each label."""
+    if competing is None:
+        return F.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)
+    is_rival = competing[labels]
+    log_probabilities = logits.masked_fill(~is_rival, -torch.inf).log_softmax(1)
+    smooth = log_probabilities.masked_fill(~is_rival, 0).sum(1) / is_rival.sum(1)
+    right = log_probabilities.gather(1, labels[:, None])[:, 0]
+    return -((1 - LABEL_SMOOTHING) * right + LABEL_SMOOTHING * smooth).mean()
 
 
 def _retention_loss(

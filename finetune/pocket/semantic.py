@@ -12,6 +12,15 @@
 The same command again continues a run that was stopped. Names of one records file compete with each other
 only, because what another file labels may be unlabelled in its images. Losses: cross-entropy, in which names
 of few cells count more (1); soft IoU and cross-entropy (2).
+
+Images of which only names are known join in with `--outlined` and `--salient`
+(`finetune.pocket.named_images`).
+With `--start` the published heads are trained on, and `--pixel-steps 0` keeps the published pixel head:
+
+    python -m finetune semantic --data runs/q/{coco,camvid,clothing}/records.jsonl \
+        --named DATA/coco/train/instances.json --sam assistant/pocket/sam.safetensors \
+        --outlined DATA/voc/train/instances.json --salient DATA/duts/train/instances.json \
+        --start assistant/pocket/semantic.safetensors --pixel-steps 0 --steps 900 --out runs/semantic
 """
 
 import argparse
@@ -20,7 +29,9 @@ from pathlib import Path
 from assistant.errors import BadInput
 from assistant.files import make_folder
 from assistant.pocket.opening import load_pocket_opener
+from assistant.pocket.semantic import SemanticSelector
 from finetune.check import must_exist
+from finetune.pocket.named_images import add_named_set_arguments, read_named_sets
 from finetune.pocket.pixel_head import train_pixel_head
 from finetune.pocket.semantic_head import LabelledImages, train_semantic_head
 from finetune.pocket.settings import RecordSources, SemanticSettings
@@ -32,13 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this stage to the command line."""
     add_source_arguments(parser)
     add = parser.add_argument
-    add("--reasoner", type=Path, required=True, help="folder that the records stage wrote")
+    add_named_set_arguments(parser)
+    add("--reasoner", type=Path, help="folder that the records stage wrote; not needed with --pixel-steps 0")
     add("--out", type=Path, required=True, help="folder for the weights and the state of the run")
     add("--steps", type=int, default=1500, help="steps of the semantic head")
-    add("--init", type=Path, help="head.pt of another run to start from")
+    add("--init", type=Path, help="head.pt of another run to start from, with the same names")
+    add("--start", type=Path, help="published semantic.safetensors to start from, which may lack names")
     add("--lr", type=float, default=1e-3, help="learning rate of the semantic head")
     add("--batch", type=int, default=8, help="images per step of the semantic head")
-    add("--pixel-steps", type=int, default=600, help="steps of the pixel head, of 16 targets each")
+    add(
+        "--pixel-steps",
+        type=int,
+        default=600,
+        help="steps of the pixel head, of 16 targets each; 0 to keep that of --start",
+    )
     add("--questions", type=int, default=160, help="images with questions that the pixel head learns from")
     add("--save-every", type=float, default=4, help="minutes between checkpoints")
     add("--workers", type=int, default=1, help="processes that prepare batches in advance (default: 1)")
@@ -47,14 +65,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Train both heads, or continue where an earlier run was stopped."""
-    must_exist(*args.data, args.sam, args.reasoner, args.init)
-    for name in ("steps", "batch", "pixel_steps", "questions"):
+    must_exist(*args.data, args.sam, args.reasoner, args.init, args.start, *args.outlined, *args.salient)
+    for name in ("steps", "batch", "questions"):
         if vars(args)[name] < 1:
             raise BadInput(f"{option_of(name)} must be at least 1")
+    if args.init and args.start:
+        raise BadInput("give --init or --start, not both")
+    if args.pixel_steps < 1 and args.start is None:
+        raise BadInput("--pixel-steps must be at least 1, or give --start, whose pixel head is then kept")
+    if args.pixel_steps > 0 and args.reasoner is None:
+        raise BadInput("give --reasoner, what the pixel head learns from, or --start and --pixel-steps 0")
     make_folder(args.out)
     settings = SemanticSettings(
-        records_folder=args.reasoner,
+        records_folder=args.reasoner or args.out,
         init=args.init,
+        start=args.start,
         steps=args.steps,
         lr=args.lr,
         batch=args.batch,
@@ -64,9 +89,13 @@ def main(args: argparse.Namespace) -> None:
         workers=args.workers,
         seed=args.seed,
     )
-    regions_folder = args.regions or args.reasoner / "regions"
+    regions_folder = args.regions or (args.reasoner or args.out) / "regions"
     sources = RecordSources(tuple(args.data), tuple(args.named), args.sam, regions_folder)
-    images = LabelledImages.read(sources)
+    images = LabelledImages.read(sources, read_named_sets(args.outlined, args.salient))
     opener = load_pocket_opener(args.sam)
     head = train_semantic_head(settings, args.out, opener, images)
-    train_pixel_head(settings, args.out, sources, opener, head, images.names)
+    if settings.pixel_steps:
+        train_pixel_head(settings, args.out, sources, opener, head, images.names)
+    else:
+        pixel_head = SemanticSelector.load(args.start).pixel_head
+        SemanticSelector(head, pixel_head, images.names).save(args.out / "semantic.safetensors")

@@ -5,8 +5,9 @@ head = train_semantic_head(settings, out, opener, images)
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +22,20 @@ from assistant.pocket.image_encoder import IMAGE_SIZE
 from assistant.pocket.opening import PocketImageOpener, resize_longest_side
 from assistant.pocket.precision import fast_math
 from assistant.pocket.region_features import normalise
-from assistant.pocket.semantic import MAP_SIDE, SemanticHead
-from assistant.sam.mask_ops import decode_rle, pad_to_square
+from assistant.pocket.semantic import MAP_SIDE, SemanticHead, SemanticSelector
+from assistant.sam.mask_ops import Rle, decode_rle, pad_to_square
 from finetune.image_record import read_image_records
 from finetune.log import TrainingLog, cosine_schedule
 from finetune.pocket.examples import every_tenth
 from finetune.pocket.instances import NamedMask, NamedRle, instances_of_images, read_instances
+from finetune.pocket.named_images import NamedSet, NameRules, name_rules
 from finetune.pocket.regions import augment
 from finetune.pocket.settings import RecordSources, SemanticSettings
 
 BACKGROUND = -1  # label of a cell without a name
-OUTSIDE = -2  # label of a cell outside the image, of which nothing is learned
+OUTSIDE = -2  # label of a cell outside the image or of which nothing is known: nothing is learned there
+UNLABELLED = ""  # stands for the name of a part of an image of which nothing is known
+MAX_SET_IMAGES = 400  # images of one source beyond which more of them are not drawn more often
 CELL_SIZE = IMAGE_SIZE // MAP_SIDE  # px
 WHOLE_IMAGE_SHARE = 0.5  # of the augmented images that are not cropped: whole is how images are asked about
 MIN_CROP_SHARE = 0.5  # of each side, of the others
@@ -45,46 +49,111 @@ IMPOSSIBLE_LOGIT = -1e4  # of the names that do not compete in an image
 LOG_EVERY = 50
 
 
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of one source.
+
+    Attributes:
+        names: The names that are labelled in them.
+        group: Number of the group of names that compete with each other in these images.
+        is_complete: Whether every instance of `names` is labelled.
+        has_questions: Whether records ask about them.
+    """
+
+    names: set[str]
+    group: int
+    is_complete: bool = True
+    has_questions: bool = True
+
+
 @dataclass
 class LabelledImages:
-    """The labelled images of several records files.
+    """The labelled images of several sources.
 
     Attributes:
         instances: {image: names and masks of its instances}, in the order in which the records stage counts
-            images.
-        file_of: {image: number of its records file}.
+            images, those of named sets last.
+        set_of: {image: number of its source}.
         names: All names, sorted.
-        names_of_file: The names of each file.
+        sets: The sources.
+        unlabelled: {image: the part of it of which nothing is known}, where there is one.
     """
 
     instances: dict[Path, list[NamedRle]]
-    file_of: dict[Path, int]
+    set_of: dict[Path, int]
     names: list[str]
-    names_of_file: list[set[str]]
+    sets: list[ImageSet]
+    unlabelled: dict[Path, Rle] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, sources: RecordSources) -> "LabelledImages":
-        """Read the instances of all images. Raises BadInput where a file cannot be read."""
+    def read(cls, sources: RecordSources, named_sets: Sequence[NamedSet] = ()) -> "LabelledImages":
+        """Read the instances of all images.
+
+        Names of one records file compete with each other only, because what another file labels may be
+        unlabelled in its images. Names of a named set join those of the records file with which the set
+        shares most names.
+
+        Raises BadInput where a file cannot be read.
+        """
         by_file = {
             name: labelled for file in sources.annotations for name, labelled in read_instances(file).items()
         }
         instances: dict[Path, list[NamedRle]] = {}
-        file_of: dict[Path, int] = {}
-        names_of_file = []
+        set_of: dict[Path, int] = {}
+        sets: list[ImageSet] = []
         for number, file in enumerate(sources.data):
             of_file = instances_of_images(read_image_records(file), by_file, split_parts=False)
             instances |= of_file
-            file_of |= dict.fromkeys(of_file, number)
-            names_of_file.append({name for of_image in of_file.values() for name, _ in of_image})
+            set_of |= dict.fromkeys(of_file, number)
+            sets.append(ImageSet({name for of_image in of_file.values() for name, _ in of_image}, number))
         in_order = {image: instances[image] for image in sorted(instances)}
-        return cls(in_order, file_of, sorted(set().union(*names_of_file)), names_of_file)
+        groups = [of_set.names for of_set in sets]
+        for named_set in named_sets:
+            shared_names = [len(named_set.names & names) for names in groups]
+            group = shared_names.index(max(shared_names))
+            set_of |= dict.fromkeys(named_set.instances, len(sets))
+            in_order |= named_set.instances
+            sets.append(ImageSet(named_set.names, group, named_set.is_complete, has_questions=False))
+        unlabelled = {image: rle for of_set in named_sets for image, rle in of_set.unlabelled.items()}
+        return cls(
+            in_order, set_of, sorted(set().union(*(of_set.names for of_set in sets))), sets, unlabelled
+        )
+
+    def group_names(self, group: int) -> set[str]:
+        """The names that compete with each other in the images of a group."""
+        return set().union(*(of_set.names for of_set in self.sets if of_set.group == group))
+
+    def competing(self, rules: NameRules) -> Tensor:
+        """Which names may be told from each other where something is labelled.
+
+        Args:
+            rules: Says which names are ambiguous.
+
+        Returns:
+            (sets, C + 1, C + 1) bool: for each source and each label of a cell, the names of which it is one.
+            The last label and the last name are the background.
+        """
+        rows = {name: k for k, name in enumerate(self.names)}
+        background = len(rows)
+        competing = torch.zeros(len(self.sets), len(rows) + 1, len(rows) + 1, dtype=torch.bool)
+        competing[:, :, background] = True
+        for number, of_set in enumerate(self.sets):
+            group = self.group_names(of_set.group)
+            for name in of_set.names:
+                rivals = group - rules.ambiguous.get(name, set())
+                competing[number, rows[name], [rows[rival] for rival in rivals | {name}]] = True
+            # A set of few names is labelled for these alone; whatever else is in its images is unknown.
+            elsewhere = group - of_set.names if len(of_set.names) > len(group) / 3 else set()
+            absent = of_set.names | (elsewhere - rules.background)
+            competing[number, background, [rows[name] for name in absent]] = True
+        return competing
 
 
 class AugmentedImages(Dataset[tuple[np.ndarray, np.ndarray, int]]):
     """Augmented images with labelled cells; the n-th depends on `seed` and n only.
 
     Items are (IMAGE_SIZE, IMAGE_SIZE, 3) uint8 pixels, (MAP_SIDE, MAP_SIDE) int64 labels, and the number of
-    the image's records file.
+    the image's source.
 
     Args:
         images: The labelled images.
@@ -105,9 +174,15 @@ class AugmentedImages(Dataset[tuple[np.ndarray, np.ndarray, int]]):
         rng = np.random.default_rng((self.seed, n))
         image = self.order[n]
         masks = [(name, decode_rle(rle)) for name, rle in self.images.instances[image]]
+        if image in self.images.unlabelled:
+            masks.append((UNLABELLED, decode_rle(self.images.unlabelled[image])))
         min_side = 1.0 if rng.random() < WHOLE_IMAGE_SHARE else MIN_CROP_SHARE
         pixels, masks = augment(open_image(image), masks, rng, min_share_left=0.0, min_side=min_side)
-        return *label_cells(pixels, masks, self.rows), self.images.file_of[image]
+        square, labels = label_cells(pixels, masks, self.rows | {UNLABELLED: OUTSIDE})
+        number = self.images.set_of[image]
+        if not self.images.sets[number].is_complete:
+            labels = np.where(labels == BACKGROUND, OUTSIDE, labels)
+        return square, labels, number
 
 
 def label_cells(
@@ -133,7 +208,9 @@ def label_cells(
     rows_of_pixels = (ys * image.shape[0] / height).astype(int)
     columns_of_pixels = (xs * image.shape[1] / width).astype(int)
     centres = np.ix_(rows_of_pixels, columns_of_pixels)
-    for name, mask in sorted(masks, key=lambda named: -int(named[1].sum())):
+    # What is unknown is drawn first, then the largest instance: a cell has the name of the smallest.
+    in_order = sorted(masks, key=lambda named: (rows[named[0]] >= 0, -int(named[1].sum())))
+    for name, mask in in_order:
         inside[mask[centres]] = rows[name]
     return pad_to_square(resized, IMAGE_SIZE), labels
 
@@ -155,9 +232,12 @@ def train_semantic_head(
         The head in evaluation mode.
     """
     torch.manual_seed(settings.seed)
-    head = SemanticHead(len(images.names), len(images.names_of_file))
-    for group, names in enumerate(images.names_of_file):
+    groups = sorted({of_set.group for of_set in images.sets})
+    head = SemanticHead(len(images.names), len(groups))
+    for group in groups:
+        names = images.group_names(group)
         head.together[group, :-1] = torch.tensor([name in names for name in images.names])
+    competing = images.competing(name_rules())
     data = AugmentedImages(images, _draw_order(settings, images), settings.seed)
     sample = [data[n] for n in range(min(WEIGHT_SAMPLE_IMAGES, len(data)))]
     weight = label_weights([labels for _, labels, _ in sample], len(images.names))
@@ -167,6 +247,8 @@ def train_semantic_head(
         first_step = _restore(out / "head.pt", head, optimizer)
     elif settings.init:
         head.load_state_dict(torch.load(settings.init, weights_only=True)["model"])
+    elif settings.start:
+        continue_from(head, images.names, SemanticSelector.load(settings.start))
     else:
         squares = np.stack([pixels for pixels, _, _ in sample[:INPUT_SAMPLE_IMAGES]])
         head.fit_inputs(head_inputs(opener, torch.from_numpy(squares)))
@@ -175,13 +257,13 @@ def train_semantic_head(
     rest = Subset(data, range(first_step * settings.batch, len(data)))
     loader = DataLoader(rest, settings.batch, num_workers=settings.workers)
     head.train()
-    for step, (pixels, labels, file_numbers) in enumerate(loader, first_step):
+    for step, (pixels, labels, set_numbers) in enumerate(loader, first_step):
         for parameters in optimizer.param_groups:
             parameters["lr"] = settings.lr * cosine_schedule(step, settings.steps, WARM_UP_STEPS)
         torch.manual_seed(settings.seed + step)  # so that dropout is the same in a run that continues
         with fast_math():
             logits = head(head_inputs(opener, pixels)).float()
-        loss, figures = _loss(head, logits, labels, file_numbers, weight)
+        loss, figures = _loss(logits, labels, competing[set_numbers], weight)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -192,28 +274,66 @@ def train_semantic_head(
     return head.eval()
 
 
-def _draw_order(settings: SemanticSettings, images: LabelledImages) -> list[Path]:
-    """The image of each item of the training.
+def continue_from(head: SemanticHead, names: Sequence[str], start: SemanticSelector) -> None:
+    """Give a head the weights of a published one; rows of names that it lacks keep their first values.
 
-    The images of a file with twice as many names are drawn half as often again, as there is more to learn
-    from them.
+    Args:
+        head: The head to train.
+        names: Its names, in its order.
+        start: What was published.
     """
-    held_out = set(every_tenth(list(images.instances)))
+    state = start.head.state_dict()
+    row_of = {name: k for k, name in enumerate(start.categories)}
+    known = [k for k, name in enumerate(names) if name in row_of]
+    old = [row_of[names[k]] for k in known]
+    for key in ("out.weight", "out.bias"):
+        rows = head.state_dict()[key].clone()
+        rows[[*known, -1]] = state[key][[*old, -1]]
+        state[key] = rows
+    state["together"] = head.together
+    head.load_state_dict(state)
+
+
+def _draw_order(settings: SemanticSettings, images: LabelledImages) -> list[Path]:
+    """The image of each item of the training; every tenth image of the records is never drawn.
+
+    A source with four times as many names, or images, is drawn twice as often, up to MAX_SET_IMAGES.
+    """
+    set_of = images.set_of
+    asked = [image for image in images.instances if images.sets[set_of[image]].has_questions]
+    held_out = set(every_tenth(asked))
     training = [image for image in images.instances if image not in held_out]
-    share = np.array([len(images.names_of_file[images.file_of[image]]) ** 0.5 for image in training])
+    counts = Counter(set_of[image] for image in training)
+    set_shares = [_set_share(of_set, counts[number]) for number, of_set in enumerate(images.sets)]
+    share = np.array([set_shares[set_of[image]] for image in training])
     rng = np.random.default_rng(settings.seed)
     drawn = rng.choice(len(training), settings.steps * settings.batch, p=share / share.sum())
     return [training[i] for i in drawn]
 
 
+def _set_share(of_set: ImageSet, count: int) -> float:
+    """How often each of the `count` images of a source is drawn, relative to others."""
+    return len(of_set.names) ** 0.5 * min(count, MAX_SET_IMAGES) ** 0.5 / max(count, 1)
+
+
 def _loss(
-    head: SemanticHead, logits: Tensor, labels: Tensor, file_numbers: Tensor, weight: Tensor
+    logits: Tensor, labels: Tensor, competing: Tensor, weight: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
-    """The loss of logits (B, C + 1, MAP_SIDE, MAP_SIDE) on labels (B, MAP_SIDE, MAP_SIDE), with figures."""
-    logits = logits.masked_fill(~head.together[file_numbers][:, :, None, None], IMPOSSIBLE_LOGIT)
-    target = torch.where(labels == BACKGROUND, logits.shape[1] - 1, labels)
-    loss = F.cross_entropy(logits, target, weight, ignore_index=OUTSIDE)
-    right = (logits.argmax(1) == target)[labels >= 0].float().mean()
+    """The loss of logits on labelled cells, with figures.
+
+    Args:
+        logits: (B, C + 1, MAP_SIDE, MAP_SIDE) float32.
+        labels: (B, MAP_SIDE, MAP_SIDE) int64.
+        competing: (B, C + 1, C + 1) bool, see `LabelledImages.competing`.
+        weight: (C + 1,) float32 of the labels.
+    """
+    is_known = labels != OUTSIDE
+    target = torch.where(labels == BACKGROUND, logits.shape[1] - 1, labels)[is_known]
+    cells = logits.movedim(1, -1)[is_known]
+    image = torch.arange(len(labels))[:, None, None].expand_as(labels)[is_known]
+    cells = cells.masked_fill(~competing[image, target], IMPOSSIBLE_LOGIT)
+    loss = F.cross_entropy(cells, target, weight)
+    right = (cells.argmax(1) == target)[labels[is_known] >= 0].float().mean()
     return loss, {"names": loss.item(), "right": right.item()}
 
 

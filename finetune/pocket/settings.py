@@ -101,11 +101,12 @@ class SemanticSettings:
 
     Attributes:
         records_folder: What `python -m finetune records` wrote.
-        init: A head.pt of another run to start from.
+        init: A head.pt of another run to start from, with the same names.
+        start: A published semantic.safetensors to start from, which may lack names.
         steps: Number of steps of the semantic head.
         lr: Its highest learning rate.
         batch: Augmented images per step.
-        pixel_steps: Number of steps of the pixel head.
+        pixel_steps: Number of steps of the pixel head; 0 to keep that of `start`.
         questions: Number of examples that the pixel head learns from.
         save_minutes: Minutes between checkpoints.
         workers: Processes that prepare batches in advance.
@@ -114,6 +115,7 @@ class SemanticSettings:
 
     records_folder: Path
     init: Path | None = None
+    start: Path | None = None
     steps: int = 1500
     lr: float = 1e-3
     batch: int = 8

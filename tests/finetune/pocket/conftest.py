@@ -1,10 +1,14 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from assistant.record import write_records
+from assistant.record import read_records, write_records
+from assistant.sam.mask_ops import decode_rle
 from finetune.pocket import language, sources
-from tests.helpers.pocket_records import records_of_images, regions_of_images
+from tests.helpers.pocket_records import NAMES, records_of_images, regions_of_images
+from tests.helpers.pocket_wheels import require_pocket_wheels
 from tests.helpers.tiny_smollm2 import tiny_smollm2
 
 
@@ -28,3 +32,24 @@ def folder(tmp_path: Path, llm_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         lambda load_opener, key, images, instances, cache: {image: regions[image] for image in images},
     )
     return tmp_path
+
+
+@pytest.fixture
+def drawn(folder: Path) -> Path:
+    """`folder` with its images, drawn: each name has its colour."""
+    require_pocket_wheels()
+    rows = read_records(folder / "records.jsonl")
+    for image in {row.image for row in rows}:
+        pixels = np.full((40, 60, 3), 120, np.uint8)
+        for row in rows:
+            if row.image == image and row.targets[0].rle:
+                colour = np.eye(3, dtype=np.uint8)[NAMES.index(row.targets[0].phrase)] * 255
+                pixels[decode_rle(row.targets[0].rle)] = colour
+        Image.fromarray(pixels).save(folder / image)
+    return folder
+
+
+@pytest.fixture
+def drawn_records(drawn: Path) -> Path:
+    """The records file of `drawn`."""
+    return drawn / "records.jsonl"

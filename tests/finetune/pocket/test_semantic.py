@@ -1,22 +1,27 @@
 """`python -m finetune semantic`: the semantic head and the pixel head."""
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
 from assistant.pocket.opening import load_pocket_opener
 from assistant.pocket.semantic import SemanticSelector
 from assistant.record import read_records
-from assistant.sam.mask_ops import decode_rle, encode_rle
+from assistant.sam.mask_ops import encode_rle
 from assistant.weights import pocket_file
 from finetune import __main__ as command
 from finetune.log import TrainingLog
 from finetune.pocket import records
 from finetune.pocket.pixel_head import on_grid
-from finetune.pocket.semantic_head import BACKGROUND, OUTSIDE, AugmentedImages, LabelledImages, label_cells
+from finetune.pocket.semantic_head import (
+    BACKGROUND,
+    OUTSIDE,
+    AugmentedImages,
+    ImageSet,
+    LabelledImages,
+    label_cells,
+)
 from tests.helpers.pocket_records import NAMES, records_arguments
-from tests.helpers.pocket_wheels import require_pocket_wheels
 
 
 def test_cells_are_labelled_where_instances_are():
@@ -38,12 +43,14 @@ def test_augmentation_keeps_labels_with_the_image(tmp_path):
     pixels = np.where(mask[..., None], 250, 5).astype(np.uint8).repeat(3, 2)
     file = tmp_path / "a.png"
     Image.fromarray(pixels).save(file)
-    images = LabelledImages({file: [("square", encode_rle(mask))]}, {file: 0}, ["square"], [{"square"}])
+    images = LabelledImages(
+        {file: [("square", encode_rle(mask))]}, {file: 0}, ["square"], [ImageSet({"square"}, 0)]
+    )
     data = AugmentedImages(images, [file] * 6, seed=0)
     items = [data[n] for n in range(6)]
-    for square, labels, file_number in items:
+    for square, labels, set_number in items:
         bright = square.max(-1)[4::8, 4::8] > 90
-        assert file_number == 0
+        assert set_number == 0
         assert (bright & (labels >= 0)).sum() > 0.9 * (labels >= 0).sum()
     assert any((a[1] != b[1]).any() for a, b in zip(items, items[1:], strict=False))
     again = data[0]
@@ -60,21 +67,6 @@ def test_masks_and_cells_have_the_same_grid():
         edges = [(ys[0], height // 4), (ys[-1] + 1, height // 2), (xs[0], width // 4), (xs[-1] + 1, width)]
         for cells, pixels in edges:
             assert abs(cells * 4 * scale - pixels) <= 4 * scale
-
-
-@pytest.fixture
-def drawn(folder):
-    """The images of `folder`, drawn: each name has its colour."""
-    require_pocket_wheels()
-    rows = read_records(folder / "records.jsonl")
-    for image in {row.image for row in rows}:
-        pixels = np.full((40, 60, 3), 120, np.uint8)
-        for row in rows:
-            if row.image == image and row.targets[0].rle:
-                colour = np.eye(3, dtype=np.uint8)[NAMES.index(row.targets[0].phrase)] * 255
-                pixels[decode_rle(row.targets[0].rle)] = colour
-        Image.fromarray(pixels).save(folder / image)
-    return folder
 
 
 def words(folder, out, **more) -> list[str]:
