@@ -4,9 +4,9 @@
     vocabulary.is_named(row, "is there a mug?")      # whether the question names what `row` stands for
     vocabulary.knows("a red rucksack")               # whether the last word is one for a taught name
 
-`words.json` is taken from the phrase bank (`tests/helpers/pocket_words.py` writes it): the synonyms of each
-taught name, words that hint at it without being its name ("woman" for a person), and words for kinds of
-things ("furniture").
+`words.json` is taken from the phrase bank (`tests/helpers/pocket_words.py` writes it): the synonyms and the
+kind of every name, taught or not; words that hint at a taught name without being it ("woman" for a person);
+and words for kinds of things ("furniture").
 """
 
 import functools
@@ -42,7 +42,11 @@ PLURAL_OF_SIBILANT = re.compile(r"(?:s|x|z|ch|sh)es")
 
 @functools.cache
 def published_words() -> dict[str, Any]:
-    """What `words.json` holds: {"synonyms": {name: words}, "hints": {name: words}, "kinds": words}."""
+    """What `words.json` holds.
+
+    Returns:
+        {"synonyms": {name: words}, "hints": {name: words}, "kinds": words, "groups": {name: kind}}.
+    """
     return json.loads(WORDS_FILE.read_text(encoding="utf-8"))
 
 

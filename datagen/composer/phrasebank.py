@@ -98,6 +98,7 @@ class Entry:
         companions: Keys of categories that belong in the same scene.
         phrases: Descriptions that do not name it.
         part_of: What it is a part of ("car"), if of anything.
+        kind_of: The key, maybe in another bank, of what photos label it as (a baby as "person"), if of any.
         is_person: Whether it is a person: "who", not "what".
         is_vague: Whether it is not asked about in an image that also shows what it is confused with.
     """
@@ -113,6 +114,7 @@ class Entry:
     companions: tuple[str, ...]
     phrases: tuple[Phrase, ...]
     part_of: str = ""
+    kind_of: str = ""
     is_person: bool = False
     is_vague: bool = False
 
@@ -284,6 +286,7 @@ def _entry(path: Path, key: str, table: dict[str, Any], confused: set[str]) -> E
         companions=tuple(table.get("beside", ())),
         phrases=tuple(phrases),
         part_of=table.get("part_of", ""),
+        kind_of=table.get("kind_of", ""),
         is_person=is_person,
         is_vague=table.get("vague", False),
     )

@@ -11,8 +11,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+from assistant.pocket.heads import Heads
 from assistant.pocket.lexicon import WORDNET_FILE
 from assistant.pocket.vocabulary import comparable, published_words
+from assistant.weights import pocket_file
 
 # The sense of each name, "lemma.number"; several are joined.
 SENSES: dict[str, str] = {
@@ -225,8 +227,12 @@ def _rows(file: Path) -> list[list[str]]:
 
 def wordnet_words(wordnet: WordNet) -> dict[str, list[str]]:
     """{name: words for it}, without the words that the phrase bank already has."""
+    taught = Heads.load(pocket_file("heads.safetensors")).phrase_rows
     known = {
-        comparable(word) for name, words in published_words()["synonyms"].items() for word in [name, *words]
+        comparable(word)
+        for name, words in published_words()["synonyms"].items()
+        if name in taught
+        for word in [name, *words]
     }
     known |= {comparable(name) for name in SENSES}
     found = {}

@@ -15,7 +15,7 @@ from assistant.weights import CHECKSUMS, POCKET, sha256_of
 from datagen.composer.phrasebank import load_bank, load_groups
 from tests.helpers.pocket_words import BANKS
 
-STRANGERS = "things"  # the bank whose names were not taught
+NAMED_BY_NAME = "clothing"  # the bank whose data set calls things otherwise than people do
 
 
 class BankTexts(NamedTuple):
@@ -29,20 +29,18 @@ def bank_texts() -> BankTexts:
     """What the memory should hold: of the phrases and questions only those that training may use."""
     rows: list[tuple[str, str, str]] = []  # (text, owner, kind)
     groups: dict[str, list[str]] = {}
-    names: set[str] = set()
-    for bank in (*BANKS, STRANGERS):
+    for bank in BANKS:
         for entry in load_bank(bank).values():
-            owner = entry.name.lower() if bank == "clothing" else entry.key.lower()
-            if bank == STRANGERS and owner in names:
-                continue
-            names.add(owner)
+            owner = entry.name.lower() if bank == NAMED_BY_NAME else entry.key.lower()
+            owner = entry.kind_of or owner
             rows += [(name, owner, "name") for name in sorted({entry.name, entry.plural, *entry.synonyms})]
             rows += [(phrase.clause, owner, "phrase") for phrase in entry.split("train")]
     for bank in BANKS:
         for group in load_groups(bank):
-            key = f"{bank}/{group.key}"
-            groups[key] = [name.lower() for name in group.categories]
-            rows += [(question.text, key, "group") for question in group.split("train")]
+            # Groups of the same key in several banks are one: "fruit" is apples and pineapples.
+            members = groups.setdefault(group.key, [])
+            members += [name.lower() for name in group.categories if name.lower() not in members]
+            rows += [(question.text, group.key, "group") for question in group.split("train")]
     for reply in tomllib.loads(SMALL_TALK_FILE.read_text(encoding="utf-8"))["reply"]:
         rows += [(text, reply["text"], "talk") for text in reply["said"]]
     checksum = hashlib.sha256(json.dumps([rows, groups]).encode()).hexdigest()

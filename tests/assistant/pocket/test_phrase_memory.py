@@ -75,6 +75,13 @@ def test_the_published_memory_is_that_of_the_phrase_bank():
     assert torch.allclose(published.vectors.norm(dim=1), torch.ones(len(texts)), atol=1e-2)
 
 
+def test_groups_of_one_key_are_one_and_kinds_go_by_their_name():
+    table = bank_texts().table
+    assert {"apple", "pineapple"} <= set(table.groups["fruit"])
+    assert {"dog", "hamster"} <= set(table.groups["animals"])
+    assert "rocking chair" not in table.owners and "lobster" in table.owners
+
+
 def test_the_published_vectors_are_those_of_the_encoder():
     require_pocket_wheels()
     encoder = SentenceEncoder.load(minilm_folder())
