@@ -90,11 +90,12 @@ def test_words_and_masks_light_each_other(browser, served_page, photo):
     visitor = Visitor(browser, served_page.address)
     page = visitor.page
     visitor.open(photo)
-    visitor.ask("blue")
+    page.click("#chat .option >> nth=0")  # a suggested question
+    page.wait_for_selector('#chat [data-testid=user]:has-text("Where is the red ball?")')
     visitor.wait_for_masks(1)
     visitor.ask("red and green")
     visitor.wait_for_masks(2)
-    ball, box = '#chat .found:text-is("red ball")', '#chat .found:text-is("green box")'
+    ball, box = (f'#chat .latest .found:text-is("{name}")' for name in ("red ball", "green box"))
     strong = visitor.colour(0.7, 0.7)
     page.hover(box)
     page.wait_for_selector(f"{box}.lit")
@@ -106,7 +107,7 @@ def test_words_and_masks_light_each_other(browser, served_page, photo):
     page.mouse.move(*visitor.position(0.7, 0.7))
     page.wait_for_selector(f"{ball}.lit")
     assert page.locator(f"{box}.lit").count() == 0
-    page.hover('#chat .found:text-is("blue sky")')
+    page.hover("#chat [data-testid=bot] >> nth=0 >> .found >> nth=0")
     page.wait_for_selector(".lit", state="detached")
     page.focus(box)
     page.wait_for_selector(f"{box}.lit")

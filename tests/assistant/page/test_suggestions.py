@@ -18,7 +18,7 @@ from tests.helpers.fake_assistant import sample_image
         ),
         (["dog"], ["Which animal is it?", "Where is the dog?", "Is there a bicycle?"]),
         (["dog", "bicycle"], ["Which animal is it?", "Find the bicycle.", "Is there an elephant?"]),
-        (["vase"], ["Where is the vase?", "What is the main thing here?", "Is there a dog?"]),
+        (["vase"], ["Where is the vase?", "What is this?", "Is there a dog?"]),
         (["vase", "book"], ["Where is the vase?", "Find the book.", "Is there a dog?"]),
     ],
 )
