@@ -24,6 +24,7 @@ from pathlib import Path
 import assistant.commands.ask
 import assistant.commands.doctor
 import assistant.commands.label
+import assistant.commands.names
 from assistant.cli import add_model_arguments, model_options
 from assistant.errors import exit_code
 
@@ -39,7 +40,7 @@ def everything(args: argparse.Namespace) -> None:
     """Save the masks of everything mode; the language model is not loaded."""
     from assistant.answer import Answer, Target
     from assistant.images import open_image
-    from assistant.presets import load_image_opener
+    from assistant.loading.sams import load_image_opener
 
     options = model_options(args)
     opener, _ = load_image_opener(options.sam_or_preset, options.device)
@@ -61,8 +62,8 @@ def like(args: argparse.Namespace) -> None:
     from assistant.few_shot.matcher import Matcher, check_mask, open_references, pocket_matcher
     from assistant.files import replace_whole
     from assistant.images import open_image
+    from assistant.loading.sams import load_segmenter
     from assistant.mask_images import open_mask
-    from assistant.presets import load_segmenter
 
     options = model_options(args)
     segmenter, _ = load_segmenter(options.sam_or_preset, options.device)
@@ -244,6 +245,7 @@ def run(arguments: list[str] | None, prog: str) -> None:
     for add in (
         assistant.commands.ask.add_parser,
         assistant.commands.label.add_parser,
+        assistant.commands.names.add_parser,
         add_everything,
         add_like,
         add_attend,

@@ -11,7 +11,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assistant.presets import PRESETS, SELECTIONS, ModelOptions
+from assistant.loading.names import SELECTIONS
+from assistant.presets import PRESETS, ModelOptions
 
 if TYPE_CHECKING:
     from assistant.scene import Assistant

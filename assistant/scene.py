@@ -127,7 +127,7 @@ class Assistant:
             sam: A hub id, a folder, an official .pth file, or "pocket" for the SAM of the pocket preset.
             adapter: A folder that `python -m finetune` wrote.
             selection: How masks are selected: "hybrid", "marks", "boxes", "concepts" or "trained"; None for
-                the best that the parts allow (see `assistant.presets.load_pipeline`).
+                the best that the parts allow (see `assistant.loading.pipelines.load_pipeline`).
             device: "cpu", "cuda" or "cuda:1"; None for the GPU if there is one.
             four_bit: Whether the weights of the LLM are kept in 4 bits.
             base_url: Address of the server of an openai:MODEL, such as "http://127.0.0.1:8000/v1".
@@ -145,7 +145,7 @@ class Assistant:
         Raises:
             BadInput: A part is unknown, does not fit the others, or its weights cannot be had.
         """
-        from assistant.presets import load_pipeline
+        from assistant.loading.pipelines import load_pipeline
 
         pipeline, weights = load_pipeline(
             mllm,

@@ -35,7 +35,7 @@ def open_assistant(settings: EvalSettings) -> Assistant:
 
 def open_segmenter(settings: EvalSettings) -> tuple[Segmenter, dict[str, str]]:
     """SAM alone, and {part: sha256}; no language model is loaded, as prompts by hand need none."""
-    from assistant.presets import load_segmenter
+    from assistant.loading.sams import load_segmenter
 
     segmenter, checksum = load_segmenter(settings.models.sam_or_preset, settings.models.device)
     return segmenter, {"sam": checksum}

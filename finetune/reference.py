@@ -59,11 +59,11 @@ class ReferenceSettings:
         fold: The fold whose categories are left out; None to learn all.
         cache: Folder of frozen features.
         extra_views: Number of other views of each image.
-        sam: What `assistant.presets.load_segmenter` takes; None for the pocket SAM.
+        sam: What `assistant.loading.sams.load_segmenter` takes; None for the pocket SAM.
         clip: Folder or hub id of a CLIP model; None for the pocket preset's features.
         coarse: Whether the encoders also draw a mask prompt.
         episodes: Number of episodes, drawn once, of all categories.
-        device: See `assistant.presets.pick_device`.
+        device: See `assistant.loading.devices.pick_device`.
         training: How the encoders are trained.
     """
 
@@ -185,9 +185,9 @@ def load_frozen_parts(sam: str | None, clip: str | None, device: str | None = No
     """Load the SAM and the frozen features.
 
     Args:
-        sam: What `assistant.presets.load_segmenter` takes; None for the pocket SAM.
+        sam: What `assistant.loading.sams.load_segmenter` takes; None for the pocket SAM.
         clip: Folder or hub id of a CLIP model; None for the pocket preset's features.
-        device: See `assistant.presets.pick_device`; the pocket SAM stays on the CPU.
+        device: See `assistant.loading.devices.pick_device`; the pocket SAM stays on the CPU.
 
     Returns:
         A matcher without encoders, and a key that identifies its frozen parts.
@@ -195,7 +195,7 @@ def load_frozen_parts(sam: str | None, clip: str | None, device: str | None = No
     Raises:
         BadInput: They do not go together, or cannot be had.
     """
-    from assistant.presets import load_segmenter
+    from assistant.loading.sams import load_segmenter
 
     if clip is None and sam is not None:
         raise BadInput("the pocket preset's features need the pocket SAM: give --clip as well")

@@ -1,7 +1,7 @@
 """The proposals of every training image with their features, computed once and stored on disk.
 
     cache = RegionCache(folder, gigabytes=20)
-    fill_cache(load_opener, key, images, cache)                  # opens the images that are missing
+    fill_cache(RegionSource(key, load_opener), images, cache)    # opens the images that are missing
     regions = cached_regions(None, key, image_file, cache)       # .features (N, R), .rles
 
 There is one `.npz` file per image, named by the image's bytes and by the weights and settings that made it
@@ -9,13 +9,14 @@ There is one `.npz` file per image, named by the image's bytes and by the weight
 waits for SAM.
 """
 
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -47,6 +48,59 @@ class RegionOpener(Protocol):
 
     def open(self, image: np.ndarray) -> OpenedWithFeatures:
         """Open an image (H, W, 3) uint8 RGB."""
+
+
+class PhraseOpener(Protocol):
+    """Opens an image and computes the features of what is found in it by its name."""
+
+    def open_for(self, image: np.ndarray, phrases: Sequence[str]) -> OpenedWithFeatures:
+        """Open an image (H, W, 3) uint8 RGB, with what is found for some phrases as its proposals."""
+
+
+@dataclass(frozen=True)
+class _BoundOpener:
+    """Opens an image for the phrases that are looked for in it."""
+
+    opener: PhraseOpener
+    phrases: tuple[str, ...]
+
+    def open(self, image: np.ndarray) -> OpenedWithFeatures:
+        return self.opener.open_for(image, self.phrases)
+
+
+class RegionSource:
+    """How the regions of each image come about, and under which name they are stored.
+
+    Args:
+        key: Names the weights and settings that make them.
+        load_opener: Loads what makes them; called once, and only if an image is missing in the cache.
+        phrases: {image: what is looked for in it}, for a `PhraseOpener`; None for a `RegionOpener`.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        load_opener: Callable[[], Any],
+        phrases: Mapping[Path, Collection[str]] | None = None,
+    ):
+        self.key = key
+        self.phrases = phrases
+        self._load_opener = functools.cache(load_opener)
+
+    def key_of(self, image: Path) -> str:
+        """Names the weights, settings and phrases that make the regions of an image."""
+        if self.phrases is None:
+            return self.key
+        return f"{self.key} phrases {json.dumps(self._phrases_of(image))}"
+
+    def opener_for(self, image: Path) -> RegionOpener:
+        """What opens an image."""
+        opener = self._load_opener()
+        return opener if self.phrases is None else _BoundOpener(opener, self._phrases_of(image))
+
+    def _phrases_of(self, image: Path) -> tuple[str, ...]:
+        """The phrases that are looked for in an image, sorted."""
+        return tuple(sorted((self.phrases or {}).get(image, ())))
 
 
 @dataclass
@@ -174,26 +228,21 @@ def cached_regions(
     return ImageRegions(features, json.loads(str(arrays["rles"])))
 
 
-def fill_cache(
-    load_opener: Callable[[], RegionOpener], key: str, images: Iterable[Path], cache: RegionCache
-) -> None:
+def fill_cache(source: RegionSource, images: Iterable[Path], cache: RegionCache) -> None:
     """Compute the regions of all images that the cache lacks.
 
     Args:
-        load_opener: Loads what opens images; called only if an image is missing.
-        key: Names the weights and settings behind the opener.
+        source: Makes them.
         images: Image files.
         cache: Where regions are stored.
     """
     from tqdm import tqdm
 
-    files = {image: cache.file_of(cache_key(key, image)) for image in images}
+    files = {image: cache.file_of(cache_key(source.key_of(image), image)) for image in images}
     missing = [image for image, file in files.items() if not file.exists()]
     cache.needed |= set(files.values())
-    if missing:
-        opener = load_opener()
-        for image in tqdm(missing, desc="regions", unit="image", disable=None):
-            cached_regions(opener, key, image, cache)
+    for image in tqdm(missing, desc="regions", unit="image", disable=None if missing else True):
+        cached_regions(source.opener_for(image), source.key_of(image), image, cache)
 
 
 def iou_of_union(rles: list[Rle], target: Rle) -> float:

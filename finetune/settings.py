@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from assistant.errors import BadInput
-from assistant.presets import ModelOptions, check_pixels
+from assistant.loading.names import check_pixels
+from assistant.presets import ModelOptions
 
 LOSS_NAMES = ("text", "align", "iop", "presence", "marker")
 
@@ -61,6 +62,7 @@ class TuneSettings:
     preset: str
     mllm: str | None
     sam: str | None
+    concepts: str | None
     dino: str | None
     adapter: Path | None
     data: tuple[str, ...]
@@ -100,7 +102,7 @@ class TuneSettings:
     @property
     def models(self) -> ModelOptions:
         """The preset and the parts that replace its own."""
-        return ModelOptions(preset=self.preset, mllm=self.mllm, sam=self.sam)
+        return ModelOptions(preset=self.preset, mllm=self.mllm, sam=self.sam, concepts=self.concepts)
 
     @property
     def sources(self) -> list[tuple[Path, float]]:

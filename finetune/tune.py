@@ -41,6 +41,11 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", default="pocket", help="what is tuned (default: pocket)")
     add("--mllm", help="another multimodal LLM than the preset's: a folder, or a hub id")
     add("--sam", help="another SAM than the preset's: an official .pth file, a folder, or a hub id")
+    add(
+        "--concepts",
+        help="train on what this finds by the names in the records, instead of everything mode's masks: "
+        "SAM 3 or a zero-shot detector, a folder, or a hub id",
+    )
     add("--dino", help="a DINOv2 whose features are added to SAM's: a folder, or a hub id")
     add("--adapter", type=Path, help="start from what an earlier tuning wrote")
 
@@ -221,6 +226,10 @@ def main(args: argparse.Namespace) -> None:
             flush=True,
         )
     embedded = settings.models.is_embedded
+    if settings.concepts and embedded:
+        raise BadInput(
+            "the pocket preset is trained on its own proposals; leave out --concepts, or give --mllm"
+        )
     if settings.rehearsal and not embedded:
         raise BadInput(
             "only the pocket preset rehearses its first training: give --data "
@@ -266,9 +275,12 @@ def tune_general(settings: TuneSettings) -> None:
     import torch
 
     from assistant.errors import BadInput
+    from assistant.loading import concepts as concept_loading
+    from assistant.loading import sams
     from assistant.mllm.local_model import MultimodalLLM
-    from assistant.mllm.trained import Dino, SamOrigin, TrainedImageOpener, stored_pixels
-    from assistant.presets import load_image_opener, opener_key, parts_to_train, sam_checksum
+    from assistant.mllm.trained import Dino, PartOrigin, PhraseImageOpener, TrainedImageOpener, stored_pixels
+    from assistant.presets import parts_to_train
+    from assistant.sam.concepts import MAX_INSTANCES, MIN_SCORE
     from assistant.weights import resolve_model
     from finetune.mllm import deepspeed
     from finetune.mllm.adapter import AdapterOrigin, write_settings
@@ -279,7 +291,7 @@ def tune_general(settings: TuneSettings) -> None:
             "DeepSpeed is missing: pip install deepspeed, or shard the weights with "
             "finetune/configs/fsdp2.yaml"
         )
-    mllm, sam, dino = parts_to_train(settings.models, settings.dino)
+    mllm, sam, dino, concepts = parts_to_train(settings.models, settings.dino)
     on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
     dtype = getattr(torch, settings.dtype) if settings.dtype else training_dtype(on_cpu)
     accelerator = _start_accelerator(settings, on_cpu)
@@ -298,12 +310,20 @@ def tune_general(settings: TuneSettings) -> None:
         resolve_model(mllm), device=device, dtype=dtype, four_bit=settings.four_bit, pixels=pixels
     )
 
-    def load_opener() -> TrainedImageOpener:
-        opener, _ = load_image_opener(sam, str(accelerator.device))
-        return TrainedImageOpener(opener, Dino(dino, str(accelerator.device)) if dino else None)
+    def load_opener() -> TrainedImageOpener | PhraseImageOpener:
+        opener, _ = sams.load_image_opener(sam, str(accelerator.device))
+        trained = TrainedImageOpener(opener, Dino(dino, str(accelerator.device)) if dino else None)
+        if concepts is None:
+            return trained
+        return PhraseImageOpener(trained, concept_loading.load_concept_segmenter(concepts, opener)[0])
 
-    sam_origin = SamOrigin(sam, sam_checksum(sam))
-    origin = AdapterOrigin(mllm, sam_origin, dino, regions=f"{opener_key(sam)} dino {dino}")
+    sam_origin = PartOrigin(sam, sams.sam_checksum(sam))
+    regions = f"{sams.opener_key(sam)} dino {dino}"
+    found_by = None
+    if concepts is not None:
+        found_by = PartOrigin(concepts, concept_loading.concepts_checksum(concepts))
+        regions = f"{regions} concepts {found_by.checksum} {MIN_SCORE} {MAX_INSTANCES}"
+    origin = AdapterOrigin(mllm, sam_origin, dino, regions, found_by)
     train(settings, llm, origin, load_opener, accelerator)
 
 

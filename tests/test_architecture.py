@@ -32,6 +32,7 @@ LAYERS = (
     "assistant",
     "assistant.scene",
     "assistant.presets",
+    "assistant.loading",
     "assistant.few_shot",
     "assistant.pocket",
     "assistant.mllm",

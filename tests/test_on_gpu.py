@@ -16,6 +16,7 @@ from assistant.few_shot.features import PocketFeatureExtractor
 from assistant.few_shot.matcher import Matcher
 from assistant.few_shot.prompt_encoder import PromptEncoder
 from assistant.grammar import Turn
+from assistant.loading.sams import load_segmenter
 from assistant.mllm.grounding_prompts import marks_schema
 from assistant.mllm.local_model import MultimodalLLM
 from assistant.mllm.probe_loading import load_probe
@@ -23,7 +24,6 @@ from assistant.mllm.structured_output import StructuredLLM
 from assistant.mllm.trained import load_trained_pipeline
 from assistant.mllm.zero_shot import ZeroShotPipeline
 from assistant.pocket.sam import build_pocket_sam
-from assistant.presets import load_segmenter
 from assistant.sam import concepts, image_opener
 from assistant.sam.backends import PocketSegmenter
 from assistant.sam.image_opener import SamImageOpener

@@ -140,7 +140,9 @@ def _take_share(rank: int, workers: int) -> None:
     import torch
 
     if torch.cuda.is_available():
-        os.environ["LOCAL_RANK"] = str(rank % torch.cuda.device_count())  # see presets.pick_device
+        os.environ["LOCAL_RANK"] = str(
+            rank % torch.cuda.device_count()
+        )  # see assistant.loading.devices.pick_device
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 

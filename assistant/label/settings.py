@@ -14,7 +14,8 @@ from pathlib import Path
 from assistant.dialogue.class_list import read_class_names
 from assistant.errors import BadInput
 from assistant.files import read_text
-from assistant.presets import EMBEDDED, ModelOptions
+from assistant.loading.names import EMBEDDED
+from assistant.presets import ModelOptions
 from assistant.weights import CHECKSUMS, POCKET, fingerprint, sha256_of
 
 ENGINES = ("plain", "ray")

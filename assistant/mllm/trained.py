@@ -13,7 +13,7 @@ SAM's judgement of it are added.
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from assistant.errors import BadInput
-from assistant.grammar import ABS, SEG, TOKEN, Turn
+from assistant.grammar import ABS, SEG, TOKEN, Turn, parse
+from assistant.mllm.concept_proposals import find_proposals
 from assistant.mllm.dino import Dino
 from assistant.mllm.local_model import MultimodalLLM
 from assistant.mllm.selector import Scores, Selector, next_best_proposals, select_proposals
 from assistant.pipeline import AttentionProbe, ImageOpener, Pipeline, Reply, Selection
+from assistant.sam.concepts import ConceptSegmenter
 from assistant.sam.image_opener import Progress, SamOpenedImage
+from assistant.sam.mask_ops import decode_rle, merge_rles
 from assistant.sam.proposals import Proposals
 from assistant.sam.region_features import GEOMETRY, geometry, pooled
 from assistant.sam.segmenter import Embedding, Segmenter
@@ -39,12 +42,12 @@ SHAPE_DIM = GEOMETRY + 2
 
 
 @dataclass(frozen=True)
-class SamOrigin:
-    """Which SAM an adapter was trained with, or is used with.
+class PartOrigin:
+    """Which SAM or concept segmenter an adapter was trained with, or is used with.
 
     Attributes:
-        name: What --sam takes.
-        checksum: sha256 of its weights, see `assistant.presets.sam_checksum`.
+        name: What --sam or --concepts takes.
+        checksum: sha256 of its weights, see `assistant.loading`.
     """
 
     name: str
@@ -130,6 +133,27 @@ class TrainedImageOpener:
         return square[..., :height, :width]
 
 
+class PhraseImageOpener:
+    """Opens images with what is found in them by its name as their proposals, and the features of those.
+
+    Args:
+        base: Opens images, and computes the features.
+        concepts: Finds things in what `base` opens.
+    """
+
+    def __init__(self, base: TrainedImageOpener, concepts: ConceptSegmenter[Any]):
+        self.base = base
+        self.concepts = concepts
+
+    @torch.inference_mode()
+    def open_for(self, image: np.ndarray, phrases: Sequence[str]) -> TrainedOpenedImage:
+        """Open an image (H, W, 3) uint8 RGB, with what is found for some phrases as its proposals."""
+        opened = self.base.base.open(image)
+        found = find_proposals(self.concepts, self.base.segmenter, opened, phrases)
+        features = self.base.features(image, opened.embedding, found)
+        return TrainedOpenedImage(opened.embedding, found, image, features=features)
+
+
 class StandardisedSelector(nn.Module):
     """A selector whose features are standardised by their mean and deviation in training.
 
@@ -187,6 +211,7 @@ class TrainedPipeline(Pipeline[TrainedOpenedImage]):
         opener: Opens the images that are asked about.
         llm: The language model with its adapter.
         selector: Selects proposals.
+        concepts: Finds the proposals by the names that the reply has; None to select among everything mode's.
 
     Attributes:
         max_tokens: Tokens that it may write for one answer; None for the LLM's own default.
@@ -194,15 +219,23 @@ class TrainedPipeline(Pipeline[TrainedOpenedImage]):
 
     max_tokens: int | None = None
 
-    def __init__(self, opener: TrainedImageOpener, llm: MultimodalLLM, selector: StandardisedSelector):
+    def __init__(
+        self,
+        opener: TrainedImageOpener,
+        llm: MultimodalLLM,
+        selector: StandardisedSelector,
+        concepts: ConceptSegmenter[Any] | None = None,
+    ):
         self.opener = opener
         self.llm = llm
         self.selector = selector
+        self.concepts = concepts
 
     def networks(self) -> dict[str, nn.Module]:
         """See `pipeline.Pipeline`."""
         dino = {} if self.opener.dino is None else {"DINOv2": self.opener.dino.model}
-        return {"LLM": self.llm.model, "selector": self.selector, **super().networks(), **dino}
+        finder = {} if self.concepts is None else self.concepts.networks()
+        return {"LLM": self.llm.model, "selector": self.selector, **super().networks(), **dino, **finder}
 
     @functools.cached_property
     def _probe(self) -> AttentionProbe:
@@ -223,7 +256,44 @@ class TrainedPipeline(Pipeline[TrainedOpenedImage]):
             turns[0] = dataclasses.replace(turns[0], images=[opened.image])
         if self.max_tokens is not None:
             options = {"max_new_tokens": self.max_tokens} | options
-        return answer(self.llm, self.selector, turns, opened.features, threshold, **options)
+        if self.concepts is None:
+            return answer(self.llm, self.selector, turns, opened.features, threshold, **options)
+        return self._ask_for_concepts(self.concepts, turns, opened, threshold, **options)
+
+    @torch.inference_mode()
+    def _ask_for_concepts(
+        self,
+        concepts: ConceptSegmenter[Any],
+        turns: list[Turn],
+        opened: TrainedOpenedImage,
+        threshold: float,
+        **options: Any,
+    ) -> tuple[Reply, list[Selection]]:
+        """Answer, look for what the answer names, and select among what is found."""
+        passes = concepts.passes
+        reply = self.llm.reply(turns, **options)
+        assert reply.states is not None and reply.margins is not None
+        phrases = [mention.phrase for mention in parse(reply.text)]
+        found = find_proposals(concepts, self.segmenter, opened, phrases)
+        features = self.opener.features(opened.image, opened.embedding, found)
+        selections = [
+            Selection(s.confidence, [], mask=_union(found, s.proposals), searched=[phrase])
+            for s, phrase in zip(
+                select(self.selector, reply.states, reply.margins, features), phrases, strict=False
+            )
+        ]
+        reply.passes = concepts.passes - passes
+        return with_markers(reply, selections, threshold), selections
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The SAM that describes proposals."""
+        return self.opener.segmenter
+
+
+def _union(proposals: Proposals, chosen: list[int]) -> np.ndarray | None:
+    """(H, W) bool: the union of some proposals; None without any."""
+    return decode_rle(merge_rles([proposals.rles[k] for k in chosen])) if chosen else None
 
 
 @torch.inference_mode()
@@ -256,9 +326,14 @@ def answer(
     if reply.states is None or reply.margins is None:
         raise ValueError("the language model gives no states of its markers")
     selections = select(selector, reply.states, reply.margins, features)
-    present = iter([s.confidence >= threshold and bool(s.proposals) for s in selections])
-    text = TOKEN.sub(lambda _: SEG if next(present) else ABS, reply.text)
-    return dataclasses.replace(reply, text=text), selections
+    return with_markers(reply, selections, threshold), selections
+
+
+def with_markers(reply: Reply, selections: list[Selection], threshold: float) -> Reply:
+    """A reply with the markers as the selector decides them, of a confidence from `threshold` on [SEG]."""
+    present = iter([s.confidence >= threshold and s.has_mask for s in selections])
+    text = TOKEN.sub(lambda _: SEG if next(present, False) else ABS, reply.text)
+    return dataclasses.replace(reply, text=text)
 
 
 @torch.inference_mode()
@@ -307,7 +382,7 @@ def read_heads(folder: Path) -> tuple[StandardisedSelector, dict[str, Any]]:
     return selector.eval(), config
 
 
-def check_sam(about: Mapping[str, Any], adapter: Path, sam: SamOrigin) -> None:
+def check_sam(about: Mapping[str, Any], adapter: Path, sam: PartOrigin) -> None:
     """Refuse an adapter that was trained with another SAM.
 
     SAM's ViT-B, ViT-L and ViT-H have features of the same width, which mean different things.
@@ -327,6 +402,27 @@ def check_sam(about: Mapping[str, Any], adapter: Path, sam: SamOrigin) -> None:
         )
 
 
+def check_concepts(about: Mapping[str, Any], adapter: Path, concepts: PartOrigin | None) -> None:
+    """Refuse an adapter that was trained on what another concept segmenter finds, or on everything mode.
+
+    Arguments as `check_sam`; None for everything mode.
+    """
+    trained_on = about.get("concepts")
+    if about.get("concepts_sha256") == (concepts.checksum if concepts else None):
+        return
+    used = concepts.name if concepts else "everything mode"
+    advice = f"give --concepts {trained_on}, the same folder" if trained_on else "leave out --concepts"
+    found_by = trained_on or "everything mode"
+    raise BadInput(f"the adapter {adapter} was trained on what {found_by} finds, not {used}: {advice}")
+
+
+def stored_concepts(folder: Path) -> str | None:
+    """The concept segmenter on whose finds an adapter was trained; None for everything mode."""
+    if not (folder / "heads.safetensors").is_file():
+        return None
+    return read_heads(folder)[1].get("concepts")
+
+
 def stored_pixels(folder: Path) -> int | None:
     """The most px of an image that an adapter was trained with.
 
@@ -340,7 +436,10 @@ def stored_pixels(folder: Path) -> int | None:
 
 
 def load_trained_pipeline(
-    llm: MultimodalLLM, opener: ImageOpener[SamOpenedImage], adapter: str | Path
+    llm: MultimodalLLM,
+    opener: ImageOpener[SamOpenedImage],
+    adapter: str | Path,
+    concepts: ConceptSegmenter[Any] | None = None,
 ) -> TrainedPipeline:
     """The pipeline that an adapter folder makes of a multimodal LLM and an opener.
 
@@ -349,6 +448,7 @@ def load_trained_pipeline(
             it was loaded without a limit of `pixels`, it gets the adapter's too.
         opener: Of the SAM on whose proposals the adapter was trained.
         adapter: A folder that `python -m finetune` wrote.
+        concepts: What found the masks on which the adapter was trained; None for everything mode.
 
     Raises:
         BadInput: A file is missing or broken, or the adapter was trained on another LLM.
@@ -380,4 +480,4 @@ def load_trained_pipeline(
             f"are {trained_opener.feature_width}: give --sam the SAM it was trained with"
             + (f", {config['sam']}" if config.get("sam") else "")
         )
-    return TrainedPipeline(trained_opener, llm, selector.to(device))
+    return TrainedPipeline(trained_opener, llm, selector.to(device), concepts)

@@ -111,6 +111,14 @@ class ConceptSegmenter(Protocol[OpenedIn]):
         """Its own networks, by what they do."""
 
 
+def longest_end(phrase: str) -> str:
+    """The last words of a phrase, as many as can be looked for; what it is about stands at its end."""
+    words = phrase.split()
+    while words and len(" ".join(words)) > MAX_PHRASE_LENGTH:
+        words.pop(0)
+    return " ".join(words)
+
+
 def look_for(
     concepts: ConceptSegmenter[OpenedIn], opened: OpenedIn, phrases: Iterable[str]
 ) -> tuple[Instances | None, list[str]]:

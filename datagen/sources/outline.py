@@ -63,7 +63,7 @@ class Outliner:
             BadInput: There is no SAM by that name.
         """
         if self.opener is None:
-            from assistant.presets import load_image_opener
+            from assistant.loading.sams import load_image_opener
             from assistant.sam.image_opener import SamImageOpener
 
             opener, _ = load_image_opener(self.sam, self.device)

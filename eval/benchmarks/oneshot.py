@@ -141,7 +141,7 @@ def run(settings: EvalSettings, options: OneShotOptions) -> None:
 
 def _proposal_source(settings: EvalSettings) -> Callable[[np.ndarray], list[Rle]]:
     """A function from an image (H, W, 3) uint8 to the masks of the preset's SAM, loaded at the first call."""
-    from assistant.presets import load_image_opener
+    from assistant.loading.sams import load_image_opener
 
     @functools.cache
     def load() -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
-from assistant.mllm.trained import SamOrigin
+from assistant.mllm.trained import PartOrigin
 from assistant.weights import sha256_of
 from finetune.mllm import deepspeed
 from finetune.mllm.checkpoint import STATE_FILE, state_dict_options
@@ -35,12 +35,20 @@ class AdapterOrigin:
         sam: The SAM whose proposals and features the selector reads.
         dino: The DINOv2 whose features the selector reads; None for SAM's alone.
         regions: Names the weights and settings that made the regions, see `finetune.region_cache`.
+        concepts: What found the regions by their name; None for everything mode.
     """
 
     mllm: str
-    sam: SamOrigin
+    sam: PartOrigin
     dino: str | None
     regions: str
+    concepts: PartOrigin | None = None
+
+    def concepts_metadata(self) -> dict[str, str]:
+        """What the adapter's file says of `concepts`; {} without."""
+        if self.concepts is None:
+            return {}
+        return {"concepts": self.concepts.name, "concepts_sha256": self.concepts.checksum}
 
 
 def save_lora(folder: Path, llm: "PeftModel", state: dict[str, Tensor] | None = None) -> None:
@@ -147,7 +155,10 @@ def write_card(
         settings: See `TuneSettings.recorded`.
         rows: The lines of `val.jsonl`, of which the last is shown.
     """
-    base, sam = shlex.quote(origin.mllm), shlex.quote(origin.sam.name)
+    parts = {"mllm": origin.mllm, "sam": origin.sam.name}
+    if origin.concepts is not None:
+        parts["concepts"] = origin.concepts.name
+    models = " ".join(f"--{name} {shlex.quote(value)}" for name, value in parts.items())
     last = {k: v for k, v in (rows[-1] if rows else {}).items() if isinstance(v, float)}
     lines = [
         "---",
@@ -161,7 +172,7 @@ def write_card(
         f"Trained on {', '.join(map(str, settings['data']))}.",
         "",
         "```sh",
-        f'python -m assistant ask photo.jpg "what is it?" --mllm {base} --sam {sam} --adapter FOLDER',
+        f'python -m assistant ask photo.jpg "what is it?" {models} --adapter FOLDER',
         "```",
         "",
     ]

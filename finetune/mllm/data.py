@@ -4,14 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
+from assistant.sam.concepts import longest_end
+from finetune.image_record import read_image_records
 from finetune.mllm.batches import BatchReader, PartDataset
 from finetune.mllm.mixture import Mixture
 from finetune.mllm.validation import Validation
-from finetune.region_cache import ImageRegions, RegionCache, RegionOpener, cached_regions, fill_cache
+from finetune.region_cache import ImageRegions, RegionCache, RegionSource, cached_regions, fill_cache
 from finetune.settings import TuneSettings
 
 if TYPE_CHECKING:
@@ -44,7 +46,11 @@ class TrainingData:
 
 
 def prepare_data(
-    settings: TuneSettings, key: str, load_opener: Callable[[], RegionOpener], accelerator: "Accelerator"
+    settings: TuneSettings,
+    key: str,
+    load_opener: Callable[[], Any],
+    accelerator: "Accelerator",
+    by_name: bool,
 ) -> TrainingData:
     """Read the records and compute the regions that the cache lacks.
 
@@ -55,6 +61,8 @@ def prepare_data(
         key: Names the weights and settings that make the regions, see `finetune.region_cache`.
         load_opener: Loads what makes them; called only if the cache lacks an image.
         accelerator: The accelerator of this run.
+        by_name: Whether they are what is found for the names of an image's targets (the opener is a
+            `finetune.region_cache.PhraseOpener`), rather than the masks of everything mode.
 
     Raises:
         BadInput: Records or images that cannot be read, or a cache that is too small.
@@ -73,14 +81,28 @@ def prepare_data(
     cache = RegionCache(settings.cache_folder, settings.cache_gb)
     images = sorted({*mixture.images, *(validation.images if validation else ())})
     own_share = images[accelerator.process_index :: accelerator.num_processes]
-    fill_cache(load_opener, key, own_share, cache)
+    phrases = None
+    if by_name:
+        phrases = phrases_by_image(settings.record_files + ([settings.val] if settings.val else []))
+    source = RegionSource(key, load_opener, phrases)
+    fill_cache(source, own_share, cache)
     accelerator.wait_for_everyone()
 
     @lru_cache(maxsize=MAX_REGIONS_IN_MEMORY)
     def regions_of(image: Path) -> ImageRegions:
-        return cached_regions(None, key, image, cache)
+        return cached_regions(None, source.key_of(image), image, cache)
 
     return TrainingData(mixture, validation, images, regions_of)
+
+
+def phrases_by_image(files: Sequence[Path]) -> dict[Path, set[str]]:
+    """The names of all targets of some records, present and absent ones, by their image."""
+    phrases: dict[Path, set[str]] = {}
+    for file in files:
+        for row in read_image_records(file):
+            names = (longest_end(target.phrase.lower()) for target in row.record.targets)
+            phrases.setdefault(row.image, set()).update(name for name in names if name)
+    return phrases
 
 
 def part_loader(

@@ -18,7 +18,7 @@ from assistant.errors import BadInput
 from assistant.grammar import Turn
 from assistant.images import open_image
 from assistant.mllm.local_model import MultimodalLLM
-from assistant.mllm.trained import answer, check_sam, read_heads
+from assistant.mllm.trained import answer, check_concepts, check_sam, read_heads
 from assistant.sam.mask_ops import Rle
 from assistant.scene import PRESENCE_THRESHOLD
 from finetune.log import TrainingLog, cosine_schedule
@@ -31,7 +31,6 @@ from finetune.mllm.lora import LoraSettings, enable_activation_checkpointing, st
 from finetune.mllm.model import LLMWithSelector
 from finetune.mllm.step import training_step
 from finetune.mllm.validation import QUESTIONS_IN_REPORT
-from finetune.region_cache import RegionOpener
 from finetune.settings import LOSS_NAMES, TuneSettings
 from finetune.training_report import TrainingReport, present_masks
 
@@ -46,7 +45,7 @@ def train(
     settings: TuneSettings,
     llm: MultimodalLLM,
     origin: AdapterOrigin,
-    load_opener: Callable[[], RegionOpener],
+    load_opener: Callable[[], Any],
     accelerator: "Accelerator",
 ) -> None:
     """Train a multimodal LLM and its selector, and write the adapter to `settings.out`.
@@ -55,7 +54,8 @@ def train(
         settings: The settings of the run.
         llm: The multimodal LLM, which gets LoRA.
         origin: Names the models for the adapter's metadata, and the regions in the cache.
-        load_opener: Loads what makes the regions of images; called only if the cache lacks an image.
+        load_opener: Loads what makes the regions of images, see `finetune.mllm.data.prepare_data`; called
+            only if the cache lacks an image.
         accelerator: The accelerator of this run.
 
     Raises:
@@ -68,8 +68,11 @@ def train(
         )
     if settings.adapter:
         # Refuse an adapter that is broken or of another SAM before images are opened, which may take hours.
-        check_sam(read_heads(settings.adapter)[1], settings.adapter, origin.sam)
-    data = prepare_data(settings, origin.regions, load_opener, accelerator)
+        about = read_heads(settings.adapter)[1]
+        check_sam(about, settings.adapter, origin.sam)
+        if origin.concepts or about.get("concepts"):
+            check_concepts(about, settings.adapter, origin.concepts)
+    data = prepare_data(settings, origin.regions, load_opener, accelerator, origin.concepts is not None)
     TrainingRun(settings, llm, origin, data, accelerator).run()
     accelerator.end_training()
 
@@ -175,6 +178,7 @@ class TrainingRun:
                 "sam": self.origin.sam.name,
                 "sam_sha256": self.origin.sam.checksum,
                 "dino": self.origin.dino,
+                **self.origin.concepts_metadata(),
                 "regions": self.origin.regions,
                 "pixels": self.llm.image_fit.max_pixels,
                 "step": step,

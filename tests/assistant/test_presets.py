@@ -14,6 +14,8 @@ from assistant import Assistant
 from assistant.cli import add_model_arguments, model_options, open_assistant
 from assistant.errors import BadInput
 from assistant.grammar import Turn
+from assistant.loading.devices import pick_device
+from assistant.loading.sams import load_segmenter
 from assistant.mllm.coordinates import UNIT, frame_of, scale_of
 from assistant.mllm.grounding_prompts import (
     BOXES_PROMPT,
@@ -25,7 +27,7 @@ from assistant.mllm.grounding_prompts import (
 from assistant.mllm.local_model import MultimodalLLM
 from assistant.mllm.structured_answer import StructuredAnswer, read_json
 from assistant.mllm.structured_output import StructuredLLM
-from assistant.presets import PRESETS, load_attention_probe, load_segmenter, pick_device
+from assistant.presets import PRESETS, load_attention_probe
 from assistant.record import Record, RecordTarget, write_records
 from assistant.sam.mask_ops import encode_rle
 from assistant.weights import fingerprint

@@ -326,7 +326,7 @@ def test_an_assistant_is_loaded_by_preset_or_by_parts(pipeline, monkeypatch):
         return pipeline, {"llm": "0" * 64}
 
     monkeypatch.setattr("assistant.presets.load_preset", load_preset)
-    monkeypatch.setattr("assistant.presets.load_pipeline", load_preset)
+    monkeypatch.setattr("assistant.loading.pipelines.load_pipeline", load_preset)
     loaded = Assistant.from_preset("pocket", threshold=0.7, verify=True)
     assert loaded.pipeline is pipeline and loaded.weights == {"llm": "0" * 64}
     assert loaded.threshold == 0.7 and loaded.cache_size == 0

@@ -13,18 +13,16 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from assistant import presets
+from assistant.loading import sams
 from finetune.mllm import train
 from tests.helpers import rectangles
 
 
 def propose_rectangles(patch: pytest.MonkeyPatch) -> None:
     """Let every SAM be the one that proposes the rectangles, and answers in reports be short."""
-    patch.setattr(
-        presets, "load_image_opener", lambda sam, device: (rectangles.RectangleOpener(), "rectangles")
-    )
-    patch.setattr(presets, "opener_key", lambda sam: "rectangles")
-    patch.setattr(presets, "sam_checksum", lambda sam: "rectangles")
+    patch.setattr(sams, "load_image_opener", lambda sam, device: (rectangles.RectangleOpener(), "rectangles"))
+    patch.setattr(sams, "opener_key", lambda sam: "rectangles")
+    patch.setattr(sams, "sam_checksum", lambda sam: "rectangles")
     patch.setattr(train, "MAX_ANSWER_TOKENS", 6)  # a random model does not stop by itself
 
 

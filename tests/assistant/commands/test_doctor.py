@@ -9,8 +9,9 @@ import torch
 
 from assistant import __main__ as command
 from assistant.commands.examination import SIGN_CLICK, Part, drawn_photo, examine
+from assistant.loading.sams import load_segmenter
 from assistant.mllm.zero_shot import ZeroShotPipeline
-from assistant.presets import ModelOptions, load_segmenter
+from assistant.presets import ModelOptions
 from assistant.sam.image_opener import SamImageOpener
 from assistant.sam.mask_ops import encode_rle
 from tests.helpers.marked_image import ScriptedModel

@@ -5,13 +5,14 @@ import torch
 
 from assistant.errors import Note
 from assistant.grammar import ABS, SEG, Turn
+from assistant.loading.devices import may_spread
+from assistant.loading.pipelines import load_pipeline
 from assistant.mllm import loading, local_model
 from assistant.mllm.grounding_prompts import marks_schema
 from assistant.mllm.loading import default_dtype, device_maps, load_model
 from assistant.mllm.local_model import MultimodalLLM
 from assistant.mllm.probe_loading import load_probe
 from assistant.mllm.structured_output import StructuredLLM
-from assistant.presets import load_pipeline, may_spread
 from tests.helpers.conversations import WIDE_IMAGE
 from tests.helpers.refusals import refusal
 from tests.helpers.tiny_models import tiny_sam

@@ -5,10 +5,10 @@ import json
 import pytest
 from safetensors import safe_open
 
-from assistant import presets
 from assistant.errors import BadInput
+from assistant.loading import pipelines, sams
 from assistant.mllm.local_model import MultimodalLLM
-from assistant.mllm.trained import SamOrigin, check_sam, load_trained_pipeline
+from assistant.mllm.trained import PartOrigin, check_sam, load_trained_pipeline
 from finetune import __main__ as command
 from tests.helpers import rectangles
 from tests.helpers.refusals import refusal
@@ -43,21 +43,21 @@ def test_the_card_shows_a_command_with_every_model(tuned, qwen):
 
 def test_another_sam_is_refused_before_anything_is_loaded(tuned, run, qwen, tmp_path, monkeypatch, capsys):
     """SAM's ViT-B, L and H have features of the same width."""
-    monkeypatch.setattr(presets, "sam_checksum", lambda sam: "another")
+    monkeypatch.setattr(pipelines, "sam_checksum", lambda sam: "another")
     monkeypatch.setattr(MultimodalLLM, "load", None)
-    line = refusal(lambda: presets.load_pipeline(str(qwen), "sam_vit_b.pth", tuned, device="cpu"))
+    line = refusal(lambda: pipelines.load_pipeline(str(qwen), "sam_vit_b.pth", tuned, device="cpu"))
     assert "the SAM none, not with sam_vit_b.pth" in line and "give --sam none" in line
     monkeypatch.undo()
-    monkeypatch.setattr(presets, "sam_checksum", lambda sam: "another")
-    monkeypatch.setattr(presets, "opener_key", lambda sam: "another")
+    monkeypatch.setattr(sams, "sam_checksum", lambda sam: "another")
+    monkeypatch.setattr(sams, "opener_key", lambda sam: "another")
     assert run("--adapter", str(tuned), out=tmp_path / "more") == 2
     assert "the SAM none" in capsys.readouterr().err
 
 
 def test_adapters_from_before_the_sam_was_stored_still_load(tuned):
-    check_sam({}, tuned, SamOrigin("pocket", "anything"))
+    check_sam({}, tuned, PartOrigin("pocket", "anything"))
     with pytest.raises(BadInput, match="trained with the SAM h"):
-        check_sam({"sam": "h", "sam_sha256": "1"}, tuned, SamOrigin("b", "2"))
+        check_sam({"sam": "h", "sam_sha256": "1"}, tuned, PartOrigin("b", "2"))
 
 
 def test_a_sam_of_another_width_is_one_line(tuned, qwen, monkeypatch):

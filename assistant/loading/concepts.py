@@ -1,0 +1,53 @@
+"""Loads what finds things by their name: SAM 3, a zero-shot detector, or the pocket preset's map of names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assistant.errors import BadInput
+from assistant.loading.names import EMBEDDED
+
+if TYPE_CHECKING:
+    from assistant.pipeline import ImageOpener
+    from assistant.sam.concepts import ConceptSegmenter
+    from assistant.sam.image_opener import SamOpenedImage
+
+
+def load_concept_segmenter(
+    concepts: str, opener: ImageOpener[SamOpenedImage]
+) -> tuple[ConceptSegmenter[Any], str]:
+    """Load a concept segmenter.
+
+    Args:
+        concepts: A hub id or folder of SAM 3 or of a zero-shot detector.
+        opener: Opens the images in which it finds things.
+
+    Returns:
+        The segmenter and the sha256 of its weights.
+
+    Raises:
+        BadInput: It finds nothing by its name, does not go with the opener's SAM, or cannot be had.
+    """
+    from assistant.sam.concepts import load_concepts
+
+    return load_concepts(_where(concepts), opener.segmenter), concepts_checksum(concepts)
+
+
+def concepts_checksum(concepts: str) -> str:
+    """The sha256 of a concept segmenter's weights, without loading them; see `load_concept_segmenter`."""
+    from assistant.weights import fingerprint
+
+    return fingerprint(_where(concepts))
+
+
+def _where(concepts: str) -> str:
+    """The folder or hub id of a concept segmenter. Raises BadInput for what finds nothing by its name."""
+    from assistant.weights import resolve_model
+
+    if concepts == EMBEDDED or Path(concepts).suffix in (".pth", ".safetensors"):
+        raise BadInput(
+            f"--sam {concepts} finds nothing by its name: give --concepts, a zero-shot detector such as "
+            "IDEA-Research/grounding-dino-base, or --sam facebook/sam3"
+        )
+    return resolve_model(concepts)
