@@ -92,6 +92,21 @@ class Selection:
         return bool(self.proposals) or self.mask is not None
 
 
+@dataclass(frozen=True)
+class KnownName:
+    """A name that a pipeline can give to what it sees.
+
+    Attributes:
+        name: "cup".
+        group: The kind of thing that it is, such as "tableware".
+        words: Other words that it answers to, in the singular and in alphabetical order: ("mug", "teacup").
+    """
+
+    name: str
+    group: str
+    words: tuple[str, ...] = ()
+
+
 class OpenedImage(Protocol):
     """What is computed once per image. Each pipeline adds what it needs to answer."""
 
@@ -255,6 +270,10 @@ class Pipeline(Protocol[Opened]):
 
         By default [], for pipelines that look for nothing before they are asked.
         """
+        return []
+
+    def known_names(self) -> list[KnownName]:
+        """The names that the pipeline knows; [] by default, for pipelines that take any noun."""
         return []
 
     def attention_probe(self) -> AttentionProbe:

@@ -28,6 +28,7 @@ GROUPS = {  # heading: {command: what it does}, what most people want first
         "everything": "all the masks of a photo",
         "like": "what is like an example in another photo",
         "attend": "a heat map of where the model attends for a phrase",
+        "names": "what a preset knows by name",
         "rank-layers": "which layers of a model attend best",
     },
     "To tune it and to measure it": {

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from assistant.grammar import Turn, parse, plain
 from assistant.mllm.selector import Scores, Selector, next_best_proposals, select_proposals
-from assistant.pipeline import Pipeline, Reply, Selection
+from assistant.pipeline import KnownName, Pipeline, Reply, Selection
 from assistant.pocket.asked_words import asks_whether, refers_back
 from assistant.pocket.attention import PocketProbe, published_probe
 from assistant.pocket.candidates import (
@@ -30,6 +30,7 @@ from assistant.pocket.candidates import (
 )
 from assistant.pocket.heads import Heads
 from assistant.pocket.honest_reply import Item, honest_items, write_reply, written
+from assistant.pocket.known_names import known_names
 from assistant.pocket.lexicon import Lexicon
 from assistant.pocket.llm import PocketLLM
 from assistant.pocket.named_targets import named_targets, offer
@@ -95,6 +96,10 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
     def networks(self) -> dict[str, nn.Module]:
         """See `Pipeline.networks`."""
         return {"LLM": self.llm.model, "selector": self.selector, **super().networks()}
+
+    def known_names(self) -> list[KnownName]:
+        """The taught names; see `Pipeline.known_names`."""
+        return known_names(self.llm.plain_names().values())
 
     @functools.cached_property
     def _probe(self) -> PocketProbe:

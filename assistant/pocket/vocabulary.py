@@ -38,6 +38,7 @@ IRREGULAR_PLURALS = {
 }
 SINGULAR_ENDINGS = ("ss", "us", "is")  # of words that end in s without being plurals
 PLURAL_OF_SIBILANT = re.compile(r"(?:s|x|z|ch|sh)es")
+SILENT_E = re.compile(r"(?:s|x|z|ch|sh)e$")
 
 
 @functools.cache
@@ -51,9 +52,14 @@ def published_words() -> dict[str, Any]:
 
 
 def singular(word: str) -> str:
-    """A word of lower-case letters without its plural ending."""
+    """A word of lower-case letters without its plural ending, and without an e that the plural hides.
+
+    "house" and "houses" both become "hous": nobody can tell from "houses" that there is no "hous".
+    """
     if word in IRREGULAR_PLURALS:
         return IRREGULAR_PLURALS[word]
+    if len(word) >= 4 and SILENT_E.search(word):
+        return word[:-1]
     if len(word) < 4 or not word.endswith("s") or word.endswith(SINGULAR_ENDINGS):
         return word
     if word.endswith("ies"):
