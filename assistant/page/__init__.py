@@ -7,7 +7,8 @@ handlers.py               the page as its handlers see it, and what they return
 photos.py                 dropping and opening photos, starting over
 chat.py                   questions and replies
 suggestions.py            questions to begin with
-earlier_conversations.py  the text of earlier conversations, stored by the browser
+earlier_conversations.py  earlier conversations: reopening them, and their text in the browser
+thumbnails.py             the photos of a conversation
 *_tab.py                  a tab each: answer, by hand, everything, classes, like, save
 
 session.py                what one visitor has open, and what can be done with it; no Gradio in it

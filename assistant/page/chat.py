@@ -20,6 +20,7 @@ from assistant.page.handlers import (
     status_line,
 )
 from assistant.page.question import Question
+from assistant.page.saved_conversation import set_aside
 from assistant.page.session import Session, View
 from assistant.page.wording import bubbles, chat_messages
 from assistant.page.worker import Done, error_line
@@ -137,6 +138,7 @@ class ChatPanel(Panel):
 
     def choose_example(self, session: Session, event: gr.SelectData) -> Updates:
         """Start anew with an example and its question."""
+        set_aside(session)
         session.clear()
         example = self.page.examples[event.index]
         session.queue_photos(example.file)

@@ -70,13 +70,13 @@ class PhotoComponents:
         upload: Where the first photo is dropped.
         canvas: The photo with its masks, see `assistant.page.canvas`.
         status: The line beneath it.
-        choice: Which of several photos is shown.
+        thumbnails: The photos of the conversation, where there are several.
     """
 
     upload: gr.Image
     canvas: gr.HTML
     status: gr.HTML
-    choice: gr.Radio
+    thumbnails: gr.HTML
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Components:
             self.session,
             *(chat.messages, chat.subject_row, chat.subject, chat.question),
             *(chat.actions, chat.stop, chat.undo, chat.edit, chat.retry),
-            *(photo.upload, photo.canvas, photo.status, photo.choice),
+            *(photo.upload, photo.canvas, photo.status, photo.thumbnails),
             *(tabs.column, tabs.tabs, tabs.answer.attention, tabs.by_hand.name, tabs.like.label),
             *(tools.add_photos, tools.start_over, tools.new_conversation, tools.reopen),
         ]

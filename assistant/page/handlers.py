@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from assistant.page.canvas import canvas_props
 from assistant.page.components import TAB_TITLES, Components
 from assistant.page.examples import Example
 from assistant.page.session import Session, View
+from assistant.page.thumbnails import thumbnails_html
 from assistant.page.wording import chat_messages, escape, legend_line, subject_line
 from assistant.page.worker import ReportFunction, Worker, error_line
-from assistant.scene import Assistant
+from assistant.scene import Assistant, Scene
 
 Updates = dict[Any, Any]  # {component: its new value}
 EventStep = dict[str, Any]  # the arguments of an event listener, which may follow several events
@@ -83,6 +85,12 @@ class Page:
         chat = self.components.chat
         return {chat.subject_row: gr.Row(visible=bool(text)), chat.subject: text}
 
+    def open_image(self, session: Session, image: np.ndarray) -> Scene:
+        """Open an image (H, W, 3) uint8 RGB in the worker, until the session's visitor stops it."""
+        return self.worker.run_to_end(
+            lambda report: self.assistant.open(image, progress=report), session.stop
+        )
+
     def show(self, session: Session, clear_marks: bool = False, note: str | None = None) -> Updates:
         """Everything that depends on the session.
 
@@ -92,7 +100,6 @@ class Page:
             note: HTML of the line beneath the picture; None for the legend.
         """
         opened = session.scene is not None
-        labels = [f"{number}. {name}" for number, name in enumerate(session.names, 1)]
         photo, tabs, tools = self.components.photo, self.components.tabs, self.components.tools
         attention_shown = session.view == View.ATTENTION
         return {
@@ -100,9 +107,7 @@ class Page:
             **self.subject(session),
             photo.canvas: gr.HTML(**canvas_props(session, clear_marks)),
             photo.status: status_line(legend_line(session) if note is None else note),
-            photo.choice: gr.Radio(
-                choices=labels, value=labels[session.photo] if opened else None, visible=len(labels) > 1
-            ),
+            photo.thumbnails: gr.HTML(thumbnails_html(session), visible=len(session.scenes) > 1),
             photo.upload: gr.Image(visible=not opened, value=None),
             tabs.tabs: gr.Tabs(selected=session.view.value if session.view in TAB_TITLES else None),
             tabs.column: gr.Column(visible=opened),

@@ -101,11 +101,11 @@ def _build_tabs() -> TabsComponents:
 def _wire(page: Page) -> None:
     """Connect all components with their handlers."""
     store_conversation = earlier_conversations.EarlierPanel(page).wire()
-    open_photos = photos.PhotoPanel(page).wire()
+    open_photos = photos.PhotoPanel(page).wire(store_conversation)
     chat.ChatPanel(page).wire(open_photos, store_conversation)
     answer_tab.AnswerTab(page).wire()
     by_hand_tab.ByHandTab(page).wire()
     everything_tab.EverythingTab(page).wire()
     classes_tab.ClassesTab(page).wire()
     like_tab.LikeTab(page).wire()
-    save_tab.SaveTab(page).wire()
+    save_tab.SaveTab(page).wire(store_conversation)

@@ -13,6 +13,7 @@ import numpy as np
 
 from assistant.errors import BadInput
 from assistant.images import collect_notes, open_image
+from assistant.page import thumbnails
 from assistant.page.canvas import (
     CANVAS_SCRIPT,
     CANVAS_TEMPLATE,
@@ -32,6 +33,7 @@ from assistant.page.handlers import (
     show_warning,
     status_line,
 )
+from assistant.page.saved_conversation import set_aside
 from assistant.page.session import Session
 from assistant.page.uploads import uploaded_file
 from assistant.page.wording import escape
@@ -68,8 +70,7 @@ def build() -> PhotoComponents:
         **empty_props(),
     )
     status = gr.HTML("", elem_id="status")
-    choice = gr.Radio([], show_label=False, label="Photos", container=False, visible=False, elem_id="strip")
-    return PhotoComponents(upload, canvas, status, choice)
+    return PhotoComponents(upload, canvas, status, thumbnails.build())
 
 
 def build_tools() -> ToolComponents:
@@ -93,8 +94,15 @@ def build_tools() -> ToolComponents:
 class PhotoPanel(Panel):
     """The handlers of the photo and of the buttons beneath everything else."""
 
-    def wire(self) -> EventStep:
-        """Connect the components with their handlers; returns the step that opens chosen photos."""
+    def wire(self, store_conversation: EventStep) -> EventStep:
+        """Connect the components with their handlers.
+
+        Args:
+            store_conversation: The step that stores the conversation in the browser.
+
+        Returns:
+            The step that opens chosen photos.
+        """
         photo, tools = self.components.photo, self.components.tools
         state, outputs = self.components.session, self.components.changeable
         open_photos: EventStep = {
@@ -109,7 +117,8 @@ class PhotoPanel(Panel):
         tools.add_photos.upload(self.choose_more, [state, tools.add_photos], outputs, **raw).then(
             **open_photos
         )
-        photo.choice.input(self.switch, [state, photo.choice], outputs, **INSTANT_EVENT)
+        strip: Any = photo.thumbnails  # its event is the one that its script triggers
+        strip.switch(self.switch, state, outputs, **INSTANT_EVENT)
         tools.start_over.click(self.start_over, state, outputs, **INSTANT_EVENT)
         gr.on(
             [tools.new_conversation.click, photo.upload.clear],
@@ -117,7 +126,7 @@ class PhotoPanel(Panel):
             state,
             outputs,
             **INSTANT_EVENT,
-        )
+        ).then(**store_conversation)
         return open_photos
 
     @guarded
@@ -125,6 +134,7 @@ class PhotoPanel(Panel):
         """Begin a conversation with a photo; upload: what Gradio says of the file."""
         if not upload:
             return self.unchanged(session)
+        set_aside(session)
         session.clear()
         try:
             return self._queue(session, uploaded_file(upload))
@@ -233,10 +243,10 @@ class PhotoPanel(Panel):
         }
 
     @guarded
-    def switch(self, session: Session, label: str | None) -> Updates:
-        """Show another photo of the conversation; label: its number and name."""
-        photo = int(str(label).split(".")[0]) - 1 if label else session.photo
-        if photo == session.photo:
+    def switch(self, session: Session, event: gr.EventData) -> Updates:
+        """Show another photo of the conversation."""
+        photo = event._data.get("number")
+        if not isinstance(photo, int) or photo == session.photo:
             return self.unchanged(session)
         session.show_photo(photo)
         return self.page.show(session)
@@ -253,6 +263,7 @@ class PhotoPanel(Panel):
 
     def begin_anew(self, session: Session) -> Updates:
         """Forget photos and conversation."""
+        set_aside(session)
         session.forget(photos=True)
         return {
             **self.page.show(session),

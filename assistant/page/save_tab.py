@@ -8,19 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gradio as gr
-import numpy as np
 
 from assistant.answer import Answer
-from assistant.dialogue.conversation_file import dump, load
+from assistant.dialogue.conversation_file import dump
 from assistant.dialogue.corrections import save_correction
 from assistant.errors import BadInput
 from assistant.page.components import SAVE_TAB, TAB_TITLES, SaveTabComponents, small_button
-from assistant.page.handlers import QUEUED_EVENT, Panel, Updates, show_warning, status_line
-from assistant.page.saved_conversation import reopen, to_conversation
+from assistant.page.handlers import QUEUED_EVENT, EventStep, Panel, Updates, show_warning, status_line
+from assistant.page.saved_conversation import reopen_text, set_aside, to_conversation
 from assistant.page.session import Session, View
 from assistant.page.uploads import uploaded_file
 from assistant.page.worker import error_line
-from assistant.scene import Scene
 
 # Runs in the browser once a file is ready.
 CLICK_DOWNLOAD = "() => document.querySelector('#download').click()"
@@ -83,8 +81,12 @@ def _zip(folder: Path) -> Path:
 class SaveTab(Panel):
     """The handlers of the Save tab, and of the button that opens a saved conversation."""
 
-    def wire(self) -> None:
-        """Connect the components with their handlers."""
+    def wire(self, store_conversation: EventStep) -> None:
+        """Connect the components with their handlers.
+
+        Args:
+            store_conversation: The step that stores the conversation in the browser.
+        """
         save, reopen_button = self.components.tabs.save, self.components.tools.reopen
         state = self.components.session
         for button, handler in (
@@ -100,7 +102,7 @@ class SaveTab(Panel):
             self.components.changeable,
             preprocess=False,
             **QUEUED_EVENT,
-        )
+        ).then(**store_conversation)
 
     def download_masks(self, session: Session) -> Iterator[str]:
         """Send what the picture shows."""
@@ -130,16 +132,12 @@ class SaveTab(Panel):
         try:
             status = status_line("Opening the conversation", busy=True)
             yield {**self.unchanged(session), self.components.photo.status: status}
-            saved = load(uploaded_file(upload).read_bytes())
-            reopen(session, saved, [self._open(session, image) for _, image in saved.photos])
+            set_aside(session)
+            text = uploaded_file(upload).read_bytes()
+            reopen_text(session, text, lambda image: self.page.open_image(session, image))
         except Exception as error:
             message = error_line(error)
             show_warning(message)
             session.clear()
             session.notice = f"I could not open this: {message}."
         yield self.page.show(session)
-
-    def _open(self, session: Session, image: np.ndarray) -> Scene:
-        return self.page.worker.run_to_end(
-            lambda report: self.page.assistant.open(image, progress=report), session.stop
-        )

@@ -1,19 +1,24 @@
 """A session as a conversation that can be saved, and back.
 
 text = dump(to_conversation(session))                  # see `assistant.dialogue.conversation_file`
-saved = load(text)
-reopen(session, saved, [assistant.open(image) for _, image in saved.photos])
+reopen_text(session, text, assistant.open)
+set_aside(session)                                     # it can be reopened during this visit
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from assistant.answer import Target
-from assistant.dialogue.conversation_file import MAX_EXCHANGES, Conversation, Exchange
+from assistant.dialogue.conversation_file import MAX_EXCHANGES, Conversation, Exchange, dump, load
+from assistant.errors import BadInput
 from assistant.page.question import Question
 from assistant.page.session import Session
+from assistant.page.wording import conversation_rows
 from assistant.scene import Scene
 
 
@@ -33,6 +38,36 @@ def to_conversation(session: Session) -> Conversation:
     ]
     photos = [(name, scene.image) for name, scene in zip(session.names, session.scenes, strict=True)]
     return Conversation(photos, exchanges[-MAX_EXCHANGES:])
+
+
+def set_aside(session: Session) -> None:
+    """Write the conversation to a file of the session, so that it can be reopened.
+
+    Nothing happens where nothing was answered, or where the conversation is too large for a file.
+    """
+    rows = conversation_rows(session)
+    if not rows:
+        return
+    try:
+        text = dump(to_conversation(session))
+    except BadInput:
+        return
+    session.add_set_aside(rows, text)
+
+
+def reopen_text(session: Session, text: str | bytes, open_image: Callable[[np.ndarray], Scene]) -> None:
+    """Go on with a conversation in a session.
+
+    Args:
+        session: The session. What it has open is forgotten, once all photos of the conversation are open.
+        text: What `dump` wrote.
+        open_image: Opens one of its photos, an array (H, W, 3) uint8 RGB.
+
+    Raises:
+        BadInput: It is no such text.
+    """
+    saved = load(text)
+    reopen(session, saved, [open_image(image) for _, image in saved.photos])
 
 
 def reopen(session: Session, saved: Conversation, scenes: list[Scene]) -> None:

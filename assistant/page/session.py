@@ -11,7 +11,9 @@ that compute are called in the page's worker (`assistant.page.worker`).
 
 from __future__ import annotations
 
+import tempfile
 import threading
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -30,6 +32,7 @@ from assistant.page.question import Question
 from assistant.sam.proposals import by_granularity
 from assistant.scene import Scene, turn_of
 
+MAX_SET_ASIDE = 5  # earlier conversations of a visit; each is a file of 50 MB at most, mostly of 1 MB
 MAX_REGIONS = 60  # of everything mode that are shown, the largest
 
 
@@ -66,6 +69,20 @@ class Forgotten:
     names: list[str]
     questions: list[Question]
     photo: int
+    stored_rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A conversation that can be reopened during this visit.
+
+    Attributes:
+        rows: Its [question, answer] pairs as the browser has stored them, by which it is recognised.
+        file: The file that holds it, see `assistant.dialogue.conversation_file`.
+    """
+
+    rows: list[list[str]]
+    file: Path
 
 
 class Session:
@@ -83,6 +100,7 @@ class Session:
         photo: Index of the photo that is shown.
         notice: Text of a last bubble that belongs to no question.
         forgotten: What was forgotten last, which can be brought back; None where nothing was.
+        set_aside: Earlier conversations of this visit, oldest first.
         stored_rows: The conversation as the browser has stored it.
         drawn_scene: The scene whose photo the browser shows; None for no photo.
         view: What the picture shows.
@@ -103,6 +121,8 @@ class Session:
         self.marks_round = 0
         self.corrections: list[tuple[Answer, list[Turn]]] = []
         self.forgotten: Forgotten | None = None
+        self.set_aside: list[SetAside] = []
+        self._folder: tempfile.TemporaryDirectory | None = None  # deleted together with the session
         self.clear()
 
     def __deepcopy__(self, memo: dict) -> Session:
@@ -130,7 +150,7 @@ class Session:
             photos: Whether to forget the photos as well.
         """
         asked = [question for question in self.questions if not question.waiting]
-        forgotten = Forgotten(self.scenes, self.names, asked, self.photo)
+        forgotten = Forgotten(self.scenes, self.names, asked, self.photo, self.stored_rows)
         if photos:
             self.clear()
         elif self.questions:
@@ -156,6 +176,37 @@ class Session:
         for photo in range(len(self.scenes)):
             self.restore_turns(photo)
         self.photo = forgotten.photo
+        self.stored_rows = forgotten.stored_rows
+        self.forget_set_aside(self.stored_rows)
+
+    def add_set_aside(self, rows: list[list[str]], text: str) -> None:
+        """Note an earlier conversation; where there are too many, the oldest is forgotten.
+
+        Args:
+            rows: See `SetAside`; a conversation with the same rows is replaced.
+            text: What its file holds.
+        """
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="maskpick-visit-")
+        file = Path(self._folder.name) / f"{uuid.uuid4().hex}.json"
+        file.write_text(text, encoding="utf-8")
+        self.forget_set_aside(rows)
+        while len(self.set_aside) >= MAX_SET_ASIDE:
+            self.forget_set_aside(self.set_aside[0].rows)
+        self.set_aside = [*self.set_aside, SetAside(rows, file)]
+
+    def set_aside_at(self, index: object) -> SetAside:
+        """The earlier conversation of an index, as the browser sends it. Raises BadInput for another."""
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(self.set_aside):
+            raise BadInput("this conversation cannot be reopened any more")
+        return self.set_aside[index]
+
+    def forget_set_aside(self, rows: list[list[str]] | None = None) -> None:
+        """Forget the earlier conversation with these rows, or all of them."""
+        for other in self.set_aside:
+            if rows is None or other.rows == rows:
+                other.file.unlink(missing_ok=True)
+        self.set_aside = [other for other in self.set_aside if rows is not None and other.rows != rows]
 
     def interrupt(self) -> None:
         """End the work that is under way."""

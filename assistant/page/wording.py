@@ -16,6 +16,7 @@ from assistant.page.session import Session, View
 from assistant.page.suggestions import suggest_questions
 
 MAX_QUOTED_LENGTH = 600  # characters of a question or an answer that a bubble repeats
+MAX_STORED_QUESTIONS = 50  # of a conversation, in the browser
 MAX_REASONING_LENGTH = 4000  # characters of a model's reasoning that are shown
 SUBJECT_COLOUR = "#14b8a6"  # of the target that a question is about; the page's teal
 JOINERS = "\u200c\u200d"  # invisible characters that emoji, Persian and Hindi need
@@ -231,6 +232,15 @@ def _answer_bubble(question: Question, index: int) -> str:
     else:
         text = streaming_bubble(question.status) if question.waiting else escape(question.status)
     return text + (' <span class="notes">corrected by hand</span>' if question.corrected else "")
+
+
+def conversation_rows(session: Session) -> list[list[str]]:
+    """The answered questions as [question, answer], as the browser stores them."""
+    return [
+        [shorten(question.text), shorten(question.answer.text)]
+        for question in session.questions
+        if question.answer is not None
+    ][-MAX_STORED_QUESTIONS:]
 
 
 def chat_messages(session: Session) -> list[dict[str, Any]]:

@@ -178,7 +178,7 @@ def visit_second_photo(stage: Stage, cup: Path, folder: Path) -> None:
     chooser.value.set_files(str(folder / "mirrored.png"))
     stage.page.wait_for_selector("#strip >> text=2. mirrored")
     stage.wait_until_open()
-    stage.page.click("#strip >> nth=0 >> label >> nth=0")
+    stage.page.click("#strip button >> nth=0")
     stage.page.click(".mp-legend .mp-name >> nth=0")
     stage.page.wait_for_selector("#chip", state="visible")
     stage.open_tab("Like this")

@@ -77,6 +77,13 @@ def test_a_visit(browser, served_page, client, photo, folder):
     visitor.page.wait_for_selector("#chat >> text=is there a bench?")
     visitor.page.click("#fresh")
     visitor.page.wait_for_selector("#chat .example")
+    visitor.page.click("text=Earlier conversations")
+    visitor.page.click(".past >> text=Reopen")
+    visitor.page.wait_for_selector("#chat >> text=is there a bench?")
+    visitor.page.wait_for_selector(".past", state="detached")
+    assert "turn 3" in visitor.ask("turns")  # it remembers
+    visitor.page.click("#fresh")
+    visitor.page.wait_for_selector(".past")
     outside = [url for url in visitor.requests if not url.startswith((served_page.address, "data:", "blob:"))]
     assert not outside, "the page works without a network"
     visitor.page.reload()
@@ -292,6 +299,10 @@ def test_everything_classes_and_a_saved_conversation(browser, served_page, photo
     visitor.page.wait_for_selector("#strip >> text=2. second")
     visitor.page.click("#strip >> text=1. ball")
     visitor.page.wait_for_selector('.mp-photo[alt="Photo: ball"]')
+    visitor.page.wait_for_selector('#strip [aria-pressed="true"] >> text=1. ball')
+    assert visitor.page.evaluate("document.activeElement.dataset.number") == "0"  # the focus stays
+    assert visitor.page.eval_on_selector("#strip img", "image => image.naturalWidth") == 96
+    assert visitor.accessibility_faults() == []
     visitor.page.click("#chat [data-testid=bot] >> nth=0")
     visitor.wait_for_masks(2)
     visitor.page.click('.mp-legend button:has-text("green box")')

@@ -8,10 +8,11 @@ import pytest
 from assistant.dialogue.conversation_file import MAX_PHOTOS, dump, load
 from assistant.dialogue.corrections import save_correction
 from assistant.errors import BadInput
+from assistant.page.earlier_conversations import conversations_html
 from assistant.page.example_search import find_similar
-from assistant.page.saved_conversation import reopen, to_conversation
-from assistant.page.session import Session, View
-from assistant.page.wording import legend_line
+from assistant.page.saved_conversation import reopen, reopen_text, set_aside, to_conversation
+from assistant.page.session import MAX_SET_ASIDE, Session, View
+from assistant.page.wording import conversation_rows, legend_line
 from assistant.record import check_records, read_records
 from assistant.sam.mask_ops import decode_rle, encode_rle
 from tests.helpers.asking import ask, ask_question
@@ -220,6 +221,32 @@ def test_a_conversation_reopens(session, assistant):
     assert (other.answer.mask == RED).all() and (other.questions[1].about.mask == RED).all()
     assert phrases(other.questions[0].answer.targets) == [("red ball", True), ("bench", False)]
     assert len(other.scene.turns) == 2 and [t.phrase for t in ask(other, "remove it").targets] == []
+
+
+def test_earlier_conversations_reopen(session, assistant):
+    ask(session, "red and a bench")
+    set_aside(session)
+    rows = conversation_rows(session)
+    (first,) = session.set_aside
+    session.clear()
+    set_aside(session)  # nothing was asked
+    assert session.set_aside == [first] and first.rows == rows
+    assert "Reopen" in conversations_html(session, [rows])
+    reopen_text(session, session.set_aside_at(0).file.read_text(), assistant.open)
+    assert (session.answer.mask == RED).all() and len(session.scene.turns) == 1
+    ask(session, "remove it")
+    set_aside(session)
+    for number in range(MAX_SET_ASIDE):
+        session.questions = []
+        ask(session, "green " * (number + 1))
+        set_aside(session)
+    assert len(session.set_aside) == MAX_SET_ASIDE and not first.file.exists()
+    for index in (-1, MAX_SET_ASIDE, None, True, "0"):
+        with pytest.raises(BadInput, match="cannot be reopened"):
+            session.set_aside_at(index)
+    files = [other.file for other in session.set_aside]
+    session.forget_set_aside()
+    assert session.set_aside == [] and not any(file.exists() for file in files)
 
 
 def test_corrections_are_saved_once(session, tmp_path):
