@@ -2,9 +2,9 @@
 // canvas_words.js, canvas_zoom.js, canvas_marks.js and canvas_update.js, in this order, to one script.
 //
 // Props from the server, see canvas.py: photo, masks, view, selected, question, proposals, candidates, marks_round,
-// busy, label. Events to it: "pick" {number}, "prompt" {points, box, added, erased}, "choose" {number}, and
-// "outlines" {}, which asks for the proposals. Coordinates are shares of the photo's width and height, however far it
-// is zoomed in. All text is inserted as text, never as HTML.
+// busy, label. Events to it: "pick" {number}, "prompt" {points, box, added, erased}, "choose" {number},
+// "cutout" {number}, and "outlines" {}, which asks for the proposals. Coordinates are shares of the photo's width and
+// height, however far it is zoomed in. All text is inserted as text, never as HTML.
 const $ = (name) => element.querySelector(".mp-" + name);
 const stage = $("stage"), view = $("view"), photo = $("photo"), over = $("over"), tip = $("tip");
 const legend = $("legend"), tools = $("tools"), candidateBar = $("found"), brushSize = $("size input");

@@ -34,7 +34,10 @@ function legendItem(mask, number) {
     eye.setAttribute("aria-pressed", !hidden.has(number));
     paint();
   });
-  item.append(pick, eye);
+  const save = button("", undefined, `save ${mask.name} as a PNG, cut out`);
+  save.className = "mp-save";
+  save.addEventListener("click", () => trigger("cutout", { number }));
+  item.append(pick, eye, ...(mask.raw ? [] : [save]));
   return item;
 }
 

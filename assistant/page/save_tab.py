@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -13,6 +14,7 @@ from assistant.answer import Answer
 from assistant.dialogue.conversation_file import dump
 from assistant.dialogue.corrections import save_correction
 from assistant.errors import BadInput
+from assistant.export.image_folder import cut_out, file_safe
 from assistant.page.components import SAVE_TAB, TAB_TITLES, SaveTabComponents, small_button
 from assistant.page.handlers import QUEUED_EVENT, EventStep, Panel, Updates, show_warning, status_line
 from assistant.page.saved_conversation import reopen_text, set_aside, to_conversation
@@ -56,6 +58,28 @@ def save_masks(session: Session, folder: Path) -> Path:
     return _zip(folder / "maskpick")
 
 
+def save_cut_out(session: Session, number: object, folder: Path) -> Path:
+    """Write one mask that the picture shows as a PNG, cut out of the photo, into an empty folder.
+
+    Args:
+        session: The session.
+        number: Index of the target, as the browser sends it.
+        folder: The folder.
+
+    Raises:
+        BadInput: There is no such mask.
+    """
+    targets = session.targets
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(targets):
+        raise BadInput("this mask is not shown any more")
+    target = targets[number]
+    if target.mask is None or not target.mask.any():
+        raise BadInput(f"nothing is outlined for {target.phrase}")
+    file = folder / f"{file_safe(target.phrase)}.png"
+    cut_out(session.open_scene().image, target.mask).save(file)
+    return file
+
+
 def save_conversation(session: Session, folder: Path) -> Path:
     """Write the conversation into an empty folder. Raises BadInput without one, or if it is too large."""
     if session.scene is None:
@@ -96,6 +120,9 @@ class SaveTab(Panel):
         ):
             saved = button.click(handler, state, save.download, **QUEUED_EVENT)
             saved.success(None, js=CLICK_DOWNLOAD, api_visibility="private")
+        canvas: Any = self.components.photo.canvas  # its events are those that its scripts trigger
+        saved = canvas.cutout(self.download_cut_out, state, save.download, **QUEUED_EVENT)
+        saved.success(None, js=CLICK_DOWNLOAD, api_visibility="private")
         reopen_button.upload(
             self.open_saved,
             [state, reopen_button],
@@ -107,6 +134,11 @@ class SaveTab(Panel):
     def download_masks(self, session: Session) -> Iterator[str]:
         """Send what the picture shows."""
         yield from self._download(session, save_masks)
+
+    def download_cut_out(self, session: Session, event: gr.EventData) -> Iterator[str]:
+        """Send one mask."""
+        number = event._data.get("number")
+        yield from self._download(session, lambda session, folder: save_cut_out(session, number, folder))
 
     def download_conversation(self, session: Session) -> Iterator[str]:
         """Send the conversation."""

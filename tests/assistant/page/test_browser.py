@@ -12,6 +12,7 @@ from PIL import Image
 
 from assistant.export.colours import COLOURS
 from assistant.page.examples import SOURCE_IMAGES
+from assistant.page.session import Session
 from assistant.record import check_records
 from assistant.sam.mask_ops import decode_rle
 from tests.helpers.fake_assistant import COLOURS as PAINTS
@@ -343,6 +344,48 @@ def test_everything_classes_and_a_saved_conversation(browser, served_page, photo
     (folder / "broken.json").write_text('{"maskpick": 1}')
     visitor.choose_file("#reopen", folder / "broken.json")
     visitor.page.wait_for_selector("text=this is no conversation that can be reopened")
+    assert not visitor.script_errors
+
+
+def test_saving_and_keys(browser, served_page, photo, monkeypatch):
+    """One mask as a PNG, a zip while the attention map is shown, no stray button; granularity by keyboard."""
+    shown = []
+    show_everything = Session.show_everything
+    monkeypatch.setattr(
+        Session,
+        "show_everything",
+        lambda session, granularity: shown.append(granularity) or show_everything(session, granularity),
+    )
+    visitor = Visitor(browser, served_page.address)
+    page = visitor.page
+    visitor.open(photo)
+    visitor.open_tab("Save")
+    page.click("#export")
+    visitor.wait_for_warning("nothing is outlined")
+    assert not page.is_visible("#download")
+    visitor.ask("red and a bench")
+    visitor.wait_for_masks(1)
+    with Image.open(visitor.download('.mp-save[aria-label^="save red ball"]')) as image:
+        assert image.mode == "RGBA" and image.size == (96, 95)
+        assert image.getpixel((48, 48)) == (*PAINTS["red"], 255) and image.getpixel((0, 0))[3] == 0
+    visitor.open_tab("Answer")
+    page.click("#look")
+    visitor.wait_for_masks(1, "looking")
+    assert page.locator(".mp-save").count() == 0  # an attention map is no mask
+    visitor.open_tab("Save")
+    with zipfile.ZipFile(visitor.download("#export")) as archive:
+        assert "1_red-ball_cutout.png" in archive.namelist()
+    page.click("#taught")
+    visitor.wait_for_warning("no training records")
+    assert not page.is_visible("#download")
+    visitor.open_tab("Everything")
+    visitor.wait_for_masks(3, "everything")
+    page.focus("#grain input[type=range]")
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    while shown[-1] != 0.7:  # the regions follow the keys
+        page.wait_for_timeout(100)
+    visitor.download(".mp-save >> nth=1")
     assert not visitor.script_errors
 
 

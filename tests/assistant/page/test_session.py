@@ -10,6 +10,7 @@ from assistant.dialogue.corrections import save_correction
 from assistant.errors import BadInput
 from assistant.page.earlier_conversations import conversations_html
 from assistant.page.example_search import find_similar
+from assistant.page.save_tab import save_cut_out
 from assistant.page.saved_conversation import reopen, reopen_text, set_aside, to_conversation
 from assistant.page.session import MAX_SET_ASIDE, Session, View
 from assistant.page.wording import conversation_rows, legend_line
@@ -263,6 +264,14 @@ def test_corrections_are_saved_once(session, tmp_path):
     assert [t.phrase for t in record.targets if t.rle is None] == ["red ball"]
     assert (decode_rle(next(t.rle for t in record.targets if t.rle)) == GREEN).all()
     assert [turn.question for turn in record.history] == ["red and a bench"]
+
+
+def test_only_a_mask_that_is_shown_is_cut_out(session, tmp_path):
+    ask(session, "red and a bench")
+    assert save_cut_out(session, 0, tmp_path).name == "red-ball.png"
+    for number, reason in ((1, "nothing is outlined for bench"), (2, "not shown"), (None, "not shown")):
+        with pytest.raises(BadInput, match=reason):
+            save_cut_out(session, number, tmp_path)
 
 
 def test_the_rle_of_the_fake_is_exact():
