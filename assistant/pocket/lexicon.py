@@ -5,13 +5,15 @@
     lexicon.names_of("fruit")                  # ["banana", "apple", "orange"]
     lexicon.names_of("window")                 # []: no taught name is a window
 
-`lexicon.toml` is written by hand and may be extended by anyone; `wordnet.toml` comes from WordNet
-(`tests/helpers/pocket_lexicon.py` writes it). The words of the phrase bank that hint at a name come last.
+`lexicon.toml` is written by hand, may be extended by anyone and comes first. Then the names and synonyms of
+the phrase bank stand for themselves, taught or not: a whale is no person, though WordNet knows people who are
+called so. Then comes `wordnet.toml`, from WordNet (`tests/helpers/pocket_lexicon.py` writes it), and last the
+words of the bank that hint at a name.
 """
 
 import functools
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from assistant.pocket.vocabulary import comparable, published_words
@@ -24,16 +26,27 @@ MAX_ENTRY_WORDS = 3  # words of the longest entries
 @functools.cache
 def published_lexicon() -> dict[str, list[str]]:
     """{word, as `comparable` gives it: the names that it stands for}, of all files."""
+    published = published_words()
+    wordnet = tomllib.loads(WORDNET_FILE.read_text(encoding="utf-8"))["words"]
+    by_hand = tomllib.loads(LEXICON_FILE.read_text(encoding="utf-8"))["words"]
+    return (
+        _by_word(published["hints"])
+        | _by_word({name: words.replace("\n", " ").split("; ") for name, words in wordnet.items()})
+        | _by_word({name: [name, *published["synonyms"].get(name, ())] for name in published["groups"]})
+        | {
+            comparable(word): by_hand[names] if isinstance(names, str) else names
+            for word, names in by_hand.items()
+        }
+    )
+
+
+def _by_word(words_of: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """{name: words} as {word, as `comparable` gives it: names}."""
     table: dict[str, list[str]] = {}
-    for name, words in published_words()["hints"].items():
+    for name, words in words_of.items():
         for word in words:
             table.setdefault(comparable(word), []).append(name)
-    from_wordnet: dict[str, list[str]] = {}
-    for name, words in tomllib.loads(WORDNET_FILE.read_text(encoding="utf-8"))["words"].items():
-        for word in words.replace("\n", " ").split("; "):
-            from_wordnet.setdefault(comparable(word), []).append(name)
-    by_hand = tomllib.loads(LEXICON_FILE.read_text(encoding="utf-8"))["words"]
-    return table | from_wordnet | {comparable(word): names for word, names in by_hand.items()}
+    return table
 
 
 class Lexicon:

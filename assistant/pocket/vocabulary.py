@@ -24,6 +24,7 @@ PERSON_WORDS = ("who", "whom", "whoever", "anyone", "anybody", "someone", "someb
 # Words for anything: whoever uses them says what is meant by the words around them.
 GENERIC_NOUNS = frozenset("thing object item stuff something anything part piece one bit area region".split())
 IRREGULAR_PLURALS = {
+    "glasses": "glasses",  # on a nose: one glass holds a drink
     "men": "man",
     "women": "woman",
     "children": "child",
