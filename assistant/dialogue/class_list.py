@@ -93,7 +93,11 @@ class ClassMap:
                 present, confidence = self.answers[name]
                 mask = self.label == index
                 visible = bool(present and mask.any())
-                targets.append(Target(name, visible, confidence, mask if visible else None, []))
+                found = self.found.get(name)
+                known, seen = (found.known, found.seen) if found else (True, False)
+                targets.append(
+                    Target(name, visible, confidence, mask if visible else None, [], known=known, seen=seen)
+                )
         return targets
 
 

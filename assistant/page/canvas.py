@@ -5,7 +5,8 @@
 
 A layer is a dictionary with the keys `name`, `confidence`, `colour`, `tip` (its tooltip), `present` and
 `png`, a data URL of a PNG whose opacity is that of the mask. `raw` in it says that the image has colours of
-its own. What the browser sends back is read by `assistant.page.canvas_prompts`.
+its own; one that is not present has `known` and `seen` of its target. What the browser sends back is read by
+`assistant.page.canvas_prompts`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from PIL import Image, ImageFilter
 
 from assistant.export.drawing import draw_heat
 from assistant.page.session import AttentionMap, Session, View
-from assistant.page.wording import NamedTarget, name_targets
+from assistant.page.wording import NamedTarget, missing_note, name_targets
 from assistant.sam.proposals import Proposals
 
 MAX_VIEW_SIDE = 1280  # px: the longer side of the photo on the page; exports have its full size
@@ -167,8 +168,9 @@ def target_layers(session: Session, size: tuple[int, int]) -> list[Layer]:
 
 def _target_layer(row: NamedTarget, size: tuple[int, int], show_confidence: bool) -> Layer:
     if not row.target.present:
-        missing = "seen, but not outlined" if row.target.seen else "not in the picture"
-        return _layer(row.name, row.colour, f"{row.name}: {missing}", "", present=False)
+        note = missing_note(row.target)
+        layer = _layer(row.name, row.colour, f"{row.name}: {note}", "", present=False)
+        return layer | {"known": row.target.known, "seen": row.target.seen}
     assert row.target.mask is not None
     tip = f"{row.name}, {row.confidence} sure" if show_confidence else row.name
     confidence = row.confidence if show_confidence else ""

@@ -14,7 +14,7 @@ function legendItem(mask, number) {
   item.dataset.number = number;
   if (!mask.present) {
     item.className = "mp-gone";
-    item.textContent = `no ${mask.name}`;
+    item.textContent = mask.seen ? `${mask.name} (not outlined)` : mask.known ? `no ${mask.name}` : `${mask.name}?`;
     item.title = mask.tip;
     return item;
   }

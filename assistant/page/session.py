@@ -32,6 +32,7 @@ from assistant.page.question import Question
 from assistant.sam.proposals import by_granularity
 from assistant.scene import Scene, turn_of
 
+MAX_ABSENT_BRIGHTNESS = 0.35  # of the attention map of a thing that is absent or not known
 MAX_SET_ASIDE = 5  # earlier conversations of a visit; each is a file of 50 MB at most, mostly of 1 MB
 MAX_REGIONS = 60  # of everything mode that are shown, the largest
 
@@ -506,7 +507,8 @@ class Session:
         if target is None or self.view != View.ANSWER:
             raise BadInput("ask for something first, then see where the model looks for it")
         heat = self.open_scene().attend(target.phrase)
-        brightness = 1.0 if target.present else target.confidence  # what is absent does not shine
+        # What is absent does not shine, however sure the model is of what else it says about it.
+        brightness = 1.0 if target.present else min(target.confidence, MAX_ABSENT_BRIGHTNESS)
         self.attention = AttentionMap(target.phrase, heat, brightness)
         self.view = View.ATTENTION
         self.selected = None

@@ -70,6 +70,13 @@ def name_targets(targets: list[Target], colours: list[str]) -> list[NamedTarget]
     return named
 
 
+def missing_note(target: Target) -> str:
+    """Why an absent target has no mask."""
+    if target.seen:
+        return "seen, but not outlined"
+    return "not in the picture" if target.known else "a word I don't know"
+
+
 def tag(text: str, target: Target, colour: str, hint: str = "", mark: str = "") -> str:
     """A text in the colour of a target's mask, or dashed where the target is absent.
 
@@ -123,8 +130,7 @@ def _coloured_text(text: str, named: list[NamedTarget], marks: list[str]) -> str
         if row.target.present:
             hint = f"{row.confidence} sure that it is there"
         else:
-            missing = "seen, but not outlined" if row.target.seen else "not in the picture"
-            hint = f"{missing}, {row.confidence} for it"
+            hint = missing_note(row.target) + (f", {row.confidence} for it" if row.target.known else "")
         parts.append(escape(text[end:start]))
         end = start + len(phrase)
         parts.append(tag(text[start:end], row.target, row.colour, hint, mark))
@@ -144,6 +150,15 @@ def summary_line(targets: list[Target]) -> str:
     return f"{count} {'thing' if count == 1 else 'things'} outlined." if count else "Nothing is outlined."
 
 
+def unknown_words(targets: list[Target]) -> str:
+    """A sentence on the targets whose words are not known, as HTML; "" where all are."""
+    words = [f"'{escape(target.phrase)}'" for target in targets if not target.known]
+    if not words:
+        return ""
+    listed = " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return f" I don't know the word{'s' if len(words) > 1 else ''} {listed}."
+
+
 def legend_line(session: Session) -> str:
     """The line beneath the picture, whatever the picture shows."""
     if session.view == View.EVERYTHING:
@@ -156,7 +171,7 @@ def legend_line(session: Session) -> str:
     if session.view == View.CLASSES and session.class_map:
         unanswered = escape(", ".join(session.class_map.unanswered))
         note = f" The model said nothing of {unanswered}." if unanswered else ""
-        return summary_line(session.targets) + note
+        return summary_line(session.targets) + note + unknown_words(session.targets)
     return summary_line(session.answer.targets) if session.answer else ""
 
 

@@ -23,7 +23,8 @@ from assistant.sam.proposals import Proposals
 from assistant.scene import Scene
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 70), "blue": (50, 90, 220)}
-PHRASES = {"red": "red ball", "green": "green box", "blue": "blue sky", "bench": "bench"}
+PHRASES = {"red": "red ball", "green": "green box", "blue": "blue sky", "bench": "bench", "quark": "quark"}
+UNKNOWN = "quark"  # a word that the stand-in says it does not know
 SLEEP_STEP = 0.05  # seconds between two reports of a request that takes its time
 SLOW_SECONDS = 3.0  # how long a question with the word "slow" takes
 
@@ -118,7 +119,8 @@ class FakePipeline(Pipeline[FakeOpenedImage]):
             chosen = [i for i in everything if self._has_colour(opened, i, word)]
             mentions.append((PHRASES[word], bool(chosen)))
             others = [i for i in everything if i not in chosen]
-            selections.append(Selection(0.92 if chosen else 0.12, chosen, others))
+            confidence = 0.92 if chosen or word == UNKNOWN else 0.12
+            selections.append(Selection(confidence, chosen, others, known=word != UNKNOWN))
         if "turns" in question:
             mentions.append((f"turn {len(turns)}", False))
             selections.append(Selection(0.1, []))

@@ -1,19 +1,23 @@
 """A session without a server: asking, photos, masks by hand, everything, classes, files."""
 
+import html
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from assistant.answer import Target
 from assistant.dialogue.conversation_file import MAX_PHOTOS, dump, load
 from assistant.dialogue.corrections import save_correction
 from assistant.errors import BadInput
+from assistant.page import wording
+from assistant.page.canvas import canvas_props
 from assistant.page.earlier_conversations import conversations_html
 from assistant.page.example_search import find_similar
 from assistant.page.save_tab import save_cut_out
 from assistant.page.saved_conversation import reopen, reopen_text, set_aside, to_conversation
-from assistant.page.session import MAX_SET_ASIDE, Session, View
-from assistant.page.wording import conversation_rows, legend_line
+from assistant.page.session import MAX_ABSENT_BRIGHTNESS, MAX_SET_ASIDE, Session, View
+from assistant.page.wording import conversation_rows, legend_line, unknown_words
 from assistant.record import check_records, read_records
 from assistant.sam.mask_ops import decode_rle, encode_rle
 from tests.helpers.asking import ask, ask_question
@@ -179,6 +183,23 @@ def test_everything_and_classes(session):
     assert "said nothing of zebra" in legend_line(session)
     with pytest.raises(BadInput, match="empty"):
         session.map_classes(" ,, \n")
+
+
+def test_a_class_whose_word_is_not_known_is_not_denied(session):
+    session.map_classes("red, quark, bench")
+    assert legend_line(session) == "1 thing outlined. I don't know the word 'quark'."
+    assert [(layer["name"], layer.get("known")) for layer in canvas_props(session)["masks"]] == [
+        ("red", None),
+        ("quark", False),
+        ("bench", True),
+    ]
+    assert "I don't know the words 'a' or 'b'" in unknown_words(
+        [Target(name, False, 0.5, None, [], known=False) for name in "ab"]
+    )
+    ask(session, "quark")
+    assert "a word I don't know" in html.unescape(wording.reply_bubble(session.answer))
+    session.show_attention()
+    assert session.attention.brightness == MAX_ABSENT_BRIGHTNESS < 0.5
 
 
 def test_an_example_is_found_in_other_photos(session, assistant):
