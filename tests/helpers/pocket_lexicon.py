@@ -3,9 +3,10 @@
 python -m tests.helpers.pocket_lexicon /usr/share/wordnet     # writes assistant/pocket/wordnet.toml anew
 
 The folder is that of Debian's package wordnet-base (data.noun, index.noun, cntlist.rev). A word stands for a
-name where its first sense is a kind of what is named: "sofa" and "settee" for a couch.
+name where its first sense is a kind of what is named, and no insult: "sofa" and "settee" for a couch.
 """
 
+import re
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -130,6 +131,8 @@ SENSES: dict[str, str] = {
 # Names with very many kinds: of these only words that WordNet's texts use.
 BROAD_NAMES = ("bird", "person", "potted plant", "tree")
 MAX_WORDS = 2  # of an entry: longer ones are names of rare kinds
+# In WordNet's definition of a word that nobody should be called.
+INSULT = re.compile(r"ethnic slur|offensive (?:term|name|and)|disparaging|derogatory|obscene", re.I)
 HEAD = """\
 # Words for the names that the pocket preset was taught: each is a kind of what is named, as WordNet
 # 3.0 has it. `python -m tests.helpers.pocket_lexicon FOLDER` writes this file; add words of your own
@@ -172,14 +175,20 @@ class WordNet:
 
     def __init__(self, folder: Path):
         self.synsets: dict[str, Synset] = {}
-        for fields in _rows(folder / "data.noun"):
+        self.insults: set[str] = set()  # words that are one in any of their meanings
+        for line in _lines(folder / "data.noun"):
+            listed, _, definition = line.partition("|")
+            fields = listed.split()
             count = int(fields[3], 16)
             pointers = fields[5 + 2 * count :]
             hypernyms = [
                 pointers[k + 1] for k in range(0, 4 * int(fields[4 + 2 * count]), 4) if pointers[k] in "@i"
             ]
             self.synsets[fields[0]] = Synset(fields[4 : 4 + 2 * count : 2], hypernyms)
-        self.senses = {fields[0]: fields[6 + int(fields[3]) :] for fields in _rows(folder / "index.noun")}
+            if INSULT.search(definition):
+                self.insults.update(self.synsets[fields[0]].lemmas)
+        indexed = [line.split() for line in _lines(folder / "index.noun")]
+        self.senses = {fields[0]: fields[6 + int(fields[3]) :] for fields in indexed}
         self.counts: dict[str, Counter[str]] = {"noun": Counter(), "other": Counter()}
         for line in (folder / "cntlist.rev").read_text(encoding="latin-1").splitlines():
             key, _, count = line.split()
@@ -212,17 +221,17 @@ class WordNet:
             lemma.replace("_", " ")
             for kind in self.below(number)
             for lemma in self.synsets[kind].lemmas
-            if self.senses.get(lemma, [""])[0] == kind  # lower-case words only are in the index as they are
+            if lemma not in self.insults
+            and self.senses.get(lemma, [""])[0] == kind  # lower-case words only are in the index as they are
             and lemma.count("_") < MAX_WORDS
             and self.counts["other"][lemma] <= self.counts["noun"][lemma]
             and (not is_broad or self.counts["noun"][lemma])
         }
 
 
-def _rows(file: Path) -> list[list[str]]:
-    """The fields of WordNet's lines, without glosses and the licence at the head."""
-    lines = file.read_text(encoding="latin-1").splitlines()
-    return [line.split("|")[0].split() for line in lines if not line.startswith("  ")]
+def _lines(file: Path) -> list[str]:
+    """The lines of one of WordNet's files, without the licence at the head."""
+    return [line for line in file.read_text(encoding="latin-1").splitlines() if not line.startswith("  ")]
 
 
 def wordnet_words(wordnet: WordNet) -> dict[str, list[str]]:

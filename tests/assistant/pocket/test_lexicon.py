@@ -16,6 +16,7 @@ DATA = """\
 00000001 06 n 01 seat 0 000 | to sit on
 00000002 06 n 02 sofa 0 couch 0 001 @ 00000001 n 0000 | soft
 00000003 06 n 02 daybed 0 low 0 001 @ 00000002 n 0000 | a couch in the day
+00000004 06 n 01 flophouse 0 001 @ 00000002 n 0000 | a disparaging term for a couch
 """
 INDEX = """\
   1 a licence
@@ -23,6 +24,7 @@ sofa n 1 1 @ 1 1 00000002
 couch n 1 1 @ 1 1 00000002
 daybed n 1 1 @ 1 0 00000003
 low n 1 1 @ 1 0 00000003
+flophouse n 1 1 @ 1 0 00000004
 seat n 1 1 ~ 1 0 00000001
 """
 
@@ -91,5 +93,5 @@ def test_wordnet_gives_the_kinds_of_a_name(tmp_path, monkeypatch):
     (tmp_path / "index.noun").write_text(INDEX)
     (tmp_path / "cntlist.rev").write_text("sofa%1:06:00:: 1 4\nlow%3:00:00:: 1 9\n")
     monkeypatch.setattr("tests.helpers.pocket_lexicon.SENSES", {"couch": "couch.1"})
-    # "low" is an adjective more often than a noun; "sofa" is in the phrase bank.
+    # "low" is an adjective more often than a noun; "sofa" is in the phrase bank; "flophouse" is an insult.
     assert wordnet_words(WordNet(tmp_path)) == {"couch": ["daybed"]}
