@@ -54,11 +54,13 @@ class AnswerTab(Panel):
 
     @guarded
     def select_target(self, session: Session, event: gr.EventData) -> Updates:
-        """Select the target that was clicked."""
-        session.select(event._data.get("number"))
+        """Select the target, or the instance of it, that was clicked."""
+        session.select(event._data.get("number"), event._data.get("instance"))
         return {
             **self.unchanged(session),
-            self.components.photo.canvas: gr.HTML(selected=session.selected),
+            self.components.photo.canvas: gr.HTML(
+                selected=session.selected, instance=session.selected_instance
+            ),
             **self.page.subject(session),
         }
 

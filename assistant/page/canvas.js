@@ -1,10 +1,10 @@
 // The photo with its masks: what is drawn, and what lies under the pointer. canvas.py joins this file with
 // canvas_words.js, canvas_zoom.js, canvas_marks.js and canvas_update.js, in this order, to one script.
 //
-// Props from the server, see canvas.py: photo, masks, view, selected, question, proposals, candidates, marks_round,
-// busy, label. Events to it: "pick" {number}, "prompt" {points, box, added, erased}, "choose" {number},
-// "cutout" {number}, and "outlines" {}, which asks for the proposals. Coordinates are shares of the photo's width and
-// height, however far it is zoomed in. All text is inserted as text, never as HTML.
+// Props from the server, see canvas.py: photo, masks, view, selected, instance, question, proposals, candidates,
+// marks_round, busy, label. Events to it: "pick" {number, instance}, "prompt" {points, box, added, erased},
+// "choose" {number}, "cutout" {number}, and "outlines" {}, which asks for the proposals. Coordinates are shares of the
+// photo's width and height, however far it is zoomed in. All text is inserted as text, never as HTML.
 const $ = (name) => element.querySelector(".mp-" + name);
 const stage = $("stage"), view = $("view"), photo = $("photo"), over = $("over"), tip = $("tip");
 const legend = $("legend"), tools = $("tools"), candidateBar = $("found"), brushSize = $("size input");
@@ -12,6 +12,7 @@ const pen = over.getContext("2d");
 const MAX_HIT_SIDE = 400; // px: what lies under the pointer is looked up in images of this size
 const MIN_ALPHA = 40; // of 255, from which a pixel belongs to a mask
 let masks = [], candidates = [], choice = 0, hidden = new Set(), hovered = -1, epoch = 0;
+let hoveredInstance = -1; // of the mask under the pointer
 let proposals = [], previewed = -1; // of everything mode, to be taken up by a click; the one under the pointer
 let keyboardUsed = false; // the crosshair is shown to those who mark by keyboard
 let tool = "add", marks = [], box = null, corner = null, cursor = null, drag = null, strokes = [];
@@ -33,12 +34,14 @@ async function coloured(mask) {
   const image = await load(mask.png), canvas = newCanvas();
   const draw = canvas.getContext("2d");
   if (image) draw.drawImage(image, 0, 0, canvas.width, canvas.height);
-  if (mask.raw) return { ...mask, canvas, hits: null, area: 0 }; // it has colours of its own, as a heat map does
+  if (mask.raw) return { ...mask, canvas, hits: null, instances: [], area: 0 }; // it has colours of its own
   const hits = hitsOf(canvas);
+  const { width, height, runs = [], at = [] } = mask.instances || {};
+  const instances = runs.map((row, k) => ({ ...planeOf(row, width, height), at: at[k] }));
   draw.globalCompositeOperation = "source-in";
   draw.fillStyle = mask.colour;
   draw.fillRect(0, 0, canvas.width, canvas.height);
-  return { ...mask, canvas, hits, area: hits.pixels.reduce((sum, pixel) => sum + pixel, 0) };
+  return { ...mask, canvas, hits, instances, area: hits.pixels.reduce((sum, pixel) => sum + pixel, 0) };
 }
 
 // A small plane {width, height, pixels} of 0 and 1: where a canvas is opaque.
@@ -92,7 +95,26 @@ function paint() {
     pen.drawImage(masks[k].canvas, 0, 0);
   });
   pen.globalAlpha = 1;
+  const chosen = masks[hovered]?.instances[hoveredInstance] ?? masks[props.selected]?.instances[props.instance];
+  if (chosen) pen.drawImage(previewOf(chosen), 0, 0, over.width, over.height);
+  masks.forEach((mask, k) => { if (mask.present && !hidden.has(k)) mask.instances.forEach(paintNumber); });
 }
+
+// The number of an instance, by which it can be asked for ("the second one").
+function paintNumber(instance, number) {
+  const unit = pixel(), [x, y] = [instance.at[0] * over.width, instance.at[1] * over.height];
+  pen.beginPath();
+  pen.arc(x, y, 10 * unit, 0, 7);
+  pen.fillStyle = "#000c";
+  pen.fill();
+  pen.fillStyle = "#fff";
+  pen.font = `600 ${13 * unit}px system-ui, sans-serif`;
+  pen.textAlign = "center";
+  pen.textBaseline = "middle";
+  pen.fillText(number + 1, x, y + unit);
+}
+
+const pixel = () => Math.max(over.width / (stage.clientWidth || over.width), 0.5) / zoom; // one px of the screen
 
 // The number of the smallest mask that is shown at a place; -1 where there is none.
 function under(at) {
@@ -101,22 +123,25 @@ function under(at) {
 }
 
 function hover(event) {
-  const now = byHand() || !event ? -1 : under(place(event));
+  const now = byHand() || !event ? -1 : under(place(event)), instance = now < 0 ? -1 : instanceAt(now, place(event));
   if (event && now >= 0) {
     const at = stage.getBoundingClientRect();
-    tip.textContent = masks[now].tip;
+    tip.textContent = (instance >= 0 ? `${instance + 1}: ` : "") + masks[now].tip;
     tip.style.left = Math.min(event.clientX - at.left + 12, at.width - 120) + "px";
     tip.style.top = event.clientY - at.top + 14 + "px";
   }
   tip.hidden = now < 0;
   over.style.cursor = byHand() ? "crosshair" : now >= 0 ? "pointer" : zoom > 1 ? "grab" : "default";
-  light(now);
+  light(now, instance);
 }
 
-// Show one mask at full strength and mark its name; -1: none.
-function light(number) {
-  if (number === hovered) return;
+const instanceAt = (number, at) => masks[number].instances.findIndex((plane) => isIn(plane, at));
+
+// Show one mask at full strength, with an instance of it, and mark its name; -1: none.
+function light(number, instance = -1) {
+  if (number === hovered && instance === hoveredInstance) return;
   hovered = number;
+  hoveredInstance = instance;
   for (const item of legend.children) item.classList.toggle("mp-lit", Number(item.dataset.number) === number);
   markWords();
   paint();

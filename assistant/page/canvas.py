@@ -5,7 +5,8 @@
 
 A layer is a dictionary with the keys `name`, `confidence`, `colour`, `tip` (its tooltip), `present` and
 `png`, a data URL of a PNG whose opacity is that of the mask. `raw` in it says that the image has colours of
-its own; one that is not present has `known` and `seen` of its target. What the browser sends back is read by
+its own; one that is not present has `known` and `seen` of its target; that of several instances has their
+`count` and `instances`, see `instances_entry`. What the browser sends back is read by
 `assistant.page.canvas_prompts`.
 """
 
@@ -29,6 +30,7 @@ PHOTO_JPEG_QUALITY = 88
 ATTENTION_JPEG_QUALITY = 85
 RIM_FILTER_SIZE = 5  # px: a mask's rim is what a minimum filter of this size takes away
 OUTLINE_OPACITY = 200  # of 255, of the outlines that are shown while a photo is opened
+MAX_NUMBERED_INSTANCES = 20  # of a target; more numbers would cover the picture
 MAX_PREVIEW_SIDE = 480  # px: proposals are sent in this size, some 100 kB for all of a photo
 CANDIDATE_COLOUR = "#14b8a6"  # of masks that are made by hand; the page's teal
 ATTENTION_COLOUR = "#f0e442"  # of an attention map's name, the yellow of its brightest places
@@ -123,6 +125,7 @@ def empty_props() -> Props:
         "masks": [],
         "view": View.ANSWER.value,
         "selected": None,
+        "instance": None,
         "question": None,
         "proposals": None,
         "candidates": [],
@@ -174,7 +177,39 @@ def _target_layer(row: NamedTarget, size: tuple[int, int], show_confidence: bool
     assert row.target.mask is not None
     tip = f"{row.name}, {row.confidence} sure" if show_confidence else row.name
     confidence = row.confidence if show_confidence else ""
-    return mask_layer(row.target.mask, size, row.name, confidence, row.colour, tip)
+    layer = mask_layer(row.target.mask, size, row.name, confidence, row.colour, tip)
+    instances = row.target.instances
+    if len(instances) < 2:
+        return layer
+    opacities = [np.asarray(mask_opacity(instance, size)) for instance in instances]
+    layer["png"] = as_data_url(Image.fromarray(np.maximum.reduce(opacities)))  # each has its own outline
+    return layer | {"instances": instances_entry(instances[:MAX_NUMBERED_INSTANCES]), "count": len(instances)}
+
+
+def instances_entry(instances: list[np.ndarray]) -> dict[str, Any]:
+    """The instances of one target, for the browser to number them and to show them one by one.
+
+    Args:
+        instances: (H, W) bool each, in their order.
+
+    Returns:
+        {"width", "height", "runs"}, see `proposals_prop`, and "at": [[x, y]], a place in the middle of each,
+        in shares of the width and height.
+    """
+    step = preview_step(instances[0].shape)
+    planes = [instance[::step, ::step] for instance in instances]
+    height, width = planes[0].shape
+    places = [[float((x + 0.5) / width), float((y + 0.5) / height)] for x, y in map(_middle, planes)]
+    return {"width": width, "height": height, "runs": [_runs(plane) for plane in planes], "at": places}
+
+
+def _middle(plane: np.ndarray) -> tuple[int, int]:
+    """(x, y) of the pixel of a plane (H, W) bool that is nearest to the middle of its pixels."""
+    rows, columns = np.nonzero(plane)
+    if not len(rows):  # smaller than a pixel of the plane
+        return plane.shape[1] // 2, plane.shape[0] // 2
+    nearest = np.argmin((rows - np.median(rows)) ** 2 + (columns - np.median(columns)) ** 2)
+    return int(columns[nearest]), int(rows[nearest])
 
 
 def attention_layer(image: np.ndarray, attention: AttentionMap) -> Layer:
@@ -209,6 +244,7 @@ def canvas_props(session: Session, clear_marks: bool = False) -> Props:
         "view": session.view.value,
         "busy": False,
         "selected": session.selected,
+        "instance": session.selected_instance,
         "question": shown_number(session),
         "label": _description(session),
         "candidates": candidate_layers(session),
@@ -239,11 +275,15 @@ def proposals_prop(proposals: Proposals) -> Props:
         {"width", "height", "runs": [[int]]}: for each proposal, best first, the lengths of its runs of pixels
         outside and inside, row by row, in a plane of at most MAX_PREVIEW_SIDE px.
     """
-    height, width = proposals.size
-    step = -(-max(height, width) // MAX_PREVIEW_SIDE)
+    step = preview_step(proposals.size)
     planes = [proposals.mask(index)[::step, ::step] for index in range(len(proposals))]
-    rows, columns = -(-height // step), -(-width // step)
+    rows, columns = (-(-side // step) for side in proposals.size)
     return {"width": columns, "height": rows, "runs": [_runs(plane) for plane in planes]}
+
+
+def preview_step(size: tuple[int, ...]) -> int:
+    """Of how many pixels of a side one is sent, for images of a size (H, W)."""
+    return -(-max(size) // MAX_PREVIEW_SIDE)
 
 
 def _runs(plane: np.ndarray) -> list[int]:

@@ -4,7 +4,7 @@ const paints = () => tool === "brush" || tool === "erase";
 const newStroke = (at) => strokes.push({ points: [at], erase: tool === "erase", width: brushWidth() });
 
 function paintMarks() {
-  const unit = Math.max(over.width / (stage.clientWidth || over.width), 0.5) / zoom; // one px of the screen
+  const unit = pixel();
   if (candidates[choice]) pen.drawImage(candidates[choice].canvas, 0, 0);
   if (previewed >= 0) pen.drawImage(previewOf(proposals[previewed]), 0, 0, over.width, over.height);
   pen.lineCap = pen.lineJoin = "round";
@@ -156,8 +156,9 @@ over.addEventListener("focus", () => {
 });
 over.addEventListener("click", (event) => {
   if (byHand() || dragged) return;
-  const number = under(place(event));
-  if (number >= 0 || props.selected !== null) trigger("pick", { number: number >= 0 ? number : props.selected });
+  const at = place(event), number = under(at);
+  if (number >= 0) pick(number, instanceAt(number, at));
+  else if (props.selected !== null) pick(props.selected, props.instance);
 });
 over.addEventListener("keydown", (event) => {
   if (!byHand()) return;

@@ -18,17 +18,17 @@ function legendItem(mask, number) {
     item.title = mask.tip;
     return item;
   }
-  const pick = button(mask.name, props.selected === number, `${mask.tip}: select, to ask about it`);
+  const name = mask.count ? `${mask.name} (${mask.count})` : mask.name;
+  const select = button(name, props.selected === number, `${mask.tip}: select, to ask about it`);
   const eye = button("", !hidden.has(number), `show the mask of ${mask.name}`);
-  pick.className = "mp-name";
-  pick.style.setProperty("--mask-colour", mask.colour);
+  select.className = "mp-name";
+  select.style.setProperty("--mask-colour", mask.colour);
   const confidence = document.createElement("span");
   confidence.textContent = " " + mask.confidence;
-  pick.append(confidence);
+  select.append(confidence);
   eye.className = "mp-eye";
-  pick.addEventListener("click", () => trigger("pick", { number }));
-  for (const type of ["mouseenter", "focus"]) pick.addEventListener(type, () => light(number));
-  for (const type of ["mouseleave", "blur"]) pick.addEventListener(type, () => light(-1));
+  select.addEventListener("click", () => pick(number));
+  lights(select, number);
   eye.addEventListener("click", () => {
     if (!hidden.delete(number)) hidden.add(number);
     eye.setAttribute("aria-pressed", !hidden.has(number));
@@ -37,8 +37,21 @@ function legendItem(mask, number) {
   const save = button("", undefined, `save ${mask.name} as a PNG, cut out`);
   save.className = "mp-save";
   save.addEventListener("click", () => trigger("cutout", { number }));
-  item.append(pick, eye, ...(mask.raw ? [] : [save]));
+  const numbers = mask.instances.map((_, instance) => {
+    const one = button(instance + 1, props.selected === number && props.instance === instance,
+      `${mask.name} ${instance + 1}: select, to ask about it`);
+    one.className = "mp-one";
+    one.addEventListener("click", () => pick(number, instance));
+    lights(one, number, instance);
+    return one;
+  });
+  item.append(select, ...numbers, eye, ...(mask.raw ? [] : [save]));
   return item;
+}
+
+function lights(item, number, instance) {
+  for (const type of ["mouseenter", "focus"]) item.addEventListener(type, () => light(number, instance));
+  for (const type of ["mouseleave", "blur"]) item.addEventListener(type, () => light(-1));
 }
 
 function list() {
@@ -100,7 +113,7 @@ function showState() {
   over.setAttribute("aria-label", props.label || "");
   over.setAttribute("role", byHand() ? "application" : "img"); // marks are set by keys, too
   stage.classList.toggle("mp-busy", !!props.busy);
-  hovered = -1;
+  hovered = hoveredInstance = -1;
   tip.hidden = true;
   preview(null);
   setTabIndex();
@@ -112,7 +125,5 @@ function showState() {
   stage.dataset.proposals = proposals.length;
   stage.dataset.view = props.view;
 }
-watch(
-  ["photo", "masks", "view", "selected", "question", "proposals", "candidates", "marks_round", "busy", "label"], update,
-);
+watch([...TRACKED, "view", "selected", "instance", "question", "busy", "label"], update);
 update();

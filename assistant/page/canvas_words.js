@@ -39,17 +39,20 @@ function openWords() {
   markWords();
 }
 
+// Select a mask, or an instance of it, to ask about it; the same again selects nothing.
+const pick = (number, instance = null) => trigger("pick", { number, instance: instance >= 0 ? instance : null });
+
 function onWord(event) {
   const word = event.target.closest?.("#chat .found"), number = word ? maskOf(word) : -1;
   if (!word || !element.isConnected) return;
   if (event.type === "mouseout" || event.type === "focusout") light(-1);
   else if (number < 0) return;
   else if (event.type === "mouseover" || event.type === "focusin") light(number);
-  else if (event.type === "click") trigger("pick", { number });
+  else if (event.type === "click") pick(number);
   else if (event.key === "Enter" || event.key === " ") {
     event.preventDefault();
     event.stopPropagation();
-    trigger("pick", { number });
+    pick(number);
   }
 }
 

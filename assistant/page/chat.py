@@ -259,6 +259,6 @@ class ChatPanel(Panel):
         return {
             **self.unchanged(session),
             **({self.components.chat.question: ""} if edited else {}),
-            self.components.photo.canvas: gr.HTML(selected=None),
+            self.components.photo.canvas: gr.HTML(selected=None, instance=None),
             **self.page.subject(session),
         }

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -86,6 +87,11 @@ class SetAside:
     file: Path
 
 
+def _is_index(value: object, count: int) -> TypeGuard[int]:
+    """Whether what a browser sent is an index of `count` things."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < count
+
+
 class Session:
     """The state of one visitor.
 
@@ -106,6 +112,7 @@ class Session:
         drawn_scene: The scene whose photo the browser shows; None for no photo.
         view: What the picture shows.
         selected: Index of the target that is selected; None for none.
+        selected_instance: Index of its instance that is meant; None for all of it.
         recalled: The earlier question whose masks are shown again; None for the latest.
         manual: What is marked by hand.
         candidate: Index of the candidate that is chosen by hand.
@@ -198,7 +205,7 @@ class Session:
 
     def set_aside_at(self, index: object) -> SetAside:
         """The earlier conversation of an index, as the browser sends it. Raises BadInput for another."""
-        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(self.set_aside):
+        if not _is_index(index, len(self.set_aside)):
             raise BadInput("this conversation cannot be reopened any more")
         return self.set_aside[index]
 
@@ -218,6 +225,7 @@ class Session:
         """Show the answer, with nothing selected."""
         self.view = View.ANSWER
         self.selected: int | None = None
+        self.selected_instance: int | None = None
         self.recalled: Question | None = None
         self.manual = ManualPrompts()
         self.candidate = 0
@@ -283,11 +291,11 @@ class Session:
         same target unless another one is selected.
         """
         if self.editing is not None and self.editing < len(self.questions):
-            edited, selected = self.questions[self.editing], self.selected_target
+            edited, selected = self.questions[self.editing], self.subject
             self.take_back(self.editing)
             self.questions.append(Question(edited.photo, text, selected or edited.about, options=options))
             return self.questions[-1]
-        self.questions.append(Question(self.photo, text, self.selected_target, options=options))
+        self.questions.append(Question(self.photo, text, self.subject, options=options))
         return self.questions[-1]
 
     def next_question(self) -> Question | None:
@@ -387,16 +395,32 @@ class Session:
             return None
         return targets[self.selected] if targets[self.selected].present else None
 
-    def select(self, index: object) -> None:
-        """Select a target; selecting it again selects none.
+    @property
+    def subject(self) -> Target | None:
+        """What the next question is about: the selected target, or the instance of it that is meant."""
+        target = self.selected_target
+        if target is None or self.selected_instance is None:
+            return target
+        if self.selected_instance >= len(target.instances):
+            return target
+        name = f"{target.phrase} {self.selected_instance + 1}"
+        return Target(name, True, target.confidence, target.instances[self.selected_instance], [])
+
+    def select(self, index: object, instance: object = None) -> None:
+        """Select a target, or one of its instances; selecting the same again selects none.
 
         Args:
             index: Its index, as the browser sends it; anything else selects none.
+            instance: The index of the instance; anything else stands for all of the target.
         """
-        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(self.targets):
-            self.selected = None
-        else:
-            self.selected = None if index == self.selected else index
+        before = (self.selected, self.selected_instance)
+        self.selected = self.selected_instance = None
+        if not _is_index(index, len(self.targets)):
+            return
+        several = len(self.targets[index].instances)
+        chosen = (index, instance if several > 1 and _is_index(instance, several) else None)
+        if chosen != before:
+            self.selected, self.selected_instance = chosen
 
     def correct(self, targets: list[Target]) -> None:
         """Put targets that were corrected by hand in place of those of the answer that is shown."""

@@ -48,7 +48,7 @@ class NamedTarget:
 
     Attributes:
         target: The target.
-        name: Its phrase, with a number where an earlier target has the same.
+        name: Its phrase, with a number behind it where an earlier target has the same.
         confidence: Its confidence as text, such as "81%".
         colour: The "#rrggbb" of its mask, the same as in the exports.
     """
@@ -65,9 +65,15 @@ def name_targets(targets: list[Target], colours: list[str]) -> list[NamedTarget]
     counts: dict[str, int] = {}
     for target, colour in zip(targets, colours, strict=True):
         counts[target.phrase] = count = counts.get(target.phrase, 0) + 1
-        name = target.phrase if count == 1 else f"{target.phrase} ({count})"
+        name = target.phrase if count == 1 else f"{target.phrase} {count}"
         named.append(NamedTarget(target, name, f"{target.confidence:.0%}", colour))
     return named
+
+
+def counted_name(row: NamedTarget) -> str:
+    """The name of a target, with the number of its instances where there are several: "sheep (4)"."""
+    count = len(row.target.instances)
+    return f"{row.name} ({count})" if count > 1 else row.name
 
 
 def missing_note(target: Target) -> str:
@@ -109,7 +115,7 @@ def reply_bubble(answer: Answer, question: int = 0) -> str:
         text = f'<details class="notes"><summary>What it thought</summary>{reasoning}</details>{text}'
     # The text and the legend say what is absent.
     notes = [
-        tag(f"{row.name} {row.confidence}", row.target, row.colour, mark=mark)
+        tag(f"{counted_name(row)} {row.confidence}", row.target, row.colour, mark=mark)
         for row, mark in zip(named, marks, strict=True)
         if row.target.present
     ]
@@ -145,8 +151,8 @@ def streaming_bubble(reply: str) -> str:
 
 
 def summary_line(targets: list[Target]) -> str:
-    """How many targets are outlined; the legend says which, and which are absent."""
-    count = sum(target.present for target in targets)
+    """How many things are outlined; the legend says which, and which are absent."""
+    count = sum(len(target.instances) for target in targets)
     return f"{count} {'thing' if count == 1 else 'things'} outlined." if count else "Nothing is outlined."
 
 
@@ -179,12 +185,11 @@ def subject_line(session: Session) -> str:
     """What the next question is about; "" where it is about the whole photo."""
     if session.editing is not None:
         return '<span class="notes editing">Sending this removes the replies after it.</span>'
-    target = session.selected_target
-    if target is None:
+    subject = session.subject
+    if subject is None or session.selected is None:
         return ""
-    rows = name_targets(session.targets, session.colours)
-    colour = next(row.colour for row in rows if row.target is target)
-    return f'<span class="notes">Your next question is about</span> {tag(target.phrase, target, colour)}'
+    colour = session.colours[session.selected]
+    return f'<span class="notes">Your next question is about</span> {tag(subject.phrase, subject, colour)}'
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from assistant import Assistant
+from assistant.answer import Answer
 from assistant.grammar import Turn, clean_phrase, reply_for
 from assistant.pipeline import Pipeline, Reply, Selection
 from assistant.sam.mask_ops import encode_rle
@@ -173,7 +174,20 @@ class FakePipeline(Pipeline[FakeOpenedImage]):
 
 
 class FakeScene(Scene):
-    """Finds what has the colour of an example; its model attends to the middle of the image."""
+    """Finds what has the colour of an example; its model attends to the middle of the image.
+
+    A question with the word "pair" finds two instances of the green box: its left and its right half.
+    """
+
+    def ask(self, question: str, **options: Any) -> Answer:
+        answer = super().ask(question, **options)
+        for target in answer.present if "pair" in question else []:
+            if target.phrase != PHRASES["green"] or target.mask is None:
+                continue
+            columns = np.flatnonzero(target.mask.any(axis=0))
+            left = target.mask & (np.arange(target.mask.shape[1]) <= columns[len(columns) // 2])
+            target.instances = [left, target.mask & ~left]
+        return answer
 
     def segment_like(self, reference_image, reference_mask, label=None):
         return colour_mask(self.image, np.median(reference_image[reference_mask], axis=0)), 0.7

@@ -127,6 +127,26 @@ def test_words_and_masks_light_each_other(browser, served_page, photo):
     assert not visitor.script_errors and visitor.accessibility_faults() == []
 
 
+def test_each_instance_can_be_meant(browser, served_page, photo):
+    visitor = Visitor(browser, served_page.address)
+    page = visitor.page
+    visitor.open(photo)
+    visitor.ask("red, and a pair of green ones")
+    visitor.wait_for_masks(2)
+    legend = " ".join(page.inner_text(".mp-legend").split())
+    assert legend == "red ball 92% green box (2) 92% 1 2"
+    before = visitor.colour(0.3, 0.6)
+    page.click('.mp-one:text-is("2")')
+    page.wait_for_selector("#chip >> text=green box 2")
+    assert page.get_attribute('.mp-one:text-is("2")', "aria-pressed") == "true"
+    assert visitor.colour(0.3, 0.6).sum() > before.sum() + 60  # it is lit
+    page.mouse.click(*visitor.position(0.1, 0.6))
+    page.wait_for_selector("#chip >> text=green box 1")
+    page.mouse.move(*visitor.position(0.11, 0.6))
+    assert page.inner_text(".mp-tip") == "1: green box, 92% sure"
+    assert visitor.accessibility_faults() == [] and not visitor.script_errors
+
+
 def test_zoom_preview_and_brush(browser, served_page, photo):
     """The wheel, keys, buttons and two fingers; marks keep their places in the photo."""
     visitor = Visitor(browser, served_page.address)

@@ -1,5 +1,9 @@
 """What the browser is sent of the picture, and what it sends back."""
 
+import base64
+import html
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +18,7 @@ from assistant.page.canvas import (
     proposals_prop,
 )
 from assistant.page.canvas_prompts import read_prompts
-from assistant.page.wording import chat_messages
+from assistant.page.wording import chat_messages, legend_line
 from tests.helpers.asking import ask
 from tests.helpers.fake_assistant import COLOURS as PAINTS
 from tests.helpers.fake_assistant import colour_mask, sample_image
@@ -91,6 +95,23 @@ def test_proposals_are_sent_small(session, assistant):
     sent = decode_runs(prop)
     assert [plane.mean() for plane in sent] == pytest.approx([m.mean() for m in large.masks], abs=0.01)
     assert sent[2][0].all()  # the sky begins in the first pixel
+
+
+def test_instances_are_outlined_counted_and_numbered(session):
+    ask(session, "red, and a pair of green ones")
+    ball, boxes = canvas_props(session)["masks"]
+    assert "count" not in ball and boxes["count"] == 2
+    left, right = decode_runs(boxes["instances"])
+    assert ((left | right) == GREEN).all() and not (left & right).any()
+    for plane, (x, y) in zip((left, right), boxes["instances"]["at"], strict=True):
+        assert plane[int(y * plane.shape[0]), int(x * plane.shape[1])]  # its number stands inside
+    png = Image.open(io.BytesIO(base64.b64decode(boxes["png"].split(",")[1])))
+    alpha = np.asarray(png)[..., -1]
+    edge = np.flatnonzero(right.any(axis=0))[0]
+    assert (alpha[130:210, edge] == 255).all()  # the border between them
+    assert legend_line(session) == "3 things outlined."
+    bubble = html.unescape(chat_messages(session)[-1]["content"])
+    assert "green box (2) 92%" in bubble and "red ball 92%" in bubble
 
 
 def test_a_mask_has_a_rim_around_a_translucent_inside():

@@ -121,6 +121,27 @@ def test_a_mask_is_selected_and_asked_about(session):
         assert session.selected_target is None
 
 
+def test_an_instance_is_selected_and_asked_about(session):
+    ask(session, "red, and a pair of green ones")
+    left, right = session.answer.targets[1].instances
+    session.select(1, 1)
+    assert session.subject.phrase == "green box 2" and (session.subject.mask == right).all()
+    assert (session.selected_target.mask == GREEN).all()  # what is refined, or said to be absent
+    session.select(1, 0)
+    assert (session.subject.mask == left).all() and "green box 1" in wording.subject_line(session)
+    session.select(1, 0)
+    assert session.subject is None
+    for instance in (None, 2, -1, True, "0"):
+        session.select(1, instance)
+        assert session.subject is session.selected_target
+        session.select(1, instance)
+    session.select(0, 0)
+    assert session.subject is session.answer.targets[0]  # it has one instance only
+    session.select(1, 1)
+    question = session.add_question("what is this?")
+    assert (question.about.mask == right).all()
+
+
 def test_a_mask_made_by_hand_becomes_a_target(session):
     ask(session, "red and a bench")
     session.start_marking()

@@ -36,7 +36,7 @@ def test_a_reply_has_the_colours_of_the_masks():
     bubble = wording.reply_bubble(reply)
     assert bubble.count("cup</span>") == 2
     assert bubble.count(COLOURS[0]) == 4 and bubble.count(COLOURS[1]) == 4
-    assert "cup 81&#37;" in bubble and "cup &#40;2&#41; 60&#37;" in bubble
+    assert "cup 81&#37;" in bubble and "cup 2 60&#37;" in bubble
     assert bubble.count("dog") == 1 and "<here>" not in bubble  # absence is told once
     assert wording.summary_line(reply.targets) == "2 things outlined."
 
