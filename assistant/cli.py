@@ -54,6 +54,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "such as IDEA-Research/grounding-dino-base (with any --sam), as a hub id or a folder",
     )
     parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="concepts: how the confidence of a target follows from what LLM and segmenter say, as "
+        "`python -m finetune calibrate` wrote it",
+    )
+    parser.add_argument(
         "--verify",
         "--second-look",
         action="store_true",
@@ -96,6 +103,7 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
         pixels=args.pixels,
         max_tokens=args.max_tokens,
         concepts=args.concepts,
+        calibration=args.calibration,
     )
 
 

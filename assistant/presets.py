@@ -98,6 +98,8 @@ class ModelOptions:
             what suits the LLM's family (`assistant.mllm.model_image`).
         max_tokens: Tokens that the LLM may write for one answer; those of its thoughts count too where it is
             on a server. None for what suits it.
+        concepts: Replaces what finds things by their name, see `load_pipeline`.
+        calibration: File that `python -m finetune calibrate` wrote, for the selection "concepts".
     """
 
     preset: str = "pocket"
@@ -112,6 +114,7 @@ class ModelOptions:
     pixels: int | None = None
     max_tokens: int | None = None
     concepts: str | None = None
+    calibration: Path | None = None
 
     @property
     def sam_or_preset(self) -> str:
@@ -131,6 +134,7 @@ class ModelOptions:
             "selection": self.selection,
             "concepts": _last_part(self.concepts),
             "adapter": _last_part(self.adapter),
+            "calibration": _last_part(self.calibration),
             "verification": "yes" if self.verify else None,
             "4-bit": "yes" if self.four_bit else None,
             "pixels": self.pixels,
@@ -153,6 +157,7 @@ class ModelOptions:
             pixels=self.pixels,
             max_tokens=self.max_tokens,
             concepts=self.concepts,
+            calibration=self.calibration,
         )
 
 

@@ -27,10 +27,11 @@ from PIL import Image
 from assistant.answer import Answer, Cost, Target
 from assistant.dialogue import followups, named_search
 from assistant.errors import BadInput
-from assistant.grammar import Turn, check_question, parse, plain, reply_for
+from assistant.grammar import Turn, check_question, counted, is_countable, parse, plain, reply_for
 from assistant.images import open_image
 from assistant.pipeline import OpenedImage, Pipeline, Selection
 from assistant.sam.image_opener import Progress
+from assistant.sam.instances import separate
 from assistant.sam.proposals import Proposals
 from assistant.sam.segmenter import Segmenter
 
@@ -118,6 +119,7 @@ class Assistant:
         pixels: int | None = None,
         max_tokens: int | None = None,
         concepts: str | None = None,
+        calibration: str | Path | None = None,
     ) -> Assistant:
         """Load an assistant from its parts.
 
@@ -138,6 +140,7 @@ class Assistant:
             max_tokens: Tokens that the LLM may write for one answer; those of its thoughts count too where it
                 is on a server. None for what suits it.
             concepts: SAM 3 or a zero-shot detector, a hub id or a folder, that finds what the LLM names.
+            calibration: A file that `python -m finetune calibrate` wrote, for the selection "concepts".
 
         Returns:
             An assistant that holds no opened images.
@@ -159,6 +162,7 @@ class Assistant:
             pixels=pixels,
             max_tokens=max_tokens,
             concepts=concepts,
+            calibration=calibration,
         )
         return cls(pipeline, weights, threshold)
 
@@ -346,8 +350,12 @@ class Scene:
             # A mark that the model spelled in ordinary tokens has no selection.
             for mention, selection in zip(parse(reply.text), selections, strict=False)
         ]
+        counts = [len(target.instances) for target in targets]
+        text = plain(counted(reply.text, counts, reply.tells_numbers))
+        if reply.tells_numbers and sum(target.present for target in targets) > 1:
+            text += f" That makes {sum(counts)} in all."
         return Answer(
-            plain(reply.text),
+            text,
             targets,
             self.size,
             self.image,
@@ -385,7 +393,22 @@ class Scene:
             selection.others,
             selection.known,
             searched=selection.searched,
+            instances=selection.instances or self.instances(mask, phrase),
         )
+
+    def instances(self, mask: np.ndarray, phrase: str) -> list[np.ndarray]:
+        """Take a mask apart into the objects that it covers.
+
+        Args:
+            mask: (H, W) bool.
+            phrase: What the objects are called.
+
+        Returns:
+            At least one mask (H, W) bool; their union is `mask`. See `assistant.sam.instances.separate`.
+        """
+        if not is_countable(phrase):
+            return [mask]
+        return separate(mask, self.proposals, self.assistant.pipeline.wholeness(self.opened, phrase))
 
     @property
     def finds_names(self) -> bool:

@@ -15,6 +15,7 @@ Stages of their own:
     python -m finetune publish --help    copy what was trained into the package, with checksums
     python -m finetune merge --help      an adapter and its LLM as one model
     python -m finetune push --help       an adapter to a hub
+    python -m finetune calibrate --help  how sure the answers of "concepts" are, on records with known truth
 """
 
 if __name__ == "__main__":  # Ctrl-C may come while the modules below are imported
@@ -43,6 +44,7 @@ STAGES = {  # name: module
     "publish": "finetune.publish",
     "merge": "finetune.mllm.merge",
     "push": "finetune.mllm.push",
+    "calibrate": "finetune.mllm.calibrate",
 }
 # Those that write a run into the folder --out. Tuning locks its folder itself, once the records are checked.
 FOLDER_STAGES = ("sam", "records", "names", "reference", "semantic", "attention", "merge")

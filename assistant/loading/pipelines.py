@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 Loaded = tuple["Pipeline[Any]", dict[str, str]]  # a pipeline, and {part: sha256 of its weights}
 
+CALIBRATION_NEEDS_CONCEPTS = (
+    "--calibration goes with --selection concepts: a preset such as agent or grounded, or --concepts"
+)
+
 
 @dataclass(frozen=True)
 class _Parts:
@@ -40,6 +44,7 @@ class _Parts:
     pixels: int | None
     max_tokens: int | None
     concepts: str | None
+    calibration: Path | None
 
     @property
     def on_server(self) -> bool:
@@ -59,6 +64,7 @@ def load_pipeline(
     pixels: int | None = None,
     max_tokens: int | None = None,
     concepts: str | None = None,
+    calibration: str | Path | None = None,
 ) -> Loaded:
     """Load a pipeline from its parts.
 
@@ -78,6 +84,8 @@ def load_pipeline(
         concepts: What finds things by their name, see `assistant.loading.concepts`; with "concepts" None
             stands for the SAM, which is SAM 3 then. An adapter that was trained on what a concept segmenter
             found needs the same one; None stands for it.
+        calibration: A file that `python -m finetune calibrate` wrote for the selection "concepts"; None to
+            leave confidences as they are.
 
     Returns:
         The pipeline and {part: sha256 of its weights, or the name of a model on a server}.
@@ -97,6 +105,7 @@ def load_pipeline(
         pixels,
         max_tokens,
         concepts,
+        None if calibration is None else Path(calibration),
     )
     if selection is not None and selection not in SELECTIONS:
         raise BadInput(f"there is no selection {selection!r}; choose one of: {', '.join(SELECTIONS)}")
@@ -120,14 +129,22 @@ def load_pipeline(
 
         trained_on = stored_concepts(parts.adapter)
         if trained_on or not concepts:
+            if calibration:
+                raise BadInput(CALIBRATION_NEEDS_CONCEPTS)
             return _load_trained(replace(parts, concepts=concepts or trained_on))
     if concepts and selection not in (None, "concepts"):
         raise BadInput(f"--concepts goes with --selection concepts, not with {selection}")
-    return _load_zero_shot(replace(parts, selection="concepts") if concepts else parts)
+    if concepts:
+        parts = replace(parts, selection="concepts")
+    if calibration and parts.selection != "concepts":
+        raise BadInput(CALIBRATION_NEEDS_CONCEPTS)
+    return _load_zero_shot(parts)
 
 
 def _load_pocket(parts: _Parts) -> Loaded:
     """The embedded pipeline; raises BadInput for whatever it has no use for."""
+    if parts.calibration is not None:
+        raise BadInput(CALIBRATION_NEEDS_CONCEPTS)
     if parts.pixels is not None:
         raise BadInput("the pocket preset's language model is shown no pixels; leave out --pixels")
     if parts.max_tokens is not None:
@@ -178,6 +195,7 @@ def _load_trained(parts: _Parts) -> Loaded:
 
 def _load_zero_shot(parts: _Parts) -> Loaded:
     """A pipeline of models as they are, or with a LoRA of the LLM alone."""
+    from assistant.mllm.calibration import Calibration
     from assistant.mllm.concept_pipeline import ConceptPipeline
     from assistant.mllm.coordinates import selection_of
     from assistant.mllm.openai_client import OpenAIClient
@@ -197,7 +215,12 @@ def _load_zero_shot(parts: _Parts) -> Loaded:
     opener, weights["sam"] = load_image_opener(parts.sam, parts.device)
     if parts.selection == "concepts":
         finder, weights["concepts"] = load_concept_segmenter(parts.concepts or parts.sam, opener)
-        return ConceptPipeline(opener, model, finder, parts.verify), weights
+        pipeline = ConceptPipeline(opener, model, finder, parts.verify)
+        if parts.calibration is not None:
+            calibration = Calibration.load(parts.calibration)
+            calibration.check(weights, parts.calibration)
+            pipeline.confidence = calibration.confidence
+        return pipeline, weights
     selection = parts.selection or selection_of(model.name)
     return ZeroShotPipeline(opener, model, selection, parts.verify), weights
 

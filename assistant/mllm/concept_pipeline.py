@@ -12,8 +12,8 @@
    of everything mode or to write boxes (`assistant.mllm.zero_shot`).
 
 The SAM 3 agent (Carion et al. 2025, appendix "SAM 3 Agent") examines every mask by a call of its own. A
-target's confidence is the geometric mean of what is known of three probabilities: the model's that it sees
-the target, the segmenter's that the concept is in the image, and that of its surest instance.
+target's confidence joins three probabilities (`assistant.mllm.calibration`): the model's that it sees the
+target, the segmenter's that the concept is in the image, and the score of its surest instance.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,7 @@ import numpy as np
 from torch import nn
 
 from assistant.grammar import Turn, plain_turn
+from assistant.mllm.calibration import Confidence, Evidence, geometric_mean
 from assistant.mllm.concept_prompts import (
     CONCEPTS_PROMPT,
     CONCEPTS_SCHEMA,
@@ -63,6 +64,15 @@ class _Found:
     searched: list[str] = field(default_factory=list)
 
     @property
+    def evidence(self) -> Evidence:
+        """What tells whether the target is in the image."""
+        picked = None if self.chosen is None else bool(self.chosen)
+        if self.instances is None:
+            return Evidence(self.target.probability, 0.0, 0.0, picked)
+        score = float(self.instances.scores.max(initial=0.0))
+        return Evidence(self.target.probability, self.instances.presence, score, picked)
+
+    @property
     def is_clear(self) -> bool:
         """Whether model and segmenter agree, and nothing has to be singled out."""
         if self.instances is None:
@@ -94,6 +104,7 @@ class ConceptPipeline(Pipeline[SamOpenedImage]):
         model: On this machine or on a server.
         concepts: Finds instances in what `opener` opens.
         verify: Whether each target that is pointed at without the segmenter is shown to the model again.
+        confidence: How sure what is known of a target makes it, see `assistant.mllm.calibration`.
     """
 
     concepts: ConceptSegmenter[SamOpenedImage]
@@ -104,10 +115,12 @@ class ConceptPipeline(Pipeline[SamOpenedImage]):
         model: StructuredModel,
         concepts: ConceptSegmenter[SamOpenedImage],
         verify: bool = False,
+        confidence: Confidence = geometric_mean,
     ):
         self.opener = opener
         self.model = model
         self.concepts = concepts
+        self.confidence = confidence
         self.pointing = ZeroShotPipeline(opener, model, verify=verify)
 
     def networks(self) -> dict[str, nn.Module]:
@@ -141,8 +154,9 @@ class ConceptPipeline(Pipeline[SamOpenedImage]):
         unclear = [each for each in found if each.instances is not None and not each.is_clear]
         if unclear:
             self._pick(unclear, turns, opened, costs, options)
-        selections = [(each.target.phrase, _selection(each)) for each in found]
+        selections = [(each.target.phrase, self._selection(each)) for each in found]
         selections = self._point_at_rest(selections, found, turns, opened, threshold, verify, costs, options)
+        selections.sort(key=lambda pair: pair[1].seen)  # stable: the text tells last what is not outlined
         text = reply_text(selections, threshold)
         if stream:
             stream(text)
@@ -247,6 +261,19 @@ class ConceptPipeline(Pipeline[SamOpenedImage]):
         sheets = [draw_sheet(opened.image, marks[start : start + MARKS_PER_SHEET]) for start in starts]
         return [self.model.image_fit.fit(sheet) for sheet in sheets]
 
+    def _selection(self, found: _Found) -> Selection:
+        """What a target selects, with its confidence."""
+        target, instances = found.target, found.instances
+        confidence = self.confidence(found.evidence)
+        if instances is None:
+            return Selection(confidence, [], searched=found.searched)
+        mask = instances.union(found.chosen)
+        if not mask.any() or not (target.seen or found.chosen):
+            return Selection(confidence, [], searched=found.searched)
+        chosen = range(len(instances)) if found.chosen is None else found.chosen
+        masks = [instances.mask(index) for index in chosen]
+        return Selection(confidence, [], mask=mask, searched=found.searched, instances=masks)
+
     def _point_at_rest(
         self,
         selections: list[tuple[str, Selection]],
@@ -278,21 +305,6 @@ class ConceptPipeline(Pipeline[SamOpenedImage]):
             if selection.has_mask or selection.seen:
                 selections[k] = (selections[k][0], replace(selection, searched=found[k].searched))
         return selections
-
-
-def _selection(found: _Found) -> Selection:
-    """What a target selects, with its confidence."""
-    target, instances = found.target, found.instances
-    if instances is None:
-        confidence = min(target.probability, 0.5) if target.seen else target.probability
-        return Selection(confidence, [], searched=found.searched)
-    best = float(instances.scores.max(initial=0.0))
-    confidence = float(np.prod([target.probability, instances.presence, best])) ** (1 / 3)
-    if found.chosen is not None:  # the model has seen the outlines
-        confidence = max(confidence, CLEAR_PRESENCE) if found.chosen else min(confidence, 1 - CLEAR_PRESENCE)
-    mask = instances.union(found.chosen)
-    is_there = mask.any() and (target.seen or found.chosen)
-    return Selection(confidence, [], mask=mask if is_there else None, searched=found.searched)
 
 
 def _candidates_line(found: _Found, numbers: dict[int, tuple[_Found, int]]) -> str:

@@ -49,6 +49,7 @@ from assistant.mllm.structured_answer import StructuredAnswer, StructuredModel
 from assistant.mllm.verification import Verifier, outlined_images
 from assistant.pipeline import AttentionProbe, ImageOpener, Pipeline, Reply, Selection
 from assistant.sam.image_opener import SamOpenedImage
+from assistant.sam.instances import merged
 from assistant.sam.mask_ops import box_iou, encode_rle, rle_iou, tight_box
 
 SELECTIONS = ("hybrid", "marks", "boxes")
@@ -147,6 +148,8 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
                 for verdict in verifier.verify(selection):
                     answer.add_cost(verdict)
         for _, selection in grounded:
+            drawn = selection.instances if selection.mask is not None else []
+            selection.instances = merged([*map(opened.proposals.mask, selection.proposals), *drawn])
             selection.seen &= selection.confidence >= threshold and not selection.has_mask
         grounded.sort(key=lambda pair: pair[1].seen)  # stable: the text tells last what is not outlined
         text = reply_text(grounded, threshold)
@@ -336,6 +339,7 @@ class ZeroShotPipeline(Pipeline[SamOpenedImage]):
         mask = self._segment(opened, box, point)
         if mask.any():
             selection.mask = mask if selection.mask is None else selection.mask | mask
+            selection.instances.append(mask)
 
     def _segment(
         self, opened: SamOpenedImage, box: list[float] | None, point: tuple[float, float] | None

@@ -1,6 +1,6 @@
 """Scenes of shapes, with a segmenter and a language model that are doubles with set error rates.
 
-    python -m tests.helpers.scripted_world --questions 300        # the table of docs/larger-models.md
+    python -m tests.helpers.scripted_world --questions 300        # the table of docs/concepts.md
 
 It measures the logic of a selection and nothing else: what score it reaches with models that miss, find and
 pick wrongly so often, and how many calls of the language model that takes. The errors are drawn anew for
@@ -22,6 +22,7 @@ import numpy as np
 from torch import nn
 
 from assistant.grammar import Turn
+from assistant.mllm.calibration import Calibration, Evidence, geometric_mean
 from assistant.mllm.concept_pipeline import ConceptPipeline
 from assistant.mllm.model_image import ImageFit
 from assistant.mllm.structured_answer import StructuredAnswer
@@ -31,6 +32,7 @@ from assistant.sam.concepts import Instances, KeptFinds
 from assistant.sam.image_opener import SamOpenedImage
 from assistant.sam.mask_ops import box_iou, encode_rle, tight_box
 from assistant.sam.proposals import Proposals
+from finetune.mllm.calibrate import calibration_error
 
 KINDS = ("circle", "square", "triangle", "cross", "bar", "ring")
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 70), "blue": (50, 90, 220), "white": (240, 240, 240)}
@@ -362,6 +364,34 @@ def score(name: str, questions: int, rates: ErrorRates, seed: int = 0) -> Score:
     return Score(float(np.mean(overlaps)), calls / questions, passes / questions)
 
 
+def evidence_of(questions: int, rates: ErrorRates, seed: int = 0) -> tuple[list[Evidence], list[bool]]:
+    """What "concepts" knows of the targets of so many questions, and whether each is there."""
+    seen: list[Evidence] = []
+    present = []
+    for number in range(questions):
+        world = make_world(random.Random(f"{seed} {number}"))
+        rng = random.Random(f"{seed} {number} errors")
+        opened = opened_world(world, rng)
+        model, concepts = ScriptedModel(world, rates, rng, opened), ScriptedConcepts(world, rates, rng)
+
+        def recording(evidence: Evidence) -> float:
+            seen.append(evidence)
+            return geometric_mean(evidence)
+
+        pipeline = ConceptPipeline(_opener(ScriptedSegmenter(world)), model, concepts, confidence=recording)
+        pipeline.ask([Turn(world.question)], opened, 0.5)
+        present.append(bool(world.wanted))
+    return seen, present
+
+
+def errors_of_confidence(questions: int, rates: ErrorRates, seed: int = 0) -> tuple[float, float]:
+    """The expected calibration error of "concepts", before and after a fit to as many other questions."""
+    fitted = Calibration.fit(*evidence_of(questions, rates, seed + 1))
+    evidence, present = evidence_of(questions, rates, seed)
+    before = calibration_error([geometric_mean(row) for row in evidence], present)
+    return before, calibration_error([fitted.confidence(row) for row in evidence], present)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--questions", type=int, default=300)
@@ -376,6 +406,8 @@ def main() -> None:
         for name in SELECTORS:
             found = score(name, options.questions, rates, options.seed)
             print(f"| {title} | {name} | {found.gIoU:.3f} | {found.calls:.2f} | {found.passes:.2f} |")
+        before, after = errors_of_confidence(options.questions, rates, options.seed)
+        print(f"| {title} | ECE of concepts: {before:.3f}, calibrated on as many others {after:.3f} | | | |")
 
 
 if __name__ == "__main__":

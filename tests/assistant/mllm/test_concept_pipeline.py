@@ -14,6 +14,7 @@ from assistant.grammar import Turn
 from assistant.mllm.concept_pipeline import ConceptPipeline
 from assistant.mllm.structured_answer import StructuredAnswer
 from assistant.presets import ModelOptions, load_preset
+from assistant.scene import Scene
 from tests.helpers import scripted_world
 from tests.helpers.scripted_world import (
     ErrorRates,
@@ -125,6 +126,26 @@ def test_what_has_no_name_is_pointed_at(world):
     assert model.calls == reply.calls == 3 and selection.has_mask
     shown = selection.mask if selection.mask is not None else world.union()
     assert (shown == world.union()).all()
+
+
+def test_masks_stay_with_their_names_where_something_is_seen_but_not_outlined(world):
+    """What is not outlined is told last, whatever the order in which it was named."""
+    world.wanted = alike(world)
+    hidden = {"phrase": "wire", "seen": True, "concepts": ["wire"], "which": ""}
+    found = {"phrase": world.kind, "seen": True, "concepts": [world.kind], "which": ""}
+    answers = [json.dumps({"thought": "", "targets": rows}) for rows in ([hidden, found], [hidden])]
+    unmarked = json.dumps({"thought": "", "targets": [{"phrase": "wire", "seen": True, "marks": []}]})
+    opened = opened_world(world, random.Random(0))
+    model = Told(world, opened, *answers, unmarked)
+    pipeline = ConceptPipeline(
+        scripted_world._opener(ScriptedSegmenter(world)),
+        model,
+        ScriptedConcepts(world, NO_ERRORS, random.Random(0)),
+    )
+    answer = Scene(Assistant(pipeline, {}), world.image, opened).ask("which?")
+    (kind, wire) = answer.targets
+    assert (kind.phrase, kind.present) == (world.kind, True) and (kind.mask == world.union()).all()
+    assert (wire.phrase, wire.present, wire.seen) == ("wire", False, True)
 
 
 def test_a_model_that_writes_something_else_is_asked_again_once(world):
