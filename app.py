@@ -269,8 +269,8 @@ def page_theme() -> gr.Theme:
         input_placeholder_color_dark="*neutral_400",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_dark="*primary_700",
-        button_primary_background_fill_hover="*primary_600",
-        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
     )
     return theme
 

@@ -9,9 +9,19 @@ import gradio as gr
 
 from assistant.dialogue.corrections import save_correction
 from assistant.errors import BadInput
-from assistant.page.components import TAB_TITLES, AnswerTabComponents, small_button
-from assistant.page.handlers import INSTANT_EVENT, QUEUED_EVENT, Panel, Updates, guarded, status_line
+from assistant.page.components import TAB_TITLES, AnswerTabComponents, action_button, small_button, text_field
+from assistant.page.handlers import (
+    INSTANT_EVENT,
+    QUEUED_EVENT,
+    EventStep,
+    Panel,
+    Updates,
+    guarded,
+    status_line,
+)
 from assistant.page.session import Session, View
+
+MAX_PHRASES_LENGTH = 400  # characters of the phrases to look for
 
 
 def build() -> AnswerTabComponents:
@@ -22,10 +32,24 @@ def build() -> AnswerTabComponents:
             mark_absent = small_button("Not there", "gone", min_width=90)
             attention = small_button("Where it looked", "look", min_width=90)
             save_record = small_button("Save as training record", "teach", min_width=90)
+        with gr.Column(visible=False, elem_id="searched") as searched:
+            searched_for = gr.HTML("")
+            with gr.Row():
+                phrases = text_field(
+                    "Phrases to look for",
+                    "names with commas between them",
+                    "phrases",
+                    scale=3,
+                    min_width=160,
+                    max_length=MAX_PHRASES_LENGTH,
+                )
+                look_again = action_button("Look again", "again-for")
         gr.HTML(
             '<p class="hint">Select a mask to ask about it, to refine it, or to say that it is not there.</p>'
         )
-    return AnswerTabComponents(tab, refine, mark_absent, attention, save_record)
+    return AnswerTabComponents(
+        tab, refine, mark_absent, attention, save_record, searched, searched_for, phrases, look_again
+    )
 
 
 class AnswerTab(Panel):
@@ -41,6 +65,8 @@ class AnswerTab(Panel):
         answer.refine.click(self.refine, state, outputs, **INSTANT_EVENT)
         answer.mark_absent.click(self.mark_absent, state, outputs, **INSTANT_EVENT)
         answer.attention.click(self.toggle_attention, state, outputs, **QUEUED_EVENT)
+        looked: EventStep = {"fn": self.look_again, "inputs": [state, answer.phrases], "outputs": outputs}
+        gr.on([answer.look_again.click, answer.phrases.submit], **looked, **QUEUED_EVENT)
         answer.save_record.click(self.save_record, state, outputs, **QUEUED_EVENT)
 
     @guarded
@@ -62,6 +88,7 @@ class AnswerTab(Panel):
                 selected=session.selected, instance=session.selected_instance
             ),
             **self.page.subject(session),
+            **self.page.searched(session),
         }
 
     @guarded
@@ -95,6 +122,15 @@ class AnswerTab(Panel):
             session,
             "Seeing where it looks",
             lambda report: session.show_attention(),
+            lambda _: self.page.show(session, clear_marks=True),
+        )
+
+    def look_again(self, session: Session, text: str) -> Iterator[Updates]:
+        """Look for other phrases in the place of those that were looked for."""
+        yield from self.page.run_stoppable(
+            session,
+            "Looking again",
+            lambda report: session.look_again(text),
             lambda _: self.page.show(session, clear_marks=True),
         )
 

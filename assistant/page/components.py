@@ -91,13 +91,26 @@ class ToolComponents:
 
 @dataclass(frozen=True)
 class AnswerTabComponents:
-    """The Answer tab."""
+    """The Answer tab.
+
+    Attributes:
+        tab: The tab.
+        refine, mark_absent, attention, save_record: Its buttons.
+        searched: What was looked for, shown where a concept segmenter looked for phrases.
+        searched_for: Its text.
+        phrases: Those phrases, to be changed.
+        look_again: The button that looks for them.
+    """
 
     tab: gr.Tab
     refine: gr.Button
     mark_absent: gr.Button
     attention: gr.Button
     save_record: gr.Button
+    searched: gr.Column
+    searched_for: gr.HTML
+    phrases: gr.Textbox
+    look_again: gr.Button
 
 
 @dataclass(frozen=True)
@@ -184,7 +197,8 @@ class Components:
             *(chat.messages, chat.subject_row, chat.subject, chat.question),
             *(chat.actions, chat.stop, chat.undo, chat.edit, chat.retry),
             *(photo.upload, photo.canvas, photo.status, photo.thumbnails),
-            *(tabs.column, tabs.tabs, tabs.answer.attention, tabs.by_hand.name, tabs.like.label),
+            *(tabs.column, tabs.tabs, tabs.by_hand.name, tabs.like.label),
+            *(tabs.answer.attention, tabs.answer.searched, tabs.answer.searched_for, tabs.answer.phrases),
             *(tools.add_photos, tools.start_over, tools.new_conversation, tools.reopen),
         ]
 

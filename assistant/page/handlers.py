@@ -85,6 +85,16 @@ class Page:
         chat = self.components.chat
         return {chat.subject_row: gr.Row(visible=bool(text)), chat.subject: text}
 
+    def searched(self, session: Session) -> Updates:
+        """What was looked for, where a concept segmenter looked for phrases."""
+        target, answer_tab = session.searched_target, self.components.tabs.answer
+        name = escape(target.phrase) if target else ""
+        return {
+            answer_tab.searched: gr.Column(visible=target is not None),
+            answer_tab.searched_for: f'<p class="hint">Looked for {name} by these names. Change them:</p>',
+            answer_tab.phrases: ", ".join(target.searched) if target else "",
+        }
+
     def open_image(self, session: Session, image: np.ndarray) -> Scene:
         """Open an image (H, W, 3) uint8 RGB in the worker, until the session's visitor stops it."""
         return self.worker.run_to_end(
@@ -105,6 +115,7 @@ class Page:
         return {
             **self.conversation(session),
             **self.subject(session),
+            **self.searched(session),
             photo.canvas: gr.HTML(**canvas_props(session, clear_marks)),
             photo.status: status_line(legend_line(session) if note is None else note),
             photo.thumbnails: gr.HTML(thumbnails_html(session), visible=len(session.scenes) > 1),

@@ -422,6 +422,36 @@ class Session:
         if chosen != before:
             self.selected, self.selected_instance = chosen
 
+    @property
+    def searched_target(self) -> Target | None:
+        """The target whose phrases can be changed: the selected one, or the first that was looked for."""
+        if self.view != View.ANSWER:
+            return None
+        selected = [self.targets[self.selected]] if self.selected is not None else []
+        return next((target for target in [*selected, *self.targets] if target.searched), None)
+
+    def look_again(self, text: str) -> None:
+        """Look for other phrases in the place of those of `searched_target`.
+
+        Args:
+            text: Noun phrases with commas between them, the likeliest first.
+
+        Raises:
+            BadInput: There is no such target, or see `Scene.search_again`.
+        """
+        question, target = self.shown_question, self.searched_target
+        if question is None or question.answer is None or target is None:
+            raise BadInput("no phrases were looked for here: ask for something first")
+        phrases = [phrase for part in text.split(",") if (phrase := " ".join(part.split()))]
+        if not phrases:
+            raise BadInput("give a name to look for")
+        scene = self.scenes[question.photo]
+        question.answer = scene.search_again(question.answer, {target.phrase: phrases})
+        self.restore_turns(question.photo)
+        self.reset_view()
+        self.photo = question.photo
+        self.recalled = question
+
     def correct(self, targets: list[Target]) -> None:
         """Put targets that were corrected by hand in place of those of the answer that is shown."""
         question = self.shown_question

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from assistant import Assistant
-from assistant.answer import Answer
+from assistant.answer import Answer, Target
 from assistant.grammar import Turn, clean_phrase, reply_for
 from assistant.pipeline import Pipeline, Reply, Selection
 from assistant.sam.mask_ops import encode_rle
@@ -176,7 +176,8 @@ class FakePipeline(Pipeline[FakeOpenedImage]):
 class FakeScene(Scene):
     """Finds what has the colour of an example; its model attends to the middle of the image.
 
-    A question with the word "pair" finds two instances of the green box: its left and its right half.
+    A question with the word "pair" finds two instances of the green box: its left and its right half. One
+    with the word "find" says which phrases were looked for, as a concept segmenter does.
     """
 
     def ask(self, question: str, **options: Any) -> Answer:
@@ -187,7 +188,17 @@ class FakeScene(Scene):
             columns = np.flatnonzero(target.mask.any(axis=0))
             left = target.mask & (np.arange(target.mask.shape[1]) <= columns[len(columns) // 2])
             target.instances = [left, target.mask & ~left]
+        for target in answer.targets if "find" in question else []:
+            target.searched = [target.phrase]
         return answer
+
+    def search_again(self, answer: Answer, phrases: Mapping[str, Sequence[str]]) -> Answer:
+        """Find the first colour that the phrases name."""
+        ((name, wanted),) = phrases.items()
+        word = next((word for word in COLOURS for phrase in wanted if word in phrase), None)
+        mask = colour_mask(self.image, COLOURS[word]) if word else None
+        found = Target(name, word is not None, 0.9 if word else 0.1, mask, [], searched=list(wanted))
+        return replace(answer, targets=[found if t.phrase == name else t for t in answer.targets])
 
     def segment_like(self, reference_image, reference_mask, label=None):
         return colour_mask(self.image, np.median(reference_image[reference_mask], axis=0)), 0.7

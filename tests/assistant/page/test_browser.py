@@ -144,6 +144,14 @@ def test_each_instance_can_be_meant(browser, served_page, photo):
     page.wait_for_selector("#chip >> text=green box 1")
     page.mouse.move(*visitor.position(0.11, 0.6))
     assert page.inner_text(".mp-tip") == "1: green box, 92% sure"
+    assert not page.is_visible("#searched")
+    visitor.ask("find a bench")  # as a concept segmenter does
+    page.wait_for_selector("text=Looked for bench by these names")
+    assert page.input_value("#phrases textarea, #phrases input") == "bench"
+    page.fill("#phrases textarea, #phrases input", "crate, green crate")
+    page.click("#again-for")
+    visitor.wait_for_masks(1)
+    assert page.input_value("#phrases textarea, #phrases input") == "crate, green crate"
     assert visitor.accessibility_faults() == [] and not visitor.script_errors
 
 

@@ -173,6 +173,23 @@ def test_a_mask_is_refined_by_hand(session):
     assert drawn.name == "as drawn" and (drawn.mask == GREEN).all()
 
 
+def test_other_phrases_are_looked_for(session):
+    ask(session, "red and a bench")
+    assert session.searched_target is None
+    with pytest.raises(BadInput, match="no phrases were looked for"):
+        session.look_again("green")
+    ask(session, "find a bench, and red")
+    assert session.searched_target.phrase == "bench" and session.searched_target.searched == ["bench"]
+    with pytest.raises(BadInput, match="give a name"):
+        session.look_again(" , ")
+    session.look_again("crate ,  green crate")
+    bench = session.answer.targets[0]
+    assert bench.present and (bench.mask == GREEN).all() and bench.searched == ["crate", "green crate"]
+    assert session.scene.shown == session.answer.targets
+    session.select(1)
+    assert session.searched_target.phrase == "red ball"
+
+
 def test_a_target_is_said_to_be_absent(session):
     ask(session, "red and green")
     session.select(0)
