@@ -26,11 +26,13 @@ class Heads:
         selector: Selects proposals by the LLM's states.
         phrase_rows: {phrase in lower case: row of `encoder.names`}, every form of each taught name; the first
             form of a row is its plain one.
+        unspoken: The phrases that the language model was not taught to answer with.
     """
 
     encoder: RegionEncoder
     selector: Selector
     phrase_rows: dict[str, int]
+    unspoken: frozenset[str] = frozenset()
 
     @classmethod
     def load(cls, file: Path) -> "Heads":
@@ -46,6 +48,7 @@ class Heads:
         try:
             config = json.loads(metadata["selector"])
             phrase_rows = json.loads(metadata["forms"])
+            unspoken = frozenset(json.loads(metadata.get("unspoken", "[]")))
         except (KeyError, ValueError) as error:
             raise BadInput(
                 f"cannot read the heads' description ({error}); fetch heads.safetensors again"
@@ -54,7 +57,7 @@ class Heads:
         selector.load_state_dict(tensors_under(tensors, "selector."))
         encoder = RegionEncoder(config["state_dim"], len(tensors["encoder.names"]))
         encoder.load_state_dict(tensors_under(tensors, "encoder."))
-        return cls(encoder.eval(), selector.eval(), phrase_rows)
+        return cls(encoder.eval(), selector.eval(), phrase_rows, unspoken)
 
     def save(self, file: Path) -> None:
         """Write them in half precision to a safetensors file."""
@@ -62,7 +65,11 @@ class Heads:
 
         tensors = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
         tensors |= {f"selector.{k}": v for k, v in self.selector.state_dict().items()}
-        metadata = {"selector": json.dumps(self.selector.config), "forms": json.dumps(self.phrase_rows)}
+        metadata = {
+            "selector": json.dumps(self.selector.config),
+            "forms": json.dumps(self.phrase_rows),
+            "unspoken": json.dumps(sorted(self.unspoken)),
+        }
         with replace_whole(file) as path:
             save_file({k: v.half().contiguous() for k, v in tensors.items()}, path, metadata)
 

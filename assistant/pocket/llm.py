@@ -74,15 +74,22 @@ class PocketLLM:
         tokenizer: See `load_tokenizer`.
         encoder: The region encoder.
         phrase_rows: {phrase in lower case: row of `encoder.names`}, every form of each taught name.
+        unspoken: Those of the phrases that the LLM was not taught to answer with.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, encoder: RegionEncoder, phrase_rows: dict[str, int] | None = None
+        self,
+        model: Any,
+        tokenizer: Any,
+        encoder: RegionEncoder,
+        phrase_rows: dict[str, int] | None = None,
+        unspoken: frozenset[str] = frozenset(),
     ):
         self.model = model
         self.tokenizer = tokenizer
         self.encoder = encoder
         self.phrase_rows = phrase_rows or {}
+        self.unspoken = unspoken
         self.common_embedding = self._token_embeddings(MEAN_SAMPLE_TOKENS).float().mean(0)
         self.seg_token, self.abs_token = tokenizer.convert_tokens_to_ids([SEG, ABS])
         self.end_token = tokenizer.convert_tokens_to_ids(END_OF_TURN)
@@ -94,13 +101,14 @@ class PocketLLM:
         adapter: Path | None,
         encoder: RegionEncoder,
         phrase_rows: dict[str, int] | None = None,
+        unspoken: frozenset[str] = frozenset(),
     ) -> "PocketLLM":
         """Load it for answering.
 
         Args:
             folder: SmolLM2 as a transformers folder.
             adapter: A peft folder; None for the untuned model.
-            encoder, phrase_rows: As of the class.
+            encoder, phrase_rows, unspoken: As of the class.
         """
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
@@ -116,7 +124,7 @@ class PocketLLM:
                 model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
         if has_fast_bfloat16():
             model = model.to(torch.bfloat16)
-        return cls(model.eval(), tokenizer, encoder.eval(), phrase_rows)
+        return cls(model.eval(), tokenizer, encoder.eval(), phrase_rows, unspoken)
 
     def embed(self, ids: list[int]) -> Tensor:
         """The input embeddings (len(ids), W) of tokens."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from assistant.pocket.class_evidence import ClassEvidence
 from assistant.pocket.llm import PocketLLM
 from assistant.pocket.region_encoder import EncodedRegions
 from assistant.sam.proposals import Proposals
@@ -19,6 +20,9 @@ from assistant.sam.proposals import Proposals
 # Probability of a region's name times that of being a whole object, from which it counts as seen. Few
 # regions that are right reach one half, as of several proposals of a target at most one is a whole object.
 MIN_SEEN_CONFIDENCE = 0.2
+# The same for a name of ImageNet's classes. On 47 photos of VOC and COCO a name that is not outlined there
+# scores as much in .001 of the cases; with hundreds of names, that is one name in five photos.
+MIN_SEEN_CLASS_SCORE = 0.5
 MAX_OFFERED = 4  # names in an offer
 # Names of what surrounds targets; the background keeps them.
 SURROUNDINGS = frozenset("sky road pavement building tree fence".split())
@@ -59,6 +63,37 @@ def named_targets(llm: PocketLLM, regions: EncodedRegions) -> list[NamedTarget]:
         NamedTarget(name, float(confidences[indices[0]]), float(best[indices[0]]), indices)
         for name, indices in found.items()
     ]
+
+
+def with_classes(
+    targets: Sequence[NamedTarget], evidence: ClassEvidence, names: Sequence[str]
+) -> list[NamedTarget]:
+    """Add what ImageNet's classifier sees to the targets of `named_targets`; surest first.
+
+    Args:
+        targets: The targets with taught names.
+        evidence: What the classifier says of the regions.
+        names: The names to look for, none of them taught.
+
+    Returns:
+        All targets but those whose surest region is more surely another one's.
+    """
+    found = list(targets)
+    for name in names:
+        scores = evidence.scores[:, evidence.rows[name]]
+        likely = (scores >= MIN_SEEN_CLASS_SCORE).nonzero()[:, 0].tolist()
+        if likely:
+            likely.sort(key=lambda k, scores=scores: -float(scores[k]))
+            best = float(scores[likely[0]])
+            found.append(NamedTarget(name, best, best, likely))
+    found.sort(key=lambda target: -target.confidence)
+    taken: set[int] = set()
+    kept: list[NamedTarget] = []
+    for target in found:
+        if target.proposals[0] not in taken:
+            kept.append(target)
+            taken.add(target.proposals[0])
+    return kept
 
 
 def offer(targets: Sequence[NamedTarget]) -> str:

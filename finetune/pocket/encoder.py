@@ -310,6 +310,7 @@ def _teach_names(
         rows[category] = row
     phrase_rows = {phrase: rows[taught.categories[i]] for phrase, i in taught.category_of.items()}
     llm.phrase_rows = phrase_rows | old_rows
+    llm.unspoken -= phrase_rows.keys()
     return rows, torch.cat([old_names, *new_names])
 
 

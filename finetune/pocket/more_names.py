@@ -72,6 +72,7 @@ def main(args: argparse.Namespace) -> None:
     settings = EncoderSettings(steps=args.steps, lr=args.lr)
     train_encoder(encoder, data, settings, heads.encoder, competing_names(phrase_rows))
     heads.encoder = encoder
+    heads.unspoken |= phrase_rows.keys() - heads.phrase_rows.keys()
     heads.phrase_rows = phrase_rows
     heads.save(args.out / "heads.safetensors")
 

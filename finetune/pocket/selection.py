@@ -168,7 +168,7 @@ def train_selector(
         line = json.dumps({name: round(value, 4) for name, value in figures.items()})
         print(f"held-out images: {line}", flush=True)
         (out / "aside.json").write_text(line + "\n")
-    Heads(llm.encoder, selector, llm.phrase_rows).save(out / "heads.safetensors")
+    Heads(llm.encoder, selector, llm.phrase_rows, llm.unspoken).save(out / "heads.safetensors")
 
 
 def _take_steps(

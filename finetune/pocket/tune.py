@@ -197,7 +197,7 @@ class AnsweredQuestions:
     def add(self, step: int, selector: Selector, figures: Mapping[str, float]) -> None:
         """Answer the questions after `step` steps of the selector, and add the answers to the report."""
         model = self.llm.model.get_base_model()
-        llm = PocketLLM(model, self.llm.tokenizer, self.llm.encoder, self.llm.phrase_rows)
+        llm = PocketLLM(model, self.llm.tokenizer, self.llm.encoder, self.llm.phrase_rows, self.llm.unspoken)
         self._pipeline = PocketPipeline(self.opener, llm, selector, self.semantic)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             self.report.add(step, figures)
@@ -231,6 +231,7 @@ def tune(settings: TuneSettings) -> None:
     regions = compute_regions(settings, records, sam)
     llm = load_trainable_llm(settings.rank, (settings.adapter or POCKET) / "lora")
     llm.phrase_rows = dict(start.phrase_rows)
+    llm.unspoken = start.unspoken
     answered = AnsweredQuestions(settings.out, llm, sam, records.shown())
     if not (settings.out / "llm.pt").exists():
         _evaluate_start(settings, llm, start, records, regions, answered)

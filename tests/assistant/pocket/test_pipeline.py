@@ -63,13 +63,13 @@ def test_what_asks_for_nothing_gets_words_only(scene, question):
 
 def test_there_not_there_and_not_known(scene):
     scene.reset()
-    answers = [scene.ask(f"is there a {name}?", remember=False) for name in ("cat", "bus", "snake")]
+    answers = [scene.ask(f"is there a {name}?", remember=False) for name in ("cat", "bus", "wombat")]
     assert [(a.targets[0].present, a.targets[0].known) for a in answers] == [
         (True, True),
         (False, True),
         (False, False),
     ]
-    assert answers[2].text.startswith('I do not know what "snake" means. I can see: cat')
+    assert answers[2].text.startswith('I do not know what "wombat" means. I can see: cat')
     assert answers[2].to_json()["targets"][0]["known"] is False
     assert "known" not in answers[0].to_json()["targets"][0]
 
@@ -85,7 +85,7 @@ def test_everything_but_the_cat(scene):
 
 def test_counting_and_the_main_thing(scene):
     scene.reset()
-    assert scene.ask("how many cats?", remember=False).text.endswith("I count 1.")
+    assert scene.ask("how many cats?", remember=False).text == "I see 1 cat."
     thing = scene.ask("what is this?", remember=False)
     assert thing.targets[0].phrase == "cat" and thing.mask[150, 220]
     assert thing.text.startswith("This looks like: cat (")

@@ -34,6 +34,6 @@ def test_features_have_one_row_a_region_and_end_in_geometry(sam, image):
     masks[0, 10:30, 10:40] = masks[1, 40:80, 60:120] = 1
     boxes, areas = low_res_boxes(masks > 0), masks.sum((1, 2)) * 16
     maps = PocketSegmenter(sam).encode(image).maps
-    features = compute_region_features(sam.image_encoder, image, maps, masks, boxes, areas)
-    assert features.shape == (2, FEATURE_DIM) and features.isfinite().all()
+    features, classes = compute_region_features(sam.image_encoder, image, maps, masks, boxes, areas)
+    assert features.shape == (2, FEATURE_DIM) and features.isfinite().all() and classes.shape == (2, 0)
     assert torch.allclose(features[:, -GEOMETRY:], geometry(boxes, areas, image.shape[:2]))
