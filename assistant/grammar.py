@@ -337,6 +337,90 @@ def reply_with_seen(targets: list[tuple[str, bool]], seen: list[str]) -> str:
     return " ".join(sentences)
 
 
+IRREGULAR_PLURALS = {
+    "person": "people",
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "sheep": "sheep",
+    "fish": "fish",
+    "deer": "deer",
+    "knife": "knives",
+    "leaf": "leaves",
+    "shelf": "shelves",
+    "loaf": "loaves",
+    "wolf": "wolves",
+    "mouse": "mice",
+    "goose": "geese",
+    "foot": "feet",
+    "tooth": "teeth",
+}
+# Words on whose last letters one of those stands by chance.
+REGULAR_PLURALS = _words("human german roman talisman ottoman caiman")
+PLURAL_ALREADY = re.compile(r"(?<![suio])s$|^skis$")  # "scissors" and "cups", but not "glass", "bus", "iris"
+AFTER_NOUN = re.compile(
+    r" (?:of|on|in|at|to|with|without|by|from|for|behind|near|nearest|under|above|that|who|which) "
+)
+# Names of what has parts but no instances: two pieces of sky are not "2 skies".
+MASS_NOUNS = _words(
+    "sky skies grass water sea ocean sand snow ice mud dirt soil ground floor ceiling wall walls road street "
+    "pavement sidewalk background surroundings hair skin fur food rice bread cheese broccoli salad "
+    "soup sauce coffee tea milk juice wine beer furniture clothing clothes underwear swimwear equipment "
+    "luggage jewelry jewellery cutlery tableware traffic foliage vegetation greenery hay gravel smoke fog "
+    "fire light shade rain wood metal paper text it"
+)
+
+
+def is_countable(name: str) -> bool:
+    """Whether what a name stands for comes in instances: "cup" and "slice of bread", but not "sky"."""
+    words = AFTER_NOUN.split(name.lower())[0].split()
+    return bool(words) and words[-1] not in MASS_NOUNS and words[0] != "everything"
+
+
+def plural(name: str) -> str:
+    """The plural of a name in English: "cup" -> "cups", "slice of bread" -> "slices of bread".
+
+    A name that has one already, and one in other letters, is returned as it is.
+    """
+    head = AFTER_NOUN.split(name)[0]
+    *_, noun = head.split(" ")
+    lower, before, after = noun.lower(), head[: len(head) - len(noun)], name[len(head) :]
+    if not re.search("[a-z]$", lower) or lower in IRREGULAR_PLURALS.values() or PLURAL_ALREADY.search(lower):
+        return name
+    for singular, word in IRREGULAR_PLURALS.items():
+        if lower.endswith(singular) and lower not in REGULAR_PLURALS:
+            return f"{before}{noun[: len(noun) - len(singular)]}{word}{after}"
+    if re.search(r"(?:s|x|z|ch|sh)$", lower):
+        return f"{before}{noun}es{after}"
+    if re.search(r"[^aeiou]y$", lower):
+        return f"{before}{noun[:-1]}ies{after}"
+    return f"{before}{noun}s{after}"
+
+
+def counted(reply: str, counts: Sequence[int], always: bool = False) -> str:
+    """A reply that tells how many instances there are: "I see the cup [SEG]." -> "I see 3 cups [SEG]."
+
+    Args:
+        reply: In this grammar.
+        counts: The number of instances of each of its targets, in their order.
+        always: Whether a number is told for a single instance too.
+
+    Returns:
+        The reply with a number before each target that has several instances and is named in a sentence that
+        says what is seen, as `reply_for` writes it. What a model says in other words is left alone.
+    """
+    for mention, count in reversed(list(zip(parse(reply), counts, strict=False))):
+        if not mention.present or (count < 2 and not always):
+            continue
+        before = reply[: mention.position].rstrip()
+        sentence = re.split(r"(?<=[.!?;]) ", before)[-1]
+        article = before.removesuffix(mention.phrase)
+        if re.match(r"I (?:also )?see ", sentence) and article != before and article.endswith("the "):
+            name = mention.phrase if count == 1 else plural(mention.phrase)
+            reply = f"{article[:-4]}{count} {name} {reply[mention.position :]}"
+    return reply
+
+
 def marked(phrase: str, present: bool) -> str:
     """A phrase with its token, quoted where `parse` would not find it otherwise."""
     return f"{_quoted(clean_phrase(phrase))} {SEG if present else ABS}"

@@ -49,6 +49,8 @@ class Reply:
         read_tokens: Number of tokens that it read, those of images included; None where that is unknown.
         image_tokens: Number of those of images; None where that is unknown.
         passes: Number of phrases that a concept segmenter looked for; None without one.
+        tells_numbers: Whether the question asks how many there are: the answer then has a number for each
+            target, also for a single instance.
     """
 
     text: str
@@ -62,6 +64,7 @@ class Reply:
     read_tokens: int | None = None
     image_tokens: int | None = None
     passes: int | None = None
+    tells_numbers: bool = False
 
 
 @dataclass
@@ -76,6 +79,7 @@ class Selection:
         known: Whether the pipeline knows what was asked for; see `assistant.answer.Target`.
         seen: Whether the target is in the image though nothing outlines it; see `assistant.answer.Target`.
         searched: The phrases that a concept segmenter looked for.
+        instances: (H, W) bool each, the objects that were pointed at one by one; [] where that is not known.
     """
 
     confidence: float
@@ -85,6 +89,7 @@ class Selection:
     known: bool = True
     seen: bool = False
     searched: list[str] = field(default_factory=list)
+    instances: list[np.ndarray] = field(default_factory=list)
 
     @property
     def has_mask(self) -> bool:
@@ -275,6 +280,19 @@ class Pipeline(Protocol[Opened]):
     def known_names(self) -> list[KnownName]:
         """The names that the pipeline knows; [] by default, for pipelines that take any noun."""
         return []
+
+    def wholeness(self, opened: Opened, phrase: str) -> np.ndarray | None:
+        """How likely each proposal is one whole object, by which a mask of several is taken apart.
+
+        Args:
+            opened: The image.
+            phrase: What the objects are called.
+
+        Returns:
+            (N,) float in [0, 1], in the order of the proposals; None by default, for pipelines that cannot
+            tell a whole from a part.
+        """
+        return None
 
     def attention_probe(self) -> AttentionProbe:
         """The probe of this pipeline's language model. Raises BadInput where it exposes no attention."""

@@ -96,7 +96,16 @@ class ClassMap:
                 found = self.found.get(name)
                 known, seen = (found.known, found.seen) if found else (True, False)
                 targets.append(
-                    Target(name, visible, confidence, mask if visible else None, [], known=known, seen=seen)
+                    Target(
+                        name,
+                        visible,
+                        confidence,
+                        mask if visible else None,
+                        [],
+                        known=known,
+                        seen=seen,
+                        instances=found.instances if found else [],
+                    )
                 )
         return targets
 

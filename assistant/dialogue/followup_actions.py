@@ -2,6 +2,7 @@
 
     Remove("cup")                        # "now remove the cup"
     Choose("left")                       # "and the one on the left?"
+    ChooseNumber(2)                      # "the second one"
     FindBeside("near", "spoon")          # "the spoon next to it"
 
 `assistant.dialogue.followup_parser` makes these actions of a question, `assistant.dialogue.followups` carries
@@ -84,7 +85,22 @@ class Choose:
     phrase: str | None = None
 
 
-FollowUp = Remove | Keep | Add | Again | Others | Another | Choose
+@dataclass(frozen=True)
+class ChooseNumber:
+    """Show the instance with a number.
+
+    Attributes:
+        number: From 1; -1 for the last.
+        side: Where counting begins: "left", "right", "top" or "bottom"; None for reading order.
+        phrase: The target's name, None for the one shown last.
+    """
+
+    number: int
+    side: Criterion | None = None
+    phrase: str | None = None
+
+
+FollowUp = Remove | Keep | Add | Again | Others | Another | Choose | ChooseNumber
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Parses questions that refer to the masks of the last answer: "now remove the cup", "only the smaller one".
 
     parse_followup("and the one on the left?", ["cup"])          # Choose("left")
+    parse_followup("the second one from the right", ["cup"])     # ChooseNumber(2, "right")
     parse_followup("not that one, the smaller", ["cup"])         # Another("smaller")
     parse_followup("now remove the cup", ["cup", "spoon"])       # Remove("cup")
     parse_followup("only the cup", ["cup", "spoon"])             # Keep(("cup",))
@@ -19,6 +20,7 @@ from assistant.dialogue.followup_actions import (
     Again,
     Another,
     Choose,
+    ChooseNumber,
     Criterion,
     Direction,
     FindBeside,
@@ -46,6 +48,13 @@ CRITERIA: dict[str, Criterion] = {
 # Criteria that also mean something else ("what's left?", "right."), unless one of POINTING_WORDS is near.
 AMBIGUOUS_CRITERIA = ("left", "right", "top", "middle", "little", "big")
 POINTING_WORDS = set("the one ones on at in to".split())
+ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
+CARDINALS = "one two three four five six seven eight nine ten".split()
+NUMBER_PATTERN = re.compile(
+    rf"(?:number|no|nr) (?P<cardinal>\d{{1,2}}|{'|'.join(CARDINALS)})\b|"
+    rf"\b(?P<ordinal>{'|'.join(ORDINALS)}|last|\d{{1,2}}(?:st|nd|rd|th))\b"
+)
+FROM_SIDE_PATTERN = re.compile(r"\b(?:from|counting from|starting from) (?:the )?(left|right|top|bottom)\b")
 # Words that change nothing about which instance is meant.
 FILLER_WORDS = set(
     "and the a an one ones only just what about is are which on at in to of side hand please now that those "
@@ -184,7 +193,7 @@ def parse_followup(question: str, names: list[str]) -> FollowUp | None:
             return action
         if match := REMOVE_PATTERN.fullmatch(text):
             return _parse_removed(match[1] or match[2], names)
-        if choice := _parse_choice(text, names) or _parse_keep(text, names):
+        if choice := _parse_number(text, names) or _parse_choice(text, names) or _parse_keep(text, names):
             return choice
         shorter = LEADING_WORDS.sub("", text, count=1) if LEADING_WORDS.match(text) else text
         shorter = TRAILING_WORDS.sub("", shorter)
@@ -250,6 +259,33 @@ def _parse_choice(text: str, names: list[str]) -> Choose | None:
         return None if ambiguous else Choose(criterion)
     name = match_name(others, names)
     return Choose(criterion, name) if name else None
+
+
+def _parse_number(text: str, names: list[str]) -> ChooseNumber | None:
+    """Parse "the second one", "number 2", "the last cup" and "the second cup from the right"."""
+    numbers = list(NUMBER_PATTERN.finditer(text))
+    if len(numbers) != 1:
+        return None
+    side = FROM_SIDE_PATTERN.search(text)
+    rest = FROM_SIDE_PATTERN.sub(" ", NUMBER_PATTERN.sub(" ", text))
+    others = " ".join(word for word in rest.split() if word not in FILLER_WORDS)
+    name = match_name(others, names) if others else None
+    is_pointing = side or numbers[0]["cardinal"] or POINTING_WORDS & set(rest.split())
+    if (others and name is None) or not is_pointing:  # "first, the dog": the dog is not shown
+        return None
+    number = _number(numbers[0]["cardinal"] or numbers[0]["ordinal"])
+    start = CRITERIA[side[1]] if side else None
+    return ChooseNumber(number, start, name) if number else None
+
+
+def _number(word: str) -> int:
+    """ "second", "2nd", "two" and "2" are 2, "last" is -1."""
+    if word == "last":
+        return -1
+    for words in (ORDINALS, CARDINALS):
+        if word in words:
+            return words.index(word) + 1
+    return int(re.sub(r"\D", "", word))
 
 
 def _parse_keep(text: str, names: list[str]) -> Keep | None:

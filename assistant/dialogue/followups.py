@@ -22,6 +22,7 @@ from assistant.dialogue.followup_actions import (
     Again,
     Another,
     Choose,
+    ChooseNumber,
     Criterion,
     FindBeside,
     Keep,
@@ -40,7 +41,8 @@ from assistant.dialogue.instances import (
     overlap,
     share,
 )
-from assistant.grammar import ABS, SEG, clean_phrase, plain, reply_for
+from assistant.grammar import ABS, SEG, clean_phrase, counted, plain, plural, reply_for
+from assistant.sam.instances import in_reading_order
 from assistant.sam.proposals import Proposals
 
 # Criteria that stand after the noun in a question to the language model; the others stand before it.
@@ -114,6 +116,8 @@ def answer(scene: AnsweringScene, question: str, options: dict[str, Any]) -> Ans
             return _another(scene, question, action, shown[-1], options)
         case Choose():
             return _choose(scene, question, action, shown, options)
+        case ChooseNumber():
+            return _choose_number(scene, question, action, shown, options)
     return None
 
 
@@ -141,9 +145,10 @@ def _others(scene: AnsweringScene, question: str, target: Target, options: dict[
     others = _other_instances(scene, target, options)
     if not others:
         return None
-    mask = np.logical_or.reduce([other.mask for other in others])
+    masks = [other.mask for other in others]
+    mask = np.logical_or.reduce(masks)
     proposals = [index for other in others for index in other.proposals]
-    found = Target(target.phrase, True, target.confidence, mask, proposals, target.proposals)
+    found = Target(target.phrase, True, target.confidence, mask, proposals, target.proposals, instances=masks)
     return _answer(scene, question, [found])
 
 
@@ -171,6 +176,40 @@ def _choose(
         return replace(scene.ask_model(f"Where is the {phrase}?", **options), question=question)
     candidates = [*target.proposals, *target.others]
     return _answer_with(scene, question, target, instance, candidates)
+
+
+def _choose_number(
+    scene: AnsweringScene, question: str, action: ChooseNumber, shown: list[Target], options: dict[str, Any]
+) -> Answer:
+    """The instance of a target with a number; where there are too few, how many there are.
+
+    Of several targets with one instance each, the number means a target.
+    """
+    target = next((target for target in shown if target.phrase == action.phrase), shown[-1])
+    found = instances(scene.proposals, target)
+    if len(found) == 1 and len(shown) > 1 and action.phrase is None:
+        if action.side is None and 0 < action.number <= len(shown):
+            return _answer(scene, question, [shown[action.number - 1]])
+    elif len(found) < max(2, action.number):  # one of several may be shown by itself
+        found += _other_instances(scene, target, options)
+        ordered = in_reading_order([instance.mask for instance in found])
+        found.sort(key=lambda instance: next(k for k, mask in enumerate(ordered) if mask is instance.mask))
+    if side := action.side:
+        found.sort(key=lambda instance: misfit(instance.mask, side))
+    count = len(found)
+    noun = clean_phrase(bare_noun(target.phrase))
+    if action.number > count:
+        seen = f"{count} {plural(noun)}" if count > 1 else f"one {noun}"
+        return _answer(scene, question, [target], f"I see only {seen}.")
+    number = count if action.number == -1 else action.number
+    instance = found[number - 1]
+    candidates = [*target.proposals, *target.others]
+    answered = _answer_with(scene, question, target, instance, candidates)
+    if count > 1:
+        answered.text = f"This is number {number} of {count} {plural(noun)}."
+        if side:
+            answered.text = f"{answered.text[:-1]}, counted from the {side}."
+    return answered
 
 
 def _answer_with(
@@ -332,7 +371,8 @@ def _absent(scene: AnsweringScene, target: Target) -> Target:
 
 
 def _plain_reply(targets: list[Target]) -> str:
-    return plain(reply_for([(target.phrase, target.present) for target in targets]))
+    reply = reply_for([(target.phrase, target.present) for target in targets])
+    return plain(counted(reply, [len(target.instances) for target in targets]))
 
 
 def _answer(scene: AnsweringScene, question: str, targets: list[Target], text: str | None = None) -> Answer:

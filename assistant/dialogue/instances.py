@@ -14,14 +14,14 @@ import numpy as np
 
 from assistant.answer import Target
 from assistant.dialogue.followup_actions import Criterion, Direction
+from assistant.grammar import is_countable
+from assistant.sam.instances import in_reading_order, separate
 from assistant.sam.proposals import Proposals
 
 # Share of the smaller of two masks that lies in the other, from which both are taken for the same instance.
 SAME_INSTANCE_OVERLAP = 0.5
-# Area of a connected part, relative to the largest one, from which it counts as an instance.
-MIN_INSTANCE_AREA_RATIO = 0.05
-# Share of a proposal that must lie in a target's mask for the proposal to count as part of the target.
-MIN_PROPOSAL_SHARE_INSIDE = 0.9
+# Share of a proposal that lies in an instance, from which it is a proposal of the instance.
+MIN_PROPOSAL_SHARE_INSIDE = 0.5
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Instance:
 
     Attributes:
         mask: (H, W) bool.
-        proposals: Indices of the proposals whose union is the mask; empty where it is a part of a mask.
+        proposals: Indices of the target's proposals that lie in it, which may not cover it.
     """
 
     mask: np.ndarray
@@ -38,33 +38,28 @@ class Instance:
 
 
 def instances(proposals: Proposals, target: Target) -> list[Instance]:
-    """The instances that a target's mask is made of.
-
-    They are the target's proposals, best first, without those that mostly lie in an earlier one. Where that
-    leaves fewer than two, they are the mask's connected parts, without splinters.
+    """The instances of a target, each with the target's proposals that lie in it.
 
     Args:
         proposals: The proposals of the image.
-        target: A present target.
+        target: A present target. Where it has a single instance, as one drawn by hand or read from a file of
+            an earlier version may, its connected parts are told apart.
 
     Returns:
-        At least one instance; the target's whole mask where it cannot be taken apart.
+        At least one instance, in reading order.
     """
-    from scipy import ndimage
-
     assert target.mask is not None
-    inside = [
-        i for i in target.proposals if share(proposals.mask(i), target.mask) > MIN_PROPOSAL_SHARE_INSIDE
-    ]
-    separate = distinct(proposals, inside)
-    if len(separate) > 1:
-        return [Instance(proposals.mask(i), [i]) for i in separate]
-    parts, count = ndimage.label(target.mask, np.ones((3, 3)))
-    areas = np.bincount(parts.ravel(), minlength=count + 1)[1:]
-    large = [k for k in range(count) if areas[k] >= MIN_INSTANCE_AREA_RATIO * areas.max()]
-    if len(large) < 2:
+    masks = target.instances
+    if len(masks) == 1 and is_countable(target.phrase):
+        masks = in_reading_order(separate(target.mask, proposals))
+    if len(masks) == 1:
         return [Instance(target.mask, list(target.proposals))]
-    return [Instance(parts == k + 1, []) for k in large]
+    return [
+        Instance(
+            mask, [i for i in target.proposals if share(proposals.mask(i), mask) >= MIN_PROPOSAL_SHARE_INSIDE]
+        )
+        for mask in masks
+    ]
 
 
 def distinct(proposals: Proposals, indices: Sequence[int], rejected: Sequence[np.ndarray] = ()) -> list[int]:

@@ -16,7 +16,6 @@ from PIL import Image
 
 from assistant.answer import Target
 from assistant.dialogue.class_list import ClassMap, ask_classes
-from assistant.dialogue.instances import instances
 from assistant.errors import BadInput
 from assistant.export.colours import palette, rgb_of
 from assistant.export.drawing import draw_targets
@@ -27,6 +26,7 @@ from assistant.images import collect_notes
 from assistant.label.photos import ENDINGS, IMAGES, LABEL_MAPS, LABELS, OVERLAYS, RESULTS, Photo, add_image
 from assistant.label.result import FoundClass, PhotoResult, read_result, write_result
 from assistant.label.settings import LabelSettings
+from assistant.sam.instances import fitted
 from assistant.sam.mask_ops import encode_rle
 from assistant.scene import Assistant, Scene
 
@@ -84,7 +84,7 @@ class Labeller:
     def _write(self, photo: Photo, scene: Scene, class_map: ClassMap, notes: list[str]) -> None:
         """Write the files of one photo."""
         out, names = self.settings.out, self.settings.classes
-        masks = list(_masks_of_classes(scene, class_map))
+        masks = list(_masks_of_classes(class_map))
         earlier = read_result(photo.path_in(out, RESULTS))
         has_own_image = add_image(photo, out, None if earlier is None else earlier.has_own_image)
         with replace_whole(photo.path_in(out, LABELS)) as temporary:
@@ -158,39 +158,28 @@ def label_image(label: np.ndarray, colours: list[str]) -> Image.Image:
     return image
 
 
-def _masks_of_classes(scene: Scene, class_map: ClassMap) -> Iterator[tuple[int, list[np.ndarray]]]:
+def _masks_of_classes(class_map: ClassMap) -> Iterator[tuple[int, list[np.ndarray]]]:
     """(index, masks (H, W) bool of its instances) of each class that has pixels in the label map."""
     for index, name in enumerate(class_map.names):
         pixels = class_map.label == index
         if pixels.any():
-            yield index, instance_masks(scene, class_map.found[name], pixels)
+            yield index, instance_masks(class_map.found[name], pixels)
 
 
-def instance_masks(scene: Scene, target: Target, pixels: np.ndarray) -> list[np.ndarray]:
-    """The instances of a class, best first, none of which overlaps another.
+def instance_masks(target: Target, pixels: np.ndarray) -> list[np.ndarray]:
+    """The instances of a class, none of which overlaps another.
 
     Args:
-        scene: The photo.
         target: The class, as it was answered.
         pixels: (H, W) bool, not empty: where the label map has the class.
 
     Returns:
-        Masks (H, W) bool, without splinters. What no proposal shows is taken apart into its connected parts.
+        Masks (H, W) bool in reading order, without splinters.
     """
     rest = pixels.copy()
     masks = []
-    for instance in instances(scene.proposals, target):
-        masks.append(instance.mask & rest)
-        rest &= ~instance.mask
-    masks += _connected_parts(rest, MIN_INSTANCE_AREA_RATIO * max(mask.sum() for mask in masks))
+    for mask in fitted(target.instances, pixels):
+        masks.append(mask & rest)
+        rest &= ~mask
     least = MIN_INSTANCE_AREA_RATIO * max(mask.sum() for mask in masks)
     return [mask for mask in masks if mask.sum() >= max(1, least)]
-
-
-def _connected_parts(mask: np.ndarray, min_area: float) -> list[np.ndarray]:
-    """The connected parts (H, W) bool of a mask that have at least so many pixels."""
-    from scipy import ndimage
-
-    parts, count = ndimage.label(mask, np.ones((3, 3)))
-    areas = np.bincount(parts.ravel(), minlength=count + 1)
-    return [parts == number for number in range(1, count + 1) if areas[number] >= min_area]

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from assistant.answer import Target
-from assistant.dialogue.instances import distinct, instances, share
+from assistant.dialogue.instances import share
 from assistant.grammar import marked
 from assistant.pipeline import Reply, Selection
 from assistant.pocket.honest_reply import Item, write_reply
@@ -113,30 +112,11 @@ def answer_background(context: RuleContext) -> Answered:
 
 
 def answer_count(kind: Count, context: RuleContext) -> Answered:
-    """What is counted, and the number of its instances."""
+    """What is counted; the answer tells a number for each target, see `Reply.tells_numbers`."""
     items, asked = context.ask(f"find all {kind.things}.")
     reply, selections = write_reply(items, offer(context.seen), asked)
-    counts = [_count(item, context) if item.present else 0 for item in items if item.selection.known]
-    if counts:
-        reply.text += f" I count {sum(counts)}."
+    reply.tells_numbers = True
     return reply, selections
-
-
-def _count(item: Item, context: RuleContext) -> int:
-    """How many instances a present item has.
-
-    Those are its distinct proposals that are likely whole things, and the large connected parts of its mask
-    that none of these touches.
-    """
-    likely = context.regions.objectness.sigmoid()
-    whole = [k for k in item.selection.proposals if likely[k] >= MIN_SEEN_CONFIDENCE]
-    whole = distinct(context.opened.proposals, sorted(whole, key=lambda k: -float(likely[k])))
-    mask = context.mask(item.selection)
-    parts = instances(
-        context.opened.proposals, Target(item.phrase, True, item.selection.confidence, mask, [])
-    )
-    touched = context.union(whole)
-    return len(whole) + sum(not (part.mask & touched).any() for part in parts)
 
 
 def answer_main_target(context: RuleContext) -> Answered:
@@ -151,4 +131,5 @@ def answer_main_target(context: RuleContext) -> Answered:
     others = offer([other for other in context.seen if other.name != thing.name]).replace(
         "can", "can also", 1
     )
-    return _reply(f"{text} {others}".strip(), [Selection(thing.confidence, thing.proposals)])
+    selection = Selection(thing.confidence, thing.proposals, instances=[context.union(thing.proposals)])
+    return _reply(f"{text} {others}".strip(), [selection])

@@ -15,9 +15,12 @@ from assistant.grammar import (
     Mention,
     check_question,
     clean_phrase,
+    counted,
+    is_countable,
     neutralise,
     parse,
     plain,
+    plural,
     reply_for,
 )
 
@@ -315,3 +318,45 @@ def test_parse_gives_back_what_reply_for_was_given(targets, seed):
 )
 def test_ordinary_phrases_are_kept_as_they_are(phrase):
     assert clean_phrase(phrase) == phrase
+
+
+@pytest.mark.parametrize(
+    "singular, several",
+    [
+        ("cup", "cups"),
+        ("wine glass", "wine glasses"),
+        ("bus", "buses"),
+        ("cherry", "cherries"),
+        ("toy", "toys"),
+        ("person", "people"),
+        ("policeman", "policemen"),
+        ("human", "humans"),
+        ("sheep", "sheep"),
+        ("scissors", "scissors"),
+        ("slice of bread", "slices of bread"),
+        ("person on the left", "people on the left"),
+        ("dogs", "dogs"),
+        ("雨伞", "雨伞"),
+        ("route 66", "route 66"),
+    ],
+)
+def test_plurals(singular, several):
+    assert plural(singular) == several
+
+
+def test_what_comes_in_instances():
+    assert all(is_countable(name) for name in ("cup", "slice of bread", "cups", "雨伞", "cat in the grass"))
+    assert not any(is_countable(name) for name in ("sky", "green grass", "everything except the cup", "it"))
+
+
+def test_a_reply_tells_how_many_instances_there_are():
+    reply = reply_for([("cup", True), ("pen", True), ("dog", False), ("person", True)])
+    told = counted(reply, [3, 1, 0, 2])
+    assert told == "I see 3 cups [SEG] and the pen [SEG], but no dog [ABS]; I see 2 people [SEG]."
+    assert [mention.present for mention in parse(told)] == [True, True, False, True]
+    assert counted(reply_for([("cup", True)]), [1]) == "I see the cup [SEG]."
+    assert counted(reply_for([("cup", True)]), [1], always=True) == "I see 1 cup [SEG]."
+    model = "The cup [SEG] is on the table [SEG]; it may be the mug [SEG]."
+    assert counted(model, [2, 2, 2]) == model  # a sentence of another form is left alone
+    assert counted("Ah. I also see the cup [SEG].", [2]) == "Ah. I also see 2 cups [SEG]."
+    assert counted(reply_for([("it", True)]), [2]) == "I see it [SEG]."

@@ -81,6 +81,26 @@ def test_one_of_several_instances(scene):
     assert shows(scene.ask("and the others?"), RIGHT_CUP, SMALL_CUP)
 
 
+def test_instances_are_counted_and_chosen_by_number(scene, pipeline):
+    answer = scene.ask("the cups and the spoon")
+    assert [len(target.instances) for target in answer.targets] == [3, 1]
+    scene.ask("only the cups")
+    second = scene.ask("the second one")  # from left to right
+    assert shows(second, SMALL_CUP) and second.text == "This is number 2 of 3 cups."
+    last = scene.ask("the second from the right")  # of all that the model finds beside the one that is shown
+    assert shows(last, SMALL_CUP) and last.text == "This is number 2 of 3 cups, counted from the right."
+    scene.ask("the cups")
+    assert shows(scene.ask("the last cup"), RIGHT_CUP)
+    scene.ask("the cups")
+    too_many = scene.ask("number 4")
+    assert shows(too_many, *CUPS) and too_many.text == "I see only 3 cups."
+    pipeline.right_cup_only = True
+    scene.ask("the cup and the spoon")
+    assert shows(scene.ask("the second one"), SPOON)  # of two targets with one instance each
+    others = scene.ask("the cups").targets[0]
+    assert others.instances[0] is others.mask
+
+
 def test_a_mask_made_by_hand_is_followed_up(scene):
     scene.shown = [Target("cup", True, 1.0, MASKS[LEFT_CUP] | MASKS[RIGHT_CUP], [])]
     assert len(instances(scene.proposals, scene.shown[0])) == 2

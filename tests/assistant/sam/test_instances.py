@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from assistant.sam.instances import fitted, in_reading_order
+from assistant.sam.instances import fitted, in_reading_order, merged, separate
+from assistant.sam.mask_ops import encode_rle
+from assistant.sam.proposals import Proposals
 
 H, W = 40, 60
 
@@ -37,3 +39,52 @@ def test_reading_order():
     assert [id(part) for part in order] == [id(high), id(aside), id(low)]
     order = in_reading_order([block(0, 0, 0, 0), RIGHT, LEFT])
     assert [part.any() for part in order] == [True, True, False] and order[0] is LEFT
+
+
+def proposals_of(*masks, predicted_iou=0.9):
+    count = len(masks)
+    return Proposals(
+        [encode_rle(mask) for mask in masks],
+        np.zeros((count, 4), np.float32),
+        np.full(count, predicted_iou, np.float32),
+        np.ones(count, np.float32),
+        np.array([mask.sum() for mask in masks]),
+        np.zeros((count, 2), np.float32),
+        np.zeros((count, 4, 4), np.float32),
+        (H, W),
+    )
+
+
+def same(found, expected):
+    found, expected = in_reading_order(found), in_reading_order(expected)
+    return len(found) == len(expected) and all((f == e).all() for f, e in zip(found, expected, strict=True))
+
+
+def test_connected_parts_are_instances_and_crumbs_are_not():
+    crumb, small = block(30, 22, 2, 2), block(30, 40, 5, 5)
+    mask = LEFT | RIGHT | crumb | small
+    assert same(separate(mask, proposals_of()), [LEFT | crumb, RIGHT | small])
+    assert same(separate(mask, proposals_of(small)), [LEFT | crumb, RIGHT, small])  # a proposal shows it
+    assert same(separate(mask, proposals_of(small), [0.2]), [LEFT | crumb, RIGHT | small])  # of a mere part
+    empty = np.zeros((H, W), bool)
+    assert separate(empty, proposals_of(small), [1.0])[0] is empty
+
+
+def test_a_connected_part_is_split_into_whole_objects():
+    """Two objects that touch, beneath a proposal that holds both, and a part of the first."""
+    first, second = block(5, 10, 20, 12), block(5, 22, 20, 12)
+    both, part = first | second, block(5, 10, 10, 12)
+    proposals = proposals_of(both, first, second, part, RIGHT)
+    assert same(separate(both, proposals, [0.3, 0.9, 0.8, 0.3, 1.0]), [first, second])
+    assert same(separate(both, proposals, [0.9, 0.3, 0.3, 0.2, 1.0]), [both])  # one object of two parts
+    assert same(separate(both, proposals, [0.3, 0.9, 0.2, 0.3, 1.0]), [both])  # nothing is sure of the second
+    assert same(separate(both, proposals), [both])  # nobody knows what is whole
+    overlapping = proposals_of(first, block(5, 20, 20, 14))
+    found = separate(both, overlapping, [0.9, 0.8])
+    assert same(found, [first, second]) and not (found[0] & found[1]).any()
+
+
+def test_what_was_pointed_at_twice_is_one_object():
+    inner = block(6, 1, 10, 8)
+    assert same(merged([inner, RIGHT, LEFT]), [LEFT, RIGHT])
+    assert merged([]) == []
