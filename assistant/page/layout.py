@@ -68,7 +68,7 @@ def build_page(
 
 
 def _build_components(blocks: gr.Blocks, examples: list[Example], limits: str) -> Components:
-    session = gr.State(Session(), time_to_live=SESSION_LIFETIME, delete_callback=Session.clear)
+    session = gr.State(Session(), time_to_live=SESSION_LIFETIME, delete_callback=Session.end)
     gr.HTML(HEADING, elem_id="head")
     with gr.Row(elem_id="panes"):
         with gr.Column(scale=5, min_width=320, elem_id="talk"):

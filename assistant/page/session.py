@@ -11,9 +11,11 @@ that compute are called in the page's worker (`assistant.page.worker`).
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 import uuid
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -130,7 +132,7 @@ class Session:
         self.corrections: list[tuple[Answer, list[Turn]]] = []
         self.forgotten: Forgotten | None = None
         self.set_aside: list[SetAside] = []
-        self._folder: tempfile.TemporaryDirectory | None = None  # deleted together with the session
+        self._folder: Path | None = None  # of their files; deleted together with the session
         self.clear()
 
     def __deepcopy__(self, memo: dict) -> Session:
@@ -150,6 +152,12 @@ class Session:
         self.stored_rows: list[list[str]] = []
         self.drawn_scene: Scene | None = None
         self.reset_view()
+
+    def end(self) -> None:
+        """Forget all, once the visitor is gone."""
+        self.clear()
+        self.forgotten = None
+        self.forget_set_aside()
 
     def forget(self, photos: bool) -> None:
         """Forget the conversation, so that `bring_back` brings it back.
@@ -195,8 +203,9 @@ class Session:
             text: What its file holds.
         """
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="maskpick-visit-")
-        file = Path(self._folder.name) / f"{uuid.uuid4().hex}.json"
+            self._folder = Path(tempfile.mkdtemp(prefix="maskpick-visit-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        file = self._folder / f"{uuid.uuid4().hex}.json"
         file.write_text(text, encoding="utf-8")
         self.forget_set_aside(rows)
         while len(self.set_aside) >= MAX_SET_ASIDE:

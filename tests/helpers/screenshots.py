@@ -45,12 +45,19 @@ class Stage:
         self.page.wait_for_selector("#question textarea")
         self.page.wait_for_timeout(800)
 
-    def shoot(self, state: str, full: bool = False) -> None:
-        """Take an image of a state, where it is wanted; full: of the whole page, not only of the screen."""
+    def shoot(self, state: str, full: bool = False, keep_pointer: bool = False) -> None:
+        """Take an image of a state, where it is wanted.
+
+        Args:
+            state: Its name.
+            full: Whether to take the whole page, not only what is on the screen.
+            keep_pointer: Whether the pointer stays where it is; it is moved out of the way otherwise.
+        """
         name = f"{state}-{self.suffix}"
         if self.wanted is None or name in self.wanted:
             file = self.out / f"page-{name}.jpg"
-            self.page.mouse.move(1, 1)
+            if not keep_pointer:
+                self.page.mouse.move(1, 1)
             self.page.wait_for_timeout(700)
             self.page.screenshot(path=file, type="jpeg", quality=80, full_page=full)
             print(file, flush=True)
@@ -84,11 +91,17 @@ class Stage:
         tab.click()
         self.page.wait_for_timeout(400)
 
-    def click(self, x: float, y: float) -> None:
-        """Click on a place of the picture, given in shares of its width and height."""
+    def hover(self, x: float, y: float) -> None:
+        """Move the pointer to a place of the picture, given in shares of its width and height."""
         self.page.locator(".mp-over").scroll_into_view_if_needed()
         box = self.page.locator(".mp-over").bounding_box()
-        self.page.mouse.click(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
+        self.page.mouse.move(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
+
+    def click(self, x: float, y: float) -> None:
+        """Click on such a place."""
+        self.hover(x, y)
+        self.page.mouse.down()
+        self.page.mouse.up()
 
 
 def run(out: Path, every_state: bool) -> None:
@@ -129,12 +142,20 @@ def visit(stage: Stage, cup: Path, folder: Path) -> None:
         stage.page.wait_for_timeout(600)
         stage.shoot("opening")
     stage.wait_until_open()
+    stage.shoot("opened", full=stage.is_phone)
     stage.ask("What could I drink from, and is there a dog?")
     stage.shoot("answer", full=stage.is_phone)
     stage.ask("and the spoon?")
     stage.ask("not that one")
     stage.shoot("followed")
+    stage.page.click('.mp-zoom [data-zoom="in"]')
+    stage.page.click('.mp-zoom [data-zoom="in"]')
+    stage.shoot("zoomed")
+    stage.page.click('.mp-zoom [data-zoom="whole"]')
     stage.open_tab("By hand")
+    stage.page.wait_for_selector('.mp-stage[data-proposals]:not([data-proposals="0"])')
+    stage.hover(0.5, 0.4)
+    stage.shoot("preview", keep_pointer=True)
     stage.click(0.5, 0.35)
     stage.page.wait_for_selector('.mp-stage[data-drawn="3"]')
     stage.shoot("hand")
@@ -158,7 +179,7 @@ def visit_tabs(stage: Stage) -> None:
     stage.ask("what is this?")
     stage.shoot("about")
     stage.open_tab("Classes")
-    stage.page.fill("#names textarea", "cup, spoon, dining table, dog, person")
+    stage.page.fill("#names textarea", "cup, spoon, dining table, dog, person, quark")
     stage.page.click("#map")
     stage.page.wait_for_selector('.mp-stage[data-view="classes"]')
     stage.shoot("classes", full=True)

@@ -307,6 +307,10 @@ def test_earlier_conversations_reopen(session, assistant):
     files = [other.file for other in session.set_aside]
     session.forget_set_aside()
     assert session.set_aside == [] and not any(file.exists() for file in files)
+    ask(session, "blue")
+    set_aside(session)
+    session.end()  # the visitor is gone
+    assert session.set_aside == [] and not any(files[0].parent.iterdir())
 
 
 def test_corrections_are_saved_once(session, tmp_path):
