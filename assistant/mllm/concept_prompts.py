@@ -20,6 +20,7 @@ from assistant.mllm.grounding_prompts import (
     object_schema,
 )
 from assistant.mllm.structured_answer import StructuredAnswer, probabilities, read_json
+from assistant.sam.concepts import longest_end
 
 MAX_CONCEPTS = 3  # phrases of one target
 MAX_TEXT_LENGTH = 80  # characters of a name, a phrase, or what singles a target out
@@ -121,8 +122,8 @@ def _read_target(row: dict[str, Any], probability: float | None) -> ConceptTarge
     """A target; None where it has no name. Not every server keeps to the schema."""
     phrase = str(row.get("phrase") or "").strip()
     written = row.get("concepts")
-    concepts = [str(c).strip() for c in (written if isinstance(written, list) else [written]) if c]
-    concepts = [c for c in concepts if c][:MAX_CONCEPTS] or ([phrase] if phrase else [])
+    concepts = [longest_end(str(c)) for c in (written if isinstance(written, list) else [written]) if c]
+    concepts = [c for c in concepts if c][:MAX_CONCEPTS] or ([longest_end(phrase)] if phrase else [])
     if not concepts:
         return None
     seen = row.get("seen") is not False

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from assistant import weights
 from assistant.errors import BadInput
+from tests.helpers.refusals import refusal
 
 
 def test_committed_weights_are_checked(tmp_path, monkeypatch):
@@ -91,3 +92,29 @@ def test_models_are_folders_or_hub_ids(tmp_path):
 def test_importing_weights_is_light():
     program = "import sys, assistant.weights; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("load", ["agent", "sam", "concepts"])
+def test_gated_weights_without_access_are_one_line(load, tmp_path, monkeypatch):
+    """SAM 3 is had by those who have accepted its terms, whichever part it is asked for as."""
+    import httpx
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError
+
+    from assistant.loading.concepts import load_concept_segmenter
+    from assistant.loading.sams import load_segmenter
+    from assistant.presets import load_preset
+
+    def gated(*args, **options):
+        response = httpx.Response(403, request=httpx.Request("HEAD", "https://hub.invalid"))
+        raise GatedRepoError("Access to this model is restricted.\nPlease log in.", response=response)
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", gated)
+    works = {
+        "agent": lambda: load_preset("agent", mllm="nobody/never-uploaded", device="cpu"),
+        "sam": lambda: load_segmenter("facebook/never-cached-sam3", "cpu"),
+        "concepts": lambda: load_concept_segmenter("facebook/never-cached-sam3", None),
+    }
+    line = refusal(works[load])
+    assert "accept the terms of" in line and "hf auth login" in line

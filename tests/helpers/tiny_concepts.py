@@ -155,7 +155,7 @@ def tiny_grounding_dino(folder: Path | str, seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         GroundingDinoForObjectDetection(config).save_pretrained(folder)
-    size = {"shortest_edge": 64, "longest_edge": 96}
+    size = {"shortest_edge": 96, "longest_edge": 128}  # of a square photo the coarsest map has 2 x 2 cells
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
     GroundingDinoProcessor(GroundingDinoImageProcessor(size=size), tokenizer).save_pretrained(folder)
     return Path(folder)

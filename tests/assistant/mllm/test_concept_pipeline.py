@@ -6,14 +6,17 @@ import random
 import numpy as np
 import pytest
 import skimage.data
+import torch
 
 from assistant import Assistant
 from assistant.dialogue.class_list import ask_classes
 from assistant.errors import BadInput
 from assistant.grammar import Turn
-from assistant.mllm.concept_pipeline import ConceptPipeline
+from assistant.mllm.concept_pipeline import MARKS_PER_SHEET, MAX_MARKS, ConceptPipeline
 from assistant.mllm.structured_answer import StructuredAnswer
 from assistant.presets import ModelOptions, load_preset
+from assistant.sam.concepts import MAX_INSTANCES, Instances, KeptFinds
+from assistant.sam.mask_ops import encode_rle
 from assistant.scene import Scene
 from tests.helpers import scripted_world
 from tests.helpers.scripted_world import (
@@ -26,6 +29,7 @@ from tests.helpers.scripted_world import (
 )
 from tests.helpers.tiny_concepts import tiny_grounding_dino, tiny_sam3
 from tests.helpers.tiny_models import tiny_qwen3_vl, tiny_sam
+from tests.helpers.tiny_sams import tiny_official_sam
 
 NO_ERRORS = ErrorRates(0, 0, 0, 0, 0)
 
@@ -196,12 +200,72 @@ def test_presets_of_tiny_models_answer(qwen, tmp_path, preset):
 
 
 def test_parts_that_do_not_go_together(qwen, tmp_path):
+    sam = str(tmp_path / "sam.pth")
+    torch.save(tiny_official_sam().state_dict(), sam)
     for changes, message in (
         ({"preset": "pocket", "selection": "concepts"}, "too small"),
-        ({"preset": "base", "mllm": str(qwen), "sam": "pocket", "selection": "concepts"}, "finds nothing"),
+        ({"preset": "base", "mllm": str(qwen), "sam": sam, "selection": "concepts"}, "finds nothing"),
         ({"preset": "base", "selection": "marks", "concepts": "some/detector"}, "goes with --selection"),
     ):
         name = changes.pop("preset")
         with pytest.raises(BadInput, match=message) as error:
             load_preset(name, device=None if name == "pocket" else "cpu", **changes)
         assert "\n" not in str(error.value)
+
+
+class Crowd(KeptFinds):
+    """Finds so many dots, whatever it is asked for, none of them surely; it is told the phrases."""
+
+    def __init__(self, count, size):
+        super().__init__()
+        self.count, self.size, self.asked = count, size, []
+
+    def networks(self):
+        return {}
+
+    def _fits(self, phrase):
+        return len(phrase) < 60
+
+    def _find(self, opened, phrase):
+        self.asked.append(phrase)
+        masks = np.zeros((self.count, *self.size), bool)
+        for k in range(self.count):
+            masks[k, k // self.size[1], k % self.size[1]] = True
+        scores = np.linspace(0.45, 0.35, self.count, dtype=np.float32)
+        rles = [encode_rle(mask) for mask in masks[:MAX_INSTANCES]]
+        boxes = np.zeros((len(rles), 4), np.float32)
+        return Instances(rles, boxes, scores[:MAX_INSTANCES], 0.9 * bool(self.count), self.size)
+
+
+@pytest.mark.parametrize("count", [0, 1, 500])
+def test_none_and_five_hundred_instances(world, count):
+    """Of a crowd, the surest are numbered, and the model picks among those."""
+    opened = opened_world(world, random.Random(0))
+    finder = Crowd(count, world.image.shape[:2])
+    dots = {"phrase": "dots", "seen": True, "concepts": ["dot"], "which": ""}
+    marks = {"phrase": "dots", "marks": list(range(1, 61))}
+    model = Told(world, opened, dots, *([marks] if count else [dots]))
+    pipeline = ConceptPipeline(scripted_world._opener(ScriptedSegmenter(world)), model, finder)
+    scene = Scene(Assistant(pipeline, {}), world.image, opened)
+    answer = scene.ask("which?")
+    (target,) = answer.targets
+    assert target.phrase == "dots"
+    if count:
+        assert target.present and target.mask.sum() == min(count, MAX_MARKS) and answer.cost.calls == 2
+        sheets = 1 + -(-min(count, MAX_MARKS) // MARKS_PER_SHEET)
+        assert len(model.asked[1][0][0].images) == sheets
+    else:  # other words, then it points
+        assert answer.cost.calls == 3 and finder.passes == 1
+
+
+def test_a_phrase_that_is_too_long_is_looked_for_by_its_last_words(world):
+    opened = opened_world(world, random.Random(0))
+    finder = Crowd(1, world.image.shape[:2])
+    long = "very " * 40 + "small dot"
+    row = {"phrase": "dot", "seen": True, "concepts": [long, "x" * 150], "which": ""}
+    model = Told(world, opened, row, {"phrase": "dot", "marks": [1]})
+    pipeline = ConceptPipeline(scripted_world._opener(ScriptedSegmenter(world)), model, finder)
+    answer = Scene(Assistant(pipeline, {}), world.image, opened).ask("which?")
+    (asked,) = finder.asked
+    assert answer.present and asked.endswith("very small dot") and len(asked) < 60
+    assert len(answer.searched[0][0]) <= 100
