@@ -54,6 +54,9 @@ function lights(item, number, instance) {
   for (const type of ["mouseleave", "blur"]) item.addEventListener(type, () => light(-1));
 }
 
+const HAS_POINTER = window.matchMedia("(hover: hover)").matches; // not on a phone
+const HOW_TO_CLICK = "Click on a thing to outline it. Arrow keys and Enter work too.";
+
 function list() {
   legend.hidden = byHand() || !masks.length;
   legend.replaceChildren(...masks.map(legendItem));
@@ -63,7 +66,7 @@ function list() {
     item.addEventListener("click", () => { choice = k; trigger("choose", { number: k }); list(); paint(); });
     return item;
   }));
-  if (!candidates.length) candidateBar.textContent = "Click on a thing to outline it. Arrow keys and Enter work too.";
+  if (!candidates.length) candidateBar.textContent = HAS_POINTER ? HOW_TO_CLICK : "Tap a thing to outline it.";
 }
 
 const TRACKED = ["photo", "masks", "proposals", "candidates", "marks_round"]; // whose change means more than drawing

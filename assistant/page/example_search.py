@@ -59,9 +59,9 @@ def _search(session: Session, example: Target, example_photo: int, photo: int, l
     present = bool(mask.any())
     confidence = float(min(max(score, 0.0), 1.0))
     target = Target(phrase, present, confidence, mask if present else None, [])
-    question = f"Where is what is like the {phrase} of photo {example_photo + 1}?"
+    question = f"Find what is like the {phrase} in photo {example_photo + 1}."
     if present:
-        text = f"The most alike here is this {phrase}; whether it is one was not asked."
+        text = f"Closest match for the {phrase} ({confidence:.0%}). It may be something else."
     else:
         text = f"Nothing here is like the {phrase}."
     answer = Answer(text, [target], scene.size, scene.image, question)

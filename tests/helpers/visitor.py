@@ -57,7 +57,9 @@ class Visitor:
         self.requests: list[str] = []
         self.script_errors: list[str] = []
         viewport = {"width": width, "height": height}
-        self.page = browser.new_context(viewport=viewport, has_touch=has_touch).new_page()
+        self.page = browser.new_context(
+            viewport=viewport, has_touch=has_touch, is_mobile=has_touch
+        ).new_page()
         self.page.set_default_timeout(TIMEOUT)
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))

@@ -230,6 +230,7 @@ def test_two_fingers_zoom(browser, served_page, photo):
     visitor.open(photo)
     visitor.ask("red")
     visitor.wait_for_masks(1)
+    assert visitor.page.evaluate("matchMedia('(hover: none)').matches")
     x, y = visitor.position(0.5, 0.5)
     touch = visitor.page.context.new_cdp_session(visitor.page)
     for kind, apart in [("Start", 20), ("Move", 40), ("Move", 60)]:
@@ -239,6 +240,8 @@ def test_two_fingers_zoom(browser, served_page, photo):
     visitor.page.wait_for_selector('.mp-stage:not([data-zoom="1.00"])')
     assert float(visitor.page.get_attribute(".mp-stage", "data-zoom")) == pytest.approx(3, abs=0.2)
     assert visitor.position(0.5, 0.5) == pytest.approx((x, y), abs=3)
+    visitor.open_tab("By hand")
+    visitor.page.wait_for_selector(".mp-found >> text=Tap a thing")  # nothing of keys
 
 
 def test_by_hand_and_corrected(browser, served_page, photo, folder):
@@ -481,6 +484,9 @@ def test_two_visitors_keep_apart(browser, served_page, photo, folder):
 @pytest.mark.parametrize("width,height,theme", [(390, 844, "light"), (1400, 900, "dark")])
 def test_fits_the_screen(browser, served_page, photo, folder, width, height, theme):
     visitor = Visitor(browser, f"{served_page.address}?__theme={theme}", width, height)
+    visitor.page.wait_for_selector("#chat .example img")
+    heading, chat = (visitor.page.locator(name).bounding_box() for name in ("#chat .placeholder h2", "#chat"))
+    assert heading["y"] >= chat["y"]  # nothing is cut off
     visitor.page.screenshot(path=folder / f"empty-{width}-{theme}.png")
     if theme == "dark":  # an example answers at once
         visitor.page.click("#chat .example >> nth=0")

@@ -255,6 +255,7 @@ def test_an_example_is_found_in_other_photos(session, assistant):
     assert find_similar(session, "beach ball", lambda *values: None) == 2 and session.photo == 1
     assert (session.answer.mask == colour_mask(mirrored, COLOURS["red"])).all()
     assert session.answer.targets[0].phrase == "beach ball"
+    assert session.answer.text == "Closest match for the beach ball (70%). It may be something else."
     session.show_photo(2)
     assert not session.answer.present and "Nothing here is like" in session.answer.text
     session.show_photo(1)
