@@ -1,7 +1,7 @@
 """Which of the names that a question may mean are meant and in the picture.
 
-    candidates = [Candidate("cup", -3.2, 0.9, 0.4), Candidate("bowl", -6.1, 0.7, 0.0)]
-    meant_and_present(asked, candidates, threshold=0.5)       # [("cup", 0.9)]
+    candidates = [Candidate("cup", -3.2, 2.1), Candidate("bowl", -6.1, -3.0)]
+    meant_and_present(asked, candidates, threshold=0.5)       # [("cup", 0.69)]
 
 The phrase memory says what a description may mean, the language model what it would answer, the selector what
 is there. A kind ("fruit") means every one of its names.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from assistant.pipeline import Selection
 from assistant.pocket.honest_reply import Item
+from assistant.pocket.presence import SEVERAL_SHIFT, sigmoid
 from assistant.pocket.question_reading import Asked
 
 # What a cosine of 1 is worth against the log-probability of an answer, in nats. Of 80 held-out descriptions
@@ -21,12 +22,6 @@ SIMILARITY_WEIGHT = 80.0
 # Nats behind the best candidate, up to which a candidate of a description is meant too: of the same
 # descriptions .81 then have the right name among those meant, with .65 wrong ones each (6 nats: .90, 1.2).
 MAX_BEHIND = 3.0
-# How surely a part of the picture must bear a name (`SemanticSelector.evidence`) for the selector's word to
-# count in full. On nine photos of VOC, which trained nothing (14 names there and 166 not), the selector
-# alone took .23 of the latter for present, .10 with the first of these values and .03 with the second; of the
-# former it kept .86, .86 and .79.
-MIN_EVIDENCE = 0.02
-MIN_EVIDENCE_OF_SEVERAL = 0.1  # where several names may be meant: each of them may be seen by mistake
 
 
 @dataclass(frozen=True)
@@ -36,27 +31,16 @@ class Candidate:
     Attributes:
         name: The name.
         likelihood: The log-probability that the language model answers with it.
-        presence: In [0, 1], that it is in the picture, as the selector says.
-        evidence: In [0, 1], how surely a part of the picture bears the name: see
-            `SemanticSelector.evidence`.
+        presence: The logit that it is in the picture, see `presence`.
     """
 
     name: str
     likelihood: float
     presence: float
-    evidence: float
 
-    def confidence(self, least: float) -> float:
-        """In [0, 1], that it is in the picture; `least`: see `damped`."""
-        return damped(self.presence, self.evidence, least)
-
-
-def damped(presence: float, evidence: float, least: float = MIN_EVIDENCE) -> float:
-    """The presence in [0, 1] of a name, less where the evidence that a part of the picture bears it is small.
-
-    `least` is the evidence from which the presence counts in full.
-    """
-    return presence * min(1.0, evidence / least)
+    def confidence(self, is_one_of_several: bool = False) -> float:
+        """In [0, 1], that it is in the picture; less where it is one of several that may be meant."""
+        return sigmoid(self.presence - (SEVERAL_SHIFT if is_one_of_several else 0.0))
 
 
 def meant_and_present(
@@ -74,8 +58,7 @@ def meant_and_present(
     """
     mine = {candidate.name: candidate for candidate in candidates if candidate.name in asked.names}
     if not asked.similarities:
-        least = MIN_EVIDENCE if len(asked.names) == 1 else MIN_EVIDENCE_OF_SEVERAL
-        confidences = {name: mine[name].confidence(least) for name in asked.names}
+        confidences = {name: mine[name].confidence(len(asked.names) > 1) for name in asked.names}
         ranking = sorted(confidences, key=confidences.__getitem__, reverse=True)
         return [(name, confidences[name]) for name in ranking if confidences[name] >= threshold]
     merits = {
@@ -84,7 +67,7 @@ def meant_and_present(
     }
     ranking = sorted(merits, key=merits.__getitem__, reverse=True)
     meant = [name for name in ranking if merits[name] >= merits[ranking[0]] - MAX_BEHIND]
-    confidences = {name: mine[name].confidence(MIN_EVIDENCE_OF_SEVERAL) for name in meant}
+    confidences = {name: mine[name].confidence(is_one_of_several=True) for name in meant}
     return [(name, confidences[name]) for name in meant if confidences[name] >= threshold]
 
 
@@ -98,7 +81,7 @@ def missing_item(asked: Asked, candidates: Sequence[Candidate], may_guess: bool)
     if not asked.names:
         return unknown_item(asked)
     mine = [candidate for candidate in candidates if candidate.name in asked.names]
-    confidence = max(candidate.confidence(MIN_EVIDENCE_OF_SEVERAL) for candidate in mine)
+    confidence = max(candidate.confidence(is_one_of_several=True) for candidate in mine)
     selection = Selection(confidence, [], known=not asked.is_guess)
     return Item(asked.words, False, selection, in_own_words=bool(asked.similarities), asked=asked)
 

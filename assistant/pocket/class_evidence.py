@@ -3,9 +3,10 @@
 classes = ClassNames(taught=llm.phrase_rows)
 classes.names                                    # ["accordion", "axe", ...]: those that are not taught
 evidence = classes.evidence(opened.classes, regions.objectness)
-evidence.presence("guitar"), evidence.regions("guitar", rles)
+evidence.logit("guitar"), evidence.regions("guitar", rles)
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from assistant.sam.mask_ops import Rle, rle_containment
 LIKELY_SCORE = 0.2
 # Of the best region's score, from which another region shows one more thing of the name.
 MIN_SCORE_SHARE = 0.6
+MIN_SCORE = 1e-5
 MAX_SHARED = 0.1  # of a region, that another one may cover where both are things of their own
 MAX_THINGS = 8
 
@@ -35,12 +37,12 @@ class ClassEvidence:
     scores: Tensor
     rows: dict[str, int]
 
-    def presence(self, name: str) -> float:
-        """In [0, 1], how surely a name is in the image: 0.5 where its best region scores LIKELY_SCORE."""
+    def logit(self, name: str) -> float:
+        """The logit that a name is in the image: 0 where its best region scores LIKELY_SCORE."""
         if name not in self.rows or not len(self.scores):
-            return 0.0
+            return math.log(MIN_SCORE / LIKELY_SCORE)
         best = float(self.scores[:, self.rows[name]].max())
-        return best / (best + LIKELY_SCORE)
+        return math.log(max(best, MIN_SCORE) / LIKELY_SCORE)
 
     def regions(self, name: str, rles: Sequence[Rle]) -> list[int]:
         """The regions of a name, the best first: at least one, and others that show further things of it.

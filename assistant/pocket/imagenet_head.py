@@ -7,6 +7,8 @@ It names what no labelled set here teaches, without any training. The wheel hold
 the pocket SAM uses, so that it costs one more convolution on maps that are computed anyway.
 """
 
+from typing import Any
+
 import timm
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ class ImageNetHead(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        network = timm.create_model(BACKBONE_NAME)
+        network: Any = timm.create_model(BACKBONE_NAME)
         self.conv_head = network.conv_head
         self.bn2 = network.bn2
         self.classifier = network.classifier

@@ -81,9 +81,8 @@ def with_classes(
     found = list(targets)
     for name in names:
         scores = evidence.scores[:, evidence.rows[name]]
-        likely = (scores >= MIN_SEEN_CLASS_SCORE).nonzero()[:, 0].tolist()
+        likely = [k for k in scores.argsort(descending=True).tolist() if scores[k] >= MIN_SEEN_CLASS_SCORE]
         if likely:
-            likely.sort(key=lambda k, scores=scores: -float(scores[k]))
             best = float(scores[likely[0]])
             found.append(NamedTarget(name, best, best, likely))
     found.sort(key=lambda target: -target.confidence)

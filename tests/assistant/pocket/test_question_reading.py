@@ -6,6 +6,7 @@ from assistant.pipeline import Selection
 from assistant.pocket.candidates import Candidate, found_item, meant_and_present, missing_item
 from assistant.pocket.lexicon import Lexicon
 from assistant.pocket.phrase_memory import PhraseMemory, PhraseTable
+from assistant.pocket.presence import SEVERAL_SHIFT, sigmoid
 from assistant.pocket.question_reading import Asked, QuestionReader
 from assistant.pocket.vocabulary import Vocabulary
 from tests.helpers.word_encoder import WordEncoder
@@ -113,31 +114,42 @@ def test_a_name_of_an_adapter_is_known():
     assert reader.read("the gearbox") is None
 
 
+def test_names_that_the_language_model_was_not_taught_are_looked_up():
+    names = {0: "cup", 1: "gong"}
+    rows = {name: row for row, name in names.items()}
+    reader = QuestionReader(Vocabulary(rows), Lexicon(rows), None, names, frozenset({"gong"}))
+    assert reader.read("where is the cup?") is None
+    assert read(reader, "where is the gong?") == [("gong", ["gong"])]
+    assert read(reader, "the left gong and the cup") == [("left gong", ["gong"]), ("cup", ["cup"])]
+
+
 def test_all_of_a_kind_are_meant_where_they_are_surely_there():
     kind = Asked("fruit", ["apple", "banana", "orange"])
     candidates = [
-        Candidate("apple", -1.0, 0.99, 0.5),
-        Candidate("banana", -2.0, 0.3, 0.0),
-        Candidate("orange", -2.0, 0.9, 0.0),  # no region bears the name
-        Candidate("dog", -0.1, 1.0, 0.9),
+        Candidate("apple", -1.0, 4.0),
+        Candidate("banana", -2.0, -2.0),
+        Candidate("orange", -2.0, 0.9),  # enough if it were the only one that may be meant
+        Candidate("dog", -0.1, 9.0),
     ]
-    assert meant_and_present(kind, candidates, 0.5) == [("apple", 0.99)]
+    assert meant_and_present(kind, candidates, 0.5) == [("apple", sigmoid(4.0 - SEVERAL_SHIFT))]
+    orange = Asked("clementine", ["orange"])
+    assert meant_and_present(orange, candidates, 0.5) == [("orange", sigmoid(0.9))]
 
 
 def test_of_a_description_the_best_that_is_there_is_meant():
     described = Asked("what barks", ["dog", "tree", "cat"], [0.6, 0.5, 0.3])
     candidates = [
-        Candidate("dog", -4.0, 0.9, 0.5),
-        Candidate("tree", -9.0, 0.9, 0.5),
-        Candidate("cat", -2.0, 0.9, 0.5),
+        Candidate("dog", -4.0, 2.0),
+        Candidate("tree", -9.0, 2.0),
+        Candidate("cat", -2.0, 2.0),
     ]
-    assert meant_and_present(described, candidates, 0.5) == [("dog", 0.9)]
-    absent = [Candidate("dog", -4.0, 0.1, 0.0), *candidates[1:]]
+    assert meant_and_present(described, candidates, 0.5) == [("dog", sigmoid(2.0 - SEVERAL_SHIFT))]
+    absent = [Candidate("dog", -4.0, -2.0), *candidates[1:]]
     assert meant_and_present(described, absent, 0.5) == []
 
 
 def test_what_is_missing_is_called_as_it_was_asked():
-    item = missing_item(Asked("woman", ["person"]), [Candidate("person", -1.0, 0.2, 0.0)], False)
+    item = missing_item(Asked("woman", ["person"]), [Candidate("person", -1.0, -1.0)], False)
     assert (item.phrase, item.present, item.selection.known) == ("woman", False, True)
     item = missing_item(Asked("window", []), [], False)
     assert (item.phrase, item.present, item.selection.known) == ("window", False, False)
