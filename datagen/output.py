@@ -14,7 +14,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from assistant.errors import BadInput
 from assistant.export.converters import to_llmseg40k
@@ -24,8 +24,12 @@ from datagen.image_result import ImageResult
 from datagen.rejected import is_rejected, read_rejected
 from datagen.statistics import Statistics
 
+if TYPE_CHECKING:
+    from assistant.export.html_report import Sample
+
 RECORDS_FILE, LLMSEG40K_FILE = "records.jsonl", "llmseg40k.json"
 TRAIN_FILE, VAL_FILE = "train.jsonl", "val.jsonl"
+MAX_SHOWN, MAX_SHOWN_OF_A_KIND = 30, 3  # questions on the page of statistics
 MAX_REASONS_SHOWN = 8  # of why nothing was made, in one line: the most frequent say enough
 
 
@@ -71,7 +75,7 @@ def output(
         out.finish()
         statistics = {
             "statistics.json": json.dumps(out.statistics.figures(), indent=1, ensure_ascii=False),
-            "statistics.html": out.statistics.page(folder.resolve().name),
+            "statistics.html": out.statistics.page(folder.resolve().name, out.samples()),
         }
         for name, content in statistics.items():
             stack.enter_context(whole_file(folder / name)).write(content)
@@ -104,6 +108,7 @@ class Output:
         self.statistics = Statistics()
         self._rejected = read_rejected(folder)
         self._has_llmseg40k_rows = False
+        self._shown: list[Record] = []  # on the page of statistics
 
     def add(self, result: ImageResult) -> None:
         """Write all questions about one image, but for those that were thrown out by hand."""
@@ -136,6 +141,37 @@ class Output:
         if self.val_share:
             self.files[VAL_FILE if in_val(record, self.val_share) else TRAIN_FILE].write(line)
         self.statistics.add_record(record)
+        if self._is_worth_showing(record):
+            self._shown.append(record)
+
+    def _is_worth_showing(self, record: Record) -> bool:
+        """Whether a page of few questions has room for it: for its kind, and for another image."""
+        kind = record.source["kind"]
+        alike = sum(other.source["kind"] == kind for other in self._shown)
+        return (
+            alike < MAX_SHOWN_OF_A_KIND
+            and len(self._shown) < MAX_SHOWN
+            and all(other.image != record.image for other in self._shown)
+        )
+
+    def samples(self) -> "Iterator[Sample]":
+        """A few of the questions with their masks, by kind, to be looked at."""
+        from assistant.export.html_report import Sample
+        from assistant.grammar import plain
+        from assistant.images import open_image
+        from assistant.record import image_path, record_masks
+
+        for record in sorted(self._shown, key=lambda record: record.source["kind"]):  # stable
+            try:
+                image = open_image(image_path(record, self.folder / RECORDS_FILE))
+            except BadInput:  # removed since
+                continue
+            kind = record.source["kind"]
+            earlier = [f"before: {turn.question} {plain(turn.answer or '')}" for turn in record.history]
+            masks = [mask for mask in record_masks(record) if mask is not None]
+            names = ", ".join(f"{t.phrase}{'' if t.rle else ' (absent)'}" for t in record.targets)
+            words = [*earlier, f"answer: {plain(record.answer)}"]
+            yield Sample(kind, record.question, words, [(names, image, masks)], [kind])
 
     def _write_llmseg40k(self, name: str, records: Sequence[Record]) -> None:
         """Write the questions that stand alone: one that follows others means nothing without them.

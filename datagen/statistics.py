@@ -7,13 +7,16 @@ statistics.figures()                 # what statistics.json holds
 statistics.page("questions")         # statistics.html
 """
 
-import html
+import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from assistant.record import Record
+
+if TYPE_CHECKING:
+    from assistant.export.html_report import Sample
 
 # Classes of a target's share of the image's area: (upper limit, name).
 AREA_CLASSES = ((0.001, "below 0.001"), (0.01, "0.001 to 0.01"), (0.1, "0.01 to 0.1"), (2.0, "0.1 and more"))
@@ -78,9 +81,15 @@ class Statistics:
         }
         return figures | ({"dropped_items": self.dropped_items} if self.dropped_items else {})
 
-    def page(self, title: str) -> str:
-        """Return an HTML page with plots, which fetches nothing."""
-        from assistant.export.html_report import STYLE, bars, table
+    def page(self, title: str, samples: "Iterable[Sample]" = ()) -> str:
+        """Return an HTML page with plots, which fetches nothing.
+
+        Args:
+            title: Of the page.
+            samples: Questions to look at.
+        """
+        from assistant.export.charts import bars_svg
+        from assistant.export.html_report import Report, Table, write_report_page
 
         figures = self.figures()
         plots = {
@@ -96,18 +105,17 @@ class Statistics:
         sums = [
             (key.replace("_", " "), value) for key, value in figures.items() if not isinstance(value, dict)
         ]
-        safe_title = html.escape(title)
-        parts = [
-            "<!doctype html><html lang=en><meta charset=utf-8>"
-            "<meta name=viewport content='width=device-width'>",
-            f"<title>{safe_title}</title><style>{STYLE}</style><h1>{safe_title}</h1>",
-            table(sums),
-            *(f"<h2>{html.escape(name)}</h2>{bars(name, counts)}" for name, counts in plots.items()),
-            "<h2>Dropped, and why</h2>",
-            table(self.drops.most_common()),
-            "</html>\n",
-        ]
-        return "".join(parts)
+        report = Report(
+            title,
+            about=["Questions about photos, with the masks of what they ask for."],
+            headline=Table([], sums, "What it holds"),
+            plots=[(name, bars_svg(name, counts)) for name, counts in plots.items()],
+            tables=[Table([], self.drops.most_common(), "Dropped, and why")],
+            samples=samples,
+        )
+        page = io.StringIO()
+        write_report_page(page, report)
+        return page.getvalue()
 
 
 def _in_order(counts: Mapping[int, int]) -> dict[str, int]:

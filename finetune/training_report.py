@@ -8,13 +8,14 @@
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
-from assistant.export.html_report import END, Curve, Sample, begin, card, svg, table
+from assistant.export.charts import Curve, curve_svg
+from assistant.export.html_report import Report, Sample, Table, write_report_file
 from assistant.files import replace_whole
 from assistant.grammar import parse
 from assistant.pipeline import Selection
@@ -93,50 +94,93 @@ class TrainingReport:
 
         Args:
             title: Of the page.
-            settings: Shown in a table; None is left out.
+            settings: Shown in a table that is folded away; None is left out.
             curves: {file of JSON lines in OUT: names of the figures in it, each drawn in a plot of its own}.
 
         Returns:
             The page's file.
         """
         rows = self.rows()
-        with replace_whole(self.out / "report.html") as path, path.open("w", encoding="utf-8") as page:
-            page.write(begin(title))
-            page.write(table([(k, v) for k, v in settings.items() if v is not None]))
-            self._write_validation(page, rows)
-            for file, names in curves.items():
-                self._write_curves(page, self.out / file, names)
-            self._write_questions(page, rows)
-            page.write(END)
-        return self.out / "report.html"
+        logs = {file: _json_lines(self.out / file) for file in curves}
+        plots = [plot for file, names in curves.items() for plot in _curves(logs[file], names)]
+        report = Report(
+            title,
+            headline=_headline(rows),
+            plots=[*_validation(rows), *plots],
+            costs=_costs(logs.values()),
+            samples=self._samples(rows),
+            details=[Table([], [(name, value) for name, value in settings.items() if value is not None])],
+        )
+        return write_report_file(self.out / "report.html", report)
 
-    def _write_validation(self, page: TextIO, rows: list[dict[str, Any]]) -> None:
+    def _samples(self, rows: list[dict[str, Any]]) -> Iterator[Sample]:
+        """The questions with their true masks, and the answers at evenly spaced checkpoints."""
         if not rows:
             return
-        names = [name for name in SHARES if any(name in row for row in rows)]
-        lines = {name: [(row["step"], row.get(name)) for row in rows] for name in names}
-        page.write("<h2>Validation</h2>" + svg(Curve("Validation", "step", "share", lines)))
-
-    def _write_curves(self, page: TextIO, file: Path, names: Sequence[str]) -> None:
-        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        for name in names:
-            points = [(row["step"], row.get(name)) for row in rows]
-            if points:
-                page.write(f"<h2>{name}</h2>" + svg(Curve(name, "step", name, {name: points}, None)))
-
-    def _write_questions(self, page: TextIO, rows: list[dict[str, Any]]) -> None:
-        """The questions with their true masks, and the answers at evenly spaced checkpoints."""
-        if not rows or not self.questions:
-            return
-        page.write(f"<h2>The same {len(self.questions)} validation questions over time</h2>")
         columns = np.linspace(0, len(rows) - 1, min(MAX_CHECKPOINTS_SHOWN, len(rows)))
         checkpoints = [rows[i] for i in sorted({round(i) for i in columns})]
         for k, question in enumerate(self.questions):
-            page.write(card(_question_card(question, k, checkpoints)))
+            yield _question_card(question, k, checkpoints, len(self.questions))
 
 
-def _question_card(question: ImageRecord, index: int, checkpoints: list[dict[str, Any]]) -> Sample:
-    """A question of a report: its image with the true masks, then with those of each checkpoint's answer."""
+def _json_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON lines; [] without one."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _shares_of(rows: list[dict[str, Any]]) -> list[str]:
+    """The validation figures in [0, 1] that the rows have."""
+    return [name for name in SHARES if any(row.get(name) is not None for row in rows)]
+
+
+def _headline(rows: list[dict[str, Any]]) -> Table | None:
+    """The validation figures at the first, the best and the last step; None without validations."""
+    names = _shares_of(rows)
+    if not names:
+        return None
+    scored = [row for row in rows if row.get(names[0]) is not None]
+    chosen = {
+        "first": scored[0],
+        f"best {names[0]}": max(scored, key=lambda row: row[names[0]]),
+        "last": scored[-1],
+    }
+    table = [[name, row["step"], *(row.get(each) for each in names)] for name, row in chosen.items()]
+    return Table(["validation", "step", *names], table)
+
+
+def _validation(rows: list[dict[str, Any]]) -> list[tuple[str, Any]]:
+    """The validation figures by step, as one plot; [] without any."""
+    names = _shares_of(rows)
+    if not rows:
+        return []
+    lines = {name: [(row["step"], row.get(name)) for row in rows] for name in names}
+    return [("Validation", curve_svg(Curve("Validation", "step", "share", lines)))]
+
+
+def _curves(rows: list[dict[str, Any]], names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """A plot of each figure of a log, but for those that it lacks."""
+    for name in names:
+        points = [(row["step"], row.get(name)) for row in rows]
+        if points:
+            yield name, curve_svg(Curve(name, "step", name, {name: points}, None))
+
+
+def _costs(logs: Iterable[list[dict[str, Any]]]) -> Table:
+    """How many steps the training took, and how long, as far as the logs say."""
+    rows = [row for log in logs for row in log if "seconds" in row]
+    if not rows:
+        return Table([], [])
+    last = max(rows, key=lambda row: row["step"])
+    # A run that was continued counts its seconds from its own start.
+    seconds = [row["seconds"] for row in rows]
+    ends = [a for a, b in zip(seconds, seconds[1:], strict=False) if b < a] + [seconds[-1]]
+    return Table([], [("steps", last["step"]), ("seconds", float(sum(ends)))])
+
+
+def _question_card(
+    question: ImageRecord, index: int, checkpoints: list[dict[str, Any]], count: int
+) -> Sample:
+    """One of a report's questions: its image with the true masks, then with those of each checkpoint."""
     from assistant.images import open_image
 
     image = open_image(question.image)
@@ -149,4 +193,5 @@ def _question_card(question: ImageRecord, index: int, checkpoints: list[dict[str
         if index < len(row["answers"]):
             reply, rles = row["answers"][index]
             panels.append((f"step {row['step']}: {reply}", image, [decode_rle(rle) for rle in rles]))
-    return Sample("", question.record.question, [], panels)
+    group = f"The same {count} validation questions over time"
+    return Sample(group, question.record.question, [], panels, ["present" if present else "absent"])

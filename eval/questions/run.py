@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant.errors import BadInput
-from eval.metrics import PROTOCOLS
+from eval.metrics import PROTOCOLS, iou
 from eval.questions.question import Question
 from eval.questions.samples import report_samples
 from eval.questions.scoring import Truth, score_answer, score_oracle
@@ -162,7 +162,11 @@ def run_questions(
         result.curve = []  # masks on disk have no confidence
     write_result(settings.out, result)
     write_report(
-        settings.out, result, presence_curves(result, PRESENCE_TITLE), report_samples(lines, questions)
+        settings.out,
+        result,
+        presence_curves(result, PRESENCE_TITLE),
+        report_samples(lines, questions),
+        [iou(*line["pair"]) for line in lines if "error" not in line and line["targets"]],
     )
     _print(result)
 

@@ -13,6 +13,7 @@ from assistant.record import RecordTarget
 from assistant.sam.mask_ops import Rle, decode_rle
 from eval.metrics import iou
 from eval.questions.question import Question
+from eval.questions.summary import groups_of
 from eval.report import Panel, Sample
 
 MAX_SAMPLES_PER_GROUP = 8
@@ -58,7 +59,7 @@ def report_samples(lines: list[dict[str, Any]], questions: list[Question]) -> It
             question = by_key[line["key"]]
             groups = ", ".join(line["groups"])
             title = f"IoU {iou(*line['pair']):.2f}   {groups}   {Path(question.record.image).name}"
-            yield Sample(group, title, _words(line), _panels(line, question))
+            yield Sample(group, title, _words(line), _panels(line, question), groups_of(line))
 
 
 def _words(line: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -152,7 +153,10 @@ def test_statistics_are_numbers_and_plots(many_images):
     absent = sum(target.rle is None for record in records for target in record.targets)
     assert figures["targets_absent"] == absent
     page = (many_images / "out/statistics.html").read_text()
-    assert page.count("<svg") == 6 and "implicit" in page and "http" not in page
+    assert page.count("<svg") == 6 and "implicit" in page
+    assert not re.search(r'(src|href)=(?!"data:)', page)
+    shown = re.findall(r'<article class="card" data-tags="\[&#34;(\w+)', page)
+    assert len(shown) > 3 and set(shown) <= set(figures["by_kind"]) and page.count("<img") == len(shown)
 
 
 def test_bad_input_is_one_line(cups_and_cat, capsys):
