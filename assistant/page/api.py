@@ -21,6 +21,8 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.context import get_blocks_context
+from gradio.utils import get_function_description
 from PIL import Image
 
 from assistant.dialogue.class_list import ask_classes, read_class_names
@@ -77,8 +79,9 @@ class Endpoints:
 
         Returns:
             {"question", "text", "width", "height", "targets": [{"phrase": str, "present": bool, "confidence":
-            0 to 1, "box": [x, y, w, h], "area": px, "proposals": [int], "rle": mask}]}; rle and box are null
-            where the thing is absent
+            0 to 1, "box": [x, y, w, h], "area": px, "rle": mask, "proposals": [int], "instances": [{"box",
+            "area", "rle"}]}]}; instances are the single objects of the mask, from left to right; rle and box
+            are null where the thing is absent
         """
 
         def work(scene: Scene) -> dict:
@@ -151,16 +154,17 @@ class Endpoints:
 
         return self._answer(image, work)
 
-    def classes(self, image: gr.FileData, names: str) -> dict:
+    def classes(self, image: gr.FileData, names: str | list[str]) -> dict:
         """Make a semantic map of a picture: which pixels belong to which of the given classes.
 
         Args:
             image: the picture: a data: URL, an http(s) URL, or the path that an upload returned
-            names: the classes, one a line or with commas between them
+            names: the classes: a list of names, or a text of names, one a line or with commas between them
 
         Returns:
-            {"width", "height", "classes": [{"name": str, "present": bool, "confidence": 0 to 1, "rle": mask
-            or null}]}; present and confidence are null where the model said nothing of a class
+            {"width", "height", "classes": [{"name": str, "present": bool or null, "confidence": 0 to 1 or
+            null, "rle": mask or null}]}, in the order of the names; present and confidence are null where the
+            model said nothing of a class, rle is null where the class has no pixel
         """
 
         def work(scene: Scene) -> dict:
@@ -209,7 +213,8 @@ class Endpoints:
 
         Returns:
             {"width", "height", "heat": a grey PNG of the picture's size as a data URL, 255 = where it looks
-            most}
+            most, 0 = where it looks least}; the values compare places within a picture and are no
+            probabilities: a phrase for what is not there has a brightest place too
         """
 
         def work(scene: Scene) -> dict:
@@ -231,6 +236,24 @@ def add_api(assistant: Assistant, worker: Worker) -> None:
         endpoints.attend,
     ):
         gr.api(action, api_name=action.__name__, concurrency_id="assistant", concurrency_limit=1)
+        _describe_last_endpoint(action)
+
+
+def _describe_last_endpoint(action: Callable[..., Any]) -> None:
+    """Say on the API page what the docstring says of each argument and of what is returned.
+
+    Gradio itself tells it to MCP clients only, and calls the arguments "1st" and "2nd".
+    """
+    blocks = get_blocks_context()
+    assert blocks is not None
+    endpoint = list(blocks.fns.values())[-1]
+    _, arguments, returns = get_function_description(action)
+    for component, (name, meaning) in zip(endpoint.inputs, arguments.items(), strict=True):
+        component.label = name
+        component._api_info = component.api_info() | {"additional_description": meaning}
+    (component,) = endpoint.outputs
+    component.label = "reply"
+    component._api_info = component.api_info() | {"description": " ".join(returns)}
 
 
 def tool_reply(data: list[dict]) -> list:

@@ -30,6 +30,8 @@ WELCOME = "## What are you looking for?\nDrop a photo, then ask for things in yo
 RETRY_TEMPERATURE = 0.7
 # Run in the browser: a question that is edited can be typed at once.
 FOCUS_QUESTION = "() => document.querySelector('#question textarea').focus()"
+# The button that was pressed is gone; a phone's keyboard would hide the picture.
+FOCUS_AFTER_BUTTON = "() => matchMedia('(hover: hover)').matches && (" + FOCUS_QUESTION + ")()"
 FOCUS_WHERE_EDITED = (
     "() => document.querySelector('#chip .editing') && document.querySelector('#question textarea').focus()"
 )
@@ -85,14 +87,17 @@ class ChatPanel(Panel):
         chat = self.components.chat
         state, outputs = self.components.session, self.components.changeable
         answer: EventStep = {"fn": self.answer, "inputs": state, "outputs": outputs, **QUEUED_EVENT}
+        focus: EventStep = {"fn": None, "js": FOCUS_AFTER_BUTTON, "api_visibility": "private"}
         (
             chat.messages.example_select(self.choose_example, state, outputs, **INSTANT_EVENT)
+            .then(**focus)
             .then(**open_photos)
             .then(**answer)
             .then(**store_conversation)
         )
         (
             chat.messages.option_select(self.ask_suggestion, state, outputs, **INSTANT_EVENT)
+            .then(**focus)
             .then(**answer)
             .then(**store_conversation)
         )

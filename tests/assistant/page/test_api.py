@@ -114,6 +114,25 @@ def test_the_actions_are_the_only_public_endpoints(client):
     }
 
 
+def test_the_api_page_describes_every_argument_and_reply(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    for endpoint in endpoints.values():
+        assert endpoint["description"]
+        for parameter in endpoint["parameters"]:
+            assert parameter["label"] == parameter["parameter_name"]
+            assert len(parameter["python_type"]["description"]) > 10
+        (reply,) = endpoint["returns"]
+        assert reply["label"] == "reply" and reply["python_type"]["description"].startswith('{"')
+    (_, names) = endpoints["/classes"]["parameters"]
+    assert names["python_type"]["type"] == "list[str] | str"
+    assert "no probabilities" in endpoints["/attend"]["returns"][0]["python_type"]["description"]
+
+
+def test_classes_take_a_list_of_names(call):
+    rows = call("classes", ["red ball", "bench"])["classes"]
+    assert [(row["name"], row["present"]) for row in rows] == [("red ball", True), ("bench", False)]
+
+
 def test_errors_are_messages(client, photo, no_photo):
     for image, question, message in [
         (handle_file(str(no_photo)), "red?", "holiday.png is not a"),

@@ -100,6 +100,7 @@ def test_words_and_masks_light_each_other(browser, served_page, photo):
     visitor.open(photo)
     page.click("#chat .option >> nth=0")  # a suggested question
     page.wait_for_selector('#chat [data-testid=user]:has-text("Where is the red ball?")')
+    page.wait_for_selector("#question textarea:focus")  # the button is gone
     visitor.wait_for_masks(1)
     visitor.ask("red and green")
     visitor.wait_for_masks(2)
@@ -496,6 +497,7 @@ def test_fits_the_screen(browser, served_page, photo, folder, width, height, the
             "!document.querySelector('#chat .busy')"
         )
         assert SOURCE_IMAGES[0].question in visitor.page.inner_text("#chat")
+        visitor.page.wait_for_selector("#question textarea:focus")
     else:
         visitor.open(photo)
     visitor.ask("red, green, blue and a bench")
