@@ -68,6 +68,8 @@ def write_user_files(folder: Path, car_parts: bool = False) -> None:
 def write_data(folder: Path) -> None:
     """The data root of docs/training.md, a few photos each."""
     write_coco(folder / "coco/train", photos(8), COCO)
+    for name in ("voc", "duts"):  # sets that teach names alone, of which every name needs a few instances
+        write_coco(folder / name / "train", photos(24), COCO)
     write_coco(folder / "coco/dev", photos(4), COCO)
     write_expressions(folder / "refcocos/dev", photos(2))
     write_label_maps(folder / "camvid/train", renamed(photos(2), AS_STREET), STREET)
