@@ -117,10 +117,10 @@ def histogram_svg(title: str, values: Sequence[float], width: int = 560, height:
     right, bottom = width - 12, height - BOTTOM_MARGIN
     column = (right - LEFT_MARGIN) / HISTOGRAM_BINS
     parts = []
-    for share in (0.0, 0.5, 1.0):
-        y = bottom - share * (bottom - TOP_MARGIN)
+    for number in sorted({0, most // 2, most}):
+        y = bottom - number / most * (bottom - TOP_MARGIN)
         parts.append(f'<line x1="{LEFT_MARGIN}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" {GRID_LINE}/>')
-        parts.append(_label(LEFT_MARGIN - 6, y + 4, f"{share * most:g}", "end"))
+        parts.append(_label(LEFT_MARGIN - 6, y + 4, number, "end"))
     for k, count in enumerate(counts):
         tall = count / most * (bottom - TOP_MARGIN)
         low, high = k / HISTOGRAM_BINS, (k + 1) / HISTOGRAM_BINS
