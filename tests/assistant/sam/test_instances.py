@@ -65,7 +65,9 @@ def test_connected_parts_are_instances_and_crumbs_are_not():
     mask = LEFT | RIGHT | crumb | small
     assert same(separate(mask, proposals_of()), [LEFT | crumb, RIGHT | small])
     assert same(separate(mask, proposals_of(small)), [LEFT | crumb, RIGHT, small])  # a proposal shows it
-    assert same(separate(mask, proposals_of(small), [0.2]), [LEFT | crumb, RIGHT | small])  # of a mere part
+    parts = proposals_of(small, LEFT)
+    assert same(separate(mask, parts, [0.2, 0.9]), [LEFT | crumb, RIGHT | small])  # a mere part, likely
+    assert same(separate(mask, parts, [0.2, 0.3]), [LEFT | crumb, RIGHT, small])  # as sure as any other
     empty = np.zeros((H, W), bool)
     assert separate(empty, proposals_of(small), [1.0])[0] is empty
 
