@@ -50,8 +50,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--concepts",
         metavar="MODEL",
-        help="finds the things that the LLM names: SAM 3 (with --sam of the same) or a zero-shot detector "
-        "such as IDEA-Research/grounding-dino-base (with any --sam), as a hub id or a folder",
+        help="finds the things that the LLM names: SAM 3 (with --sam of the same), a zero-shot detector such "
+        "as IDEA-Research/grounding-dino-base (with any --sam), as a hub id or a folder, or pocket (with "
+        "--sam pocket) for the names that it was taught",
     )
     parser.add_argument(
         "--calibration",

@@ -214,7 +214,8 @@ def _load_zero_shot(parts: _Parts) -> Loaded:
         model = StructuredLLM(llm, parts.max_tokens)
     opener, weights["sam"] = load_image_opener(parts.sam, parts.device)
     if parts.selection == "concepts":
-        finder, weights["concepts"] = load_concept_segmenter(parts.concepts or parts.sam, opener)
+        concepts = parts.concepts or parts.sam
+        finder, weights["concepts"] = load_concept_segmenter(concepts, opener)
         pipeline = ConceptPipeline(opener, model, finder, parts.verify)
         if parts.calibration is not None:
             calibration = Calibration.load(parts.calibration)
