@@ -2,12 +2,12 @@
 
 classes = ClassNames(taught=llm.phrase_rows)
 classes.names                                    # ["accordion", "axe", ...]: those that are not taught
-evidence = classes.evidence(opened.classes, regions.objectness)
+evidence = classes.evidence(opened.classes, regions.objectness, taught)
 evidence.logit("guitar"), evidence.regions("guitar", rles)
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,14 +71,14 @@ class ClassNames:
     """The everyday names of ImageNet's classes.
 
     Args:
-        taught: The names that the region encoder was taught.
+        taught: {phrase in lower case: row of the region encoder} of the names that it was taught.
         everyday: The names of the classes.
 
     Attributes:
         names: Those that were not taught.
     """
 
-    def __init__(self, taught: Collection[str], everyday: EverydayNames | None = None):
+    def __init__(self, taught: Mapping[str, int], everyday: EverydayNames | None = None):
         self.everyday = everyday or everyday_names()
         self.names = [name for name in self.everyday.names if name not in taught]
         self._rows = {name: k for k, name in enumerate(self.everyday.names)}
@@ -90,15 +90,28 @@ class ClassNames:
         self._is_kind = torch.eye(columns)
         for name, kinds in self.everyday.kinds.items():
             self._is_kind[self._rows[name], [self._rows[kind] for kind in kinds]] = 1
+        # (K, names of the encoder): which taught names say something else than a name.
+        self._is_rival = torch.ones(columns, max(taught.values(), default=-1) + 1, dtype=torch.bool)
+        kinds_of = self.everyday.kinds
+        for name, row in self._rows.items():
+            related = {name, *kinds_of.get(name, ()), *(k for k, v in kinds_of.items() if name in v)}
+            self._is_rival[row, [taught[other] for other in related if other in taught]] = False
 
-    def evidence(self, classes: Tensor, objectness: Tensor) -> ClassEvidence:
+    def evidence(self, classes: Tensor, objectness: Tensor, taught: Tensor) -> ClassEvidence:
         """What the classifier says of N regions.
+
+        ImageNet lacks much: its classifier takes a giraffe for a leopard. A name therefore counts only where
+        it is surer than every taught name that is neither the same nor a kind of it.
 
         Args:
             classes: (N, 1000) float32 logits.
             objectness: (N,) float32 logits that a region is a whole object.
+            taught: (N, C) float32 in [0, 1], the probabilities of the names that the encoder was taught.
         """
         probabilities = classes.softmax(1)[:, self._has_name]
         by_name = torch.zeros(len(classes), len(self._rows)).index_add_(1, self._class_rows, probabilities)
-        scores = (by_name @ self._is_kind.T).clamp(max=1) * objectness.sigmoid()[:, None]
-        return ClassEvidence(scores, self._rows)
+        probabilities = (by_name @ self._is_kind.T).clamp(max=1)
+        if taught.shape[1]:
+            rivals = torch.stack([taught[:, is_rival].amax(1) for is_rival in self._is_rival], 1)
+            probabilities = probabilities * (probabilities > rivals)
+        return ClassEvidence(probabilities * objectness.sigmoid()[:, None], self._rows)

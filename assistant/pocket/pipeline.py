@@ -27,7 +27,7 @@ from assistant.pocket.candidates import (
     missing_item,
     unknown_item,
 )
-from assistant.pocket.class_evidence import ClassNames
+from assistant.pocket.class_evidence import ClassEvidence, ClassNames
 from assistant.pocket.heads import Heads
 from assistant.pocket.honest_reply import Item, honest_items, write_reply, written
 from assistant.pocket.known_names import known_names
@@ -129,7 +129,7 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         """
         regions = self.llm.encoder(opened.features)
         conversation = _Conversation(self, turns, opened, regions, threshold, options)
-        classes = self.classes.evidence(opened.classes, regions.objectness)
+        classes = self.class_evidence(opened, regions)
         seen = with_classes(named_targets(self.llm, regions), classes, self.classes.names)
         context = RuleContext(opened, regions, seen, conversation.ask)
         question = turns[-1].question
@@ -171,6 +171,12 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         if row is not None and row < len(encoder.names):
             whole = whole * encoder.name_logits(regions.embeddings, encoder.names).softmax(1)[:, row]
         return whole.numpy()
+
+    def class_evidence(self, opened: PocketOpenedImage, regions: EncodedRegions) -> ClassEvidence:
+        """What ImageNet's classifier sees in an image, whose encoded regions are given."""
+        encoder = self.llm.encoder
+        taught = encoder.name_logits(regions.embeddings, encoder.names).softmax(1)
+        return self.classes.evidence(opened.classes, regions.objectness, taught)
 
     def choose(self, scores: Scores, phrase: str, opened: PocketOpenedImage) -> list[int]:
         """Select the proposals of one target.
@@ -244,7 +250,7 @@ class _MarkerSelections:
         self.regions = regions
         self.threshold = threshold
         self.selections: list[Selection] = []
-        self.classes = pipeline.classes.evidence(opened.classes, regions.objectness)
+        self.classes = pipeline.class_evidence(opened, regions)
         self.presence = NamePresence(pipeline.llm.encoder, regions)
 
     def decide(self, state: Tensor, margin: Tensor, phrase: str) -> bool:

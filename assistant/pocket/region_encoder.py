@@ -68,6 +68,11 @@ class RegionEncoder(nn.Module):
         self.thing = nn.Linear(HIDDEN_DIM, 1)
         self.log_scale = nn.Parameter(torch.tensor(2.5))
 
+    def fit_inputs(self, features: Tensor) -> None:
+        """Take the mean and the scale of the inputs from features (N, FEATURE_DIM)."""
+        self.mean.copy_(features.mean(0))
+        self.scale.copy_(features.std(0) + 1e-3)
+
     def forward(self, features: Tensor) -> EncodedRegions:
         """Features (N, FEATURE_DIM), which end in the geometry -> the encoded regions."""
         hidden = self.encode((features - self.mean) / self.scale)

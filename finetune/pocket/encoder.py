@@ -334,8 +334,7 @@ def _load_or_train(
             old = {k: v for k, v in start.state_dict().items() if k != "names"}
             encoder.load_state_dict(old, strict=False)
         else:
-            encoder.mean.copy_(data.features.mean(0))
-            encoder.scale.copy_(data.features.std(0) + 1e-3)
+            encoder.fit_inputs(data.features)
         encoder.names.copy_(names)
         others = data.without_fold(i)  # no image is of fold FOLDS
         # Where all named regions are in one fold, there is nothing else to learn names from.

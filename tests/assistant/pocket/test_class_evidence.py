@@ -26,11 +26,13 @@ EVERYDAY = EverydayNames(
 )
 
 
-def evidence(probabilities, objectness):
-    """Of regions with these probabilities of the first classes, and of being objects."""
+def evidence(probabilities, objectness, taught=()):
+    """Of regions with these probabilities of the first classes, of being objects, and of "bird" and "cup"."""
     rest = (1 - torch.tensor(probabilities).sum(1, keepdim=True)).expand(-1, 997) / 997
     logits = torch.cat([torch.tensor(probabilities), rest], 1).log()
-    return ClassNames({"bird"}, EVERYDAY).evidence(logits, torch.tensor(objectness).logit())
+    by_encoder = torch.tensor(taught or [[0.0, 0.0]] * len(logits))
+    names = ClassNames({"bird": 0, "cup": 1}, EVERYDAY)
+    return names.evidence(logits, torch.tensor(objectness).logit(), by_encoder)
 
 
 def stripe(left, right):
@@ -40,7 +42,7 @@ def stripe(left, right):
 
 
 def test_a_name_has_the_scores_of_its_kinds():
-    names = ClassNames({"bird"}, EVERYDAY)
+    names = ClassNames({"bird": 0}, EVERYDAY)
     assert names.names == ["chicken", "owl", "gong"]
     found = evidence([[0.5, 0.3, 0.1], [0.01, 0.01, 0.9]], [0.5, 0.8])
     bird, chicken, owl, gong = found.scores.T
@@ -48,6 +50,12 @@ def test_a_name_has_the_scores_of_its_kinds():
     assert torch.allclose(chicken + owl, bird, atol=1e-4)
     assert found.logit("gong") == pytest.approx(math.log(0.72 / LIKELY_SCORE), abs=1e-3)
     assert found.logit("zither") < -5
+
+
+def test_a_taught_name_that_is_surer_counts_instead():
+    # The encoder is sure of a cup in the first region, and of a bird, which an owl is, in the second.
+    found = evidence([[0, 0.1, 0.6], [0, 0.6, 0.1]], [0.9, 0.9], [[0.1, 0.7], [0.9, 0.0]])
+    assert found.logit("gong") < -0.5 and found.logit("owl") > 0.5
 
 
 def test_each_thing_of_a_name_has_one_region():
@@ -78,6 +86,7 @@ def test_the_wheels_classifier_names_photos():
         stride32 = encoder.backbone(normalise(squares, "cpu"))[3]
         logits = head(stride32, torch.ones(len(photos), 16, 16))
     names = everyday_names()
-    found = ClassNames((), names).evidence(logits, torch.full((len(photos),), 20.0))
+    nothing_taught = torch.zeros(len(photos), 0)
+    found = ClassNames({}, names).evidence(logits, torch.full((len(photos),), 20.0), nothing_taught)
     best = [names.names[k] for k in found.scores.argmax(1)]
     assert best == ["cat", "cup"]
