@@ -212,9 +212,10 @@ class Endpoints:
             phrase: what to look for, such as "a mug"
 
         Returns:
-            {"width", "height", "heat": a grey PNG of the picture's size as a data URL, 255 = where it looks
-            most, 0 = where it looks least}; the values compare places within a picture and are no
-            probabilities: a phrase for what is not there has a brightest place too
+            {"width", "height", "heat": a grey PNG of the picture's size as a data URL, 0 to 255}. A pixel is the
+            share of the model's attention there that the phrase has among common words for a background, times
+            how well it fits the picture: 255 = all of it, near 0 everywhere for what is not there. It is no
+            probability
         """
 
         def work(scene: Scene) -> dict:

@@ -70,6 +70,7 @@ function list() {
 }
 
 const TRACKED = ["photo", "masks", "proposals", "candidates", "marks_round"]; // whose change means more than drawing
+const loading = {}; // promises of the masks and candidates that were sent last
 let last = {}, asked = false; // asked: whether the photo's proposals were asked for
 async function update() {
   const mine = ++epoch, changed = {};
@@ -91,7 +92,10 @@ async function update() {
     proposals = runs.map((row) => planeOf(row, width, height));
   }
   const all = (layers) => Promise.all((layers || []).map(coloured));
-  const loaded = { masks: await all(props.masks), candidates: await all(props.candidates) };
+  for (const name of ["masks", "candidates"]) { // what has not changed is not drawn again, as after a selection
+    if (changed[name] || changed.photo) loading[name] = all(props[name]);
+  }
+  const loaded = { masks: await loading.masks, candidates: await loading.candidates };
   if (mine !== epoch) return; // a later update has begun meanwhile
   if (changed.masks) hidden = new Set();
   masks = loaded.masks;
