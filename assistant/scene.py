@@ -574,7 +574,9 @@ class Scene:
             phrase: What to look for, such as "a mug"; at most 200 characters.
 
         Returns:
-            (H, W) float32 in [0, 1], the attention map.
+            (H, W) float32 in [0, 1], the attention map: at each pixel the phrase's share of the attention
+            among itself and common words for a background, times how well it fits the image. It is near 0
+            everywhere for what is not there, and no probability.
 
         Raises:
             BadInput: The phrase names nothing or is too long, or the preset's model exposes no attention.

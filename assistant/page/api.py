@@ -212,10 +212,9 @@ class Endpoints:
             phrase: what to look for, such as "a mug"
 
         Returns:
-            {"width", "height", "heat": a grey PNG of the picture's size as a data URL, 0 to 255}. A pixel is the
-            share of the model's attention there that the phrase has among common words for a background, times
-            how well it fits the picture: 255 = all of it, near 0 everywhere for what is not there. It is no
-            probability
+            {"width", "height", "heat": a grey PNG of the picture's size as a data URL}. A pixel, 0 to 255, is
+            the share of the model's attention there that the phrase has among common words for a background,
+            times how well it fits the picture: near 0 everywhere for what is not there. It is no probability
         """
 
         def work(scene: Scene) -> dict:

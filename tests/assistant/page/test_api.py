@@ -125,7 +125,7 @@ def test_the_api_page_describes_every_argument_and_reply(client):
         assert reply["label"] == "reply" and reply["python_type"]["description"].startswith('{"')
     (_, names) = endpoints["/classes"]["parameters"]
     assert names["python_type"]["type"] == "str | list[str]"
-    assert "no probabilities" in endpoints["/attend"]["returns"][0]["python_type"]["description"]
+    assert "no probability" in endpoints["/attend"]["returns"][0]["python_type"]["description"]
 
 
 def test_classes_take_a_list_of_names(call):
