@@ -128,12 +128,12 @@ def test_all_of_a_kind_are_meant_where_they_are_surely_there():
     candidates = [
         Candidate("apple", -1.0, 4.0),
         Candidate("banana", -2.0, -2.0),
-        Candidate("orange", -2.0, 0.9),  # enough if it were the only one that may be meant
+        Candidate("orange", -2.0, 0.3),  # enough if it were the only one that may be meant
         Candidate("dog", -0.1, 9.0),
     ]
     assert meant_and_present(kind, candidates, 0.5) == [("apple", sigmoid(4.0 - SEVERAL_SHIFT))]
     orange = Asked("clementine", ["orange"])
-    assert meant_and_present(orange, candidates, 0.5) == [("orange", sigmoid(0.9))]
+    assert meant_and_present(orange, candidates, 0.5) == [("orange", sigmoid(0.3))]
 
 
 def test_of_a_description_the_best_that_is_there_is_meant():
