@@ -248,12 +248,16 @@ def _describe_last_endpoint(action: Callable[..., Any]) -> None:
     assert blocks is not None
     endpoint = list(blocks.fns.values())[-1]
     _, arguments, returns = get_function_description(action)
-    for component, (name, meaning) in zip(endpoint.inputs, arguments.items(), strict=True):
-        component.label = name
-        component._api_info = component.api_info() | {"additional_description": meaning}
-    (component,) = endpoint.outputs
-    component.label = "reply"
-    component._api_info = component.api_info() | {"description": " ".join(returns)}
+    for argument, (name, meaning) in zip(endpoint.inputs, arguments.items(), strict=True):
+        _describe(argument, name, additional_description=meaning)
+    (reply,) = endpoint.outputs
+    _describe(reply, "reply", description=" ".join(returns))
+
+
+def _describe(component: Any, label: str, **more: str) -> None:
+    """Label one of Gradio's `Api` components, and add to the schema that it was made with."""
+    component.label = label
+    component._api_info = component.api_info() | more
 
 
 def tool_reply(data: list[dict]) -> list:
