@@ -516,7 +516,7 @@ def test_fits_the_screen(browser, served_page, photo, folder, width, height, the
 def test_a_slow_browser_shows_what_came_last(browser, served_page, photo):
     visitor = Visitor(browser, served_page.address)
     session = visitor.page.context.new_cdp_session(visitor.page)
-    session.send("Emulation.setCPUThrottlingRate", {"rate": 20})
+    session.send("Emulation.setCPUThrottlingRate", {"rate": 10})
     visitor.open(photo)
     visitor.ask("where is the red thing?")
     visitor.wait_for_masks(1)
