@@ -371,6 +371,11 @@ MASS_NOUNS = _words(
 )
 
 
+PAIRS = _words(
+    "scissors skis glasses sunglasses trousers pants jeans shorts tights leggings binoculars pliers"
+)
+
+
 def is_countable(name: str) -> bool:
     """Whether what a name stands for comes in instances: "cup" and "slice of bread", but not "sky"."""
     words = AFTER_NOUN.split(name.lower())[0].split()
@@ -397,6 +402,18 @@ def plural(name: str) -> str:
     return f"{before}{noun}s{after}"
 
 
+def singular(name: str) -> str:
+    """What `plural` makes a name of: "zebras" -> "zebra". Other names, and those of pairs, are unchanged."""
+    *_, noun = AFTER_NOUN.split(name)[0].split(" ")
+    if noun.lower() in PAIRS:
+        return name
+    irregular = {word: single for single, word in IRREGULAR_PLURALS.items()}.get(noun)
+    endings = (("es", ""), ("ies", "y"), ("s", "")) if not noun.endswith("ouses") else (("s", ""),)
+    regular = (noun[: -len(end)] + instead for end, instead in endings if noun.endswith(end))
+    single = irregular or next((word for word in regular if word and plural(word) == noun), noun)
+    return name.replace(noun, single, 1)
+
+
 def counted(reply: str, counts: Sequence[int], always: bool = False) -> str:
     """A reply that tells how many instances there are: "I see the cup [SEG]." -> "I see 3 cups [SEG]."
 
@@ -416,7 +433,7 @@ def counted(reply: str, counts: Sequence[int], always: bool = False) -> str:
         sentence = re.split(r"(?<=[.!?;]) ", before)[-1]
         article = before.removesuffix(mention.phrase)
         if re.match(r"I (?:also )?see ", sentence) and article != before and article.endswith("the "):
-            name = mention.phrase if count == 1 else plural(mention.phrase)
+            name = singular(mention.phrase) if count == 1 else plural(mention.phrase)
             reply = f"{article[:-4]}{count} {name} {reply[mention.position :]}"
     return reply
 

@@ -22,6 +22,7 @@ from assistant.grammar import (
     plain,
     plural,
     reply_for,
+    singular,
 )
 
 SPECIAL = [
@@ -356,6 +357,10 @@ def test_a_reply_tells_how_many_instances_there_are():
     assert [mention.present for mention in parse(told)] == [True, True, False, True]
     assert counted(reply_for([("cup", True)]), [1]) == "I see the cup [SEG]."
     assert counted(reply_for([("cup", True)]), [1], always=True) == "I see 1 cup [SEG]."
+    assert counted("I see the zebras [SEG].", [1], always=True) == "I see 1 zebra [SEG]."
+    for several in ("buses", "houses", "horses", "cherries", "people", "vases", "dishes", "TVs"):
+        assert plural(singular(several)) == several != singular(several)
+    assert [singular(name) for name in ("scissors", "cup", "glass")] == ["scissors", "cup", "glass"]
     model = "The cup [SEG] is on the table [SEG]; it may be the mug [SEG]."
     assert counted(model, [2, 2, 2]) == model  # a sentence of another form is left alone
     assert counted("Ah. I also see the cup [SEG].", [2]) == "Ah. I also see 2 cups [SEG]."
