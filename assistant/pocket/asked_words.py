@@ -40,7 +40,8 @@ DETERMINER = re.compile(
 )
 CLOSING = re.compile(
     r"(?:[ ,]*\b(?:please|here|there|too|as well|now|again|anywhere|visible|for me|if you can|you can find|"
-    r"(?:in|on|of) (?:the|this|your) (?:picture|image|photo|photograph|scene)|in view|around)|[\s?!.,;:…])+$",
+    r"(?:in|on|of) (?:the|this|your) (?:picture|image|photo|photograph|scene)|in view|around|"
+    r"(?:and |but )?nothing else)|[\s?!.,;:…])+$",
     re.I,
 )
 ITEM_JOINT = re.compile(

@@ -14,6 +14,7 @@ from assistant.pocket.asked_words import asked_things, own_words, refers_back
         ("Which of these are in the picture: road, frog, cup?", ["road", "frog", "cup"]),
         ("do you see any helmet here?", ["helmet"]),
         ("what could jump?", []),
+        ("Trace the leftmost chair, nothing else.", ["leftmost chair"]),
     ],
 )
 def test_what_a_question_names(question, things):
