@@ -22,7 +22,7 @@ chat: $(STAMP)
 
 # Two processes of one thread each: more threads would wait for each other.
 test: $(TEST_STAMP)
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -m "not slow" --durations=20 -n 2 --dist loadfile
 
 test-docs: $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n 2 --dist loadgroup tests/docs

@@ -54,6 +54,7 @@ def test_help_does_not_load_the_heavy_packages():
     assert "--limit" in done.stdout and done.stdout.strip().endswith("[]")
 
 
+@pytest.mark.slow
 def test_a_step_of_tuning_is_timed_beside_trl(tmp_path, capsys):
     pytest.importorskip("trl")
     folder = tiny_qwen3_vl(tmp_path / "qwen")

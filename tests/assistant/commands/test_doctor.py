@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from assistant import __main__ as command
-from assistant.commands.examination import SIGN_CLICK, Part, drawn_photo, examine
+from assistant.commands.examination import SIGN_CLICK, SIGN_RADIUS, Part, drawn_photo, examine
 from assistant.loading.sams import load_segmenter
 from assistant.mllm.zero_shot import ZeroShotPipeline
 from assistant.presets import ModelOptions
@@ -53,8 +53,8 @@ def test_the_drawn_photo_shows_a_red_sign():
     x, y = SIGN_CLICK
     assert image.shape == (480, 640, 3) and sign.shape == (480, 640) and sign[y, x]
     is_red = (image[..., 0] > 150) & (image[..., 1] < 80)
-    assert is_red.sum() > 20_000 and not (is_red & ~sign).any()
-    assert sign.sum() == pytest.approx(2 * 2**0.5 * 105**2, rel=0.02)  # an octagon's area
+    assert is_red.sum() > 8_000 and not (is_red & ~sign).any()
+    assert sign.sum() == pytest.approx(2 * 2**0.5 * SIGN_RADIUS**2, rel=0.02)  # an octagon's area
 
 
 def test_all_is_well(sam, monkeypatch, capsys):

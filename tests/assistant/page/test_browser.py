@@ -523,7 +523,7 @@ def test_a_slow_browser_shows_what_came_last(browser, served_page, photo):
     assert not visitor.page.is_visible("#stop")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_everybody_can_use_it(browser, served_page, photo, theme):
     """No serious finding of axe-core, and pictures and candidates that a screen reader can tell apart."""
     visitor = Visitor(browser, f"{served_page.address}?__theme={theme}")

@@ -80,7 +80,7 @@ needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="pip
     "launch",
     [
         ["--multi_gpu"],
-        ["--config_file", str(CONFIGS / "fsdp2.yaml")],
+        pytest.param(["--config_file", str(CONFIGS / "fsdp2.yaml")], marks=pytest.mark.slow),
         pytest.param(["--config_file", str(CONFIGS / "zero3.yaml")], marks=needs_deepspeed),
     ],
     ids=["copies", "fsdp2", "zero3"],

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -29,6 +30,7 @@ def test_three_phases_learn_and_can_be_loaded(folder, llm_folder, capsys):
     assert len(reply.states) == len(reply.markers) == len(parse(reply.text)) and reply.states.shape[1] == 48
 
 
+@pytest.mark.slow
 def test_a_stopped_training_resumes_to_the_same_weights(folder, stopped):
     records.main(records_arguments(folder, folder / "whole"))
     stopped(language, "read_batch", 3, lambda: records.main(records_arguments(folder, folder / "parts")))

@@ -1,6 +1,7 @@
 """`python -m finetune semantic`: the semantic head and the pixel head."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -94,6 +95,7 @@ def test_bad_input_is_one_line(drawn, capsys):
     assert "--steps must be at least 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_stage_learns_where_names_are_and_continues_where_it_stopped(drawn, capsys, monkeypatch):
     records.main(records_arguments(drawn, drawn / "reasoner"))
     add = TrainingLog.add

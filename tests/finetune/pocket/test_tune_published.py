@@ -81,6 +81,7 @@ def test_a_known_name_is_answered_in_training(photos):
     assert all(opened.semantic_map is not None for opened in answered.opened.values())
 
 
+@pytest.mark.slow
 def test_known_names_are_asked_at_each_validation(photos):
     rows = run(photos, "--val", photos / "val.jsonl", "--rehearsal", 0)
     assert [row["step"] for row in rows] == [0, 2]
