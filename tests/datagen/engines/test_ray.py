@@ -23,6 +23,7 @@ def test_two_workers_give_the_same_rows(many_images, cluster):
     assert generated_files(many_images / "ray") == plain
 
 
+@pytest.mark.slow
 def test_answers_are_cached_one_by_one(three_images, model_server, cluster):
     """With the images' results gone, as after a change of the checks, nothing is asked again."""
     pytest.importorskip("openai", reason="the openai client is not installed")

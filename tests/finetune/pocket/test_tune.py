@@ -188,6 +188,7 @@ def test_rehearsal_that_cannot_be_is_one_line(packed, capsys):
     assert "older.jsonl=0.5" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_stopped_tuning_continues_to_the_same_weights(known, stopped):
     def run() -> None:
         if command.main(words(known, known / "parts", 6)) == 130:  # ctrl-C, reported in one line

@@ -92,6 +92,7 @@ def test_known_names_are_asked_at_each_validation(photos):
     assert report.count("where is the cup?") == report.count("is there a cat?") == 1
 
 
+@pytest.mark.slow
 def test_rehearsed_questions_are_not_shown(photos):
     """Without --val the report asks about held-out images; those of rehearsed questions have no files."""
     rows = run(photos, "--rehearsal", 0.5)
