@@ -3,8 +3,8 @@
     candidates = [Candidate("cup", -3.2, 2.1), Candidate("bowl", -6.1, -3.0)]
     meant_and_present(asked, candidates, threshold=0.5)       # [("cup", 0.69)]
 
-The phrase memory says what a description may mean, the language model what it would answer, the selector what
-is there. A kind ("fruit") means every one of its names.
+The phrase memory says what a description may mean, the language model what it would answer, the presence of
+names what is there. A kind ("fruit") means every one of its names.
 """
 
 from collections.abc import Sequence

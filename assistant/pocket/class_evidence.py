@@ -58,11 +58,8 @@ class ClassEvidence:
             if len(chosen) == MAX_THINGS or (chosen and scores[index] < MIN_SCORE_SHARE * scores[chosen[0]]):
                 break
             others = [rles[k] for k in chosen]
-            if all(
-                rle_containment([rles[index]], [other])[0, 0] <= MAX_SHARED
-                and rle_containment([other], [rles[index]])[0, 0] <= MAX_SHARED
-                for other in others
-            ):
+            shared = rle_containment([rles[index]], others), rle_containment(others, [rles[index]])
+            if all((shares <= MAX_SHARED).all() for shares in shared):
                 chosen.append(index)
         return chosen
 
@@ -112,6 +109,6 @@ class ClassNames:
         by_name = torch.zeros(len(classes), len(self._rows)).index_add_(1, self._class_rows, probabilities)
         probabilities = (by_name @ self._is_kind.T).clamp(max=1)
         if taught.shape[1]:
-            rivals = torch.stack([taught[:, is_rival].amax(1) for is_rival in self._is_rival], 1)
+            rivals = torch.where(self._is_rival, taught[:, None], 0).amax(2)
             probabilities = probabilities * (probabilities > rivals)
         return ClassEvidence(probabilities * objectness.sigmoid()[:, None], self._rows)

@@ -19,6 +19,24 @@ BACKBONE_CHANNELS = (24, 48, 120, 352)  # of EfficientNet-Lite2 at strides 4, 8,
 BACKBONE_NAME = "tf_efficientnet_lite2"  # in timm
 
 
+def as_timm_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the wheel's EfficientNet-Lite2, classifier included, under timm's names.
+
+    Args:
+        state: `assistant.pocket.wheels.backbone_state()`, in timm's order and under other names.
+
+    Raises:
+        ValueError: The tensors are not those of EfficientNet-Lite2.
+    """
+    expected = timm.create_model(BACKBONE_NAME).state_dict()
+    values = list(state.values())
+    if len(values) != len(expected) or any(
+        a.shape != b.shape for a, b in zip(values, expected.values(), strict=True)
+    ):
+        raise ValueError("the backbone checkpoint does not hold the tensors of EfficientNet-Lite2")
+    return dict(zip(expected, values, strict=True))
+
+
 class ConvBlock(nn.Module):
     """A depthwise convolution, then a two-layer MLP over channels, inside one residual (ConvNeXt's order).
 

@@ -12,10 +12,8 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from assistant.pocket.image_encoder import BACKBONE_NAME
+from assistant.pocket.image_encoder import BACKBONE_NAME, as_timm_names
 from assistant.sam.region_features import pooled
-
-IMAGENET_CLASSES = 1000
 
 
 class ImageNetHead(nn.Module):
@@ -51,9 +49,7 @@ def load_imagenet_head(state: dict[str, Tensor]) -> ImageNetHead:
     Raises:
         ValueError: The tensors are not those of EfficientNet-Lite2.
     """
-    network = timm.create_model(BACKBONE_NAME)
-    expected = network.state_dict()
-    renamed = dict(zip(expected, state.values(), strict=True))
+    renamed = as_timm_names(state)
     head = ImageNetHead()
     head.load_state_dict({key: renamed[key] for key in head.state_dict()})
     return head

@@ -79,12 +79,12 @@ def with_classes(
         All targets but those whose surest region is more surely another one's.
     """
     found = list(targets)
-    for name in names:
+    is_likely = evidence.scores >= MIN_SEEN_CLASS_SCORE
+    for name in (name for name in names if is_likely[:, evidence.rows[name]].any()):
         scores = evidence.scores[:, evidence.rows[name]]
-        likely = [k for k in scores.argsort(descending=True).tolist() if scores[k] >= MIN_SEEN_CLASS_SCORE]
-        if likely:
-            best = float(scores[likely[0]])
-            found.append(NamedTarget(name, best, best, likely))
+        likely = [k for k in scores.argsort(descending=True).tolist() if is_likely[k, evidence.rows[name]]]
+        best = float(scores[likely[0]])
+        found.append(NamedTarget(name, best, best, likely))
     found.sort(key=lambda target: -target.confidence)
     taken: set[int] = set()
     kept: list[NamedTarget] = []

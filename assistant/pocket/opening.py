@@ -14,7 +14,8 @@ from torch import Tensor
 
 from assistant.errors import BadInput
 from assistant.pocket.image_encoder import IMAGE_SIZE
-from assistant.pocket.imagenet_head import IMAGENET_CLASSES, ImageNetHead, load_imagenet_head
+from assistant.pocket.imagenet_head import ImageNetHead, load_imagenet_head
+from assistant.pocket.imagenet_names import IMAGENET_CLASSES
 from assistant.pocket.precision import fast_math
 from assistant.pocket.proposals import (
     CELL_SIZE,

@@ -27,7 +27,7 @@ from assistant.pocket.candidates import (
     missing_item,
     unknown_item,
 )
-from assistant.pocket.class_evidence import ClassEvidence, ClassNames
+from assistant.pocket.class_evidence import ClassNames
 from assistant.pocket.heads import Heads
 from assistant.pocket.honest_reply import Item, honest_items, write_reply, written
 from assistant.pocket.known_names import known_names
@@ -128,9 +128,9 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         what is absent is called by words of the question.
         """
         regions = self.llm.encoder(opened.features)
-        conversation = _Conversation(self, turns, opened, regions, threshold, options)
-        classes = self.class_evidence(opened, regions)
-        seen = with_classes(named_targets(self.llm, regions), classes, self.classes.names)
+        names = _NamesInImage(self, opened, regions)
+        conversation = _Conversation(self, turns, opened, regions, names, threshold, options)
+        seen = with_classes(named_targets(self.llm, regions), names.classes, self.classes.names)
         context = RuleContext(opened, regions, seen, conversation.ask)
         question = turns[-1].question
         kind = parse_question(question, self.vocabulary.names_any(question))
@@ -172,12 +172,6 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
             whole = whole * encoder.name_logits(regions.embeddings, encoder.names).softmax(1)[:, row]
         return whole.numpy()
 
-    def class_evidence(self, opened: PocketOpenedImage, regions: EncodedRegions) -> ClassEvidence:
-        """What ImageNet's classifier sees in an image, whose encoded regions are given."""
-        encoder = self.llm.encoder
-        taught = encoder.name_logits(regions.embeddings, encoder.names).softmax(1)
-        return self.classes.evidence(opened.classes, regions.objectness, taught)
-
     def choose(self, scores: Scores, phrase: str, opened: PocketOpenedImage) -> list[int]:
         """Select the proposals of one target.
 
@@ -206,16 +200,10 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
                 opened.semantic_map = semantic.semantic_map(opened.embedding)
         return opened.semantic_map
 
-    def evidence(self, encoder_row: int, opened: PocketOpenedImage) -> float:
-        """How surely a part of the image bears a name that the map of names knows, in [0, 1].
-
-        Args:
-            encoder_row: The name's row of the region encoder, one of `semantic_rows`.
-            opened: The image.
-        """
+    def map_evidence(self, opened: PocketOpenedImage) -> Tensor:
+        """How surely a part of the image bears each name of the map; see `SemanticSelector.evidence`."""
         assert self.semantic is not None, "there is no map of names"
-        evidence = self.semantic.evidence(self._semantic_map(self.semantic, opened))
-        return float(evidence[self.semantic_rows[encoder_row]])
+        return self.semantic.evidence(self._semantic_map(self.semantic, opened))
 
     @torch.inference_mode()
     def name_region(
@@ -235,6 +223,50 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         return [(names[row], float(probabilities[row])) for row in ranking if row in names]
 
 
+class _NamesInImage:
+    """How surely each name is in an image; computed once for all questions of a turn.
+
+    Attributes:
+        classes: What ImageNet's classifier sees.
+    """
+
+    def __init__(self, pipeline: PocketPipeline, opened: PocketOpenedImage, regions: EncodedRegions):
+        self.pipeline = pipeline
+        self.opened = opened
+        encoder = pipeline.llm.encoder
+        self._presence = NamePresence(encoder, regions)
+        taught = encoder.name_logits(regions.embeddings, encoder.names).softmax(1)
+        self.classes = pipeline.classes.evidence(opened.classes, regions.objectness, taught)
+
+    @functools.cached_property
+    def _map_evidence(self) -> Tensor:
+        """Of the names of the map; see `SemanticSelector.evidence`."""
+        return self.pipeline.map_evidence(self.opened)
+
+    def logit(self, phrase: str, selector_logit: float) -> float:
+        """The logit that a target is present.
+
+        It comes from what the image looks like where images taught the name, and from the selector for all
+        others, such as those of a tuned adapter.
+        """
+        pipeline = self.pipeline
+        if phrase in pipeline.classes.names:
+            return self.classes.logit(phrase)
+        row = pipeline.llm.phrase_rows.get(phrase)
+        if row is None:  # maybe one with words around the name
+            row = pipeline.llm.row_of(phrase)
+        if row is not None and row in pipeline.semantic_rows:
+            return self._presence.logit(row, float(self._map_evidence[pipeline.semantic_rows[row]]))
+        if row is not None and phrase in pipeline.unspoken:
+            return max(self._presence.unmapped_logit(row), self.classes.logit(phrase))
+        return selector_logit
+
+    @functools.cached_property
+    def seen_unspoken(self) -> set[str]:
+        """The names that are likely there and that the language model was not taught."""
+        return {name for name in self.pipeline.unspoken if self.logit(name, -1.0) >= 0}
+
+
 class _MarkerSelections:
     """Decides the markers of replies and collects a selection for each."""
 
@@ -243,15 +275,15 @@ class _MarkerSelections:
         pipeline: PocketPipeline,
         opened: PocketOpenedImage,
         regions: EncodedRegions,
+        names: _NamesInImage,
         threshold: float,
     ):
         self.pipeline = pipeline
         self.opened = opened
         self.regions = regions
+        self.names = names
         self.threshold = threshold
         self.selections: list[Selection] = []
-        self.classes = pipeline.class_evidence(opened, regions)
-        self.presence = NamePresence(pipeline.llm.encoder, regions)
 
     def decide(self, state: Tensor, margin: Tensor, phrase: str) -> bool:
         """Whether the target of a marker is present; see `llm.Decision`."""
@@ -273,33 +305,11 @@ class _MarkerSelections:
             states, regions.embeddings, regions.shapes, match, margins, quality=regions.objectness
         )
 
-    def presence_logit(self, phrase: str, selector_logit: float) -> float:
-        """The logit that a target is present.
-
-        It comes from what the image looks like where images taught the name, and from the selector for all
-        others, such as those of a tuned adapter.
-        """
-        pipeline = self.pipeline
-        if phrase in pipeline.classes.names:
-            return self.classes.logit(phrase)
-        row = pipeline.llm.phrase_rows.get(phrase)
-        if row is None:  # maybe one with words around the name
-            row = pipeline.llm.row_of(phrase)
-        if row is not None and row in pipeline.semantic_rows:
-            return self.presence.logit(row, pipeline.evidence(row, self.opened))
-        if row is not None and phrase in pipeline.unspoken:
-            return max(self.presence.unmapped_logit(row), self.classes.logit(phrase))
-        return selector_logit
-
-    def seen_unspoken(self) -> set[str]:
-        """The names that are likely there and that the language model was not taught."""
-        return {name for name in self.pipeline.unspoken if self.presence_logit(name, -1.0) >= 0}
-
     def selection(self, scores: Scores, phrase: str) -> Selection:
         """The selection of one target."""
-        confidence = sigmoid(self.presence_logit(phrase, float(scores.presence[0])))
+        confidence = sigmoid(self.names.logit(phrase, float(scores.presence[0])))
         if phrase in self.pipeline.classes.names:
-            return Selection(confidence, self.classes.regions(phrase, self.opened.rles))
+            return Selection(confidence, self.names.classes.regions(phrase, self.opened.rles))
         chosen = self.pipeline.choose(scores, phrase, self.opened)
         return Selection(confidence, chosen, next_best_proposals(scores, 0, chosen))
 
@@ -308,7 +318,7 @@ class _Conversation:
     """Asks the language model about one image, after the turns of a conversation.
 
     Args:
-        pipeline, opened, regions, threshold: Of the image.
+        pipeline, opened, regions, names, threshold: Of the image.
         turns: Earlier turns, then the one to answer.
         options: See `Pipeline.ask`.
     """
@@ -319,6 +329,7 @@ class _Conversation:
         turns: list[Turn],
         opened: PocketOpenedImage,
         regions: EncodedRegions,
+        names: _NamesInImage,
         threshold: float,
         options: dict[str, Any],
     ):
@@ -326,16 +337,17 @@ class _Conversation:
         self.turns = turns
         self.opened = opened
         self.regions = regions
+        self.names = names
         self.threshold = threshold
         self.stream = options.get("stream")
         self.options = {name: value for name, value in options.items() if name != "stream"}
 
     def ask(self, question: str) -> tuple[list[Item], Reply]:
         """Ask one question; returns the targets, called by what was asked, and the reply itself."""
-        markers = _MarkerSelections(self.pipeline, self.opened, self.regions, self.threshold)
+        markers = _MarkerSelections(self.pipeline, self.opened, self.regions, self.names, self.threshold)
         earlier = self.turns[:-1] if refers_back(question) else []
         if not earlier and len(self.opened.features):
-            asked = self.pipeline.reader.read(question, markers.seen_unspoken())
+            asked = self.pipeline.reader.read(question, self.names.seen_unspoken)
             if asked is not None:
                 return self._ask_for(question, asked, markers)
             question = self.pipeline.reader.rewritten(question)
@@ -369,7 +381,7 @@ class _Conversation:
             Candidate(
                 name,
                 float(answers.likelihood[k]),
-                markers.presence_logit(name, float(scores.presence[k])),
+                self.names.logit(name, float(scores.presence[k])),
             )
             for k, name in enumerate(names)
         ]

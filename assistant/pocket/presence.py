@@ -12,6 +12,7 @@ present. On those of COCO it is .87; with the selector and the map of names it w
 import math
 
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from assistant.pocket.region_encoder import EncodedRegions, RegionEncoder
@@ -34,7 +35,7 @@ MIN_EVIDENCE = 1e-5
 
 def sigmoid(logit: float) -> float:
     """The probability that a logit stands for."""
-    return 1 / (1 + math.exp(-max(logit, -50.0)))
+    return float(expit(logit))
 
 
 class NamePresence:

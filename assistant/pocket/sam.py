@@ -18,12 +18,11 @@ Everything is channels-last inside. The decoder is 128 wide (SAM: 256), and an i
 (SAM: 1024).
 """
 
-import timm
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from assistant.pocket.image_encoder import BACKBONE_NAME, PocketImageEncoder
+from assistant.pocket.image_encoder import PocketImageEncoder, as_timm_names
 from assistant.pocket.mask_decoder import PocketMaskDecoder
 from assistant.pocket.prompt_encoder import PocketPromptEncoder
 
@@ -53,11 +52,5 @@ def load_backbone(encoder: PocketImageEncoder, state: dict[str, Tensor]) -> None
     Raises:
         ValueError: The tensors are not those of EfficientNet-Lite2.
     """
-    expected = timm.create_model(BACKBONE_NAME).state_dict()
-    values = list(state.values())
-    if len(values) != len(expected) or any(
-        a.shape != b.shape for a, b in zip(values, expected.values(), strict=True)
-    ):
-        raise ValueError("the backbone checkpoint does not hold the tensors of EfficientNet-Lite2")
-    renamed = dict(zip(expected, values, strict=True))
+    renamed = as_timm_names(state)
     encoder.backbone.load_state_dict({k: renamed[k] for k in encoder.backbone.state_dict()})

@@ -108,11 +108,9 @@ class FastDecoder:
         self.layers = [_layer(module, heads, is_official) for module in two_way.layers]
         self.final = FoldedAttention(two_way.final_attn_token_to_image, heads)
         self.final_norm = two_way.norm_final_attn if is_official else two_way.layer_norm_final_attn
-        # SAM 2 has one token more, for whether the object is visible, which comes first; that of SAM-HQ comes
-        # last.
+        # SAM 2 has one token more, for whether the object is visible, which comes first.
         leading = [decoder.obj_score_token.weight] if hasattr(decoder, "obj_score_token") else []
-        trailing = [decoder.hq_token.weight] if hasattr(decoder, "hq_token") else []
-        output_tokens = [*leading, decoder.iou_token.weight, decoder.mask_tokens.weight, *trailing]
+        output_tokens = [*leading, decoder.iou_token.weight, decoder.mask_tokens.weight]
         self.output_tokens = torch.cat(output_tokens).detach()
         self.first_mask = len(leading) + 1
         self.hypernetworks = decoder.output_hypernetworks_mlps

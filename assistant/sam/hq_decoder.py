@@ -30,6 +30,7 @@ class HqDecoder(FastDecoder):
     def __init__(self, decoder: Any, positions: Tensor, no_mask: Tensor, dtype: torch.dtype = torch.float32):
         super().__init__(decoder, positions, no_mask, dtype)
         self.module = decoder
+        self.output_tokens = torch.cat([self.output_tokens, decoder.hq_token.weight.detach()])
 
     def fine_map(self, features: Tensor, states: Tensor) -> Tensor:
         """Join early and late features of the image encoder on the finest grid.

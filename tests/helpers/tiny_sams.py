@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+import transformers
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 
@@ -40,17 +41,18 @@ def tiny_official_sam(seed: int = 0) -> Sam:
 
 
 def tiny_transformers_sam(seed: int = 0):
-    from transformers import (
-        SamConfig,
-        SamMaskDecoderConfig,
-        SamModel,
-        SamPromptEncoderConfig,
-        SamVisionConfig,
-    )
+    return _tiny_sam_of("Sam", seed)
+
+
+def _tiny_sam_of(kind: str, seed: int, **decoder_options):
+    """A random model of transformers' classes for SAM, whose names begin with `kind`."""
+
+    def part(name: str, **options):
+        return getattr(transformers, f"{kind}{name}Config")(hidden_size=32, **options)
 
     torch.manual_seed(seed)
-    vision = SamVisionConfig(
-        hidden_size=32,
+    vision = part(
+        "Vision",
         num_hidden_layers=2,
         num_attention_heads=2,
         image_size=128,
@@ -61,11 +63,14 @@ def tiny_transformers_sam(seed: int = 0):
         mlp_dim=64,
         num_pos_feats=16,
     )
-    prompts = SamPromptEncoderConfig(hidden_size=32, image_size=128, patch_size=16, mask_input_channels=8)
-    decoder = SamMaskDecoderConfig(hidden_size=32, mlp_dim=64, num_attention_heads=4, iou_head_hidden_dim=32)
-    return _randomised(
-        SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
+    prompts = part("PromptEncoder", image_size=128, patch_size=16, mask_input_channels=8)
+    decoder = part(
+        "MaskDecoder", mlp_dim=64, num_attention_heads=4, iou_head_hidden_dim=32, **decoder_options
     )
+    config = getattr(transformers, f"{kind}Config")(
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder
+    )
+    return _randomised(getattr(transformers, f"{kind}Model")(config))
 
 
 def tiny_sam2(seed: int = 0):
@@ -104,36 +109,7 @@ def tiny_sam2(seed: int = 0):
 
 
 def tiny_sam_hq(seed: int = 0):
-    from transformers import (
-        SamHQConfig,
-        SamHQMaskDecoderConfig,
-        SamHQModel,
-        SamHQPromptEncoderConfig,
-        SamHQVisionConfig,
-    )
-
-    torch.manual_seed(seed)
-    vision = SamHQVisionConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=128,
-        patch_size=16,
-        output_channels=32,
-        global_attn_indexes=[1],
-        window_size=4,
-        mlp_dim=64,
-        num_pos_feats=16,
-    )
-    prompts = SamHQPromptEncoderConfig(hidden_size=32, image_size=128, patch_size=16, mask_input_channels=8)
-    decoder = SamHQMaskDecoderConfig(
-        hidden_size=32, mlp_dim=64, num_attention_heads=4, iou_head_hidden_dim=32, vit_dim=32
-    )
-    return _randomised(
-        SamHQModel(
-            SamHQConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
-        )
-    )
+    return _tiny_sam_of("SamHQ", seed, vit_dim=32)
 
 
 @contextmanager
