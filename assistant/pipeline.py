@@ -96,6 +96,11 @@ class Selection:
         """Whether it points at anything."""
         return bool(self.proposals) or self.mask is not None
 
+    def covered(self, proposals: Proposals) -> np.ndarray:
+        """What the target covers, (H, W) bool; `proposals`: all of the image's."""
+        mask = proposals.union(self.proposals)
+        return mask if self.mask is None else mask | self.mask
+
 
 @dataclass(frozen=True)
 class KnownName:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from assistant.grammar import Turn, parse, plain
@@ -30,6 +31,7 @@ from assistant.pocket.candidates import (
 from assistant.pocket.class_evidence import ClassNames
 from assistant.pocket.heads import Heads
 from assistant.pocket.honest_reply import Item, honest_items, write_reply, written
+from assistant.pocket.instance_choice import choose_instance
 from assistant.pocket.known_names import known_names
 from assistant.pocket.lexicon import Lexicon
 from assistant.pocket.llm import PocketLLM
@@ -61,6 +63,8 @@ from assistant.pocket.semantic import SemanticSelector
 from assistant.pocket.sentence_encoder import SentenceEncoder
 from assistant.pocket.vocabulary import Vocabulary
 from assistant.pocket.wheels import BACKBONE, MINILM, SMOLLM2, minilm_folder, smollm2_folder
+from assistant.pocket.which_one import Beside, WhichOne, parse_which_one
+from assistant.sam.instances import separate
 from assistant.weights import adapter_file, pocket_file, sha256_of
 
 
@@ -347,6 +351,8 @@ class _Conversation:
         markers = _MarkerSelections(self.pipeline, self.opened, self.regions, self.names, self.threshold)
         earlier = self.turns[:-1] if refers_back(question) else []
         if not earlier and len(self.opened.features):
+            if which := parse_which_one(question):
+                return self._ask_which_one(which)
             asked = self.pipeline.reader.read(question, self.names.seen_unspoken)
             if asked is not None:
                 return self._ask_for(question, asked, markers)
@@ -394,6 +400,68 @@ class _Conversation:
             if not any(item.asked is thing for item in items):
                 items.append(missing_item(thing, candidates, asks_whether(question)))
         return items, Reply("", 0, states=answers.states, margins=answers.margins)
+
+    def _ask_which_one(self, which: WhichOne) -> tuple[list[Item], Reply]:
+        """Answer a question for one of several things: all are asked for, and which one it is is measured."""
+        items, reply = self.ask(which.question)
+        found = [
+            (mask, item)
+            for item in items
+            if item.present
+            for mask in self._instances(item.phrase, item.selection)
+        ]
+        absent = next((item for item in items if not item.present), None)
+        chosen = None
+        if found:
+            others = {
+                condition.noun: mask
+                for condition in which.conditions
+                if isinstance(condition, Beside)
+                and (mask := self._mask_of(condition.noun, found)) is not None
+            }
+            masks = [mask for mask, _ in found]
+            chosen = choose_instance(masks, which.conditions, self._pixels(), others)
+        if chosen is None:
+            item = absent or found[0][1]
+            words = which.words.format(item.phrase)
+            confidence = min(item.selection.confidence, self.threshold / 2)
+            selection = Selection(confidence, [], known=item.selection.known)
+            return [replace(item, phrase=words, present=False, selection=selection)], reply
+        mask, item = found[chosen]
+        selection = item.selection
+        others_next = [*selection.proposals, *selection.others]
+        selection = Selection(selection.confidence, [], others_next, mask, selection.known, instances=[mask])
+        return [replace(item, phrase=which.words.format(item.phrase), selection=selection)], reply
+
+    def _pixels(self) -> np.ndarray | None:
+        """(H, W, 3) uint8 RGB, the image; None where the embedding does not hold it."""
+        pixels = self.opened.embedding.pixels
+        height, width = self.opened.size
+        if pixels is None or pixels.shape[:2] == (height, width):
+            return pixels
+        return np.asarray(Image.fromarray(pixels).resize((width, height)))
+
+    def _instances(self, phrase: str, selection: Selection) -> list[np.ndarray]:
+        """The instances (H, W) bool of a selection, none of them empty."""
+        proposals = self.opened.proposals
+        parts = separate(
+            selection.covered(proposals), proposals, self.pipeline.wholeness(self.opened, phrase)
+        )
+        return [part for part in parts if part.any()]
+
+    def _mask_of(self, noun: str, found: Sequence[tuple[np.ndarray, Item]]) -> np.ndarray | None:
+        """(H, W) bool of another thing that a question mentions.
+
+        None where it is not there, or where it is of the kind of what is found.
+        """
+        items, _ = self.ask(f"where is the {noun}?")
+        kinds = {item.phrase for _, item in found}
+        proposals = self.opened.proposals
+        masks = [
+            item.selection.covered(proposals) for item in items if item.present and item.phrase not in kinds
+        ]
+        mask = np.logical_or.reduce(masks) if masks else None
+        return mask if mask is not None and mask.any() else None
 
     def answer(self, questions: list[str], seen: str) -> tuple[Reply, list[Selection]]:
         """Answer questions in one reply; `seen`: what it offers where something was not understood."""

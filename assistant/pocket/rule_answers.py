@@ -47,18 +47,6 @@ class RuleContext:
     seen: list[NamedTarget]
     ask: Callable[[str], tuple[list[Item], Reply]]
 
-    def mask(self, selection: Selection) -> np.ndarray:
-        """(H, W) bool: the union of a selection's proposals and its mask."""
-        mask = self.union(selection.proposals)
-        return mask if selection.mask is None else mask | selection.mask
-
-    def union(self, indices: list[int]) -> np.ndarray:
-        """(H, W) bool: the union of some proposals."""
-        mask = np.zeros(self.opened.size, bool)
-        for index in indices:
-            mask |= self.opened.proposals.mask(index)
-        return mask
-
     def things(self) -> list[int]:
         """Indices of the proposals that are surely things, whether they have a name or not."""
         surrounding = {
@@ -89,10 +77,10 @@ def answer_except(kind: Except, context: RuleContext) -> Answered:
     excepted = np.zeros(context.opened.size, bool)
     for item in found:
         if item.present:
-            excepted |= context.mask(item.selection)
+            excepted |= item.selection.covered(context.opened.proposals)
     proposals = context.opened.proposals
     kept = [k for k in context.things() if share(proposals.mask(k), excepted) < MIN_EXCEPTED_SHARE]
-    mask = context.union(kept) & ~excepted
+    mask = proposals.union(kept) & ~excepted
     absent = [item for item in found if not item.present]
     reply, selections = write_reply(absent, "", Reply("", tokens)) if absent else (Reply("", tokens), [])
     if not mask.any():
@@ -105,7 +93,7 @@ def answer_except(kind: Except, context: RuleContext) -> Answered:
 
 def answer_background(context: RuleContext) -> Answered:
     """All that no likely thing covers."""
-    mask = ~context.union(context.things())
+    mask = ~context.opened.proposals.union(context.things())
     if not mask.any():
         return _reply("Things cover the whole photo: I see no background between them.", [])
     return _reply(f"I see the {marked('background', True)}.", [Selection(1.0, [], [], mask)])
@@ -131,5 +119,5 @@ def answer_main_target(context: RuleContext) -> Answered:
     others = offer([other for other in context.seen if other.name != thing.name]).replace(
         "can", "can also", 1
     )
-    selection = Selection(thing.confidence, thing.proposals, instances=[context.union(thing.proposals)])
+    selection = Selection(thing.confidence, thing.proposals, instances=[proposals.union(thing.proposals)])
     return _reply(f"{text} {others}".strip(), [selection])

@@ -270,6 +270,8 @@ class PocketSegmenter(Segmenter):
         device: As torch names it.
     """
 
+    close_up_below = 64.0
+
     def __init__(self, sam: Any, device: str | torch.device = "cpu"):
         super().__init__(sam, sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0], device)
 

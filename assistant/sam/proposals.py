@@ -76,6 +76,13 @@ class Proposals:
             masks[i] = self.mask(i)
         return masks
 
+    def union(self, indices: Sequence[int]) -> np.ndarray:
+        """The union of some proposals by their indices, (H, W) bool; all False without any."""
+        mask = np.zeros(self.size, bool)
+        for index in indices:
+            mask |= self.mask(index)
+        return mask
+
     def select(self, indices: Sequence[int] | np.ndarray) -> Proposals:
         """Choose proposals.
 

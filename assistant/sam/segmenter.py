@@ -21,9 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from PIL import Image
 from torch import Tensor, nn
 
 from assistant.errors import BadInput, memory_advice
+from assistant.sam.close_up import close_up_of
+from assistant.sam.mask_ops import tight_box
 from assistant.sam.mask_resizing import mask_to_logits, resizing_matrix, upsample_logits
 from assistant.sam.prompts import checked_box, checked_mask, checked_points
 
@@ -34,6 +37,8 @@ GPU_PROMPTS_PER_BATCH = 64
 # What is said where memory does not suffice, after "not enough memory".
 ENCODING_MEMORY = "for SAM to encode the image: take a smaller --sam, or --device cpu"
 DECODING_MEMORY = "for SAM to outline masks: take a smaller image or a smaller --sam, or --device cpu"
+
+MAX_PIXELS_SIDE = 2048  # px of the image that an embedding keeps for close-ups
 
 NO_IMAGE = "an image must be an array of height x width x 3 bytes (uint8, RGB)"
 
@@ -49,6 +54,8 @@ class Embedding:
         shared: What the mask decoder computes once per image.
         maps: The backbone's feature maps, finest first: strides 4, 8, 16 and 32 for the pocket SAM, the
             backbone's states (1, n, C) for SAM 3, otherwise empty.
+        pixels: (h, w, 3) uint8 RGB, the image with its longest side at `MAX_PIXELS_SIDE` at most, from which
+            close-ups are taken; None where the embedding was restored.
     """
 
     features: Tensor
@@ -56,6 +63,7 @@ class Embedding:
     input_size: tuple[int, int]
     shared: Any = None
     maps: tuple[Tensor, ...] = ()
+    pixels: np.ndarray | None = None
 
 
 class Segmenter(ABC):
@@ -71,10 +79,13 @@ class Segmenter(ABC):
         threshold: Logit above which a pixel belongs to a mask.
         stretched: Whether the image is stretched over the square input (SAM 2), rather than padded (SAM).
         restorable: Whether an embedding can be rebuilt from its features alone, see `restore`.
+        close_up_below: Longest side, px of the square input, below which a thing is outlined on a close-up of
+            its own (see `assistant.sam.close_up`); 0 for no close-ups.
         prompts_per_batch: Number of prompts that are decoded together.
     """
 
     threshold: float = 0.0
+    close_up_below: float = 0.0
     stretched: bool = False
     restorable: bool = True
 
@@ -159,7 +170,9 @@ class Segmenter(ABC):
             raise BadInput(NO_IMAGE)
         features, maps, shared = self._encode(image)
         height, width = image.shape[:2]
-        return Embedding(features, (height, width), self.input_size((height, width)), shared, maps)
+        input_size = self.input_size((height, width))
+        pixels = _shrunk(image) if self.close_up_below else None
+        return Embedding(features, (height, width), input_size, shared, maps, pixels)
 
     def restore(self, features: Tensor, size: tuple[int, int]) -> Embedding:
         """Rebuild an embedding from stored features, without running the image encoder.
@@ -298,7 +311,7 @@ class Segmenter(ABC):
         mask: ArrayLike | None = None,
         multimask: bool = True,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Answer one prompt.
+        """Answer one prompt; a small thing on a close-up, where the segmenter takes any (`close_up_below`).
 
         Args:
             embedding: The image.
@@ -315,6 +328,60 @@ class Segmenter(ABC):
         Raises:
             BadInput: The prompt is empty, malformed or outside of the image.
         """
+        answer = self.predict_plain(embedding, points, labels, box, mask, multimask)
+        if not self.close_up_below:
+            return answer
+        seen = self._on_close_up(embedding, answer, points, labels, box, mask, multimask)
+        if seen is None:
+            return answer
+        masks, scores = seen
+        return masks, scores, np.stack([self.low_res_logits(embedding, found) for found in masks])
+
+    def _on_close_up(
+        self,
+        embedding: Embedding,
+        answer: tuple[np.ndarray, np.ndarray, np.ndarray],
+        points: ArrayLike | None,
+        labels: ArrayLike | None,
+        box: ArrayLike | None,
+        mask: ArrayLike | None,
+        multimask: bool,
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Masks and predicted IoU of a prompt on a close-up; None where none is taken.
+
+        answer: of `predict_plain`, which tells how large what clicks alone point at is.
+        """
+        masks, scores, _ = answer
+        point_array, label_array = checked_points(points, labels, embedding.size)
+        mask_array = None if mask is None else self._as_mask(embedding, mask)
+        if box is not None:
+            extent = checked_box(box, embedding.size)
+        else:
+            edges = tight_box(masks[scores.argmax()] if mask_array is None else mask_array)
+            if edges is None:
+                return None
+            extent = np.array(edges, float)
+        close_up = close_up_of(self, embedding, extent, point_array)
+        if close_up is None:
+            return None
+        box_array = None if box is None else extent
+        return close_up.predict(point_array, label_array, box_array, mask_array, multimask)
+
+    def _as_mask(self, embedding: Embedding, mask: ArrayLike) -> np.ndarray:
+        """A mask prompt, a mask or low-resolution logits, as a mask (H, W) bool."""
+        array = checked_mask(mask, embedding.size, self.low_res_side)
+        return array if array.dtype == bool else self.upsample(embedding, torch.as_tensor(array)[None])[0]
+
+    def predict_plain(
+        self,
+        embedding: Embedding,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        multimask: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Answer one prompt on the image as a whole; see `predict`."""
         if points is None and box is None and mask is None:
             raise BadInput("nothing to segment: give points, a box or a mask")
         point_array, label_array = checked_points(points, labels, embedding.size)
@@ -375,3 +442,12 @@ class Segmenter(ABC):
             for length, input_length in zip(embedding.size, embedding.input_size, strict=True)
         )
         return rows, columns
+
+
+def _shrunk(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, 3) uint8 with its longest side at MAX_PIXELS_SIDE at most."""
+    scale = MAX_PIXELS_SIDE / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))

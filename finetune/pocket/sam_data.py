@@ -19,19 +19,29 @@ from torch import Tensor
 
 from assistant.errors import BadInput
 from assistant.files import read_json
-from assistant.sam.mask_ops import Rle, decode_rle, pad_to_square, rle_of_segmentation
+from assistant.sam.mask_ops import PADDING_GREY, Rle, decode_rle, pad_to_square, rle_of_segmentation
+from finetune.pocket.examples import every_tenth
 from finetune.pocket.sam_prompts import CELL, PromptDrawer
 
-# Share of samples from each folder. COCO and people are what users photograph; BSDS teaches whole images.
+# Share of samples from each folder. COCO and VOC are what users photograph; BSDS teaches whole images.
 FOLDER_SHARES = {
-    "coco": 0.42,
-    "people": 0.15,
-    "bsds": 0.18,
-    "carparts": 0.07,
-    "clothing": 0.08,
-    "davis": 0.05,
-    "camvid": 0.05,
+    "coco": 0.32,
+    "voc": 0.12,
+    "duts": 0.14,
+    "bsds": 0.12,
+    "people": 0.07,
+    "ecssd": 0.05,
+    "clothing": 0.04,
+    "pennfudan": 0.03,
+    "camvid": 0.03,
+    "carparts": 0.03,
+    "scenes": 0.02,
+    "pets": 0.01,
+    "faces": 0.01,
+    "davis": 0.01,
 }
+COCO_FOLDERS = ("coco", "people", "carparts")  # all their images are trained on
+MEASURED_COCO_FOLDERS = ("voc", "duts", "pets", "pennfudan", "ecssd", "scenes", "faces")  # but every tenth
 UNLABELLED_VALUES = {"clothing": (0,), "davis": (0,), "camvid": (11,)}  # of index maps
 FOLDERS_OF_CLASSES = ("camvid", "clothing")  # whose index maps tell classes, not instances
 DAVIS_THRESHOLD = 127  # grey value above which a pixel of a DAVIS mask is inside
@@ -47,6 +57,8 @@ MIN_SIDE = 16  # px of a scaled image
 FLIP_SHARE = 0.5
 COLOUR_SHARE, MIN_ENHANCEMENT, MAX_ENHANCEMENT = 0.5, 0.6, 1.4
 PASTE_SHARE, MAX_PASTED = 0.25, 3
+# A share of the samples is a collage of two by two images, so that more objects are small.
+COLLAGE_SHARE = 0.3
 MIN_PASTED_SIDE, MAX_PASTED_SIDE = 0.12, 0.55  # in shares of the image's longest side
 MIN_PASTED_PIXELS = 4  # of a side
 MIN_PASTED_PLACE, MAX_PASTED_PLACE = -0.2, 0.9  # of the left and top edge, in shares of the image's sides
@@ -107,9 +119,13 @@ def coco_images(folder: str, root: Path) -> list[TrainingImage]:
 def all_images(root: Path) -> dict[str, list[TrainingImage]]:
     """Every training image under a data root, by folder; folders without images are left out."""
     images: dict[str, list[TrainingImage]] = {}
-    for name in ("coco", "people", "carparts"):
+    for name in (*COCO_FOLDERS, *MEASURED_COCO_FOLDERS):
         if (root / name / "train/instances.json").exists():
             images[name] = coco_images(name, root / name / "train")
+    for name in MEASURED_COCO_FOLDERS:
+        if name in images:
+            held_out = set(every_tenth(sorted(row.image for row in images[name])))
+            images[name] = [row for row in images[name] if row.image not in held_out]
     for name, masks_folder in (("clothing", "labels"), ("camvid", "labels"), ("davis", "masks")):
         train = root / name / "train"
         images[name] = [
@@ -203,17 +219,23 @@ class PromptDataset(torch.utils.data.Dataset[Sample]):
     def __getitem__(self, k: int) -> Sample:
         rng = np.random.default_rng((self.seed, k))
         while True:
-            folder = rng.choice(self.folders, p=self.shares)
-            images = self.images[folder]
-            sample = self._sample(images[rng.integers(len(images))], rng)
+            drawn = [self._draw_image(rng) for _ in range(4 if rng.random() < COLLAGE_SHARE else 1)]
+            sample = self._sample(drawn, rng)
             if sample is not None:
                 return sample
 
-    def _sample(self, training_image: TrainingImage, rng: np.random.Generator) -> Sample | None:
-        """An augmented image with prompts; None where no mask of it is large enough."""
-        image = Image.open(training_image.image).convert("RGB")
-        masks = open_masks(training_image, rng)
-        image, masks = rescaled(image, masks, self.size, rng)
+    def _draw_image(self, rng: np.random.Generator) -> TrainingImage:
+        images = self.images[rng.choice(self.folders, p=self.shares)]
+        return images[rng.integers(len(images))]
+
+    def _sample(self, training_images: list[TrainingImage], rng: np.random.Generator) -> Sample | None:
+        """An augmented image, or a collage of four, with prompts; None where no mask is large enough."""
+        size = self.size if len(training_images) == 1 else self.size // 2
+        tiles = []
+        for training_image in training_images:
+            image = Image.open(training_image.image).convert("RGB")
+            tiles.append(rescaled(image, open_masks(training_image, rng), size, rng))
+        image, masks = tiles[0] if len(tiles) == 1 else collage(tiles, self.size)
         if rng.random() < COLOUR_SHARE:
             for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
                 image = enhance(image).enhance(rng.uniform(MIN_ENHANCEMENT, MAX_ENHANCEMENT))
@@ -227,7 +249,8 @@ class PromptDataset(torch.utils.data.Dataset[Sample]):
         for square_mask, mask in zip(square_masks, masks, strict=True):
             square_mask[:height, :width] = mask
         drawer = PromptDrawer(square_masks, (height, width), rng)
-        drawn = drawer.draw(self.prompts, with_clicks_on_nothing=training_image.folder == "coco")
+        is_complete = all(training_image.folder == "coco" for training_image in training_images)
+        drawn = drawer.draw(self.prompts, with_clicks_on_nothing=is_complete)
         wanted = torch.from_numpy(square_masks[drawn.mask_of]).float()
         covered = wanted.unfold(1, CELL, CELL).unfold(2, CELL, CELL).mean((-1, -2))
         square = pad_to_square(np.asarray(image), self.size)
@@ -276,6 +299,31 @@ def rescaled(
         scaled = np.asarray(Image.fromarray(mask).resize(new_size, Image.Resampling.NEAREST, box=box))
         scaled_masks.append(scaled[:, ::-1] if is_flipped else scaled)
     return image, scaled_masks
+
+
+def collage(
+    tiles: list[tuple[Image.Image, list[np.ndarray]]], size: int
+) -> tuple[Image.Image, list[np.ndarray]]:
+    """Lay four images side by side and below each other, on the grey of the padding.
+
+    Args:
+        tiles: Four RGB images of at most `size` / 2 px a side, with their masks.
+        size: Side of the collage, px.
+
+    Returns:
+        The collage and the masks of all four over it.
+    """
+    square = np.full((size, size, 3), PADDING_GREY, np.uint8)
+    masks = []
+    for number, (image, masks_of_image) in enumerate(tiles):
+        top, left = (part * size // 2 for part in divmod(number, 2))
+        here = np.s_[top : top + image.height, left : left + image.width]
+        square[here] = np.asarray(image)
+        for mask in masks_of_image:
+            placed = np.zeros((size, size), bool)
+            placed[here] = mask
+            masks.append(placed)
+    return Image.fromarray(square), masks
 
 
 def paste(

@@ -29,7 +29,6 @@ BOX_SHARE = 0.5
 SINGLE_CLICK_SHARE = 0.85
 
 MIN_EMPTY_PIXELS = 500  # outside of all masks, from which clicks on nothing are drawn
-AREA_EXPONENT = 0.2  # masks are drawn with a probability proportional to their area to this power
 
 # Boxes as people draw them: most are off by a few percent of their sides, and some come with a click.
 LOOSE_BOX_SHARE = 0.8
@@ -86,8 +85,7 @@ class PromptDrawer:
         Returns:
             The prompts.
         """
-        weights = self.masks.sum((1, 2)) ** AREA_EXPONENT
-        mask_of = self.rng.choice(len(self.masks), count, p=weights / weights.sum())
+        mask_of = self.rng.integers(len(self.masks), size=count)  # a small one as often as a large one
         points = np.zeros((count, MAX_POINTS, 2), np.float32)
         labels = np.full((count, MAX_POINTS), NO_POINT)
         kind = np.full(count, SINGLE_MASK)

@@ -81,7 +81,9 @@ class CupPipeline(Pipeline[CupImage]):
     follow_up_rules = True
 
     def __init__(self) -> None:
-        self.opener: Any = SimpleNamespace(open=self.open, segmenter=SimpleNamespace(predict=self.predict))
+        self.opener: Any = SimpleNamespace(
+            open=self.open, segmenter=SimpleNamespace(predict=self.predict, close_up_below=0.0)
+        )
         self.right_cup_only = False
         self.asked: list[str] = []
         self.turns: list[Turn] = []

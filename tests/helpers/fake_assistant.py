@@ -74,7 +74,7 @@ class FakePipeline(Pipeline[FakeOpenedImage]):
         self.opened = 0
         self.steps = 0
         self.opener: Any = self
-        self.segmenter = SimpleNamespace(predict=self.predict)
+        self.segmenter = SimpleNamespace(predict=self.predict, close_up_below=0.0)
 
     def _wait(self, seconds: float, report: Callable[[], object]) -> None:
         if not seconds:

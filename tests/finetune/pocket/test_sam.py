@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from skimage import data
 
 from finetune.pocket import sam
-from finetune.pocket.sam_data import PromptDataset, all_images
+from finetune.pocket.sam_data import PromptDataset, all_images, collage
 from finetune.pocket.sam_loss import mask_losses, pairwise_iou
 
 
@@ -70,6 +70,38 @@ def test_a_sample_depends_on_seed_and_number_alone(root):
     a, b = PromptDataset(root, 96, 4, seed=5, length=9), PromptDataset(root, 96, 4, seed=5, length=99)
     assert all(torch.equal(x, y) for x, y in zip(a[7], b[7], strict=True))
     assert not torch.equal(a[7].image, PromptDataset(root, 96, 4, seed=6, length=9)[7].image)
+
+
+def test_every_tenth_image_of_a_measured_set_is_kept_aside(tmp_path):
+    folder = tmp_path / "voc/train"
+    (folder / "images").mkdir(parents=True)
+    images = [{"id": k, "file_name": f"{k:02}.jpg", "height": 20, "width": 30} for k in range(20)]
+    box = [[1, 1, 9, 1, 9, 9, 1, 9]]
+    annotations = [
+        {"id": k, "image_id": k, "category_id": 1, "iscrowd": 0, "segmentation": box} for k in range(20)
+    ]
+    record = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
+    (folder / "instances.json").write_text(json.dumps(record))
+
+    used = {row.image.name for row in all_images(tmp_path)["voc"]}
+
+    assert {f"{k:02}.jpg" for k in range(20)} - used == {"09.jpg", "19.jpg"}
+
+
+def test_a_collage_keeps_every_mask_on_its_image():
+    tiles = []
+    for k in range(4):
+        image = Image.new("RGB", (32, 20 + k), (50 * k, 0, 0))
+        mask = np.zeros((20 + k, 32), bool)
+        mask[2:10, 5:20] = True
+        tiles.append((image, [mask]))
+
+    image, masks = collage(tiles, 64)
+
+    assert image.size == (64, 64) and len(masks) == 4
+    for k, mask in enumerate(masks):
+        assert mask.sum() == 8 * 15
+        assert (np.asarray(image)[mask] == (50 * k, 0, 0)).all()
 
 
 def arguments(root, out, steps):

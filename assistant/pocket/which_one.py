@@ -1,0 +1,328 @@
+"""Reads questions that mean one of several things of a kind.
+
+    parse_which_one("the second cup from the left")     # WhichOne("where is the cup?", (Ordinal(2, "left"),))
+    parse_which_one("the man in red next to the dog")   # (Beside("near", "dog"), Colour("red"))
+    parse_which_one("the cups on the left")             # None: several are meant
+
+A language model of 135 million parameters does not tell the left one from the right one. So rules take what
+singles one instance out from the question; the rest asks for all of them, and
+`assistant.pocket.instance_choice` measures which one is meant. The rules are for English.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from assistant.dialogue.followup_actions import Criterion, Direction
+from assistant.dialogue.followup_parser import CRITERIA, ORDINALS
+from assistant.grammar import plural, singular
+from assistant.pocket.asked_words import CLOSING, DETERMINER, without_request
+
+
+@dataclass(frozen=True)
+class Place:
+    """The instance that lies or is so: the leftmost, the largest.
+
+    Attributes:
+        criterion: What is measured.
+    """
+
+    criterion: Criterion
+
+
+@dataclass(frozen=True)
+class Ordinal:
+    """The instance with a number, counted from a side.
+
+    Attributes:
+        number: From 1; -1 for the last.
+        side: Where counting begins.
+    """
+
+    number: int
+    side: Criterion = "left"
+
+
+@dataclass(frozen=True)
+class Colour:
+    """The instance with most of a colour.
+
+    Attributes:
+        name: One of `COLOUR_NAMES`.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The instance that lies so to something else.
+
+    Attributes:
+        direction: Where the instance lies, as seen from the other thing.
+        noun: The other thing.
+        negated: Whether the instance must not lie there.
+    """
+
+    direction: Direction
+    noun: str
+    negated: bool = False
+
+
+Condition = Place | Ordinal | Colour | Beside
+
+
+@dataclass(frozen=True)
+class WhichOne:
+    """One of several things of a kind.
+
+    Attributes:
+        question: Asks for all of them.
+        conditions: What singles one out, each at least once met by it.
+        words: The conditions in words, for the reply: "{} on the left" with the name in the place of "{}".
+    """
+
+    question: str
+    conditions: tuple[Condition, ...]
+    words: str = "{}"
+
+
+COLOUR_NAMES = (
+    "red",
+    "orange",
+    "yellow",
+    "green",
+    "blue",
+    "purple",
+    "pink",
+    "brown",
+    "white",
+    "grey",
+    "black",
+)
+COLOUR_WORDS = {name: name for name in COLOUR_NAMES} | {
+    "gray": "grey",
+    "golden": "yellow",
+    "blonde": "yellow",
+    "blond": "yellow",
+    "violet": "purple",
+    "dark": "black",
+    "silver": "grey",
+    "beige": "brown",
+    "navy": "blue",
+    "turquoise": "blue",
+}
+ORDINAL_NUMBERS = {word: k for k, word in enumerate(ORDINALS, 1)} | {"last": -1}
+ORDINAL_NUMBERS |= {
+    f"{k}{'st' if k == 1 else 'nd' if k == 2 else 'rd' if k == 3 else 'th'}": k for k in range(1, 10)
+}
+
+_SIDE = "left|right|top|bottom|middle|cent(?:er|re)"
+_ORDINAL = "|".join(ORDINAL_NUMBERS)
+_COLOUR = "|".join(COLOUR_WORDS)
+_SIZES: tuple[Criterion, ...] = ("smallest", "largest", "smaller", "larger")
+_PLACE_WORDS = "|".join(word for word, criterion in CRITERIA.items() if criterion not in _SIZES)
+_SIZE_WORDS = "|".join(word for word, criterion in CRITERIA.items() if criterion in _SIZES)
+_SIZE = "smallest|tiniest|littlest|largest|biggest|hugest"
+_PICTURE = r"(?: (?:in|of) (?:the|this) (?:photo|picture|image|scene))?"
+_ARTICLE = r"(?:the|an?|its|his|her|their|that|this) "
+_CLOTHES = r"(?: (?:jacket|shirt|t-shirt|top|coat|dress|sweater|jumper|hoodie|suit|clothes|outfit|uniform))?"
+
+# What may end a noun phrase; each is tried until none matches.
+_ENDINGS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (kind, re.compile(rf"{pattern}{_PICTURE}$", re.I))
+    for kind, pattern in (
+        (
+            "ordinal",
+            rf"(?:the )?(?P<ordinal>{_ORDINAL})(?: one)? (?:from|on|at|counting from) (?:the )?"
+            r"(?P<side>left|right|top|bottom)",
+        ),
+        ("ordinal", r"(?:from|counting from|counted from) (?:the )?(?P<side>left|right|top|bottom)"),
+        (
+            "place",
+            rf"(?:furthest|farthest|most|nearest|closest)(?: to)?(?: the)? (?P<side>{_SIDE})"
+            r"(?: (?:edge|side|corner))?",
+        ),
+        (
+            "place",
+            rf"(?:on|at|in|to|towards?) (?:the |its )?(?:far |very |extreme )?(?P<side>{_SIDE})"
+            r"(?:[- ]hand)?(?: (?:side|edge|corner|part))?",
+        ),
+        (
+            "size",
+            rf"(?:(?:that|which|who) (?:looks?|is|seems?|appears?) )?(?:the )?(?P<size>{_SIZE})(?: one)?",
+        ),
+        ("largest", r"(?:that|which|who) takes? up the most (?:room|space)"),
+        ("middle", r"between the (?:other two|others)"),
+        (
+            "colour",
+            rf"(?:in|wearing|with|dressed in)(?: an?| the)? (?P<colour>{_COLOUR})"
+            rf"(?: and (?:{_COLOUR}))?{_CLOTHES}",
+        ),
+        (
+            "beside",
+            r"(?P<not>not )?(?:(?:(?:to|on|at) (?:the )?|)(?P<left>left|right)(?:[- ]hand)?(?: side)? of|"
+            r"(?P<above>above|over|on top of)|(?P<below>below|beneath|underneath|under)|"
+            r"(?P<near>next to|near(?:est)?(?: to)?|beside|by|close(?:st)? to|behind|in front of|"
+            rf"holding|carrying|riding|wearing|on|with)) {_ARTICLE}(?P<noun>[a-z][a-z' -]*)",
+        ),
+    )
+)
+# What is left of a clause when its condition is taken out: "that is", "furthest", "to the".
+_LEFT_OVER = re.compile(
+    r"(?:[ ,]+(?:that|which|who|(?:that|who|which)['’]s|is|are|looks?|seems?|appears?|the|to|on|at|in|"
+    r"furthest|farthest|most|nearest|closest|far|standing|sitting|lying|walking|placed|located|parked))+$",
+    re.I,
+)
+# What may stand before the noun.
+_BEGINNINGS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (kind, re.compile(rf"(?:{pattern})\b[ -]+(?=\S)", re.I))
+    for kind, pattern in (
+        ("ordinal", rf"(?P<ordinal>{_ORDINAL})"),
+        (
+            "place",
+            rf"(?:far |very |most )?(?P<side>{_PLACE_WORDS})(?:[- ]hand)?(?: most)?",
+        ),
+        (
+            "size",
+            f"(?P<size>{_SIZE_WORDS})",
+        ),
+        ("largest", "nearest|closest|foremost|frontmost"),
+        ("smallest", "furthest|farthest|most distant"),
+        ("colour", rf"(?P<colour>{_COLOUR})(?: and (?:{_COLOUR}))?"),
+    )
+)
+# "Looking at the people, which is the tallest?", "of the cups, the one on the left".
+_AMONG = re.compile(
+    r"^(?:looking at|out of|of|among|amongst|considering|given)(?: all)? (?P<things>.+?),? "
+    r"(?:(?:which|what|who)(?: one)?(?: of them)? is|"
+    r"(?:point (?:at|to)|show me|mark|find|pick|choose|outline|segment|locate)|(?<=, )(?=the .*\bone\b))\s*"
+    r"(?P<which>(?:the )?.+)$",
+    re.I,
+)
+# "which cup is the biggest?"
+_WHICH = re.compile(r"^(?:which|what) (?P<things>.+?) (?:is|looks) (?P<which>.+)$", re.I)
+_ONE = re.compile(r"^(?:the )?(?P<before>.*?)\bone\b(?P<after>.*)$", re.I)
+_NOUN = re.compile(r"[a-z][a-z' -]*", re.I)
+_NO_NOUN = re.compile(
+    r"\b(?:what|which|who|where|is|are|do|does|can|one|ones|thing|things|it|this|that|everything|all|and|or|over)\b",
+    re.I,
+)
+MAX_NOUN_WORDS = 4
+_WORDS_OF_PLACE = {
+    "left": "{} on the left",
+    "right": "{} on the right",
+    "top": "{} at the top",
+    "bottom": "{} at the bottom",
+    "middle": "{} in the middle",
+    "smallest": "smallest {}",
+    "largest": "biggest {}",
+    "smaller": "smaller {}",
+    "larger": "bigger {}",
+}
+
+
+def parse_which_one(question: str) -> WhichOne | None:
+    """What singles one thing of a kind out in a question.
+
+    Args:
+        question: Any text.
+
+    Returns:
+        None where the question does not ask for one thing by such a condition.
+    """
+    text = CLOSING.sub("", question.strip())
+    if match := _AMONG.match(text):
+        one = _ONE.match(match["which"])
+        phrase = f"{one['before']} thing {one['after']}" if one else f"{match['which']} thing"
+        rest, conditions = _without_conditions(DETERMINER.sub("", " ".join(phrase.split())))
+        if rest.lower() != "thing" or not conditions:
+            return None
+        things = re.sub(r"^(?:of )?(?:all )?(?:the )?things? in (?:view|sight)\s*", "thing ", match["things"])
+        if things.lower().startswith("thing "):
+            return WhichOne(f"find the {things}", conditions, _in_words(conditions))
+        return WhichOne(f"where are {things}?", conditions, _in_words(conditions))
+    noun_phrase = without_request(text)
+    if match := _WHICH.match(noun_phrase):
+        noun_phrase = f"{match['things']} {match['which']}"
+    rest, conditions = _without_conditions(noun_phrase)
+    if not conditions or not _NOUN.fullmatch(rest) or len(rest.split()) > MAX_NOUN_WORDS:
+        return None
+    if _NO_NOUN.search(rest):
+        return None
+    if plural(rest) == rest and singular(rest) != rest:
+        return None
+    return WhichOne(f"where is the {rest}?", conditions, _in_words(conditions))
+
+
+def _without_conditions(text: str) -> tuple[str, tuple[Condition, ...]]:
+    """A noun phrase without its article, taken apart into the noun and the conditions."""
+    conditions: list[Condition] = []
+    ordinal = None
+    while True:
+        for kind, pattern in (*_ENDINGS, *_BEGINNINGS):
+            match = _last_match(pattern, text) if pattern.pattern.endswith("$") else pattern.match(text)
+            if match and text[: match.start()].strip(" ,") + text[match.end() :]:
+                found = match.groupdict()
+                before = text[: match.start()].rstrip(" ,")
+                if kind == "beside" and before.lower().endswith(" not"):
+                    found["not"], before = "not", before[: -len(" not")]
+                if kind == "ordinal" and "side" in found and not found.get("ordinal") and ordinal is None:
+                    ordinal = CRITERIA[found["side"].lower()]
+                elif kind == "ordinal":
+                    side = CRITERIA[found["side"].lower()] if found.get("side") else ordinal or "left"
+                    conditions.append(Ordinal(ORDINAL_NUMBERS[found["ordinal"].lower()], side))
+                    ordinal = None
+                else:
+                    conditions.append(_condition(kind, found))
+                before = _LEFT_OVER.sub("", before)
+                text = f"{before} {text[match.end() :]}".strip(" ,")
+                break
+        else:
+            break
+    if ordinal is not None:  # "the cup from the left" singles nothing out
+        return text, ()
+    return text, tuple(conditions)
+
+
+def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The match of a pattern that begins at the last possible word."""
+    starts = [0, *(space.end() for space in re.finditer(r"[ ,]+", text))]
+    return next((match for start in reversed(starts) if (match := pattern.match(text, start))), None)
+
+
+def _condition(kind: str, found: dict[str, str | None]) -> Condition:
+    """The condition that a pattern found."""
+    if kind == "place":
+        return Place(CRITERIA[str(found["side"]).lower()])
+    if kind == "size":
+        return Place(CRITERIA[str(found["size"]).lower()])
+    if kind == "colour":
+        return Colour(COLOUR_WORDS[str(found["colour"]).lower()])
+    if kind == "beside":
+        direction: Direction = "above" if found["above"] else "below" if found["below"] else "near"
+        if found["left"]:
+            direction = "left" if found["left"].lower() == "left" else "right"
+        return Beside(direction, str(found["noun"]).strip(), bool(found["not"]))
+    return Place({"largest": "largest", "smallest": "smallest", "middle": "middle"}[kind])  # type: ignore[arg-type]
+
+
+def _in_words(conditions: Sequence[Condition]) -> str:
+    """The conditions in words around "{}", which stands for the name."""
+    words = "{}"
+    order = (Colour, Place, Ordinal, Beside)  # "the second biggest red {}"
+    for condition in sorted(conditions, key=lambda condition: order.index(type(condition))):
+        match condition:
+            case Place(criterion):
+                words = _WORDS_OF_PLACE[criterion].format(words)
+            case Ordinal(-1, side):
+                words = f"last {words} from the {side}"
+            case Ordinal(number, side):
+                words = f"{ORDINALS[number - 1]} {words} from the {side}"
+            case Colour(name):
+                words = f"{name} {words}"
+            case Beside():
+                pass  # the reply need not repeat it
+    return words
