@@ -38,7 +38,7 @@ GPU_PROMPTS_PER_BATCH = 64
 ENCODING_MEMORY = "for SAM to encode the image: take a smaller --sam, or --device cpu"
 DECODING_MEMORY = "for SAM to outline masks: take a smaller image or a smaller --sam, or --device cpu"
 
-MAX_PIXELS_SIDE = 2048  # px of the image that an embedding keeps for close-ups
+MAX_PIXELS_SIDE = 1536  # px of the image that an embedding keeps for close-ups
 
 NO_IMAGE = "an image must be an array of height x width x 3 bytes (uint8, RGB)"
 

@@ -55,10 +55,15 @@ def main(args: argparse.Namespace) -> None:
     if args.photos < 1:
         raise BadInput("--photos must be at least 1")
     must_exist(*args.data, args.sam)
-    records, regions = read_sources(
-        RecordSources(tuple(args.data), tuple(args.named), args.sam, args.regions)
-    )
-    write_pack(args.out, records, regions, select_varied(records, args.photos), sha256_of(args.sam))
+    selected: list[Path] = []
+
+    def select(records: Sequence[ImageRecord]) -> list[Path]:
+        selected[:] = select_varied(records, args.photos)
+        return selected
+
+    sources = RecordSources(tuple(args.data), tuple(args.named), args.sam, args.regions)
+    records, regions = read_sources(sources, select)
+    write_pack(args.out, records, regions, selected, sha256_of(args.sam))
     print(f"wrote {args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -6,6 +6,7 @@ records, regions = read_sources(sources)
 
 import argparse
 import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from assistant.pocket.opening import load_pocket_opener
@@ -36,12 +37,25 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_sources(sources: RecordSources) -> tuple[list[ImageRecord], dict[Path, ImageRegions]]:
-    """Read all records, and the regions of their images by path; missing regions are computed and stored.
+def read_sources(
+    sources: RecordSources, select: Callable[[Sequence[ImageRecord]], Sequence[Path]] | None = None
+) -> tuple[list[ImageRecord], dict[Path, ImageRegions]]:
+    """Read records and the regions of their images; missing regions are computed and stored.
 
-    Raises BadInput where a file cannot be read.
+    Args:
+        sources: The files.
+        select: Selects the images to use from all records; None for all images.
+
+    Returns:
+        The records about these images, and {image: its regions}.
+
+    Raises:
+        BadInput: A file cannot be read.
     """
     records = [record for file in sources.data for record in read_image_records(file)]
+    if select is not None:
+        selected = set(select(records))
+        records = [record for record in records if record.image in selected]
     by_file = {
         name: labelled for file in sources.annotations for name, labelled in read_instances(file).items()
     }

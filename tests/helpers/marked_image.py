@@ -69,7 +69,7 @@ class MarkedImageOpener:
     def __init__(self, masks: Iterable[np.ndarray] | None = None):
         self.masks = list(INSTANCES.values()) if masks is None else list(masks)
         self.prompts: list[tuple[Any, Any]] = []
-        self.segmenter = SimpleNamespace(predict=self.predict)
+        self.segmenter = SimpleNamespace(predict=self.predict, close_up_below=0.0)
 
     def open(self, image: np.ndarray, progress: Any = None) -> SamOpenedImage:
         return SamOpenedImage(None, make_proposals(self.masks), image)

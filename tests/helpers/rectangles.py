@@ -40,6 +40,7 @@ class RectangleOpener:
 
     segmenter = SimpleNamespace(
         threshold=0.0,
+        close_up_below=0.0,
         side=IMAGE_SIDE,
         low_res_side=16,
         feature_width=3,

@@ -260,6 +260,7 @@ class ScriptedSegmenter:
     """A SAM that answers a box with the shape that it fits best, and a point with the one that it is in."""
 
     model = nn.Identity()
+    close_up_below = 0.0
 
     def __init__(self, world: World):
         self.world = world

@@ -66,7 +66,7 @@ def test_masks_lie_in_the_window_and_logits_on_the_whole_image(segmenter, embedd
 def test_the_pixels_of_a_large_image_are_kept_smaller_and_the_window_is_in_its_own(segmenter):
     image = np.zeros((100, 4000, 3), np.uint8)
     embedding = segmenter.encode(image)
-    assert embedding.pixels is not None and embedding.pixels.shape == (51, 2048, 3)
+    assert embedding.pixels is not None and embedding.pixels.shape == (38, 1536, 3)
 
     close_up = close_up_of(segmenter, embedding, np.array([1000.0, 40, 1040, 60]))
 
