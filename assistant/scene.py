@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 PRESENCE_THRESHOLD = 0.5
 # SAM sees an image as 64 cells along its longer side, so that at 32 to 1 the shorter side has two cells.
 MAX_ASPECT_RATIO = 32
-# Instances of a target that are outlined again on close-ups, where they are small: .2 s each on two cores.
-MAX_CLOSE_UPS = 4
+# Instances of a target that are outlined again, the largest; on two cores .2 s for each that is small.
+MAX_SHARPENED = 4
 # Earlier turns that the language model reads again with a new question.
 MAX_REMEMBERED_TURNS = 6
 
@@ -399,9 +399,9 @@ class Scene:
         )
 
     def _sharpened(self, instances: list[np.ndarray]) -> list[np.ndarray]:
-        """Instances (H, W) bool, the largest of the small ones outlined again on close-ups."""
+        """Instances (H, W) bool, the largest of them outlined again where the segmenter gains by it."""
         segmenter, embedding = self.assistant.segmenter, self.opened.embedding
-        chosen = sorted(range(len(instances)), key=lambda k: -int(instances[k].sum()))[:MAX_CLOSE_UPS]
+        chosen = sorted(range(len(instances)), key=lambda k: -int(instances[k].sum()))[:MAX_SHARPENED]
         return [
             sharpened(segmenter, embedding, mask) if k in chosen else mask for k, mask in enumerate(instances)
         ]

@@ -87,10 +87,14 @@ class Drawer:
 
         return Embedding(torch.zeros(1), image.shape[:2], image.shape[:2], pixels=image)
 
-    def predict_plain(self, embedding, points, labels, box, mask, multimask):
-        assert points is None and box is None and mask is not None
+    def predict_plain(self, embedding, box=None, mask=None, multimask=True):
+        assert mask is not None and not multimask
         height, width = embedding.size
-        return self.mask[None, :height, :width], np.ones(1), None
+        logits = np.where(self.mask[:height, :width], 5, -5).astype(np.float32)[None]
+        return logits > 0, np.ones(1), logits
+
+    def upsample(self, embedding, logits):
+        return logits.numpy() > 0
 
 
 def test_an_outline_that_fits_replaces_the_mask_and_another_thing_does_not():
@@ -105,4 +109,17 @@ def test_an_outline_that_fits_replaces_the_mask_and_another_thing_does_not():
 
     assert sharper.sum() == 21 * 21 and sharper[100:121, 200:221].all()
     drawer.mask = np.roll(drawn, 15, axis=(0, 1))
+    assert sharpened(drawer, embedding, mask) is mask
+
+
+def test_a_large_mask_is_outlined_again_on_the_whole_image():
+    mask = np.zeros(SIZE, bool)
+    mask[20:250, 50:300] = True
+    drawn = np.zeros(SIZE, bool)
+    drawn[20:260, 50:310] = True
+    drawer = Drawer(drawn)
+    embedding = drawer.encode(np.zeros((*SIZE, 3), np.uint8))
+
+    assert (sharpened(drawer, embedding, mask) == drawn).all()
+    drawer.close_up_below = 0.0
     assert sharpened(drawer, embedding, mask) is mask
