@@ -385,7 +385,8 @@ class Scene:
                 searched=selection.searched,
             )
         instances = selection.instances or self.instances(selection.covered(self.proposals), phrase)
-        instances = self._sharpened(instances)
+        if selection.mask is None or selection.instances:  # other masks are measured, such as a background
+            instances = self._sharpened(instances)
         return Target(
             phrase,
             True,

