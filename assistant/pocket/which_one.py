@@ -235,15 +235,14 @@ def parse_which_one(question: str) -> WhichOne | None:
     """
     text = CLOSING.sub("", question.strip())
     if match := _AMONG.match(text):
-        one = _ONE.match(match["which"])
-        phrase = f"{one['before']} thing {one['after']}" if one else f"{match['which']} thing"
-        rest, conditions = _without_conditions(DETERMINER.sub("", " ".join(phrase.split())))
-        if rest.lower() != "thing" or not conditions:
+        conditions = _conditions_alone(match["which"])
+        if not conditions:
             return None
         things = re.sub(r"^(?:of )?(?:all )?(?:the )?things? in (?:view|sight)\s*", "thing ", match["things"])
         if things.lower().startswith("thing "):
             return WhichOne(f"find the {things}", conditions, _in_words(conditions))
-        return WhichOne(f"where are {things}?", conditions, _in_words(conditions))
+        noun = singular(DETERMINER.sub("", things))
+        return WhichOne(f"where is the {noun}?", conditions, _in_words(conditions))
     noun_phrase = without_request(text)
     if match := _WHICH.match(noun_phrase):
         noun_phrase = f"{match['things']} {match['which']}"
@@ -255,6 +254,17 @@ def parse_which_one(question: str) -> WhichOne | None:
     if plural(rest) == rest and singular(rest) != rest:
         return None
     return WhichOne(f"where is the {rest}?", conditions, _in_words(conditions))
+
+
+def _conditions_alone(text: str) -> tuple[Condition, ...]:
+    """The conditions in a text that names nothing: "the one on the left", "the biggest", "on the right"."""
+    one = _ONE.match(text)
+    phrases = [f"{one['before']} thing {one['after']}"] if one else [f"{text} thing", f"thing {text}"]
+    for phrase in phrases:
+        rest, conditions = _without_conditions(DETERMINER.sub("", " ".join(phrase.split())))
+        if rest.lower() == "thing":
+            return conditions
+    return ()
 
 
 def _without_conditions(text: str) -> tuple[str, tuple[Condition, ...]]:
