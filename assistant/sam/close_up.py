@@ -78,6 +78,16 @@ class CloseUp:
         masks[:, top:bottom, left:right] = parts
         return masks, scores
 
+    def outlined_again(self, mask: np.ndarray) -> np.ndarray:
+        """A mask (H, W) bool as it is outlined here; itself where it reaches out of the part."""
+        left, top, right, bottom = self.window
+        part = np.ascontiguousarray(mask[top:bottom, left:right])
+        if not part.any() or part.sum() < mask.sum():
+            return mask
+        found = np.zeros_like(mask)
+        found[top:bottom, left:right] = _outlined_again(self.segmenter, self.embedding, part)
+        return found if _agrees(found, mask) else mask
+
 
 def close_up_of(
     segmenter: Segmenter,
@@ -141,15 +151,15 @@ def sharpened(segmenter: Segmenter, embedding: Embedding, mask: np.ndarray) -> n
     if edges is None or not segmenter.close_up_below:
         return mask
     close_up = close_up_of(segmenter, embedding, np.array(edges, float), below=SHARPENED_BELOW)
-    if close_up is None:
-        found = _outlined_again(segmenter, embedding, mask)
-    else:
-        left, top, right, bottom = close_up.window
-        found = np.zeros_like(mask)
-        part = np.ascontiguousarray(mask[top:bottom, left:right])
-        found[top:bottom, left:right] = _outlined_again(segmenter, close_up.embedding, part)
-    agreement = (found & mask).sum() / max(1, (found | mask).sum())
-    return found if agreement >= MIN_AGREEMENT else mask
+    if close_up is not None:
+        return close_up.outlined_again(mask)
+    found = _outlined_again(segmenter, embedding, mask)
+    return found if _agrees(found, mask) else mask
+
+
+def _agrees(found: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether a new outline shows the same thing as a mask, both (H, W) bool."""
+    return bool((found & mask).sum() >= MIN_AGREEMENT * (found | mask).sum())
 
 
 def _outlined_again(segmenter: Segmenter, embedding: Embedding, mask: np.ndarray) -> np.ndarray:

@@ -364,6 +364,9 @@ class Segmenter(ABC):
         close_up = close_up_of(self, embedding, extent, point_array)
         if close_up is None:
             return None
+        if box is None and mask is None:
+            # What a click on a close-up means best is often a part; so its readings on the whole image stay.
+            return np.stack([close_up.outlined_again(reading) for reading in masks]), scores
         box_array = None if box is None else extent
         return close_up.predict(point_array, label_array, box_array, mask_array, multimask)
 
