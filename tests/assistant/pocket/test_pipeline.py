@@ -104,6 +104,11 @@ def test_two_cats_are_two_instances(assistant):
     assert cats.instances[0][150, 130] and cats.instances[1][150, 510]
     right = scene.ask("the second one")
     assert right.mask[150, 510] and not right.mask[150, 130]
+    left = scene.fresh().ask("where is the cat on the left?")
+    assert left.text == "I see the cat on the left."
+    assert left.mask[150, 130] and not left.mask[150, 510]
+    purple = scene.fresh().ask("is there a purple cat?")
+    assert purple.text.startswith("I see no purple cat.") and not purple.mask.any()
 
 
 def test_a_question_that_stands_alone_is_answered_as_the_first(scene):
