@@ -370,3 +370,34 @@ def _to_8_bits(stored: np.ndarray) -> tuple[np.ndarray, str | None]:
     note = f"has values from {low:.6g} to {high:.6g}: they are stretched to black and white"
     shifted = np.where(finite, values, low).clip(low, high) - low
     return np.rint(shifted * (255 / (high - low))).astype(np.uint8), note if is_stretched else None
+
+
+def resize_within(
+    image: np.ndarray, max_side: int, multiple: int = 1, max_pixels: int | None = None
+) -> np.ndarray:
+    """An image made small enough for a model; only sides below the smallest multiple are enlarged.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        max_side: px of the longer side, at most.
+        multiple: Both sides become multiples of it, and at least twice it where it is not 1.
+        max_pixels: px of the whole image, at most; None for any number.
+
+    Returns:
+        (h, w, 3) uint8 RGB; the image itself where nothing changes.
+    """
+    height, width = image.shape[:2]
+    area_scale = (max_pixels / (height * width)) ** 0.5 if max_pixels else 1.0
+    scale = min(1.0, max_side / max(height, width), area_scale)
+    smallest = 2 * multiple if multiple > 1 else 1
+
+    def rounded(side: int, rounding: float) -> int:
+        return max(smallest, int(side * scale / multiple + rounding) * multiple)
+
+    new_height, new_width = rounded(height, 0.5), rounded(width, 0.5)
+    if max_pixels is not None and (scale < 1 or new_height * new_width > max_pixels):
+        new_height, new_width = rounded(height, 0), rounded(width, 0)
+    if (new_height, new_width) == (height, width):
+        return image
+    size = (new_width, new_height)
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))

@@ -17,6 +17,21 @@ Criterion = Literal["left", "right", "top", "bottom", "middle", "smallest", "lar
 # Where something lies, as seen from a marked part of the image.
 Direction = Literal["near", "left", "right", "above", "below"]
 
+# Criteria that stand after the noun; the others stand before it.
+POSITION_PHRASES: dict[str, str] = {
+    "left": "on the left",
+    "right": "on the right",
+    "top": "at the top",
+    "bottom": "at the bottom",
+    "middle": "in the middle",
+}
+
+
+def in_words(noun: str, criterion: Criterion) -> str:
+    """A noun with a criterion: "cup on the left", "largest cup"."""
+    position = POSITION_PHRASES.get(criterion)
+    return f"{noun} {position}" if position else f"{criterion} {noun}"
+
 
 @dataclass(frozen=True)
 class Remove:

@@ -273,12 +273,12 @@ def _parse_number(text: str, names: list[str]) -> ChooseNumber | None:
     is_pointing = side or numbers[0]["cardinal"] or POINTING_WORDS & set(rest.split())
     if (others and name is None) or not is_pointing:  # "first, the dog": the dog is not shown
         return None
-    number = _number(numbers[0]["cardinal"] or numbers[0]["ordinal"])
+    number = number_of(numbers[0]["cardinal"] or numbers[0]["ordinal"])
     start = CRITERIA[side[1]] if side else None
     return ChooseNumber(number, start, name) if number else None
 
 
-def _number(word: str) -> int:
+def number_of(word: str) -> int:
     """ "second", "2nd", "two" and "2" are 2, "last" is -1."""
     if word == "last":
         return -1

@@ -29,6 +29,7 @@ from assistant.dialogue.followup_actions import (
     NameRegion,
     Others,
     Remove,
+    in_words,
 )
 from assistant.dialogue.followup_parser import bare_noun, parse_followup, parse_region_question
 from assistant.dialogue.instances import (
@@ -45,14 +46,6 @@ from assistant.grammar import ABS, SEG, clean_phrase, counted, plain, plural, re
 from assistant.sam.instances import in_reading_order
 from assistant.sam.proposals import Proposals
 
-# Criteria that stand after the noun in a question to the language model; the others stand before it.
-POSITION_PHRASES: dict[str, str] = {
-    "left": "on the left",
-    "right": "on the right",
-    "top": "at the top",
-    "bottom": "at the bottom",
-    "middle": "in the middle",
-}
 # The selector's next best proposals among which the first that fits better than what was shown is looked for.
 MAX_COMPARED_PROPOSALS = 6
 # Share of a proposal in the region that is named, from which the proposal counts as part of it.
@@ -170,9 +163,7 @@ def _choose(
     target = next((target for target in shown if target.phrase == action.phrase), shown[-1])
     instance = _other_instance(scene, target, action.criterion, options)
     if instance is None:
-        noun = bare_noun(target.phrase)
-        position = POSITION_PHRASES.get(action.criterion)
-        phrase = f"{noun} {position}" if position else f"{action.criterion} {noun}"
+        phrase = in_words(bare_noun(target.phrase), action.criterion)
         return replace(scene.ask_model(f"Where is the {phrase}?", **options), question=question)
     candidates = [*target.proposals, *target.others]
     return _answer_with(scene, question, target, instance, candidates)

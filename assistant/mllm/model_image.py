@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from assistant.mllm.coordinates import PIXELS, QWEN_PATCH_SIZE, resize_within, scale_of
+from assistant.images import resize_within
+from assistant.mllm.coordinates import PIXELS, QWEN_PATCH_SIZE, scale_of
 from assistant.sam.mask_ops import pad_to_square
 
 # Tokens of one image, at most, where nothing else is asked for. The model cards of Qwen2.5-VL and Qwen3-VL

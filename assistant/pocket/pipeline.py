@@ -69,7 +69,7 @@ from assistant.pocket.semantic import SemanticSelector
 from assistant.pocket.sentence_encoder import SentenceEncoder
 from assistant.pocket.vocabulary import Vocabulary
 from assistant.pocket.wheels import BACKBONE, MINILM, SMOLLM2, minilm_folder, smollm2_folder
-from assistant.pocket.which_one import Beside, WhichOne, parse_which_one
+from assistant.pocket.which_one import Beside, Colour, WhichOne, parse_which_one
 from assistant.sam.close_up import sharpened
 from assistant.sam.instances import separate
 from assistant.weights import adapter_file, pocket_file, sha256_of
@@ -431,7 +431,9 @@ class _Conversation:
                 and (mask := self._mask_of(condition.noun, found)) is not None
             }
             masks = [mask for mask, _ in found]
-            chosen = choose_instance(masks, which.conditions, self._pixels(), others)
+            has_colour = any(isinstance(condition, Colour) for condition in which.conditions)
+            pixels = self._pixels() if has_colour else None
+            chosen = choose_instance(masks, which.conditions, pixels, others)
         if chosen is None:
             item = absent or found[0][1]
             words = which.words.format(item.phrase)

@@ -15,10 +15,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from assistant.dialogue.followup_actions import Criterion, Direction
-from assistant.dialogue.followup_parser import CRITERIA, ORDINALS
+from assistant.dialogue.followup_actions import POSITION_PHRASES, Criterion, Direction, in_words
+from assistant.dialogue.followup_parser import CRITERIA, ORDINALS, number_of
 from assistant.grammar import plural, singular
 from assistant.pocket.asked_words import CLOSING, DETERMINER, without_request
+from assistant.pocket.colours import COLOUR_WORDS
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Colour:
     """The instance with most of a colour.
 
     Attributes:
-        name: One of `COLOUR_NAMES`.
+        name: A key of `colours.COLOURS`.
     """
 
     name: str
@@ -89,38 +90,8 @@ class WhichOne:
     words: str = "{}"
 
 
-COLOUR_NAMES = (
-    "red",
-    "orange",
-    "yellow",
-    "green",
-    "blue",
-    "purple",
-    "pink",
-    "brown",
-    "white",
-    "grey",
-    "black",
-)
-COLOUR_WORDS = {name: name for name in COLOUR_NAMES} | {
-    "gray": "grey",
-    "golden": "yellow",
-    "blonde": "yellow",
-    "blond": "yellow",
-    "violet": "purple",
-    "dark": "black",
-    "silver": "grey",
-    "beige": "brown",
-    "navy": "blue",
-    "turquoise": "blue",
-}
-ORDINAL_NUMBERS = {word: k for k, word in enumerate(ORDINALS, 1)} | {"last": -1}
-ORDINAL_NUMBERS |= {
-    f"{k}{'st' if k == 1 else 'nd' if k == 2 else 'rd' if k == 3 else 'th'}": k for k in range(1, 10)
-}
-
 _SIDE = "left|right|top|bottom|middle|cent(?:er|re)"
-_ORDINAL = "|".join(ORDINAL_NUMBERS)
+_ORDINAL = rf"{'|'.join(ORDINALS)}|last|1st|2nd|3rd|[4-9]th"
 _COLOUR = "|".join(COLOUR_WORDS)
 _SIZES: tuple[Criterion, ...] = ("smallest", "largest", "smaller", "larger")
 _PLACE_WORDS = "|".join(word for word, criterion in CRITERIA.items() if criterion not in _SIZES)
@@ -139,20 +110,21 @@ _ENDINGS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             rf"(?:the )?(?P<ordinal>{_ORDINAL})(?: one)? (?:from|on|at|counting from) (?:the )?"
             r"(?P<side>left|right|top|bottom)",
         ),
-        ("ordinal", r"(?:from|counting from|counted from) (?:the )?(?P<side>left|right|top|bottom)"),
+        ("side", r"(?:from|counting from|counted from) (?:the )?(?P<side>left|right|top|bottom)"),
         (
             "place",
-            rf"(?:furthest|farthest|most|nearest|closest)(?: to)?(?: the)? (?P<side>{_SIDE})"
+            rf"(?:furthest|farthest|most|nearest|closest)(?: to)?(?: the)? (?P<criterion>{_SIDE})"
             r"(?: (?:edge|side|corner))?",
         ),
         (
             "place",
-            rf"(?:on|at|in|to|towards?) (?:the |its )?(?:far |very |extreme )?(?P<side>{_SIDE})"
+            rf"(?:on|at|in|to|towards?) (?:the |its )?(?:far |very |extreme )?(?P<criterion>{_SIDE})"
             r"(?:[- ]hand)?(?: (?:side|edge|corner|part))?",
         ),
         (
-            "size",
-            rf"(?:(?:that|which|who) (?:looks?|is|seems?|appears?) )?(?:the )?(?P<size>{_SIZE})(?: one)?",
+            "place",
+            r"(?:(?:that|which|who) (?:looks?|is|seems?|appears?) )?(?:the )?"
+            rf"(?P<criterion>{_SIZE})(?: one)?",
         ),
         ("largest", r"(?:that|which|who) takes? up the most (?:room|space)"),
         ("middle", r"between the (?:other two|others)"),
@@ -181,14 +153,8 @@ _BEGINNINGS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(rf"(?:{pattern})\b[ -]+(?=\S)", re.I))
     for kind, pattern in (
         ("ordinal", rf"(?P<ordinal>{_ORDINAL})"),
-        (
-            "place",
-            rf"(?:far |very |most )?(?P<side>{_PLACE_WORDS})(?:[- ]hand)?(?: most)?",
-        ),
-        (
-            "size",
-            f"(?P<size>{_SIZE_WORDS})",
-        ),
+        ("place", rf"(?:far |very |most )?(?P<criterion>{_PLACE_WORDS})(?:[- ]hand)?(?: most)?"),
+        ("place", f"(?P<criterion>{_SIZE_WORDS})"),
         ("largest", "nearest|closest|foremost|frontmost"),
         ("smallest", "furthest|farthest|most distant"),
         ("colour", rf"(?P<colour>{_COLOUR})(?: and (?:{_COLOUR}))?"),
@@ -211,17 +177,7 @@ _NO_NOUN = re.compile(
     re.I,
 )
 MAX_NOUN_WORDS = 4
-_WORDS_OF_PLACE = {
-    "left": "{} on the left",
-    "right": "{} on the right",
-    "top": "{} at the top",
-    "bottom": "{} at the bottom",
-    "middle": "{} in the middle",
-    "smallest": "smallest {}",
-    "largest": "biggest {}",
-    "smaller": "smaller {}",
-    "larger": "bigger {}",
-}
+SPOKEN_SIZES = {"largest": "biggest", "larger": "bigger"}  # of a criterion, where it is not its own word
 
 
 def parse_which_one(question: str) -> WhichOne | None:
@@ -270,31 +226,32 @@ def _conditions_alone(text: str) -> tuple[Condition, ...]:
 def _without_conditions(text: str) -> tuple[str, tuple[Condition, ...]]:
     """A noun phrase without its article, taken apart into the noun and the conditions."""
     conditions: list[Condition] = []
-    ordinal = None
-    while True:
-        for kind, pattern in (*_ENDINGS, *_BEGINNINGS):
-            match = _last_match(pattern, text) if pattern.pattern.endswith("$") else pattern.match(text)
-            if match and text[: match.start()].strip(" ,") + text[match.end() :]:
-                found = match.groupdict()
-                before = text[: match.start()].rstrip(" ,")
-                if kind == "beside" and before.lower().endswith(" not"):
-                    found["not"], before = "not", before[: -len(" not")]
-                if kind == "ordinal" and "side" in found and not found.get("ordinal") and ordinal is None:
-                    ordinal = CRITERIA[found["side"].lower()]
-                elif kind == "ordinal":
-                    side = CRITERIA[found["side"].lower()] if found.get("side") else ordinal or "left"
-                    conditions.append(Ordinal(ORDINAL_NUMBERS[found["ordinal"].lower()], side))
-                    ordinal = None
-                else:
-                    conditions.append(_condition(kind, found))
-                before = _LEFT_OVER.sub("", before)
-                text = f"{before} {text[match.end() :]}".strip(" ,")
-                break
-        else:
-            break
-    if ordinal is not None:  # "the cup from the left" singles nothing out
-        return text, ()
-    return text, tuple(conditions)
+    side: Criterion | None = None  # from which an ordinal counts that is still to come
+    while taken := _last_condition(text):
+        kind, found, text = taken
+        if kind == "side":
+            side = CRITERIA[str(found["side"]).lower()]
+            continue
+        if kind == "ordinal":
+            found["side"] = found.get("side") or side or "left"
+            side = None
+        conditions.append(_condition(kind, found))
+    return text, tuple(conditions) if side is None else ()  # "the cup from the left" singles nothing out
+
+
+def _last_condition(text: str) -> tuple[str, dict[str, str | None], str] | None:
+    """The kind, the groups and the rest of a text whose end, or else beginning, is a condition."""
+    for patterns, matched in ((_ENDINGS, _last_match), (_BEGINNINGS, re.Pattern.match)):
+        for kind, pattern in patterns:
+            match = matched(pattern, text)
+            if match is None or not (text[: match.start()].strip(" ,") or text[match.end() :]):
+                continue
+            found = match.groupdict()
+            before = text[: match.start()].rstrip(" ,")
+            if kind == "beside" and before.lower().endswith(" not"):
+                found["not"], before = "not", before[: -len(" not")]
+            return kind, found, f"{_LEFT_OVER.sub('', before)} {text[match.end() :]}".strip(" ,")
+    return None
 
 
 def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -305,10 +262,8 @@ def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 def _condition(kind: str, found: dict[str, str | None]) -> Condition:
     """The condition that a pattern found."""
-    if kind == "place":
-        return Place(CRITERIA[str(found["side"]).lower()])
-    if kind == "size":
-        return Place(CRITERIA[str(found["size"]).lower()])
+    if kind == "ordinal":
+        return Ordinal(number_of(str(found["ordinal"]).lower()), CRITERIA[str(found["side"]).lower()])
     if kind == "colour":
         return Colour(COLOUR_WORDS[str(found["colour"]).lower()])
     if kind == "beside":
@@ -316,7 +271,7 @@ def _condition(kind: str, found: dict[str, str | None]) -> Condition:
         if found["left"]:
             direction = "left" if found["left"].lower() == "left" else "right"
         return Beside(direction, str(found["noun"]).strip(), bool(found["not"]))
-    return Place({"largest": "largest", "smallest": "smallest", "middle": "middle"}[kind])  # type: ignore[arg-type]
+    return Place(CRITERIA[(found.get("criterion") or kind).lower()])
 
 
 def _in_words(conditions: Sequence[Condition]) -> str:
@@ -325,8 +280,10 @@ def _in_words(conditions: Sequence[Condition]) -> str:
     order = (Colour, Place, Ordinal, Beside)  # "the second biggest red {}"
     for condition in sorted(conditions, key=lambda condition: order.index(type(condition))):
         match condition:
+            case Place(criterion) if criterion in POSITION_PHRASES:
+                words = in_words(words, criterion)
             case Place(criterion):
-                words = _WORDS_OF_PLACE[criterion].format(words)
+                words = f"{SPOKEN_SIZES.get(criterion, criterion)} {words}"
             case Ordinal(-1, side):
                 words = f"last {words} from the {side}"
             case Ordinal(number, side):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from assistant.sam.mask_ops import tight_box
 
@@ -73,7 +74,9 @@ class CloseUp:
             box = np.clip(box - np.tile(corner, 2), 0, [right - left, bottom - top] * 2)
         if mask is not None:
             mask = mask[top:bottom, left:right]
-        parts, scores, _ = self.segmenter.predict_plain(self.embedding, points, labels, box, mask, multimask)
+        parts, scores, _ = self.segmenter.predict(
+            self.embedding, points, labels, box, mask, multimask, close_up=False
+        )
         masks = np.zeros((len(parts), *self.size), bool)
         masks[:, top:bottom, left:right] = parts
         return masks, scores
@@ -92,7 +95,7 @@ class CloseUp:
 def close_up_of(
     segmenter: Segmenter,
     embedding: Embedding,
-    box: np.ndarray,
+    box: ArrayLike | None,
     points: np.ndarray | None = None,
     below: float = 1.0,
 ) -> CloseUp | None:
@@ -101,7 +104,7 @@ def close_up_of(
     Args:
         segmenter: The SAM that made `embedding`.
         embedding: The image's.
-        box: (4,) xyxy px, the thing's.
+        box: (4,) xyxy px, the thing's; None where it is empty.
         points: (N, 2) xy px of clicks that the part must hold, or None.
         below: The size up to which a thing is small, in units of `segmenter.close_up_below`.
 
@@ -109,15 +112,16 @@ def close_up_of(
         The close-up; None where the segmenter takes none of a thing of this size, and where the image's
         pixels are not known.
     """
-    if not segmenter.close_up_below or embedding.pixels is None:
+    if box is None or not segmenter.close_up_below or embedding.pixels is None:
         return None
+    low, high = np.asarray(box, float).reshape(2, 2)
     height, width = embedding.size
     square_scale = max(embedding.input_size) / max(height, width)
-    longest = max(box[2] - box[0], box[3] - box[1])
+    longest = (high - low).max()
     if longest * square_scale >= below * segmenter.close_up_below:
         return None
     reach = max(longest * MARGIN, MIN_SIDE / square_scale) / 2
-    middle = (box[:2] + box[2:]) / 2
+    middle = (low + high) / 2
     low, high = middle - reach, middle + reach
     if points is not None:
         low, high = np.minimum(low, points.min(0)), np.maximum(high, points.max(0) + 1)
@@ -147,10 +151,10 @@ def sharpened(segmenter: Segmenter, embedding: Embedding, mask: np.ndarray) -> n
         (H, W) bool; the mask itself where the new outline shows another thing, and for a segmenter that takes
         no close-ups, whose masks need none of this.
     """
-    edges = tight_box(mask)
-    if edges is None or not segmenter.close_up_below:
+    box = tight_box(mask) if segmenter.close_up_below else None
+    if box is None:
         return mask
-    close_up = close_up_of(segmenter, embedding, np.array(edges, float), below=SHARPENED_BELOW)
+    close_up = close_up_of(segmenter, embedding, box, below=SHARPENED_BELOW)
     if close_up is not None:
         return close_up.outlined_again(mask)
     found = _outlined_again(segmenter, embedding, mask)
@@ -165,7 +169,7 @@ def _agrees(found: np.ndarray, mask: np.ndarray) -> bool:
 def _outlined_again(segmenter: Segmenter, embedding: Embedding, mask: np.ndarray) -> np.ndarray:
     """What SAM makes of a mask (H, W) bool, not empty -> (H, W) bool."""
     logits = [
-        segmenter.predict_plain(embedding, box=box, mask=mask, multimask=False)[2]
+        segmenter.predict(embedding, box=box, mask=mask, multimask=False, close_up=False)[2]
         for box in (None, tight_box(mask))
     ]
     return segmenter.upsample(embedding, torch.from_numpy(np.mean(logits, 0)))[0]

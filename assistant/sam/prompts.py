@@ -1,15 +1,62 @@
 """Checks prompts by hand before SAM sees them.
 
-    points, labels = checked_points([[x, y]], None, embedding.size)
-    box = checked_box([x0, y0, x1, y1], embedding.size)
+    prompt = checked_prompt([[x, y]], None, None, None, embedding.size, 256)        # a click
+    prompt.points, prompt.labels                                                    # (1, 2) and (1,)
 
 Whatever is wrong with a prompt is one line of BadInput.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from assistant.errors import BadInput
+
+
+class Prompt(NamedTuple):
+    """A prompt that was checked, at least one part of which is there.
+
+    Attributes:
+        points: (N, 2) float64 xy px of the image.
+        labels: (N,), for each point 1 (inside the target) or 0 (outside).
+        box: (4,) float64 xyxy px, within the image.
+        mask: (H, W) bool, or (l, l) low-resolution logits.
+    """
+
+    points: np.ndarray | None
+    labels: np.ndarray | None
+    box: np.ndarray | None
+    mask: np.ndarray | None
+
+
+def checked_prompt(
+    points: ArrayLike | None,
+    labels: ArrayLike | None,
+    box: ArrayLike | None,
+    mask: ArrayLike | None,
+    size: tuple[int, int],
+    low_res_side: int,
+) -> Prompt:
+    """Check a prompt.
+
+    Args:
+        points, labels: See `checked_points`.
+        box: See `checked_box`; None for no box.
+        mask: See `checked_mask`; None for no mask.
+        size: (H, W) of the image, px.
+        low_res_side: Side l of the low-resolution logits.
+
+    Raises:
+        BadInput: The prompt is empty, or a part of it is malformed or outside of the image.
+    """
+    if points is None and box is None and mask is None:
+        raise BadInput("nothing to segment: give points, a box or a mask")
+    return Prompt(
+        *checked_points(points, labels, size),
+        None if box is None else checked_box(box, size),
+        None if mask is None else checked_mask(mask, size, low_res_side),
+    )
 
 
 def checked_points(

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from PIL import Image
 from torch import Tensor, nn
 
 from assistant.errors import BadInput, memory_advice
+from assistant.images import resize_within
 from assistant.sam.close_up import close_up_of
 from assistant.sam.mask_ops import tight_box
 from assistant.sam.mask_resizing import mask_to_logits, resizing_matrix, upsample_logits
-from assistant.sam.prompts import checked_box, checked_mask, checked_points
+from assistant.sam.prompts import Prompt, checked_prompt
 
 # Prompts that are decoded together. More need more memory; on a CPU they also stop fitting the cache.
 CPU_PROMPTS_PER_BATCH = 8
@@ -171,7 +171,7 @@ class Segmenter(ABC):
         features, maps, shared = self._encode(image)
         height, width = image.shape[:2]
         input_size = self.input_size((height, width))
-        pixels = _shrunk(image) if self.close_up_below else None
+        pixels = resize_within(image, MAX_PIXELS_SIDE) if self.close_up_below else None
         return Embedding(features, (height, width), input_size, shared, maps, pixels)
 
     def restore(self, features: Tensor, size: tuple[int, int]) -> Embedding:
@@ -310,8 +310,9 @@ class Segmenter(ABC):
         box: ArrayLike | None = None,
         mask: ArrayLike | None = None,
         multimask: bool = True,
+        close_up: bool = True,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Answer one prompt; a small thing on a close-up, where the segmenter takes any (`close_up_below`).
+        """Answer one prompt.
 
         Args:
             embedding: The image.
@@ -320,6 +321,7 @@ class Segmenter(ABC):
             box: (4,) xyxy px of the image; it is clipped to the image.
             mask: A (H, W) bool mask, or the low-resolution logits (l, l) of an earlier answer.
             multimask: Whether to return the three masks of an ambiguous prompt, rather than the single one.
+            close_up: Whether a small thing is outlined on a close-up, by a segmenter that takes any.
 
         Returns:
             Masks (M, H, W) bool, predicted IoU (M,) float32, low-resolution logits (M, l, l) float32; M is 3
@@ -328,80 +330,50 @@ class Segmenter(ABC):
         Raises:
             BadInput: The prompt is empty, malformed or outside of the image.
         """
-        answer = self.predict_plain(embedding, points, labels, box, mask, multimask)
-        if not self.close_up_below:
-            return answer
-        seen = self._on_close_up(embedding, answer, points, labels, box, mask, multimask)
-        if seen is None:
-            return answer
-        masks, scores = seen
-        return masks, scores, np.stack([self.low_res_logits(embedding, found) for found in masks])
+        prompt = checked_prompt(points, labels, box, mask, embedding.size, self.low_res_side)
+        found = self._on_close_up(embedding, prompt, multimask) if close_up and self.close_up_below else None
+        return self._on_whole_image(embedding, prompt, multimask) if found is None else found
 
-    def _on_close_up(
-        self,
-        embedding: Embedding,
-        answer: tuple[np.ndarray, np.ndarray, np.ndarray],
-        points: ArrayLike | None,
-        labels: ArrayLike | None,
-        box: ArrayLike | None,
-        mask: ArrayLike | None,
-        multimask: bool,
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Masks and predicted IoU of a prompt on a close-up; None where none is taken.
-
-        answer: of `predict_plain`, which tells how large what clicks alone point at is.
-        """
-        masks, scores, _ = answer
-        point_array, label_array = checked_points(points, labels, embedding.size)
-        mask_array = None if mask is None else self._as_mask(embedding, mask)
-        if box is not None:
-            extent = checked_box(box, embedding.size)
-        else:
-            edges = tight_box(masks[scores.argmax()] if mask_array is None else mask_array)
-            if edges is None:
-                return None
-            extent = np.array(edges, float)
-        close_up = close_up_of(self, embedding, extent, point_array)
-        if close_up is None:
-            return None
-        if box is None and mask is None:
-            # What a click on a close-up means best is often a part; so its readings on the whole image stay.
-            return np.stack([close_up.outlined_again(reading) for reading in masks]), scores
-        box_array = None if box is None else extent
-        return close_up.predict(point_array, label_array, box_array, mask_array, multimask)
-
-    def _as_mask(self, embedding: Embedding, mask: ArrayLike) -> np.ndarray:
-        """A mask prompt, a mask or low-resolution logits, as a mask (H, W) bool."""
-        array = checked_mask(mask, embedding.size, self.low_res_side)
-        return array if array.dtype == bool else self.upsample(embedding, torch.as_tensor(array)[None])[0]
-
-    def predict_plain(
-        self,
-        embedding: Embedding,
-        points: ArrayLike | None = None,
-        labels: ArrayLike | None = None,
-        box: ArrayLike | None = None,
-        mask: ArrayLike | None = None,
-        multimask: bool = True,
+    def _on_whole_image(
+        self, embedding: Embedding, prompt: Prompt, multimask: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Answer one prompt on the image as a whole; see `predict`."""
-        if points is None and box is None and mask is None:
-            raise BadInput("nothing to segment: give points, a box or a mask")
-        point_array, label_array = checked_points(points, labels, embedding.size)
-        logits, scores = self.predict_many(
-            embedding,
-            None if point_array is None else point_array[None],
-            None if label_array is None else label_array[None],
-            None if box is None else checked_box(box, embedding.size)[None],
-            None if mask is None else self._mask_prompt(embedding, mask)[None],
-            multimask,
+        """Answer a prompt on the image as a whole; returns as `predict`."""
+        points, labels, box, mask = (
+            None if part is None else part[None]
+            for part in prompt._replace(mask=self._mask_prompt(embedding, prompt.mask))
         )
+        logits, scores = self.predict_many(embedding, points, labels, box, mask, multimask)
         return self.upsample(embedding, logits[0]), scores[0].cpu().numpy(), logits[0].cpu().numpy()
 
-    def _mask_prompt(self, embedding: Embedding, mask: ArrayLike) -> np.ndarray:
-        """A mask prompt as low-resolution logits (l, l)."""
-        array = checked_mask(mask, embedding.size, self.low_res_side)
-        return self.low_res_logits(embedding, array) if array.dtype == bool else array
+    def _on_close_up(
+        self, embedding: Embedding, prompt: Prompt, multimask: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Answer a prompt on a close-up; returns as `predict`, None where what is meant is not small."""
+        if prompt.box is None and prompt.mask is None:
+            # What a click on a close-up means best is often a part; so its readings on the whole image stay.
+            masks, scores, logits = self._on_whole_image(embedding, prompt, multimask)
+            view = close_up_of(self, embedding, tight_box(masks[scores.argmax()]), prompt.points)
+            if view is None:
+                return masks, scores, logits
+            masks = np.stack([view.outlined_again(reading) for reading in masks])
+        else:
+            mask = self._as_mask(embedding, prompt.mask)
+            extent = tight_box(mask) if prompt.box is None and mask is not None else prompt.box
+            view = close_up_of(self, embedding, extent, prompt.points)
+            if view is None:
+                return None
+            masks, scores = view.predict(prompt.points, prompt.labels, prompt.box, mask, multimask)
+        return masks, scores, np.stack([self.low_res_logits(embedding, mask) for mask in masks])
+
+    def _as_mask(self, embedding: Embedding, mask: np.ndarray | None) -> np.ndarray | None:
+        """A checked mask prompt as a mask (H, W) bool."""
+        if mask is None or mask.dtype == bool:
+            return mask
+        return self.upsample(embedding, torch.as_tensor(mask)[None])[0]
+
+    def _mask_prompt(self, embedding: Embedding, mask: np.ndarray | None) -> np.ndarray | None:
+        """A checked mask prompt as low-resolution logits (l, l)."""
+        return mask if mask is None or mask.dtype != bool else self.low_res_logits(embedding, mask)
 
     def low_res_logits(self, embedding: Embedding, mask: np.ndarray) -> np.ndarray:
         """Turn a mask into the low-resolution logits of a mask prompt.
@@ -445,12 +417,3 @@ class Segmenter(ABC):
             for length, input_length in zip(embedding.size, embedding.input_size, strict=True)
         )
         return rows, columns
-
-
-def _shrunk(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) uint8 with its longest side at MAX_PIXELS_SIDE at most."""
-    scale = MAX_PIXELS_SIDE / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))

@@ -11,6 +11,7 @@ nobody needs the training data.
 """
 
 import argparse
+import functools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -55,15 +56,11 @@ def main(args: argparse.Namespace) -> None:
     if args.photos < 1:
         raise BadInput("--photos must be at least 1")
     must_exist(*args.data, args.sam)
-    selected: list[Path] = []
-
-    def select(records: Sequence[ImageRecord]) -> list[Path]:
-        selected[:] = select_varied(records, args.photos)
-        return selected
-
+    select = functools.partial(select_varied, count=args.photos)
     sources = RecordSources(tuple(args.data), tuple(args.named), args.sam, args.regions)
     records, regions = read_sources(sources, select)
-    write_pack(args.out, records, regions, selected, sha256_of(args.sam))
+    # Among the selected images alone the same ones are selected, in the same order.
+    write_pack(args.out, records, regions, select(records), sha256_of(args.sam))
     print(f"wrote {args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -122,10 +122,9 @@ def all_images(root: Path) -> dict[str, list[TrainingImage]]:
     for name in (*COCO_FOLDERS, *MEASURED_COCO_FOLDERS):
         if (root / name / "train/instances.json").exists():
             images[name] = coco_images(name, root / name / "train")
-    for name in MEASURED_COCO_FOLDERS:
-        if name in images:
-            held_out = set(every_tenth(sorted(row.image for row in images[name])))
-            images[name] = [row for row in images[name] if row.image not in held_out]
+            held_out = every_tenth(sorted(row.image for row in images[name]))
+            if name in MEASURED_COCO_FOLDERS:
+                images[name] = [row for row in images[name] if row.image not in held_out]
     for name, masks_folder in (("clothing", "labels"), ("camvid", "labels"), ("davis", "masks")):
         train = root / name / "train"
         images[name] = [

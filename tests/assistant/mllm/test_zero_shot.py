@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from assistant.answer import Target
 from assistant.errors import BadInput
+from assistant.images import resize_within
 from assistant.mllm.coordinates import (
     PIXELS,
     QWEN_PATCH_SIZE,
     THOUSAND,
     UNIT,
     frame_of,
-    resize_within,
     scale_of,
 )
 from assistant.mllm.grounding_prompts import (

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from assistant.pocket.instance_choice import MIN_COLOUR_SHARE, choose_instance, colour_share
-from assistant.pocket.which_one import COLOUR_NAMES, Beside, Colour, Ordinal, Place, parse_which_one
+from assistant.pocket.colours import COLOURS, colour_share
+from assistant.pocket.instance_choice import MIN_COLOUR_SHARE, choose_instance
+from assistant.pocket.which_one import Beside, Colour, Ordinal, Place, parse_which_one
 
 RGB = {
     "red": (200, 30, 30),
@@ -34,6 +35,7 @@ RGB = {
         ("of the cups, the one on the left", "where is the cup?", (Place("left"),)),
         ("Looking at the people, which is on the right?", "where is the person?", (Place("right"),)),
         ("the second cup from the left", "where is the cup?", (Ordinal(2, "left"),)),
+        ("the second cup from the left from the right", "where is the cup?", (Ordinal(2, "left"),)),
         ("the man that is third from the right", "where is the man?", (Ordinal(3, "right"),)),
         ("is there a red car?", "where is the car?", (Colour("red"),)),
         ("the boy in the blue shirt", "where is the boy?", (Colour("blue"),)),
@@ -116,10 +118,10 @@ def test_places_and_numbers_are_measured(condition, expected):
     assert choose_instance(MASKS, (condition,), None, {}) == expected
 
 
-@pytest.mark.parametrize("name", COLOUR_NAMES)
+@pytest.mark.parametrize("name", COLOURS)
 def test_each_colour_is_told_from_the_others(name):
     image = np.zeros((100, 100, 3), np.uint8)
-    others = [other for other in COLOUR_NAMES if other != name]
+    others = [other for other in COLOURS if other != name]
     for k, mask in enumerate(MASKS):
         image[mask] = RGB[name] if k == 1 else RGB[others[k]]
 

@@ -87,8 +87,8 @@ class Drawer:
 
         return Embedding(torch.zeros(1), image.shape[:2], image.shape[:2], pixels=image)
 
-    def predict_plain(self, embedding, box=None, mask=None, multimask=True):
-        assert mask is not None and not multimask
+    def predict(self, embedding, box=None, mask=None, multimask=True, close_up=True):
+        assert mask is not None and not multimask and not close_up
         height, width = embedding.size
         logits = np.where(self.mask[:height, :width], 5, -5).astype(np.float32)[None]
         return logits > 0, np.ones(1), logits
