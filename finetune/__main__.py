@@ -6,6 +6,7 @@
 Stages of their own:
 
     python -m finetune sam --help        the pocket SAM: neck, prompt encoder, mask decoder
+    python -m finetune boxes --help      the boxes of whatever stands out, where everything mode asks the SAM
     python -m finetune records --help    the pocket's region encoder, LoRA, token rows and selector
     python -m finetune reference --help  "segment like this": prompts from a reference, from labelled images
     python -m finetune names --help      more names for the pocket's regions, from images without questions
@@ -35,6 +36,7 @@ from assistant.files import lock_folder
 
 STAGES = {  # name: module
     "sam": "finetune.pocket.sam",
+    "boxes": "finetune.pocket.boxes",
     "records": "finetune.pocket.records",
     "reference": "finetune.reference",
     "names": "finetune.pocket.more_names",
@@ -47,7 +49,7 @@ STAGES = {  # name: module
     "calibrate": "finetune.mllm.calibrate",
 }
 # Those that write a run into the folder --out. Tuning locks its folder itself, once the records are checked.
-FOLDER_STAGES = ("sam", "records", "names", "reference", "semantic", "attention", "merge")
+FOLDER_STAGES = ("sam", "boxes", "records", "names", "reference", "semantic", "attention", "merge")
 
 
 def main(words: list[str] | None = None) -> int:

@@ -30,6 +30,7 @@ class TrainedParts:
 
     Attributes:
         sam: sam.safetensors of the sam stage.
+        boxes: boxes.safetensors of the boxes stage.
         heads: heads.safetensors of the names stage.
         reference: reference.safetensors of the reference stage.
         semantic: semantic.safetensors of the semantic stage.
@@ -39,6 +40,7 @@ class TrainedParts:
     """
 
     sam: Path | None = None
+    boxes: Path | None = None
     heads: Path | None = None
     reference: Path | None = None
     semantic: Path | None = None
@@ -50,6 +52,7 @@ class TrainedParts:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of publishing to the command line."""
     parser.add_argument("--sam", type=Path, help="sam.safetensors of the sam stage")
+    parser.add_argument("--boxes", type=Path, help="boxes.safetensors of the boxes stage")
     parser.add_argument("--heads", type=Path, help="heads.safetensors of the names stage")
     parser.add_argument("--reference", type=Path, help="reference.safetensors of the reference stage")
     parser.add_argument("--semantic", type=Path, help="semantic.safetensors of the semantic stage")
@@ -77,6 +80,8 @@ def publish(parts: TrainedParts) -> None:
     _check(parts)
     if parts.sam:
         _save_half(parts.sam, POCKET / "sam.safetensors")
+    if parts.boxes:
+        _save_half(parts.boxes, POCKET / "boxes.safetensors")
     if parts.heads:
         shutil.copy(parts.heads, POCKET / HEADS)
     if parts.reference:
@@ -105,10 +110,18 @@ def _check(parts: TrainedParts) -> None:
 
     if parts == TrainedParts():
         raise BadInput(
-            "name what is to be published: --sam, --heads, --reference, --semantic, "
+            "name what is to be published: --sam, --boxes, --heads, --reference, --semantic, "
             "--attention, --ranking or --reasoner"
         )
-    must_exist(parts.sam, parts.heads, parts.reference, parts.semantic, parts.attention, parts.ranking)
+    must_exist(
+        parts.sam,
+        parts.boxes,
+        parts.heads,
+        parts.reference,
+        parts.semantic,
+        parts.attention,
+        parts.ranking,
+    )
     if parts.reasoner:
         must_exist(*(parts.reasoner / name for name in (HEADS, LORA_CONFIG, LORA_WEIGHTS)))
 

@@ -6,32 +6,20 @@ reply, selections = pipeline.ask([Turn("what keeps the rain off?")], opened, thr
 """
 
 import functools
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from assistant.grammar import Turn, parse, plain
-from assistant.mllm.selector import Scores, Selector, next_best_proposals, select_proposals
+from assistant.grammar import Turn, plain
+from assistant.mllm.selector import Scores, Selector, select_proposals
 from assistant.pipeline import KnownName, Pipeline, Reply, Selection
-from assistant.pocket.asked_words import asks_whether, refers_back
 from assistant.pocket.attention import PocketProbe, published_probe
-from assistant.pocket.candidates import (
-    Candidate,
-    found_item,
-    meant_and_present,
-    missing_item,
-    unknown_item,
-)
 from assistant.pocket.class_evidence import ClassNames
+from assistant.pocket.conversation import Conversation, NamesInImage
 from assistant.pocket.heads import Heads
-from assistant.pocket.honest_reply import Item, honest_items, write_reply, written
-from assistant.pocket.instance_choice import choose_instance
 from assistant.pocket.known_names import known_names
 from assistant.pocket.lexicon import Lexicon
 from assistant.pocket.llm import PocketLLM
@@ -45,7 +33,6 @@ from assistant.pocket.named_targets import (
 from assistant.pocket.opening import PocketImageOpener, PocketOpenedImage, load_pocket_opener
 from assistant.pocket.phrase_memory import PhraseMemory
 from assistant.pocket.precision import fast_math
-from assistant.pocket.presence import NamePresence, sigmoid
 from assistant.pocket.question_kinds import (
     Ask,
     Background,
@@ -55,8 +42,7 @@ from assistant.pocket.question_kinds import (
     Talk,
     parse_question,
 )
-from assistant.pocket.question_reading import Asked, QuestionReader
-from assistant.pocket.region_encoder import EncodedRegions
+from assistant.pocket.question_reading import QuestionReader
 from assistant.pocket.rule_answers import (
     RuleContext,
     answer_background,
@@ -69,9 +55,6 @@ from assistant.pocket.semantic import SemanticSelector
 from assistant.pocket.sentence_encoder import SentenceEncoder
 from assistant.pocket.vocabulary import Vocabulary
 from assistant.pocket.wheels import BACKBONE, MINILM, SMOLLM2, minilm_folder, smollm2_folder
-from assistant.pocket.which_one import Beside, Colour, WhichOne, parse_which_one
-from assistant.sam.close_up import sharpened
-from assistant.sam.instances import separate
 from assistant.weights import adapter_file, pocket_file, sha256_of
 
 
@@ -139,8 +122,8 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         what is absent is called by words of the question.
         """
         regions = self.llm.encoder(opened.features)
-        names = _NamesInImage(self, opened, regions)
-        conversation = _Conversation(self, turns, opened, regions, names, threshold, options)
+        names = NamesInImage(self, opened, regions)
+        conversation = Conversation(self, turns, opened, regions, names, threshold, options)
         seen = with_classes(named_targets(self.llm, regions), names.classes, self.classes.names)
         context = RuleContext(opened, regions, seen, conversation.ask, conversation.outlines)
         question = turns[-1].question
@@ -236,277 +219,6 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         names = self.llm.plain_names()
         ranking = [int(row) for row in probabilities.argsort(descending=True)]
         return [(names[row], float(probabilities[row])) for row in ranking if row in names]
-
-
-class _NamesInImage:
-    """How surely each name is in an image; computed once for all questions of a turn.
-
-    Attributes:
-        classes: What ImageNet's classifier sees.
-    """
-
-    def __init__(self, pipeline: PocketPipeline, opened: PocketOpenedImage, regions: EncodedRegions):
-        self.pipeline = pipeline
-        self.opened = opened
-        encoder = pipeline.llm.encoder
-        self._presence = NamePresence(encoder, regions)
-        taught = encoder.name_logits(regions.embeddings, encoder.names).softmax(1)
-        self.classes = pipeline.classes.evidence(opened.classes, regions.objectness, taught)
-
-    @functools.cached_property
-    def _map_evidence(self) -> Tensor:
-        """Of the names of the map; see `SemanticSelector.evidence`."""
-        return self.pipeline.map_evidence(self.opened)
-
-    def logit(self, phrase: str, selector_logit: float) -> float:
-        """The logit that a target is present.
-
-        It comes from what the image looks like where images taught the name, and from the selector for all
-        others, such as those of a tuned adapter.
-        """
-        pipeline = self.pipeline
-        if phrase in pipeline.classes.names:
-            return self.classes.logit(phrase)
-        row = pipeline.llm.phrase_rows.get(phrase)
-        if row is None:  # maybe one with words around the name
-            row = pipeline.llm.row_of(phrase)
-        if row is not None and row in pipeline.semantic_rows:
-            return self._presence.logit(row, float(self._map_evidence[pipeline.semantic_rows[row]]))
-        if row is not None and phrase in pipeline.unspoken:
-            return max(self._presence.unmapped_logit(row), self.classes.logit(phrase))
-        return selector_logit
-
-    @functools.cached_property
-    def seen_unspoken(self) -> set[str]:
-        """The names that are likely there and that the language model was not taught."""
-        return {name for name in self.pipeline.unspoken if self.logit(name, -1.0) >= 0}
-
-
-class _MarkerSelections:
-    """Decides the markers of replies and collects a selection for each."""
-
-    def __init__(
-        self,
-        pipeline: PocketPipeline,
-        opened: PocketOpenedImage,
-        regions: EncodedRegions,
-        names: _NamesInImage,
-        threshold: float,
-    ):
-        self.pipeline = pipeline
-        self.opened = opened
-        self.regions = regions
-        self.names = names
-        self.threshold = threshold
-        self.selections: list[Selection] = []
-
-    def decide(self, state: Tensor, margin: Tensor, phrase: str) -> bool:
-        """Whether the target of a marker is present; see `llm.Decision`."""
-        selection = self._select(state, margin, phrase)
-        self.selections.append(selection)
-        return len(self.opened.features) > 0 and selection.confidence >= self.threshold
-
-    def _select(self, state: Tensor, margin: Tensor, phrase: str) -> Selection:
-        if not len(self.opened.features):
-            return Selection(0.0, [])
-        return self.selection(self.scores(state[None], margin[None], [phrase]), phrase)
-
-    def scores(self, states: Tensor, margins: Tensor, phrases: Sequence[str]) -> Scores:
-        """What the selector says of M targets, from the LLM's states (M, W) and margins (M,)."""
-        llm, regions = self.pipeline.llm, self.regions
-        names = torch.stack([llm.name_embedding(phrase) for phrase in phrases])
-        match = llm.encoder.match(regions.embeddings, names)
-        return self.pipeline.selector(
-            states, regions.embeddings, regions.shapes, match, margins, quality=regions.objectness
-        )
-
-    def selection(self, scores: Scores, phrase: str) -> Selection:
-        """The selection of one target."""
-        confidence = sigmoid(self.names.logit(phrase, float(scores.presence[0])))
-        if phrase in self.pipeline.classes.names:
-            return Selection(confidence, self.names.classes.regions(phrase, self.opened.rles))
-        chosen = self.pipeline.choose(scores, phrase, self.opened)
-        return Selection(confidence, chosen, next_best_proposals(scores, 0, chosen))
-
-
-class _Conversation:
-    """Asks the language model about one image, after the turns of a conversation.
-
-    Args:
-        pipeline, opened, regions, names, threshold: Of the image.
-        turns: Earlier turns, then the one to answer.
-        options: See `Pipeline.ask`.
-    """
-
-    def __init__(
-        self,
-        pipeline: PocketPipeline,
-        turns: list[Turn],
-        opened: PocketOpenedImage,
-        regions: EncodedRegions,
-        names: _NamesInImage,
-        threshold: float,
-        options: dict[str, Any],
-    ):
-        self.pipeline = pipeline
-        self.turns = turns
-        self.opened = opened
-        self.regions = regions
-        self.names = names
-        self.threshold = threshold
-        self.stream = options.get("stream")
-        self.options = {name: value for name, value in options.items() if name != "stream"}
-
-    def ask(self, question: str) -> tuple[list[Item], Reply]:
-        """Ask one question; returns the targets, called by what was asked, and the reply itself."""
-        markers = _MarkerSelections(self.pipeline, self.opened, self.regions, self.names, self.threshold)
-        earlier = self.turns[:-1] if refers_back(question) else []
-        if not earlier and len(self.opened.features):
-            if which := parse_which_one(question):
-                return self._ask_which_one(which)
-            asked = self.pipeline.reader.read(question, self.names.seen_unspoken)
-            if asked is not None:
-                return self._ask_for(question, asked, markers)
-            question = self.pipeline.reader.rewritten(question)
-        llm = self.pipeline.llm
-        reply = llm.reply([*earlier, Turn(question)], self.regions, decide=markers.decide, **self.options)
-        heard = " ".join(text for turn in earlier for text in (turn.question, turn.answer or ""))
-        items = honest_items(
-            question,
-            f"{heard} {question}",
-            parse(reply.text),
-            markers.selections,
-            llm,
-            self.pipeline.vocabulary,
-        )
-        return items, reply
-
-    def _ask_for(
-        self, question: str, asked: list[Asked], markers: _MarkerSelections
-    ) -> tuple[list[Item], Reply]:
-        """Answer a question for things whose names are known: the language model scores them, unasked."""
-        llm = self.pipeline.llm
-        names = list(dict.fromkeys(name for thing in asked for name in thing.names))
-        if not names:
-            return [unknown_item(thing) for thing in asked], Reply("", 0)
-        if any(thing.similarities for thing in asked):
-            answers = llm.score_answers(question, self.regions, names)
-        else:
-            answers = llm.score_named(self.regions, names)
-        scores = markers.scores(answers.states, answers.margins, names)
-        candidates = [
-            Candidate(
-                name,
-                float(answers.likelihood[k]),
-                self.names.logit(name, float(scores.presence[k])),
-            )
-            for k, name in enumerate(names)
-        ]
-        items: list[Item] = []
-        for thing in asked:
-            for name, confidence in meant_and_present(thing, candidates, self.threshold):
-                row = names.index(name)
-                selection = markers.selection(Scores(*(part[row : row + 1] for part in scores)), name)
-                items.append(found_item(thing, name, replace(selection, confidence=confidence)))
-            if not any(item.asked is thing for item in items):
-                items.append(missing_item(thing, candidates, asks_whether(question)))
-        return items, Reply("", 0, states=answers.states, margins=answers.margins)
-
-    def _ask_which_one(self, which: WhichOne) -> tuple[list[Item], Reply]:
-        """Answer a question for one of several things: all are asked for, and which one it is is measured."""
-        items, reply = self.ask(which.question)
-        found = [
-            (mask, item)
-            for item in items
-            if item.present
-            for mask in self._instances(item.phrase, item.selection)
-        ]
-        absent = next((item for item in items if not item.present), None)
-        chosen = None
-        if found:
-            others = {
-                condition.noun: mask
-                for condition in which.conditions
-                if isinstance(condition, Beside)
-                and (mask := self._mask_of(condition.noun, found)) is not None
-            }
-            masks = [mask for mask, _ in found]
-            has_colour = any(isinstance(condition, Colour) for condition in which.conditions)
-            pixels = self._pixels() if has_colour else None
-            chosen = choose_instance(masks, which.conditions, pixels, others)
-        if chosen is None:
-            item = absent or found[0][1]
-            words = which.words.format(item.phrase)
-            confidence = min(item.selection.confidence, self.threshold / 2)
-            selection = Selection(confidence, [], known=item.selection.known)
-            return [replace(item, phrase=words, present=False, selection=selection)], reply
-        mask, item = found[chosen]
-        selection = item.selection
-        others_next = [*selection.proposals, *selection.others]
-        selection = Selection(selection.confidence, [], others_next, mask, selection.known, instances=[mask])
-        return [replace(item, phrase=which.words.format(item.phrase), selection=selection)], reply
-
-    def _pixels(self) -> np.ndarray | None:
-        """(H, W, 3) uint8 RGB, the image; None where the embedding does not hold it."""
-        pixels = self.opened.embedding.pixels
-        height, width = self.opened.size
-        if pixels is None or pixels.shape[:2] == (height, width):
-            return pixels
-        return np.asarray(Image.fromarray(pixels).resize((width, height)))
-
-    def _instances(self, phrase: str, selection: Selection) -> list[np.ndarray]:
-        """The instances (H, W) bool of a selection, none of them empty."""
-        proposals = self.opened.proposals
-        parts = separate(
-            selection.covered(proposals), proposals, self.pipeline.wholeness(self.opened, phrase)
-        )
-        return [part for part in parts if part.any()]
-
-    def outlines(self, item: Item) -> np.ndarray:
-        """What an item covers, (H, W) bool, as it is selected and as `Scene` outlines it again."""
-        mask = item.selection.covered(self.opened.proposals)
-        segmenter, embedding = self.pipeline.opener.segmenter, self.opened.embedding
-        for part in item.selection.instances or self._instances(item.phrase, item.selection):
-            mask |= sharpened(segmenter, embedding, part)
-        return mask
-
-    def _mask_of(self, noun: str, found: Sequence[tuple[np.ndarray, Item]]) -> np.ndarray | None:
-        """(H, W) bool of another thing that a question mentions.
-
-        None where it is not there, or where it is of the kind of what is found.
-        """
-        items, _ = self.ask(f"where is the {noun}?")
-        kinds = {item.phrase for _, item in found}
-        proposals = self.opened.proposals
-        masks = [
-            item.selection.covered(proposals) for item in items if item.present and item.phrase not in kinds
-        ]
-        mask = np.logical_or.reduce(masks) if masks else None
-        return mask if mask is not None and mask.any() else None
-
-    def answer(self, questions: list[str], seen: str) -> tuple[Reply, list[Selection]]:
-        """Answer questions in one reply; `seen`: what it offers where something was not understood."""
-        items: list[Item] = []
-        replies = []
-        for k, question in enumerate(questions):
-            found, reply = self.ask(question)
-            if self.stream:
-                self.stream(f"{' ' if k else ''}{written(found)}")
-            items += found
-            replies.append(reply)
-        joined = Reply(
-            "",
-            sum(reply.tokens for reply in replies),
-            states=_joined([reply.states for reply in replies]),
-            margins=_joined([reply.margins for reply in replies]),
-        )
-        return write_reply(items, seen, joined)
-
-
-def _joined(parts: list[Tensor | None]) -> Tensor | None:
-    """The parts that there are, one after the other; None without any."""
-    known = [part for part in parts if part is not None]
-    return torch.cat(known) if known else None
 
 
 def load_pocket(adapter: Path | None = None) -> tuple[PocketPipeline, dict[str, str]]:

@@ -197,8 +197,10 @@ def parse_which_one(question: str) -> WhichOne | None:
         things = re.sub(r"^(?:of )?(?:all )?(?:the )?things? in (?:view|sight)\s*", "thing ", match["things"])
         if things.lower().startswith("thing "):
             return WhichOne(f"find the {things}", conditions, _in_words(conditions))
-        noun = singular(DETERMINER.sub("", things))
-        return WhichOne(f"where is the {noun}?", conditions, _in_words(conditions))
+        # "Of the red cups, the one on the left" is the leftmost of those that are red.
+        rest, further = _without_conditions(DETERMINER.sub("", things))
+        conditions = (*conditions, *further)
+        return WhichOne(f"where is the {singular(rest)}?", conditions, _in_words(conditions))
     noun_phrase = without_request(text)
     if match := _WHICH.match(noun_phrase):
         noun_phrase = f"{match['things']} {match['which']}"

@@ -8,6 +8,7 @@ one mask PNG a frame); folders that are missing are left out. Every sample depen
 a resumed run sees the data that an uninterrupted one would have seen.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,18 +168,87 @@ def index_masks(folder: str, index: np.ndarray) -> list[np.ndarray]:
     return masks
 
 
-def open_masks(training_image: TrainingImage, rng: np.random.Generator) -> list[np.ndarray]:
-    """Some masks of an image, (H, W) bool each."""
+def open_masks(
+    training_image: TrainingImage, rng: np.random.Generator, max_masks: int = MAX_MASKS
+) -> list[np.ndarray]:
+    """The masks of an image, (H, W) bool each: all of an index map, at most `max_masks` instances."""
     masks = training_image.masks
     if isinstance(masks[0], Path):
         index = np.asarray(Image.open(masks[rng.integers(len(masks))]))
         is_davis = training_image.folder == "davis"
         return index_masks(training_image.folder, index > DAVIS_THRESHOLD if is_davis else index)
-    chosen = rng.permutation(len(masks))[:MAX_MASKS]
+    chosen = rng.permutation(len(masks))[:max_masks]
     return [decode_rle(masks[i]) for i in chosen]
 
 
 # ---------------------------------------------------------------------------------- the samples
+
+
+@dataclass(frozen=True)
+class AugmentedImage:
+    """An augmented training image, or a collage of four.
+
+    Attributes:
+        image: RGB, at most as large as the training square.
+        masks: (H, W) bool each, none of them empty.
+        tiles: The folder of each image in it and the box that the image fills, half-open xyxy px.
+    """
+
+    image: Image.Image
+    masks: list[np.ndarray]
+    tiles: list[tuple[str, tuple[int, int, int, int]]]
+
+
+class ImageDrawer:
+    """Draws augmented images from the folders of a data root.
+
+    Args:
+        root: The data root.
+        size: Side S of the training square, px.
+        max_masks: Instances of an image that are read, at most.
+
+    Raises:
+        BadInput: There are no training images.
+    """
+
+    def __init__(self, root: Path, size: int, max_masks: int = MAX_MASKS):
+        self.images = all_images(root)
+        if not self.images:
+            raise BadInput(
+                f"no training images under {root}; its folders are listed in finetune/pocket/sam_data.py"
+            )
+        self.size = size
+        self.max_masks = max_masks
+        self.folders = list(self.images)
+        shares = np.array([FOLDER_SHARES[name] for name in self.images])
+        self.shares = shares / shares.sum()
+        captions = root / "cutouts/captions.json"
+        rows = read_json(captions) if captions.exists() else []
+        self.cutouts = [root / "cutouts" / row["file"] for row in rows]
+
+    def draw(self, rng: np.random.Generator) -> AugmentedImage:
+        """Draw an image; `rng` decides everything. Its masks may be few and small, or none."""
+        training_images = [self._draw_image(rng) for _ in range(4 if rng.random() < COLLAGE_SHARE else 1)]
+        size = self.size if len(training_images) == 1 else self.size // 2
+        parts = []
+        for training_image in training_images:
+            image = Image.open(training_image.image).convert("RGB")
+            parts.append(rescaled(image, open_masks(training_image, rng, self.max_masks), size, rng))
+        image, masks = parts[0] if len(parts) == 1 else collage(parts, self.size)
+        if rng.random() < COLOUR_SHARE:
+            for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+                image = enhance(image).enhance(rng.uniform(MIN_ENHANCEMENT, MAX_ENHANCEMENT))
+        if self.cutouts and rng.random() < PASTE_SHARE:
+            image, masks = paste(image, masks, self.cutouts, rng)
+        tiles = []
+        for number, (training_image, (part, _)) in enumerate(zip(training_images, parts, strict=True)):
+            top, left = _collage_corner(number, self.size)
+            tiles.append((training_image.folder, (left, top, left + part.width, top + part.height)))
+        return AugmentedImage(image, [mask for mask in masks if mask.any()], tiles)
+
+    def _draw_image(self, rng: np.random.Generator) -> TrainingImage:
+        images = self.images[rng.choice(self.folders, p=self.shares)]
+        return images[rng.integers(len(images))]
 
 
 class PromptDataset(torch.utils.data.Dataset[Sample]):
@@ -196,21 +266,11 @@ class PromptDataset(torch.utils.data.Dataset[Sample]):
     """
 
     def __init__(self, root: Path, size: int, prompts: int, seed: int, length: int):
-        self.images = all_images(root)
-        if not self.images:
-            raise BadInput(
-                f"no training images under {root}; its folders are listed in finetune/pocket/sam_data.py"
-            )
+        self.drawer = ImageDrawer(root, size)
         self.size = size
         self.prompts = prompts
         self.seed = seed
         self.length = length
-        self.folders = list(self.images)
-        shares = np.array([FOLDER_SHARES[name] for name in self.images])
-        self.shares = shares / shares.sum()
-        captions = root / "cutouts/captions.json"
-        rows = read_json(captions) if captions.exists() else []
-        self.cutouts = [root / "cutouts" / row["file"] for row in rows]
 
     def __len__(self) -> int:
         return self.length
@@ -218,47 +278,31 @@ class PromptDataset(torch.utils.data.Dataset[Sample]):
     def __getitem__(self, k: int) -> Sample:
         rng = np.random.default_rng((self.seed, k))
         while True:
-            drawn = [self._draw_image(rng) for _ in range(4 if rng.random() < COLLAGE_SHARE else 1)]
-            sample = self._sample(drawn, rng)
+            sample = self._sample(self.drawer.draw(rng), rng)
             if sample is not None:
                 return sample
 
-    def _draw_image(self, rng: np.random.Generator) -> TrainingImage:
-        images = self.images[rng.choice(self.folders, p=self.shares)]
-        return images[rng.integers(len(images))]
-
-    def _sample(self, training_images: list[TrainingImage], rng: np.random.Generator) -> Sample | None:
-        """An augmented image, or a collage of four, with prompts; None where no mask is large enough."""
-        size = self.size if len(training_images) == 1 else self.size // 2
-        tiles = []
-        for training_image in training_images:
-            image = Image.open(training_image.image).convert("RGB")
-            tiles.append(rescaled(image, open_masks(training_image, rng), size, rng))
-        image, masks = tiles[0] if len(tiles) == 1 else collage(tiles, self.size)
-        if rng.random() < COLOUR_SHARE:
-            for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-                image = enhance(image).enhance(rng.uniform(MIN_ENHANCEMENT, MAX_ENHANCEMENT))
-        if self.cutouts and rng.random() < PASTE_SHARE:
-            image, masks = paste(image, masks, self.cutouts, rng)
-        masks = [mask for mask in masks if mask.sum() >= MIN_MASK_AREA]
+    def _sample(self, drawn: AugmentedImage, rng: np.random.Generator) -> Sample | None:
+        """An image with prompts; None where no mask is large enough."""
+        masks = [mask for mask in drawn.masks if mask.sum() >= MIN_MASK_AREA]
         if not masks:
             return None
-        width, height = image.size
+        width, height = drawn.image.size
         square_masks = np.zeros((len(masks), self.size, self.size), bool)
         for square_mask, mask in zip(square_masks, masks, strict=True):
             square_mask[:height, :width] = mask
-        drawer = PromptDrawer(square_masks, (height, width), rng)
-        is_complete = all(training_image.folder == "coco" for training_image in training_images)
-        drawn = drawer.draw(self.prompts, with_clicks_on_nothing=is_complete)
-        wanted = torch.from_numpy(square_masks[drawn.mask_of]).float()
+        prompt_drawer = PromptDrawer(square_masks, (height, width), rng)
+        is_complete = all(folder == "coco" for folder, _ in drawn.tiles)
+        prompts = prompt_drawer.draw(self.prompts, with_clicks_on_nothing=is_complete)
+        wanted = torch.from_numpy(square_masks[prompts.mask_of]).float()
         covered = wanted.unfold(1, CELL, CELL).unfold(2, CELL, CELL).mean((-1, -2))
-        square = pad_to_square(np.asarray(image), self.size)
+        square = pad_to_square(np.asarray(drawn.image), self.size)
         return Sample(
             torch.from_numpy(square).permute(2, 0, 1),
             (covered * 255).byte(),
-            torch.from_numpy(drawn.points),
-            torch.from_numpy(drawn.labels),
-            torch.from_numpy(drawn.kind),
+            torch.from_numpy(prompts.points),
+            torch.from_numpy(prompts.labels),
+            torch.from_numpy(prompts.kind),
         )
 
 
@@ -315,7 +359,7 @@ def collage(
     square = np.full((size, size, 3), PADDING_GREY, np.uint8)
     masks = []
     for number, (image, masks_of_image) in enumerate(tiles):
-        top, left = (part * size // 2 for part in divmod(number, 2))
+        top, left = _collage_corner(number, size)
         here = np.s_[top : top + image.height, left : left + image.width]
         square[here] = np.asarray(image)
         for mask in masks_of_image:
@@ -323,6 +367,12 @@ def collage(
             placed[here] = mask
             masks.append(placed)
     return Image.fromarray(square), masks
+
+
+def _collage_corner(number: int, size: int) -> tuple[int, int]:
+    """(top, left) px of the place of a tile in a collage; of tile 0, that of an image by itself."""
+    row, column = divmod(number, 2)
+    return row * size // 2, column * size // 2
 
 
 def paste(

@@ -33,6 +33,12 @@ RGB = {
         ("the person that takes up the most room", "where is the person?", (Place("largest"),)),
         ("Looking at the ovens, which is the smallest one?", "where is the oven?", (Place("smallest"),)),
         ("of the cups, the one on the left", "where is the cup?", (Place("left"),)),
+        ("of the red cups, the one on the left", "where is the cup?", (Place("left"), Colour("red"))),
+        (
+            "of the books on the left, the biggest one",
+            "where is the book?",
+            (Place("largest"), Place("left")),
+        ),
         ("Looking at the people, which is on the right?", "where is the person?", (Place("right"),)),
         ("the second cup from the left", "where is the cup?", (Ordinal(2, "left"),)),
         ("the second cup from the left from the right", "where is the cup?", (Ordinal(2, "left"),)),
