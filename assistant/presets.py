@@ -219,15 +219,17 @@ def load_everything_mode(
     from assistant.sam.proposals import everything
 
     if not settings and options.is_embedded and options.sam in (None, EMBEDDED):
+        from assistant.pocket.opening import BOXES
+        from assistant.weights import pocket_file, sha256_of
+
         opener, checksum = load_image_opener(EMBEDDED)
 
-        def propose(image: np.ndarray) -> Proposals:
-            return opener.propose(image)[1]
-    else:
-        segmenter, checksum = load_segmenter(options.sam_or_preset, options.device)
+        checksums = {"sam": checksum, "boxes": sha256_of(pocket_file(BOXES))}
+        return lambda image: opener.propose(image)[1], checksums
+    segmenter, checksum = load_segmenter(options.sam_or_preset, options.device)
 
-        def propose(image: np.ndarray) -> Proposals:
-            return everything(segmenter, segmenter.encode(image), image=image, **settings)
+    def propose(image: np.ndarray) -> Proposals:
+        return everything(segmenter, segmenter.encode(image), image=image, **settings)
 
     return propose, {"sam": checksum}
 

@@ -28,12 +28,12 @@ from assistant.attention.maps import BACKGROUND_WORDS
 from assistant.attention.prompt_attention import PromptAttention, Ranking, checked_layers
 from assistant.attention.tuned_parameters import layer_name, row_name, tuned_layers, tuned_rows
 from assistant.pocket.llm import PocketLLM
-from assistant.pocket.opening import ImageRegions, PocketImageOpener
+from assistant.pocket.opening import ImageRegions, PocketImageOpener, region_key
 from assistant.pocket.phrase_reading import Reading, attention_scores, read_phrases
 from assistant.pocket.region_cache import cached_regions
 from assistant.pocket.region_encoder import LOGIT_SCALE, EncodedRegions
 from assistant.sam.mask_ops import Rle, decode_rle
-from assistant.weights import POCKET, pocket_file, sha256_of
+from assistant.weights import POCKET, pocket_file
 
 MAP_SIDE = 160  # px, about, of the longer side of the masks that regions are drawn with
 
@@ -128,7 +128,7 @@ class PocketProbe:
         """See `assistant.pipeline.AttentionProbe`."""
         if self.opener is None:
             raise ValueError("this probe was made without an opener")
-        key = sha256_of(pocket_file("sam.safetensors"))
+        key = region_key(pocket_file("sam.safetensors"))
         return cached_regions(self.opener, key, image, cache_folder)
 
     def size(self, opened: HasRegions) -> tuple[int, int]:

@@ -31,7 +31,8 @@ INITIAL_QUALITY_LOGIT = -4.0  # few places show the middle of a thing (Lin et al
 MAX_LOG_REACH = 4.0  # of a distance in strides, beyond which it does not grow
 
 MAX_CANDIDATES = 400  # best places of an image whose boxes are compared
-MAX_BOXES = 120  # of an image
+MAX_BOXES = 100  # of an image
+MIN_SIDE = 2  # px, of a box inside the image
 DUPLICATE_BOX_IOU = 0.7  # above it, two boxes are one
 
 
@@ -112,6 +113,8 @@ class BoxHead(nn.Module):
         boxes = torch.stack(
             [side.clamp(0, limit) for side, limit in zip(boxes.T, (width, height) * 2, strict=True)], -1
         )
+        in_image = (boxes[:, 2:] - boxes[:, :2]).amin(1) >= MIN_SIDE
+        boxes, quality = boxes[in_image], quality[in_image]
         kept = nms(boxes, quality, DUPLICATE_BOX_IOU)[:max_boxes]
         return boxes[kept], quality[kept]
 

@@ -24,6 +24,7 @@ from assistant.pocket.opening import PocketImageOpener
 from assistant.pocket.precision import fast_math
 from assistant.pocket.region_encoder import MIN_LOG_PROBABILITY, RegionEncoder
 from assistant.pocket.semantic import SemanticSelector
+from assistant.pocket.tiles import encode_tiles
 from assistant.pocket.vocabulary import Vocabulary, comparable
 from assistant.sam.concepts import MAX_INSTANCES, MIN_SCORE, Instances, KeptFinds
 from assistant.sam.image_opener import SamOpenedImage
@@ -195,7 +196,8 @@ class PocketConcepts(KeptFinds):
             encoded = self.encoder(features)
             log_names = self.encoder.name_logits(encoded.embeddings, self.encoder.names).log_softmax(1)
             with fast_math():
-                semantic_map = self.semantic.semantic_map(opened.embedding)
+                tiles = encode_tiles(self.opener.segmenter, opened.embedding)
+                semantic_map = self.semantic.semantic_map(opened.embedding, tiles)
             opened.cache["pocket concepts"] = _NamedRegions(
                 log_names.clamp(min=MIN_LOG_PROBABILITY), encoded.objectness, semantic_map, logits > 0
             )

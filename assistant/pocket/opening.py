@@ -4,6 +4,7 @@ opener = load_pocket_opener(pocket_file("sam.safetensors"))
 opened = opener.open(image)              # opened.embedding, opened.proposals, opened.features
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from assistant.errors import BadInput
+from assistant.pocket.box_proposals import BoxHead, load_box_head
 from assistant.pocket.image_encoder import IMAGE_SIZE
 from assistant.pocket.imagenet_head import ImageNetHead, load_imagenet_head
 from assistant.pocket.imagenet_names import IMAGENET_CLASSES
@@ -20,13 +22,14 @@ from assistant.pocket.precision import fast_math
 from assistant.pocket.proposals import (
     CELL_SIZE,
     MAX_PROPOSALS,
-    POINTS_PER_SIDE,
+    WHOLE_IMAGE,
     CandidateMasks,
     find_candidates,
     low_res_boxes,
 )
 from assistant.pocket.region_features import FEATURE_DIM, RegionFeatures, compute_region_features
 from assistant.pocket.sam import build_pocket_sam, load_backbone
+from assistant.pocket.tiles import Tile, encode_tiles
 from assistant.pocket.wheels import backbone_state
 from assistant.sam.backends import PocketSegmenter
 from assistant.sam.image_opener import Progress, SamOpenedImage
@@ -34,6 +37,9 @@ from assistant.sam.mask_ops import Rle, encode_patch_rle
 from assistant.sam.mask_resizing import DrawnMask, Resizer
 from assistant.sam.proposals import Proposals
 from assistant.sam.segmenter import Embedding, Segmenter
+from assistant.weights import pocket_file, sha256_of
+
+BOXES = "boxes.safetensors"  # weights of the box head
 
 
 @dataclass
@@ -60,6 +66,7 @@ class PocketOpenedImage:
         proposals: The N proposals, best first.
         features: (N, FEATURE_DIM) float32, of the region under each proposal.
         classes: (N, 1000) float32 logits of ImageNet's classes for each region.
+        tiles: Parts of the image that were encoded by themselves.
         semantic_map: See `SemanticSelector.semantic_map`; computed when a question first needs it.
     """
 
@@ -67,6 +74,7 @@ class PocketOpenedImage:
     proposals: Proposals
     features: Tensor
     classes: Tensor = field(default_factory=lambda: torch.zeros(0, IMAGENET_CLASSES))
+    tiles: list[Tile] = field(default_factory=list)
     semantic_map: Tensor | None = None
 
     @property
@@ -93,31 +101,38 @@ def resize_longest_side(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
-def as_proposals(candidates: CandidateMasks, segmenter: Segmenter, embedding: Embedding) -> Proposals:
+def as_proposals(
+    candidates: CandidateMasks, segmenter: Segmenter, embedding: Embedding, tiles: Sequence[Tile] = ()
+) -> Proposals:
     """Draw candidates as masks of the whole image, one at a time.
 
     Args:
         candidates: Masks at low resolution, none of them empty there.
         segmenter: The SAM that made `embedding`.
         embedding: The image's encoding.
+        tiles: Its tiles, on which some of the candidates were found.
 
     Returns:
         The candidates that cover a pixel of the image, in their order. There is no click behind a candidate;
         its point is the centre of its box.
     """
-    resizer = Resizer(*segmenter.resizing(embedding))
-    all_logits = candidates.logits.float().numpy()
+    resizers: dict[int, Resizer] = {}
     indices: list[int] = []
     rles: list[Rle] = []
     boxes: list[tuple[int, int, int, int]] = []
     areas: list[int] = []
-    for i, logits in enumerate(all_logits):
-        drawn = _draw_in_its_box(logits, resizer)
+    for i, number in enumerate(candidates.tile_of.tolist()):
+        tile = None if number == WHOLE_IMAGE else tiles[number]
+        if number not in resizers:
+            resizers[number] = Resizer(*segmenter.resizing(tile.embedding if tile else embedding))
+        drawn = _draw_in_its_box(candidates.own_logits[i].float().numpy(), resizers[number])
         if drawn is None:
             continue
-        left, top, _, _ = drawn.box
-        rles.append(encode_patch_rle(drawn.mask, (top, left), embedding.size))
-        boxes.append(drawn.box)
+        left, top = tile.window[:2] if tile else (0, 0)
+        x0, y0, x1, y1 = drawn.box
+        box = (x0 + left, y0 + top, x1 + left, y1 + top)
+        rles.append(encode_patch_rle(drawn.mask, (box[1], box[0]), embedding.size))
+        boxes.append(box)
         areas.append(int(drawn.mask.sum()))
         indices.append(i)
     corners = np.array(boxes, np.float32).reshape(-1, 4)
@@ -128,7 +143,7 @@ def as_proposals(candidates: CandidateMasks, segmenter: Segmenter, embedding: Em
         candidates.stability.float().numpy()[indices],
         np.array(areas, np.int64),
         corners.reshape(-1, 2, 2).mean(1),
-        all_logits[indices],
+        candidates.logits.float().numpy()[indices],
         embedding.size,
     )
 
@@ -150,47 +165,56 @@ class PocketImageOpener:
     Args:
         segmenter: The pocket SAM.
         imagenet: Classifies regions.
+        box_head: Predicts where things are.
         max_proposals: Number of proposals at most.
-        points_per_side: Clicks along the longest side of the image.
     """
 
     def __init__(
         self,
         segmenter: Segmenter,
         imagenet: ImageNetHead,
+        box_head: BoxHead,
         max_proposals: int = MAX_PROPOSALS,
-        points_per_side: int = POINTS_PER_SIDE,
     ):
         self.segmenter = segmenter
         self.imagenet = imagenet
+        self.box_head = box_head
         self.max_proposals = max_proposals
-        self.points_per_side = points_per_side
 
     def propose(self, image: np.ndarray, progress: Progress | None = None) -> tuple[Embedding, Proposals]:
         """Encode an image and find its proposals; see `pipeline.ImageOpener`."""
+        embedding, _, proposals = self._propose(image, progress)
+        return embedding, proposals
+
+    def _propose(
+        self, image: np.ndarray, progress: Progress | None
+    ) -> tuple[Embedding, list[Tile], Proposals]:
+        """As `propose`, with the tiles of the image."""
         if progress:
             progress("encoding", None)
         with fast_math():
             embedding = self.segmenter.encode(image)
             embedding.features = embedding.features.float()  # prompts by hand run without `fast_math`
+            tiles = encode_tiles(self.segmenter, embedding)
             if progress:
                 progress("proposing", None)
             candidates = find_candidates(
-                self.segmenter.model,
-                embedding.features,
+                self.segmenter,
+                self.box_head,
+                embedding,
+                tiles,
                 resize_longest_side(image),
-                self.points_per_side,
                 self.max_proposals,
             )
-        return embedding, as_proposals(candidates, self.segmenter, embedding)
+        return embedding, tiles, as_proposals(candidates, self.segmenter, embedding, tiles)
 
     def open(self, image: np.ndarray, progress: Progress | None = None) -> PocketOpenedImage:
         """Open an image; see `pipeline.ImageOpener`."""
-        embedding, proposals = self.propose(image, progress)
+        embedding, tiles, proposals = self._propose(image, progress)
         if progress:
             progress("recognising", proposals)
         regions = self.regions(image, embedding, torch.from_numpy(proposals.low_res_logits), self.imagenet)
-        return PocketOpenedImage(embedding, proposals, *regions)
+        return PocketOpenedImage(embedding, proposals, *regions, tiles)
 
     def features(self, image: np.ndarray, embedding: Embedding, low_res_logits: Tensor) -> Tensor:
         """The features of regions of an image.
@@ -253,6 +277,11 @@ class PocketSamOpener:
         return SamOpenedImage(*self.propose(image, progress), image)
 
 
+def region_key(sam_file: Path) -> str:
+    """Names the regions that an opener with these weights of the pocket SAM makes, for caches."""
+    return f"pocket {sha256_of(sam_file)} {sha256_of(pocket_file(BOXES))}"
+
+
 def load_pocket_opener(sam_file: Path) -> PocketImageOpener:
     """Load the opener of the pocket preset.
 
@@ -275,4 +304,5 @@ def load_pocket_opener(sam_file: Path) -> PocketImageOpener:
         raise BadInput(f"{sam_file} cannot be read: {str(error).splitlines()[0]}") from None
     if keys.unexpected_keys or any(not k.startswith("image_encoder.backbone.") for k in keys.missing_keys):
         raise BadInput(f"{sam_file} does not hold the pocket SAM of this version")
-    return PocketImageOpener(PocketSegmenter(sam), load_imagenet_head(backbone))
+    box_head = load_box_head(pocket_file(BOXES))
+    return PocketImageOpener(PocketSegmenter(sam), load_imagenet_head(backbone), box_head)

@@ -30,7 +30,7 @@ from assistant.pocket.named_targets import (
     offer,
     with_classes,
 )
-from assistant.pocket.opening import PocketImageOpener, PocketOpenedImage, load_pocket_opener
+from assistant.pocket.opening import BOXES, PocketImageOpener, PocketOpenedImage, load_pocket_opener
 from assistant.pocket.phrase_memory import PhraseMemory
 from assistant.pocket.precision import fast_math
 from assistant.pocket.question_kinds import (
@@ -195,7 +195,7 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         """The map of names of an image, computed once."""
         if opened.semantic_map is None:
             with fast_math():
-                opened.semantic_map = semantic.semantic_map(opened.embedding)
+                opened.semantic_map = semantic.semantic_map(opened.embedding, opened.tiles)
         return opened.semantic_map
 
     def map_evidence(self, opened: PocketOpenedImage) -> Tensor:
@@ -242,6 +242,7 @@ def load_pocket(adapter: Path | None = None) -> tuple[PocketPipeline, dict[str, 
     llm = PocketLLM.load(smollm2_folder(), lora_file.parent, heads.encoder, heads.phrase_rows, heads.unspoken)
     checksums = {
         "sam": sha256_of(sam_file),
+        "boxes": sha256_of(pocket_file(BOXES)),
         "heads": sha256_of(heads_file),
         "lora": sha256_of(lora_file),
         "semantic": sha256_of(semantic_file),

@@ -1,6 +1,6 @@
 """Stores the regions of opened images: what attention needs of an image, without what answers need.
 
-regions = cached_regions(opener, checksum, "photo.jpg", Path("runs/views"))    # opened once, then read
+regions = cached_regions(opener, key, "photo.jpg", Path("runs/views"))    # opened once, then read
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def cached_regions(opener: PocketImageOpener, key: str, image: Any, folder: Path
 
     Args:
         opener: Opens images that are not in the folder.
-        key: Checksum of the opener's SAM weights.
+        key: Names the weights that make the regions, see `opening.region_key`.
         image: A path; without a folder anything that `open_image` takes.
         folder: The cache; None to store nothing.
 
@@ -46,7 +46,7 @@ def cached_regions(opener: PocketImageOpener, key: str, image: Any, folder: Path
 
 
 def cache_file(key: str, image: str | Path, folder: Path) -> Path:
-    """Where the regions of an image are stored that was opened with the SAM weights of checksum `key`."""
+    """Where the regions of an image are stored of the weights that `key` names."""
     digest = hashlib.sha256(f"{key} {Path(image).resolve()}".encode()).hexdigest()
     return folder / f"{digest[:KEY_LENGTH]}.npz"
 

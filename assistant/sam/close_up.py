@@ -129,11 +129,27 @@ def close_up_of(
     right, bottom = np.ceil(np.minimum(high, (width, height))).astype(int).tolist()
     if max(right - left, bottom - top) > MAX_SHARE * max(height, width):
         return None
-    stored_scale = max(embedding.pixels.shape[:2]) / max(height, width)
-    x0, y0, x1, y1 = (round(edge * stored_scale) for edge in (left, top, right, bottom))
+    window = (left, top, right, bottom)
+    return CloseUp(segmenter, encode_part(segmenter, embedding, window), window, embedding.size)
+
+
+def encode_part(segmenter: Segmenter, embedding: Embedding, window: tuple[int, int, int, int]) -> Embedding:
+    """Encode a part of an image by itself.
+
+    Args:
+        segmenter: The SAM that made `embedding`.
+        embedding: The image's, with its pixels.
+        window: (left, top, right, bottom) of the part, whole px of the image.
+
+    Returns:
+        The encoding of the part, whose size is that of the part in px of the image.
+    """
+    assert embedding.pixels is not None
+    left, top, right, bottom = window
+    stored_scale = max(embedding.pixels.shape[:2]) / max(embedding.size)
+    x0, y0, x1, y1 = (round(edge * stored_scale) for edge in window)
     pixels = np.ascontiguousarray(embedding.pixels[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)])
-    part = replace(segmenter.encode(pixels), size=(bottom - top, right - left), pixels=None)
-    return CloseUp(segmenter, part, (left, top, right, bottom), embedding.size)
+    return replace(segmenter.encode(pixels), size=(bottom - top, right - left), pixels=None)
 
 
 def sharpened(segmenter: Segmenter, embedding: Embedding, mask: np.ndarray) -> np.ndarray:

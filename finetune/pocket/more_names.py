@@ -23,7 +23,7 @@ from assistant.errors import BadInput
 from assistant.files import make_folder
 from assistant.pocket.heads import Heads
 from assistant.pocket.llm import PocketLLM
-from assistant.pocket.opening import load_pocket_opener
+from assistant.pocket.opening import load_pocket_opener, region_key
 from assistant.pocket.region_encoder import RegionEncoder
 from assistant.pocket.wheels import smollm2_folder
 from assistant.weights import pocket_file, sha256_of
@@ -35,7 +35,6 @@ from finetune.pocket.named_images import NamedSet, add_named_set_arguments, name
 from finetune.pocket.regions import cached_instances
 from finetune.pocket.rehearsal import PACK, read_pack
 from finetune.pocket.settings import EncoderSettings
-from finetune.pocket.sources import region_key
 from finetune.region_cache import ImageRegions, RegionCache
 
 MAX_IMAGES_OF_NAME = 10  # of an incomplete set, where few names have many images

@@ -27,6 +27,7 @@ from assistant.pocket.pixel_evidence import cell_evidence
 from assistant.pocket.precision import fast_math
 from assistant.pocket.proposals import CELL_SIZE, LOGITS_SIDE
 from assistant.pocket.semantic import PixelHead, SemanticHead, SemanticSelector
+from assistant.pocket.tiles import encode_tiles
 from assistant.sam.mask_ops import Rle, decode_rle, encode_rle
 from finetune.log import cosine_schedule
 from finetune.pocket.encoder import train_encoders
@@ -159,7 +160,8 @@ class TargetReader:
         if image not in self._maps:
             with fast_math():
                 embedding = self.opener.segmenter.encode(open_image(image))
-                self._maps[image] = self.semantic.semantic_map(embedding)
+                tiles = encode_tiles(self.opener.segmenter, embedding)
+                self._maps[image] = self.semantic.semantic_map(embedding, tiles)
         return self._maps[image]
 
 

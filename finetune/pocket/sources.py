@@ -9,8 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from assistant.pocket.opening import load_pocket_opener
-from assistant.weights import sha256_of
+from assistant.pocket.opening import load_pocket_opener, region_key
 from finetune.image_record import ImageRecord, read_image_records
 from finetune.pocket.instances import instances_of_images, read_instances
 from finetune.pocket.regions import load_regions
@@ -63,8 +62,3 @@ def read_sources(
     load_opener = functools.partial(load_pocket_opener, sources.sam)
     key = region_key(sources.sam)
     return records, load_regions(load_opener, key, list(instances), instances, RegionCache(sources.regions))
-
-
-def region_key(sam: Path) -> str:
-    """Names the regions that the pocket SAM with these weights makes, for caches."""
-    return f"pocket {sha256_of(sam)}"

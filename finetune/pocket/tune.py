@@ -26,7 +26,7 @@ from assistant.images import open_image
 from assistant.mllm.selector import Selector
 from assistant.pocket.heads import Heads
 from assistant.pocket.llm import PocketLLM
-from assistant.pocket.opening import PocketImageOpener, PocketOpenedImage, load_pocket_opener
+from assistant.pocket.opening import PocketImageOpener, PocketOpenedImage, load_pocket_opener, region_key
 from assistant.pocket.pipeline import PocketPipeline
 from assistant.pocket.semantic import SemanticSelector
 from assistant.sam.mask_ops import Rle
@@ -43,7 +43,6 @@ from finetune.pocket.regions import load_regions
 from finetune.pocket.rehearsal import PACK, read_pack
 from finetune.pocket.selection import evaluate, train_selector
 from finetune.pocket.settings import EncoderSettings, LanguageSettings, SelectorSettings
-from finetune.pocket.sources import region_key
 from finetune.region_cache import ImageRegions, RegionCache
 from finetune.settings import TuneSettings
 from finetune.training_report import TrainingReport, present_masks
