@@ -121,12 +121,7 @@ class _MarkerSelections:
 
     def scores(self, states: Tensor, margins: Tensor, phrases: Sequence[str]) -> Scores:
         """What the selector says of M targets, from the LLM's states (M, W) and margins (M,)."""
-        llm, regions = self.pipeline.llm, self.regions
-        names = torch.stack([llm.name_embedding(phrase) for phrase in phrases])
-        match = llm.encoder.match(regions.embeddings, names)
-        return self.pipeline.selector(
-            states, regions.embeddings, regions.shapes, match, margins, quality=regions.objectness
-        )
+        return self.pipeline.score_targets(self.regions, states, margins, phrases)
 
     def selection(self, scores: Scores, phrase: str) -> Selection:
         """The selection of one target."""

@@ -6,6 +6,7 @@ reply, selections = pipeline.ask([Turn("what keeps the rain off?")], opened, thr
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from assistant.pocket.question_kinds import (
     parse_question,
 )
 from assistant.pocket.question_reading import QuestionReader
+from assistant.pocket.region_encoder import EncodedRegions
 from assistant.pocket.rule_answers import (
     RuleContext,
     answer_background,
@@ -170,6 +172,29 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
             whole = whole * encoder.name_logits(regions.embeddings, encoder.names).softmax(1)[:, row]
         return whole.numpy()
 
+    def score_names(self, opened: PocketOpenedImage, names: Sequence[str]) -> Scores:
+        """What the selector says of things that are called by their names, as in "where is the cup?"."""
+        regions = self.llm.encoder(opened.features)
+        answers = self.llm.score_named(regions, names)
+        return self.score_targets(regions, answers.states, answers.margins, names)
+
+    def score_targets(
+        self, regions: EncodedRegions, states: Tensor, margins: Tensor, phrases: Sequence[str]
+    ) -> Scores:
+        """What the selector says of M targets.
+
+        Args:
+            regions: Those of the image.
+            states: (M, W), the language model's at the targets' markers.
+            margins: (M,), how much surer it is of each target's presence than of its absence.
+            phrases: M, what the targets are called.
+        """
+        names = torch.stack([self.llm.name_embedding(phrase) for phrase in phrases])
+        match = self.llm.encoder.match(regions.embeddings, names)
+        return self.selector(
+            states, regions.embeddings, regions.shapes, match, margins, quality=regions.objectness
+        )
+
     def choose(self, scores: Scores, phrase: str, opened: PocketOpenedImage) -> list[int]:
         """Select the proposals of one target.
 
@@ -182,26 +207,29 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
             Indices of at least one proposal, best first: by the semantic map where it knows the phrase's
             name, else by the selector alone.
         """
-        encoder_row = self.llm.row_of(phrase)
-        if self.semantic is None or encoder_row not in self.semantic_rows:
+        row = self.semantic_row_of(phrase)
+        if self.semantic is None or row is None:
             return select_proposals(scores, 0)
         masks = torch.from_numpy(opened.proposals.low_res_logits) > 0
-        row = self.semantic_rows[encoder_row]
-        semantic_map = self._semantic_map(self.semantic, opened)
-        return self.semantic.choose(scores, 0, masks, semantic_map, row, opened.embedding.input_size)
+        return self.semantic.choose(scores, 0, masks, self.map_of(opened), row, opened.embedding.input_size)
 
-    @staticmethod
-    def _semantic_map(semantic: SemanticSelector, opened: PocketOpenedImage) -> Tensor:
-        """The map of names of an image, computed once."""
+    def semantic_row_of(self, phrase: str) -> int | None:
+        """The row of the map of names that a phrase means; None where the map does not know it."""
+        row = self.llm.row_of(phrase)
+        return None if row is None else self.semantic_rows.get(row)
+
+    def map_of(self, opened: PocketOpenedImage) -> Tensor:
+        """The map of names of an image, computed once; see `SemanticSelector.semantic_map`."""
+        assert self.semantic is not None, "there is no map of names"
         if opened.semantic_map is None:
             with fast_math():
-                opened.semantic_map = semantic.semantic_map(opened.embedding, opened.tiles)
+                opened.semantic_map = self.semantic.semantic_map(opened.embedding, opened.tiles)
         return opened.semantic_map
 
     def map_evidence(self, opened: PocketOpenedImage) -> Tensor:
         """How surely a part of the image bears each name of the map; see `SemanticSelector.evidence`."""
         assert self.semantic is not None, "there is no map of names"
-        return self.semantic.evidence(self._semantic_map(self.semantic, opened))
+        return self.semantic.evidence(self.map_of(opened))
 
     @torch.inference_mode()
     def name_region(
@@ -221,11 +249,15 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         return [(names[row], float(probabilities[row])) for row in ranking if row in names]
 
 
-def load_pocket(adapter: Path | None = None) -> tuple[PocketPipeline, dict[str, str]]:
+def load_pocket(
+    adapter: Path | None = None, sam: Path | None = None, semantic: SemanticSelector | None = None
+) -> tuple[PocketPipeline, dict[str, str]]:
     """Load the pocket preset.
 
     Args:
         adapter: A folder that `python -m finetune` wrote; None for the committed weights.
+        sam: Weights of the pocket SAM; None for the committed ones.
+        semantic: The map of names, in training; None for the committed one.
 
     Returns:
         The pipeline and {part: sha256 of its weights}.
@@ -233,7 +265,7 @@ def load_pocket(adapter: Path | None = None) -> tuple[PocketPipeline, dict[str, 
     Raises:
         BadInput: Weights are missing, damaged or of another model.
     """
-    sam_file = pocket_file("sam.safetensors")
+    sam_file = sam or pocket_file("sam.safetensors")
     heads_file = _trained_file(adapter, "heads.safetensors")
     lora_file = _trained_file(adapter, "lora/adapter_model.safetensors")
     semantic_file = pocket_file("semantic.safetensors")
@@ -252,7 +284,7 @@ def load_pocket(adapter: Path | None = None) -> tuple[PocketPipeline, dict[str, 
         "encoder": MINILM.sha256,
     }
     opener = load_pocket_opener(sam_file)
-    semantic = SemanticSelector.load(semantic_file)
+    semantic = semantic or SemanticSelector.load(semantic_file)
     memory = PhraseMemory.load(phrases_file, SentenceEncoder.load(minilm_folder()))
     return PocketPipeline(opener, llm, heads.selector, semantic, memory), checksums
 

@@ -90,7 +90,7 @@ def _recorded_sets(files: Sequence[Path]) -> Iterator[NamedSet]:
     for file in files:
         instances = instances_of_images(read_image_records(file), {})
         named = {image: [(name.lower(), rle) for name, rle in found] for image, found in instances.items()}
-        yield NamedSet({image: found for image, found in named.items() if found}, {}, is_complete=True)
+        yield NamedSet({image: found for image, found in named.items() if found}, {}, {}, is_complete=True)
 
 
 def _instance_regions(

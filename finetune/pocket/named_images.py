@@ -60,11 +60,13 @@ class NamedSet:
 
     Attributes:
         instances: {image: its instances}, in the order of the paths.
+        aside: The same of the images that are kept aside.
         unlabelled: {image: the part of it of which nothing is known}, where there is one.
         is_complete: Whether every instance of the set's names is labelled.
     """
 
     instances: dict[Path, list[NamedRle]]
+    aside: dict[Path, list[NamedRle]]
     unlabelled: dict[Path, Rle]
     is_complete: bool
 
@@ -77,7 +79,7 @@ class NamedSet:
 def read_named_set(file: Path, is_complete: bool) -> NamedSet:
     """Read a data set.
 
-    Every tenth image, in the order of the file names, is left out, so that it can be measured on.
+    Every tenth image, in the order of the file names, is kept aside.
 
     Args:
         file: COCO's instances.json; the images are in the folder `images` beside it. An image's `ignore` may
@@ -91,11 +93,11 @@ def read_named_set(file: Path, is_complete: bool) -> NamedSet:
     folder = file.parent / "images"
     by_file = read_instances(file)
     held_out = set(every_tenth(sorted(by_file)))
-    instances = {
+    all_images = {
         folder / name: [(merged.get(word, word), rle) for word, rle in by_file[name]]
         for name in sorted(by_file)
-        if name not in held_out
     }
+    instances = {image: rows for image, rows in all_images.items() if image.name not in held_out}
     counts = Counter(word for of_image in instances.values() for word, _ in of_image)
     rare = {word for word, count in counts.items() if count < MIN_INSTANCES_OF_NAME}
     # An image with a rare name is left out: it would be background there.
@@ -113,7 +115,10 @@ def read_named_set(file: Path, is_complete: bool) -> NamedSet:
         for image in read_json(file)["images"]
         if image.get("ignore") and folder / image["file_name"] in instances
     }
-    return NamedSet(instances, unlabelled, is_complete)
+    known = {word for of_image in instances.values() for word, _ in of_image}
+    aside = {image: rows for image, rows in all_images.items() if image.name in held_out}
+    aside = {image: [row for row in rows if row[0] in known] for image, rows in aside.items()}
+    return NamedSet(instances, aside, unlabelled, is_complete)
 
 
 def add_named_set_arguments(parser: argparse.ArgumentParser) -> None:

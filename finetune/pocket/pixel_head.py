@@ -1,8 +1,10 @@
 """Phase 2 of `finetune semantic`: the pixel head learns which cells a target has.
 
-    train_pixel_head(settings, out, sources, opener, head, names)      # writes OUT/semantic.safetensors
+    train_pixel_head(settings, out, pipeline, images)      # writes OUT/semantic.safetensors
 
-It learns from questions about the images that the records stage held out, with the right names as phrases.
+It learns from the names of things in images that are kept aside, of which neither the map of names nor the
+selector has learned, with all else as in use: the proposals, the map, and what the language model and the
+selector say of a thing that is called by its name.
 """
 
 import json
@@ -14,28 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.images import open_image
-from assistant.mllm.selector import Scores, Selector, select_proposals
-from assistant.pocket.heads import Heads
+from assistant.mllm.selector import select_proposals
 from assistant.pocket.image_encoder import IMAGE_SIZE
-from assistant.pocket.llm import PocketLLM
-from assistant.pocket.opening import PocketImageOpener
+from assistant.pocket.opening import PocketOpenedImage
+from assistant.pocket.pipeline import PocketPipeline
 from assistant.pocket.pixel_evidence import cell_evidence
-from assistant.pocket.precision import fast_math
 from assistant.pocket.proposals import CELL_SIZE, LOGITS_SIDE
-from assistant.pocket.semantic import PixelHead, SemanticHead, SemanticSelector
-from assistant.pocket.tiles import encode_tiles
+from assistant.pocket.semantic import PixelHead, SemanticSelector
 from assistant.sam.mask_ops import Rle, decode_rle, encode_rle
 from finetune.log import cosine_schedule
-from finetune.pocket.encoder import train_encoders
-from finetune.pocket.examples import Example, RecordData, every_tenth
-from finetune.pocket.language import load_trainable_llm, marker_states
-from finetune.pocket.selection import FIRST_HELD_OUT_EXAMPLE, collate, score
-from finetune.pocket.settings import EncoderSettings, RecordSources, SemanticSettings
-from finetune.pocket.sources import read_sources
+from finetune.pocket.semantic_head import LabelledImages
+from finetune.pocket.settings import SemanticSettings
 from finetune.region_cache import iou_of_union
 
 FOLDS = 5  # of the images, each scored by a pixel head that has not seen it
@@ -50,7 +46,7 @@ INPUT_SAMPLE_STEP = 50  # every so-many-th cell gives the mean and the scale of 
 
 @dataclass
 class TargetExample:
-    """A target that is present in a held-out image, on the grid of S x S cells.
+    """A thing in an image that is kept aside, on the grid of S x S cells.
 
     Attributes:
         image: The image's file.
@@ -61,6 +57,7 @@ class TargetExample:
         rles: The N proposals.
         rle: The target.
         selector_iou: IoU of what the selector by itself selects.
+        iou_before: IoU of what the pixel head before this training selects.
     """
 
     image: Path
@@ -71,6 +68,7 @@ class TargetExample:
     rles: list[Rle]
     rle: Rle
     selector_iou: float
+    iou_before: float
 
 
 def on_grid(rles: Sequence[Rle]) -> Tensor:
@@ -92,103 +90,74 @@ def image_cells(size: tuple[int, int]) -> Tensor:
     return on_grid([encode_rle(np.ones(size, bool))])[0]
 
 
-@dataclass
-class TargetReader:
-    """Makes the pixel head's examples from the questions of held-out images.
+@torch.inference_mode()
+def read_targets(pipeline: PocketPipeline, images: LabelledImages, max_photos: int) -> list[TargetExample]:
+    """The named things in images that are kept aside, each name of an image once.
 
-    Attributes:
-        llm: What the records stage trained, with its region encoders.
-        selector: What the records stage trained.
-        opener: Opens images.
-        semantic: The semantic head with any pixel head.
+    Args:
+        pipeline: The pocket preset, with the map of names that the pixel head is for.
+        images: The labelled images.
+        max_photos: Number of images of one source at most, spread evenly.
     """
-
-    llm: PocketLLM
-    selector: Selector
-    opener: PocketImageOpener
-    semantic: SemanticSelector
-
-    def __post_init__(self) -> None:
-        self._rows = self.semantic.category_rows(self.llm.phrase_rows)
-        self._maps: dict[Path, Tensor] = {}
-
-    @torch.no_grad()
-    def read(self, held_out: RecordData, questions: int, states_file: Path) -> list[TargetExample]:
-        """The present targets of so many examples whose names the semantic head knows."""
-        numbers = range(FIRST_HELD_OUT_EXAMPLE, FIRST_HELD_OUT_EXAMPLE + questions)
-        known = marker_states(self.llm, held_out, numbers, states_file, as_in_use=True)
-        targets = []
-        for k, number in enumerate(numbers):
-            example = held_out.example(number, as_in_use=True)
-            if not example.rles:
-                continue
-            rows = known.rows(k)
-            scores = score(
-                self.selector, collate(self.llm, [example]), known.states[rows], known.margins[rows]
-            )
-            targets += self._targets(example, scores)
-        return targets
-
-    def _targets(self, example: Example, scores: Scores) -> list[TargetExample]:
-        assert example.image is not None
-        masks = on_grid(example.rles)
-        semantic_map = self._map(example.image)
-        inside = image_cells(example.rles[0]["size"])
-        targets = []
-        for m, (phrase, rle) in enumerate(zip(example.phrases, example.target_rles, strict=True)):
-            encoder_row = self.llm.row_of(phrase)
-            if rle is None or encoder_row not in self._rows:
-                continue
-            row = self._rows[encoder_row]
-            evidence = cell_evidence(scores, m, masks, semantic_map, row, self.semantic.head.rivals(row))
-            selected = [example.rles[i] for i in select_proposals(scores, m)]
-            targets.append(
-                TargetExample(
-                    example.image,
-                    evidence.half(),
-                    inside,
-                    on_grid([rle])[0],
-                    masks,
-                    example.rles,
-                    rle,
-                    iou_of_union(selected, rle),
-                )
-            )
-        return targets
-
-    def _map(self, image: Path) -> Tensor:
-        if image not in self._maps:
-            with fast_math():
-                embedding = self.opener.segmenter.encode(open_image(image))
-                tiles = encode_tiles(self.opener.segmenter, embedding)
-                self._maps[image] = self.semantic.semantic_map(embedding, tiles)
-        return self._maps[image]
+    targets: list[TargetExample] = []
+    for image in tqdm(_spread(images, max_photos), desc="images kept aside", unit="image", disable=None):
+        opened = pipeline.opener.open(open_image(image))
+        things: dict[str, list[Rle]] = {}
+        for name, rle in images.aside[image]:
+            if pipeline.semantic_row_of(name) is not None:
+                things.setdefault(name, []).append(rle)
+        if things and len(opened.proposals):
+            targets += _targets_of_image(pipeline, image, opened, things)
+    return targets
 
 
-def read_targets(
-    settings: SemanticSettings,
-    out: Path,
-    sources: RecordSources,
-    opener: PocketImageOpener,
-    semantic: SemanticSelector,
+def _targets_of_image(
+    pipeline: PocketPipeline, image: Path, opened: PocketOpenedImage, things: dict[str, list[Rle]]
 ) -> list[TargetExample]:
-    """Read the examples of the pixel head with what the records stage trained.
-
-    Raises BadInput where `settings.records_folder` does not hold that.
-    """
-    folder = settings.records_folder
-    if not (folder / "encoder.safetensors").exists() or not (folder / "lora").is_dir():
-        raise BadInput(
-            f"{folder} was not written by `finetune records`: it has no encoder.safetensors or no lora"
+    """The examples of an image, whose `things` are the instances of each name."""
+    semantic = pipeline.semantic
+    assert semantic is not None
+    scores = pipeline.score_names(opened, list(things))
+    masks = torch.from_numpy(opened.proposals.low_res_logits) > 0
+    inside = image_cells(opened.size)
+    targets = []
+    for k, (name, instances) in enumerate(things.items()):
+        row = pipeline.semantic_row_of(name)
+        assert row is not None
+        evidence = cell_evidence(scores, k, masks, pipeline.map_of(opened), row, semantic.head.rivals(row))
+        rle = encode_rle(np.logical_or.reduce([decode_rle(rle) for rle in instances]))
+        selector_iou, iou_before = (
+            iou_of_union([opened.rles[i] for i in chosen], rle)
+            for chosen in (
+                select_proposals(scores, k),
+                semantic.choose_by_evidence(evidence, masks, inside),
+            )
         )
-    records, regions = read_sources(sources)
-    llm = load_trainable_llm(rank=0, adapter=folder / "lora")
-    llm.model.eval()
-    encoded = train_encoders(EncoderSettings(), folder, llm, records, regions)  # are read, as they exist
-    selector = Heads.load(folder / "heads.safetensors").selector
-    held_out = RecordData(records, regions, encoded, settings.seed, set(every_tenth(list(regions))))
-    reader = TargetReader(llm, selector, opener, semantic)
-    return reader.read(held_out, settings.questions, out / "states.safetensors")
+        truth = on_grid([rle])[0]
+        targets.append(
+            TargetExample(
+                image,
+                evidence.half(),
+                inside,
+                truth,
+                masks,
+                opened.rles,
+                rle,
+                selector_iou,
+                iou_before,
+            )
+        )
+    return targets
+
+
+def _spread(images: LabelledImages, max_photos: int) -> list[Path]:
+    """The images kept aside, at most `max_photos` of each source."""
+    spread: list[Path] = []
+    for number in range(len(images.sets)):
+        of_set = [image for image in images.aside if images.set_of[image] == number]
+        step = max(1, len(of_set) / max_photos)
+        spread += [of_set[int(k * step)] for k in range(min(len(of_set), max_photos))]
+    return spread
 
 
 def fit_pixel_head(settings: SemanticSettings, targets: Sequence[TargetExample]) -> PixelHead:
@@ -226,41 +195,41 @@ def _target_loss(head: PixelHead, target: TargetExample, cells: Tensor) -> Tenso
 
 
 def train_pixel_head(
-    settings: SemanticSettings,
-    out: Path,
-    sources: RecordSources,
-    opener: PocketImageOpener,
-    head: SemanticHead,
-    names: list[str],
+    settings: SemanticSettings, out: Path, pipeline: PocketPipeline, images: LabelledImages
 ) -> None:
     """Phase 2: write OUT/semantic.safetensors, and to OUT/aside.json what masks gain by it.
 
-    The gain is measured in images that neither the semantic head nor the pixel head was trained on.
+    Each mask that is measured was chosen by a pixel head that has not learned from its image.
 
     Args:
         settings: Of the stage.
         out: Folder of the run.
-        sources: The records and the region cache of the records stage.
-        opener: Opens images.
-        head: The trained semantic head.
-        names: Its names, in its order.
+        pipeline: The pocket preset with the trained map of names, and the pixel head before.
+        images: The labelled images.
+
+    Raises:
+        BadInput: No image that is kept aside shows a name of the map.
     """
-    semantic = SemanticSelector(head, PixelHead(), names)
-    targets = read_targets(settings, out, sources, opener, semantic)
+    semantic = pipeline.semantic
+    assert semantic is not None
+    targets = read_targets(pipeline, images, settings.photos)
+    if not targets:
+        raise BadInput("no image that is kept aside shows a taught name: give more images with --data")
     after = cross_validate(settings, targets, semantic)
-    before = np.array([target.selector_iou for target in targets])
+    before = np.array([target.iou_before for target in targets])
     gain = after - before
     line = json.dumps(
         {
             "targets": len(targets),
-            "pictures": len({target.image for target in targets}),
-            "selector alone": round(before.mean(), 4),
-            "with the map": round(after.mean(), 4),
+            "images": len({target.image for target in targets}),
+            "selector alone": round(float(np.mean([target.selector_iou for target in targets])), 4),
+            "before": round(before.mean(), 4),
+            "after": round(after.mean(), 4),
             "gain": round(gain.mean(), 4),
             "standard error": round(gain.std() / len(gain) ** 0.5, 4),
         }
     )
-    print(f"IoU of held-out targets: {line}", flush=True)
+    print(f"IoU of things in images kept aside: {line}", flush=True)
     with replace_whole(out / "aside.json") as path:
         path.write_text(line + "\n")
     semantic.pixel_head = fit_pixel_head(settings, targets)

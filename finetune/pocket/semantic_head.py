@@ -57,13 +57,11 @@ class ImageSet:
         names: The names that are labelled in them.
         group: Number of the group of names that compete with each other in these images.
         is_complete: Whether every instance of `names` is labelled.
-        has_questions: Whether records ask about them.
     """
 
     names: set[str]
     group: int
     is_complete: bool = True
-    has_questions: bool = True
 
 
 @dataclass
@@ -72,11 +70,13 @@ class LabelledImages:
 
     Attributes:
         instances: {image: names and masks of its instances}, in the order in which the records stage counts
-            images, those of named sets last.
+            images, those of named sets last. Nothing is learned from images that are kept aside.
         set_of: {image: number of its source}.
         names: All names, sorted.
         sets: The sources.
         unlabelled: {image: the part of it of which nothing is known}, where there is one.
+        aside: The instances of the images that are kept aside: every tenth of those with questions, the same
+            as in the records stage, and of each named set.
     """
 
     instances: dict[Path, list[NamedRle]]
@@ -84,6 +84,7 @@ class LabelledImages:
     names: list[str]
     sets: list[ImageSet]
     unlabelled: dict[Path, Rle] = field(default_factory=dict)
+    aside: dict[Path, list[NamedRle]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, sources: RecordSources, named_sets: Sequence[NamedSet] = ()) -> "LabelledImages":
@@ -107,17 +108,18 @@ class LabelledImages:
             set_of |= dict.fromkeys(of_file, number)
             sets.append(ImageSet({name for of_image in of_file.values() for name, _ in of_image}, number))
         in_order = {image: instances[image] for image in sorted(instances)}
+        aside = {image: in_order[image] for image in every_tenth(list(in_order))}
         groups = [of_set.names for of_set in sets]
         for named_set in named_sets:
             shared_names = [len(named_set.names & names) for names in groups]
             group = shared_names.index(max(shared_names))
-            set_of |= dict.fromkeys(named_set.instances, len(sets))
+            set_of |= dict.fromkeys([*named_set.instances, *named_set.aside], len(sets))
             in_order |= named_set.instances
-            sets.append(ImageSet(named_set.names, group, named_set.is_complete, has_questions=False))
+            aside |= named_set.aside
+            sets.append(ImageSet(named_set.names, group, named_set.is_complete))
         unlabelled = {image: rle for of_set in named_sets for image, rle in of_set.unlabelled.items()}
-        return cls(
-            in_order, set_of, sorted(set().union(*(of_set.names for of_set in sets))), sets, unlabelled
-        )
+        names = sorted(set().union(*(of_set.names for of_set in sets)))
+        return cls(in_order, set_of, names, sets, unlabelled, aside)
 
     def group_names(self, group: int) -> set[str]:
         """The names that compete with each other in the images of a group."""
@@ -220,8 +222,6 @@ def train_semantic_head(
 ) -> SemanticHead:
     """Phase 1: train the semantic head, or continue from OUT/head.pt.
 
-    Every tenth image is held out, the same ones as in the records stage.
-
     Args:
         settings: Of the stage.
         out: Folder of the run.
@@ -295,14 +295,12 @@ def continue_from(head: SemanticHead, names: Sequence[str], start: SemanticSelec
 
 
 def _draw_order(settings: SemanticSettings, images: LabelledImages) -> list[Path]:
-    """The image of each item of the training; every tenth image of the records is never drawn.
+    """The image of each item of the training; those that are kept aside are never drawn.
 
     A source with four times as many names, or images, is drawn twice as often, up to MAX_SET_IMAGES.
     """
     set_of = images.set_of
-    asked = [image for image in images.instances if images.sets[set_of[image]].has_questions]
-    held_out = set(every_tenth(asked))
-    training = [image for image in images.instances if image not in held_out]
+    training = [image for image in images.instances if image not in images.aside]
     counts = Counter(set_of[image] for image in training)
     set_shares = [_set_share(of_set, counts[number]) for number, of_set in enumerate(images.sets)]
     share = np.array([set_shares[set_of[image]] for image in training])

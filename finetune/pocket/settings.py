@@ -100,27 +100,27 @@ class SemanticSettings:
     """`python -m finetune semantic`: the semantic head, then the pixel head.
 
     Attributes:
-        records_folder: What `python -m finetune records` wrote.
+        reasoner: What `python -m finetune records` wrote, for the pixel head; None for the published weights.
         init: A head.pt of another run to start from, with the same names.
         start: A published semantic.safetensors to start from, which may lack names.
         steps: Number of steps of the semantic head.
         lr: Its highest learning rate.
         batch: Augmented images per step.
         pixel_steps: Number of steps of the pixel head; 0 to keep that of `start`.
-        questions: Number of examples that the pixel head learns from.
+        photos: Number of images of one source, at most, from which the pixel head learns.
         save_minutes: Minutes between checkpoints.
         workers: Processes that prepare batches in advance.
         seed: Of everything random.
     """
 
-    records_folder: Path
+    reasoner: Path | None = None
     init: Path | None = None
     start: Path | None = None
     steps: int = 1500
     lr: float = 1e-3
     batch: int = 8
     pixel_steps: int = 600
-    questions: int = 160
+    photos: int = 40
     save_minutes: float = 4.0
     workers: int = 1
     seed: int = 0

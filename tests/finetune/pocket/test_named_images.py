@@ -74,8 +74,8 @@ def test_names_are_told_from_what_is_known_to_be_absent():
     sets = [
         ImageSet({"cup", "dog", "cat"}, 0),
         ImageSet({"road"}, 1),
-        ImageSet({"frog", "mug", "lamp"}, 0, is_complete=False, has_questions=False),
-        ImageSet({"dog"}, 0, has_questions=False),
+        ImageSet({"frog", "mug", "lamp"}, 0, is_complete=False),
+        ImageSet({"dog"}, 0),
     ]
     names = ["cat", "cup", "dog", "frog", "lamp", "mug", "road"]
     table = LabelledImages({}, {}, names, sets).competing(rules)
@@ -95,7 +95,7 @@ def test_what_is_not_labelled_is_unknown_where_a_set_is_not_complete(tmp_path):
     file = write_set(tmp_path, ["frog"] * 6, unlabelled={0})
     for is_complete in (False, True):
         named = read_named_set(file, is_complete)
-        sets = [ImageSet({"frog"}, 0, is_complete, has_questions=False)]
+        sets = [ImageSet({"frog"}, 0, is_complete)]
         image = next(iter(named.instances))
         images = LabelledImages(named.instances, {image: 0}, ["frog"], sets, named.unlabelled)
         _, labels, _ = AugmentedImages(images, [image], seed=0)[0]
