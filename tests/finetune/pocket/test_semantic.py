@@ -80,7 +80,7 @@ def words(folder, out, **more) -> list[str]:
         "batch": 2,
         "lr": 3e-3,
         "pixel-steps": 12,
-        "questions": 6,
+        "photos": 6,
         "workers": 0,
         "save-every": 0,
     } | more
@@ -91,8 +91,9 @@ def test_bad_input_is_one_line(drawn, capsys):
     assert command.main(words(drawn, drawn / "out")) == 2  # before the records stage
     assert "there is no" in capsys.readouterr().err
     (drawn / "reasoner").mkdir()
-    assert command.main(words(drawn, drawn / "out", steps=0)) == 2
-    assert "--steps must be at least 1" in capsys.readouterr().err
+    for option in ("--steps", "--pixel-steps"):
+        assert command.main(words(drawn, drawn / "out", **{option[2:]: 0})) == 2
+        assert f"{option} must be at least 1, or give --start" in capsys.readouterr().err
 
 
 @pytest.mark.slow
