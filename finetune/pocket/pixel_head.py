@@ -100,7 +100,9 @@ def read_targets(pipeline: PocketPipeline, images: LabelledImages, max_photos: i
         max_photos: Number of images of one source at most, spread evenly.
     """
     targets: list[TargetExample] = []
-    for image in tqdm(_spread(images, max_photos), desc="images kept aside", unit="image", disable=None):
+    for image in tqdm(
+        images_to_learn_from(images, max_photos), desc="images kept aside", unit="image", disable=None
+    ):
         opened = pipeline.opener.open(open_image(image))
         things: dict[str, list[Rle]] = {}
         for name, rle in images.aside[image]:
@@ -150,8 +152,8 @@ def _targets_of_image(
     return targets
 
 
-def _spread(images: LabelledImages, max_photos: int) -> list[Path]:
-    """The images kept aside, at most `max_photos` of each source."""
+def images_to_learn_from(images: LabelledImages, max_photos: int) -> list[Path]:
+    """The images kept aside, at most `max_photos` of each source, spread evenly."""
     spread: list[Path] = []
     for number in range(len(images.sets)):
         of_set = [image for image in images.aside if images.set_of[image] == number]

@@ -12,7 +12,16 @@ from safetensors.torch import save_file
 from assistant.errors import BadInput
 from assistant.mllm.selector import Scores
 from assistant.pocket.pixel_evidence import EVIDENCE_DIM, CellEvidence, cell_evidence
-from assistant.pocket.semantic import MAP_SIDE, PixelHead, SemanticHead, SemanticSelector, best_union
+from assistant.pocket.semantic import (
+    MAP_SIDE,
+    TILE_WEIGHT,
+    PixelHead,
+    SemanticHead,
+    SemanticSelector,
+    best_union,
+)
+from assistant.pocket.tiles import Tile
+from assistant.sam.segmenter import Embedding
 from assistant.weights import pocket_file
 
 
@@ -39,6 +48,27 @@ def test_no_single_proposal_and_no_smaller_union_would_be_expected_to_fit_better
     assert single[chosen[0]] == pytest.approx(max(single), abs=1e-5)
     reached = [expected_iou(p, masks[chosen[: k + 1]].any(0)) for k in range(len(chosen))]
     assert reached == sorted(reached)
+
+
+def test_a_map_of_names_averages_what_the_tiles_say_where_they_are(monkeypatch):
+    semantic = SemanticSelector(SemanticHead(2, 1), PixelHead(), ["cup", "dog"])
+    flat = {512: [0.0, -2.0, -4.0], 288: [-3.0, 0.0, -3.0]}  # of the whole image, and of a tile
+
+    def log_names(embedding):
+        values = torch.tensor(flat[max(embedding.size)])
+        return values.log_softmax(0)[:, None, None].expand(-1, MAP_SIDE, MAP_SIDE).clone()
+
+    monkeypatch.setattr(semantic, "_log_names", log_names)
+    whole = Embedding(torch.zeros(1), (384, 512), (384, 512))
+    tile = Tile(Embedding(torch.zeros(1), (288, 288), (512, 512)), (224, 0, 512, 288))
+
+    named = semantic.semantic_map(whole, [tile])
+
+    of_whole, of_tile = (torch.tensor(flat[side]).log_softmax(0) for side in (512, 288))
+    assert torch.allclose(named[:, 40, 10], of_whole, atol=1e-5)
+    both = (of_whole + TILE_WEIGHT * of_tile) / (1 + TILE_WEIGHT)
+    assert torch.allclose(named[:, 10, 50], both, atol=1e-5)
+    assert torch.allclose(semantic.semantic_map(whole)[:, 10, 50], of_whole, atol=1e-5)
 
 
 def test_the_parts_of_an_object_are_put_together_and_nothing_else():

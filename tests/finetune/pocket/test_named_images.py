@@ -64,6 +64,8 @@ def test_a_set_has_its_names_as_they_are_taught(tmp_path):
     files = [image.name for image in named.instances]
     # Every tenth is kept aside, and the last three show what too few others do.
     assert files == [f"{k:03}.png" for k in range(22) if k % 10 != 9]
+    assert [image.name for image in named.aside] == ["009.png", "019.png"]
+    assert all(row[0] in named.names for rows in named.aside.values() for row in rows)
     assert list(named.unlabelled) == [tmp_path / "images/000.png"] and not named.is_complete
     with pytest.raises(BadInput, match="teaches nothing"):
         read_named_set(write_set(tmp_path / "few", ["axe"] * 4), is_complete=True)

@@ -13,7 +13,7 @@ from assistant.weights import pocket_file
 from finetune import __main__ as command
 from finetune.log import TrainingLog
 from finetune.pocket import records
-from finetune.pocket.pixel_head import on_grid
+from finetune.pocket.pixel_head import images_to_learn_from, on_grid
 from finetune.pocket.semantic_head import (
     BACKGROUND,
     OUTSIDE,
@@ -68,6 +68,15 @@ def test_masks_and_cells_have_the_same_grid():
         edges = [(ys[0], height // 4), (ys[-1] + 1, height // 2), (xs[0], width // 4), (xs[-1] + 1, width)]
         for cells, pixels in edges:
             assert abs(cells * 4 * scale - pixels) <= 4 * scale
+
+
+def test_the_pixel_head_learns_from_a_few_images_of_each_source(tmp_path):
+    aside = {tmp_path / f"{k:02}.png": [] for k in range(12)}
+    set_of = {image: int(k >= 9) for k, image in enumerate(aside)}
+    sets = [ImageSet({"cup"}, 0), ImageSet({"dog"}, 0)]
+    images = LabelledImages({}, set_of, ["cup", "dog"], sets, {}, aside)
+    chosen = [int(image.stem) for image in images_to_learn_from(images, 4)]
+    assert chosen == [0, 2, 4, 6, 9, 10, 11]
 
 
 def words(folder, out, **more) -> list[str]:
