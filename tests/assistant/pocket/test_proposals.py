@@ -66,7 +66,7 @@ def test_only_whole_small_things_are_taken_from_a_tile(segmenter, image):
 
 
 def test_tiles_cover_an_image_and_no_more():
-    for size in ((341, 512), (512, 512), (1000, 3000), (200, 210), (40, 512)):
+    for size in ((341, 512), (512, 512), (1000, 3000), (200, 210), (40, 512), (1, 1), (2, 3), (5, 1)):
         covered = np.zeros(size, int)
         for left, top, right, bottom in tile_windows(size):
             assert 0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]
