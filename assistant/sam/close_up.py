@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from assistant.sam.mask_ops import tight_box
+from assistant.sam.mask_ops import remove_small_parts, tight_box
 
 if TYPE_CHECKING:
     from assistant.sam.segmenter import Embedding, Segmenter
@@ -29,6 +29,7 @@ MARGIN = 3.0
 MIN_SIDE = 40  # px of SAM's square input, of a close-up
 MAX_SHARE = 0.5  # of the image's longest side, above which a close-up shows hardly more than the image does
 SHARPENED_BELOW = 2.0  # in units of `Segmenter.close_up_below`: the size up to which masks are outlined again
+MIN_PART_SHARE = 0.01  # of a mask that is outlined again, below which its islands and holes are crumbs
 MIN_AGREEMENT = 0.5  # IoU of a mask with its sharper outline, below which that is another thing
 
 
@@ -164,17 +165,19 @@ def sharpened(segmenter: Segmenter, embedding: Embedding, mask: np.ndarray) -> n
         mask: (H, W) bool.
 
     Returns:
-        (H, W) bool; the mask itself where the new outline shows another thing, and for a segmenter that takes
-        no close-ups, whose masks need none of this.
+        (H, W) bool without crumbs; the mask itself where the new outline shows another thing, and for a
+        segmenter that takes no close-ups, whose masks need none of this.
     """
     box = tight_box(mask) if segmenter.close_up_below else None
     if box is None:
         return mask
     close_up = close_up_of(segmenter, embedding, box, below=SHARPENED_BELOW)
     if close_up is not None:
-        return close_up.outlined_again(mask)
-    found = _outlined_again(segmenter, embedding, mask)
-    return found if _agrees(found, mask) else mask
+        found = close_up.outlined_again(mask)
+    else:
+        found = _outlined_again(segmenter, embedding, mask)
+        found = found if _agrees(found, mask) else mask
+    return remove_small_parts(found, round(MIN_PART_SHARE * found.sum()))[0]
 
 
 def _agrees(found: np.ndarray, mask: np.ndarray) -> bool:

@@ -79,6 +79,35 @@ def crop_around(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice] | None
     return rows, columns
 
 
+def remove_small_parts(mask: np.ndarray, min_area: int) -> tuple[np.ndarray, bool]:
+    """Fill small holes and drop small islands of a mask; the largest island always stays.
+
+    Of islands that are equally large and all small, the first stays.
+
+    Args:
+        mask: (H, W) bool.
+        min_area: Holes and islands of fewer px, 8-connected, are filled or dropped.
+
+    Returns:
+        (H, W) bool, and whether anything changed.
+    """
+    from scipy import ndimage
+
+    neighbours = np.ones((3, 3))
+    parts, _ = ndimage.label(~mask, neighbours)
+    areas = np.bincount(parts.ravel(), minlength=1)
+    areas[0] = min_area  # number 0 is the mask itself
+    cleaned = mask | (areas < min_area)[parts]
+    parts, count = ndimage.label(cleaned, neighbours)
+    if count:
+        areas = np.bincount(parts.ravel(), minlength=count + 1)
+        areas[0] = 0  # the background
+        stays = areas >= max(1, min_area)
+        stays[areas.argmax()] = True
+        cleaned = stays[parts]
+    return cleaned, bool((cleaned != mask).any())
+
+
 def tight_boxes(masks: Tensor) -> Tensor:
     """The smallest box around each of many masks.
 

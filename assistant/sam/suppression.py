@@ -26,6 +26,7 @@ from assistant.sam.mask_ops import (
     decode_rle,
     encode_patch_rle,
     encode_rle,
+    remove_small_parts,
     tight_box,
 )
 from assistant.sam.mask_resizing import Resizer
@@ -162,29 +163,3 @@ def cleaned(region: Region, min_area: int) -> Region:
     x0, y0, x1, y1 = box
     inclusive_box = np.array([x0, y0, x1 - 1, y1 - 1], np.float32)
     return replace(region, rle=encode_rle(mask), box=inclusive_box, area=int(mask.sum()), is_cleaned=True)
-
-
-def remove_small_parts(mask: np.ndarray, min_area: int) -> tuple[np.ndarray, bool]:
-    """Fill small holes and drop small islands of a mask; the largest island always stays.
-
-    Args:
-        mask: (H, W) bool.
-        min_area: Holes and islands of fewer px, 8-connected, are filled or dropped.
-
-    Returns:
-        (H, W) bool, and whether anything changed.
-    """
-    from scipy import ndimage
-
-    neighbours = np.ones((3, 3))
-    parts, _ = ndimage.label(~mask, neighbours)
-    areas = np.bincount(parts.ravel(), minlength=1)
-    areas[0] = min_area  # number 0 is the mask itself
-    cleaned = mask | (areas < min_area)[parts]
-    parts, count = ndimage.label(cleaned, neighbours)
-    if count:
-        areas = np.bincount(parts.ravel(), minlength=count + 1)
-        stays = areas >= min(min_area, areas[1:].max())
-        stays[0] = False
-        cleaned = stays[parts]
-    return cleaned, bool((cleaned != mask).any())

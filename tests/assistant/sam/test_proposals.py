@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from assistant.errors import BadInput
 from assistant.sam.backends import OfficialSegmenter
-from assistant.sam.mask_ops import encode_rle, rle_iou
+from assistant.sam.mask_ops import encode_rle, remove_small_parts, rle_iou
 from assistant.sam.proposals import Proposals, by_granularity, crop_boxes, everything
-from assistant.sam.suppression import remove_small_parts
 from eval.peers import segment_anything_masks
 from eval.random_sam import random_sam, teach, thresholds
 
