@@ -33,6 +33,7 @@ from assistant.pipeline import OpenedImage, Pipeline, Selection
 from assistant.sam.close_up import sharpened
 from assistant.sam.image_opener import Progress
 from assistant.sam.instances import separate
+from assistant.sam.mask_ops import without_stray_islands
 from assistant.sam.proposals import Proposals
 from assistant.sam.segmenter import Segmenter
 
@@ -46,6 +47,9 @@ PRESENCE_THRESHOLD = 0.5
 MAX_ASPECT_RATIO = 32
 # Instances of a target that are outlined again, the largest; on two cores .2 s for each that is small.
 MAX_SHARPENED = 4
+# Share of the mask of a click on a coarse SAM, below which an island without a click is dropped: on 136
+# things of photos kept aside the best of three masks gains .003 IoU.
+MIN_ISLAND_SHARE = 0.1
 # Earlier turns that the language model reads again with a new question.
 MAX_REMEMBERED_TURNS = 6
 
@@ -541,6 +545,10 @@ class Scene:
         """
         segmenter = self.assistant.segmenter
         masks, scores, _ = segmenter.predict(self.opened.embedding, points, labels, box, mask, multimask)
+        if segmenter.close_up_below and points is not None and box is None:  # a coarse SAM, see `close_up`
+            clicks = np.asarray(points, float)
+            inside = clicks if labels is None else clicks[np.asarray(labels) == 1]
+            masks = np.stack([without_stray_islands(found, inside, MIN_ISLAND_SHARE) for found in masks])
         return masks, scores
 
     def segment_like(

@@ -108,6 +108,32 @@ def remove_small_parts(mask: np.ndarray, min_area: int) -> tuple[np.ndarray, boo
     return cleaned, bool((cleaned != mask).any())
 
 
+def without_stray_islands(mask: np.ndarray, points: np.ndarray, min_share: float) -> np.ndarray:
+    """Drop the small islands of a mask that no click is on; the largest island always stays.
+
+    Args:
+        mask: (H, W) bool.
+        points: (N, 2) xy px, the clicks inside; all of them lie in the image.
+        min_share: Share of the mask from which an island stays without a click.
+
+    Returns:
+        (H, W) bool, 8-connected islands.
+    """
+    from scipy import ndimage
+
+    islands, count = ndimage.label(mask, np.ones((3, 3)))
+    if count < 2:
+        return mask
+    areas = np.bincount(islands.ravel(), minlength=count + 1)
+    areas[0] = 0  # the background
+    stays = areas >= min_share * areas.sum()
+    stays[areas.argmax()] = True
+    columns, rows = np.minimum(points.astype(int), np.array(mask.shape[::-1]) - 1).T
+    stays[islands[rows, columns]] = True
+    stays[0] = False
+    return stays[islands]
+
+
 def tight_boxes(masks: Tensor) -> Tensor:
     """The smallest box around each of many masks.
 

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from assistant.sam.mask_ops import remove_small_parts
+from assistant.sam.mask_ops import remove_small_parts, without_stray_islands
 from assistant.sam.suppression import is_cut_off
 
 
@@ -43,3 +43,17 @@ def test_only_the_edges_of_the_crop_cut_off():
     assert is_cut_off(np.array([50, 50, 149, 120]), crop, size)  # at the right edge of the crop
     assert not is_cut_off(np.array([0, 50, 100, 199]), crop, size)  # at edges that are the image's too
     assert not is_cut_off(np.array([50, 50, 299, 120]), (0, 0, 300, 200), size)
+
+
+def test_islands_without_a_click_go_where_they_are_small():
+    mask = np.zeros((30, 40), bool)
+    mask[:20, :20] = mask[25:28, 2:5] = mask[2:10, 30:38] = mask[20:23, 35:38] = True
+    kept = without_stray_islands(mask, np.array([[36.5, 21], [45, 99]]), min_share=0.1)
+    wanted = mask.copy()
+    wanted[25:28, 2:5] = False  # the island of 9 px with a click stays, as does the one of 64 px
+    assert np.array_equal(kept, wanted)
+    assert np.array_equal(
+        without_stray_islands(mask, np.zeros((0, 2)), 1.0),
+        mask & (np.arange(40) < 20) & (np.arange(30) < 20)[:, None],
+    )
+    assert not without_stray_islands(np.zeros((4, 4), bool), np.array([[1, 1]]), 0.1).any()
