@@ -31,7 +31,7 @@ INITIAL_QUALITY_LOGIT = -4.0  # few places show the middle of a thing (Lin et al
 MAX_LOG_REACH = 4.0  # of a distance in strides, beyond which it does not grow
 
 MAX_CANDIDATES = 400  # best places of an image whose boxes are compared
-MAX_BOXES = 100  # of an image
+MAX_BOXES = 80  # of an image
 MIN_SIDE = 2  # px, of a box inside the image
 DUPLICATE_BOX_IOU = 0.7  # above it, two boxes are one
 

@@ -37,7 +37,6 @@ REGION_SHARE = 0.2  # of the proposals, for regions that no thing covers
 PROMPTS_PER_BATCH = 16
 SINGLE_ANSWER = slice(0, 1)  # the mask token that answers boxes, see `PocketMaskDecoder`
 
-MAX_ASKED_AGAIN = 80  # best masks of boxes that are prompts again; bounds the time of decoding
 MIN_MASK_CELLS = 4  # a smaller mask is dropped: it has too few cells to be outlined
 MIN_LAID_CELLS = 2  # the same of a mask that was found on a tile, where it has more of them
 SMALL_SIDE = 128  # px of the 512 square, longest side below which a thing is taken from a tile
@@ -310,13 +309,8 @@ def _on_whole_image(segmenter: Segmenter, box_head: BoxHead, embedding: Embeddin
     if not len(found.iou):
         return found
     # SAM answers its own mask and the box around it better than a box that was predicted.
-    order = torch.argsort(found.iou * stability(found.logits) * found.quality, descending=True)
-    logits, iou, quality = (part[order] for part in found)
-    best = logits[:MAX_ASKED_AGAIN]
-    again, again_iou = decode_boxes(segmenter, embedding, low_res_boxes(best > 0), best)
-    logits = torch.cat([again, logits[MAX_ASKED_AGAIN:]])
-    iou = torch.cat([again_iou, iou[MAX_ASKED_AGAIN:]])
-    return _inside_image(_Found(logits, iou, quality), inside)
+    again = decode_boxes(segmenter, embedding, low_res_boxes(found.logits > 0), found.logits)
+    return _inside_image(_Found(*again, found.quality), inside)
 
 
 def _on_tile(segmenter: Segmenter, box_head: BoxHead, tile: Tile, size: tuple[int, int]) -> _Found:
