@@ -40,10 +40,10 @@ SOURCE_IMAGES = (
     SourceImage(
         "chelsea", "Which animal is purring, and is there a dog?", "A tabby cat looking at the camera"
     ),
-    SourceImage("camera", "Who is taking a picture, and is there a bird?", "A man behind a camera in a park"),
     SourceImage(
         "coffee", "What could I drink from, and is there a dog?", "A cup of coffee with a spoon on a table"
     ),
+    SourceImage("camera", "Who is taking a picture, and is there a bird?", "A man behind a camera in a park"),
 )
 
 
