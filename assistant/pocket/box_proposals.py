@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import nms
+from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 
 from assistant.errors import BadInput
-from assistant.pocket.image_encoder import BACKBONE_CHANNELS, ConvBlock
+from assistant.pocket.image_encoder import BACKBONE_CHANNELS, ConvBlock, double
+from assistant.weights import read_weights
 
 STRIDES = (8, 16, 32)  # px, of the maps on which boxes are predicted
 WIDTH = 96  # channels inside
@@ -80,8 +80,8 @@ class BoxHead(nn.Module):
         s4, s8, s16, s32 = (norm(x.float()) for norm, x in zip(self.norms, maps, strict=True))
         x32 = self.lateral32(s32) + self.context(s32.mean((2, 3)))[:, :, None, None]
         x32 = self.blocks32(x32)
-        x16 = self.blocks16(self.lateral16(s16) + _double(x32))
-        x8 = self.blocks8(self.lateral8(torch.cat([s8, F.pixel_unshuffle(s4, 2)], 1)) + _double(x16))
+        x16 = self.blocks16(self.lateral16(s16) + double(x32))
+        x8 = self.blocks8(self.lateral8(torch.cat([s8, F.pixel_unshuffle(s4, 2)], 1)) + double(x16))
         logits, boxes = [], []
         middles = place_middles(s4.shape[2] * 4)
         for k, x in enumerate((x8, x16, x32)):
@@ -109,18 +109,11 @@ class BoxHead(nn.Module):
         """
         logits, boxes = self(maps)
         quality, best = logits[0].sigmoid().topk(min(MAX_CANDIDATES, logits.shape[1]))
-        boxes = boxes[0, best]
-        boxes = torch.stack(
-            [side.clamp(0, limit) for side, limit in zip(boxes.T, (width, height) * 2, strict=True)], -1
-        )
-        in_image = (boxes[:, 2:] - boxes[:, :2]).amin(1) >= MIN_SIDE
+        boxes = clip_boxes_to_image(boxes[0, best], (height, width))
+        in_image = remove_small_boxes(boxes, MIN_SIDE)
         boxes, quality = boxes[in_image], quality[in_image]
         kept = nms(boxes, quality, DUPLICATE_BOX_IOU)[:max_boxes]
         return boxes[kept], quality[kept]
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def load_box_head(file: Path) -> BoxHead:
@@ -130,8 +123,9 @@ def load_box_head(file: Path) -> BoxHead:
         BadInput: It cannot be read, or holds something else.
     """
     head = BoxHead()
+    tensors, _ = read_weights(file)
     try:
-        head.load_state_dict({name: value.float() for name, value in load_file(file).items()})
-    except Exception as error:  # of safetensors or torch, for a truncated or foreign file
+        head.load_state_dict(tensors)
+    except RuntimeError as error:  # of torch, for a foreign file
         raise BadInput(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
     return head.eval()

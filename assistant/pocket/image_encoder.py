@@ -59,6 +59,11 @@ class ConvBlock(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm(y)), approximate="tanh")).permute(0, 3, 1, 2)
 
 
+def double(x: Tensor) -> Tensor:
+    """Resize (B, C, h, w) to twice its sides."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
 def _resize_like(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 

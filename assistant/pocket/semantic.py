@@ -21,7 +21,7 @@ from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.mllm.selector import Scores
 from assistant.pocket.heads import tensors_under
-from assistant.pocket.image_encoder import GRID_SIDE, IMAGE_SIZE, SKIP8_CHANNELS, WIDTH, ConvBlock
+from assistant.pocket.image_encoder import GRID_SIDE, IMAGE_SIZE, SKIP8_CHANNELS, WIDTH, ConvBlock, double
 from assistant.pocket.pixel_evidence import EVIDENCE_DIM, cell_evidence
 from assistant.pocket.region_features import STRIDE16_CHANNELS, STRIDE32_CHANNELS
 from assistant.pocket.tiles import Tile, on_image
@@ -35,11 +35,6 @@ NECK_CHANNELS = WIDTH + 4 * SKIP8_CHANNELS  # of SAM's embedding, without its st
 INPUT_CHANNELS = {"16": STRIDE16_CHANNELS, "32": STRIDE32_CHANNELS, "neck": NECK_CHANNELS}
 MAX_UNION_PROPOSALS = 40  # in one mask
 MIN_UNION_GAIN = 1e-4  # in expected IoU, below which a union is complete
-
-
-def _double(x: Tensor) -> Tensor:
-    """Resize (B, C, h, w) to twice its sides."""
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class SemanticHead(nn.Module):
@@ -100,8 +95,8 @@ class SemanticHead(nn.Module):
         """What `inputs` gives for B images -> logits (B, C + 1, MAP_SIDE, MAP_SIDE)."""
         s16, s32, neck = (self._standardise(x, name) for name, x in zip(INPUT_CHANNELS, inputs, strict=True))
         x = self.blocks32(self.lateral32(self.drop(s32)) + self.context(s32.mean((2, 3)))[:, :, None, None])
-        x = self.blocks16(_double(x) + self.lateral16(self.drop(s16)) + self.neck16(neck[:, :WIDTH]))
-        x = self.blocks8(_double(self.top8(self.drop(x))) + self.neck8(F.pixel_shuffle(neck[:, WIDTH:], 2)))
+        x = self.blocks16(double(x) + self.lateral16(self.drop(s16)) + self.neck16(neck[:, :WIDTH]))
+        x = self.blocks8(double(self.top8(self.drop(x))) + self.neck8(F.pixel_shuffle(neck[:, WIDTH:], 2)))
         return self.out(x)
 
     def rivals(self, row: int) -> Tensor:

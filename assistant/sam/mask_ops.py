@@ -98,13 +98,11 @@ def remove_small_parts(mask: np.ndarray, min_area: int) -> tuple[np.ndarray, boo
     areas = np.bincount(parts.ravel(), minlength=1)
     areas[0] = min_area  # number 0 is the mask itself
     cleaned = mask | (areas < min_area)[parts]
-    parts, count = ndimage.label(cleaned, neighbours)
-    if count:
-        areas = np.bincount(parts.ravel(), minlength=count + 1)
-        areas[0] = 0  # the background
+    islands, areas = _islands(cleaned)
+    if areas.any():
         stays = areas >= max(1, min_area)
         stays[areas.argmax()] = True
-        cleaned = stays[parts]
+        cleaned = stays[islands]
     return cleaned, bool((cleaned != mask).any())
 
 
@@ -119,19 +117,25 @@ def without_stray_islands(mask: np.ndarray, points: np.ndarray, min_share: float
     Returns:
         (H, W) bool, 8-connected islands.
     """
-    from scipy import ndimage
-
-    islands, count = ndimage.label(mask, np.ones((3, 3)))
-    if count < 2:
+    islands, areas = _islands(mask)
+    if len(areas) <= 2:  # the background and one island
         return mask
-    areas = np.bincount(islands.ravel(), minlength=count + 1)
-    areas[0] = 0  # the background
     stays = areas >= min_share * areas.sum()
     stays[areas.argmax()] = True
     columns, rows = np.minimum(points.astype(int), np.array(mask.shape[::-1]) - 1).T
     stays[islands[rows, columns]] = True
     stays[0] = False
     return stays[islands]
+
+
+def _islands(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each pixel's island, 8-connected, and the islands' areas; number 0 has none."""
+    from scipy import ndimage
+
+    islands, count = ndimage.label(mask, np.ones((3, 3)))
+    areas = np.bincount(islands.ravel(), minlength=count + 1)
+    areas[0] = 0
+    return islands, areas
 
 
 def tight_boxes(masks: Tensor) -> Tensor:

@@ -21,17 +21,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
-from torchvision.ops import generalized_box_iou_loss
+from torch.utils.data import DataLoader
+from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from assistant.files import make_folder, replace_whole
 from assistant.pocket.box_proposals import STRIDES, BoxHead, place_middles
 from assistant.pocket.image_encoder import PocketImageEncoder
 from assistant.pocket.sam import PIXEL_MEAN, PIXEL_STD, load_backbone
 from assistant.pocket.wheels import backbone_state
-from assistant.sam.mask_ops import pad_to_square, tight_boxes
+from assistant.sam.mask_ops import tight_boxes
 from finetune.log import TrainingLog, cosine_schedule
-from finetune.pocket.sam_data import AugmentedImage, ImageDrawer
+from finetune.pocket.sam_data import AugmentedDataset, AugmentedImage, ImageDrawer
 
 MAX_MASKS = 100  # of one image
 MIN_BOX_SIDE = 6  # px of the training square, of a box that is learned
@@ -64,30 +64,24 @@ class Sample(NamedTuple):
     nothing_weight: Tensor
 
 
-class BoxDataset(Dataset[Sample]):
-    """Images with boxes; item k of a run depends on (seed, k) alone.
+class BoxDataset(AugmentedDataset[Sample]):
+    """Images with boxes.
 
     Args:
         root: The data root.
         size: Side S of the training square, px.
         seed: Of the samples.
         length: Number of samples.
+
+    Raises:
+        BadInput: There are no training images.
     """
 
     def __init__(self, root: Path, size: int, seed: int, length: int):
-        self.drawer = ImageDrawer(root, size, MAX_MASKS)
-        self.size = size
-        self.seed = seed
-        self.length = length
+        super().__init__(ImageDrawer(root, size, MAX_MASKS), seed, length)
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, k: int) -> Sample:
-        rng = np.random.default_rng((self.seed, k))
-        return self._sample(self.drawer.draw(rng))
-
-    def _sample(self, drawn: AugmentedImage) -> Sample:
+    def sample(self, drawn: AugmentedImage, rng: np.random.Generator) -> Sample:
+        """The sample of an image, perhaps without a box."""
         padded = torch.zeros(MAX_MASKS, 4)
         if drawn.masks:
             boxes = tight_boxes(torch.from_numpy(np.stack(drawn.masks))).unique(dim=0)
@@ -98,8 +92,7 @@ class BoxDataset(Dataset[Sample]):
         for folder, (left, top, right, bottom) in drawn.tiles:
             here = np.s_[top // cell : -(-bottom // cell), left // cell : -(-right // cell)]
             weight[here] = NOTHING_WEIGHTS.get(folder, NOTHING_WEIGHT)
-        square = pad_to_square(np.asarray(drawn.image), self.size)
-        return Sample(torch.from_numpy(square).permute(2, 0, 1), padded, weight)
+        return Sample(drawn.square(self.size), padded, weight)
 
 
 def assign(boxes: Tensor, size: int) -> Tensor:
@@ -148,8 +141,7 @@ def step_loss(
     is_thing = owner >= 0
     wanted = boxes.gather(1, owner.clamp(min=0)[..., None].expand(-1, -1, 4))[is_thing]
     found = predicted[is_thing]
-    overlap = 1 - generalized_box_iou_loss(found, wanted)
-    iou = _paired_iou(found.detach(), wanted)
+    iou = box_iou(found.detach(), wanted).diagonal()
     quality = torch.zeros_like(logits)
     quality[is_thing] = iou
     weight = torch.where(is_thing, 1.0, weight)
@@ -157,17 +149,9 @@ def step_loss(
     entropy = F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
     count = is_thing.sum().clamp(min=1)
     quality_loss = (weight * difference * entropy).sum() / count
-    box_loss = (1 - overlap).sum() / count
+    box_loss = generalized_box_iou_loss(found, wanted, reduction="sum") / count
     figures = {"quality": quality_loss.item(), "box": box_loss.item(), "iou": iou.mean().item()}
     return quality_loss + BOX_WEIGHT * box_loss, figures
-
-
-def _paired_iou(a: Tensor, b: Tensor) -> Tensor:
-    """The IoU of boxes (N, 4) and (N, 4), pair by pair -> (N,)."""
-    sides = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0)
-    intersection = sides.prod(1)
-    areas = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1)
-    return intersection / (areas - intersection).clamp(min=1e-6)
 
 
 @dataclass(frozen=True)

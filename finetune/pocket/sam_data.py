@@ -10,7 +10,7 @@ a resumed run sees the data that an uninterrupted one would have seen.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -64,6 +64,9 @@ MIN_PASTED_SIDE, MAX_PASTED_SIDE = 0.12, 0.55  # in shares of the image's longes
 MIN_PASTED_PIXELS = 4  # of a side
 MIN_PASTED_PLACE, MAX_PASTED_PLACE = -0.2, 0.9  # of the left and top edge, in shares of the image's sides
 OPAQUE_ALPHA = 127  # above which a pixel of a cut-out covers what lies under it
+
+
+Item = TypeVar("Item")  # what a dataset holds
 
 
 class TrainingImage(NamedTuple):
@@ -198,6 +201,10 @@ class AugmentedImage:
     masks: list[np.ndarray]
     tiles: list[tuple[str, tuple[int, int, int, int]]]
 
+    def square(self, size: int) -> Tensor:
+        """The image in its training square, (3, size, size) uint8 RGB, padded right and below with grey."""
+        return torch.from_numpy(pad_to_square(np.asarray(self.image), size)).permute(2, 0, 1)
+
 
 class ImageDrawer:
     """Draws augmented images from the folders of a data root.
@@ -251,8 +258,38 @@ class ImageDrawer:
         return images[rng.integers(len(images))]
 
 
-class PromptDataset(torch.utils.data.Dataset[Sample]):
-    """Samples with prompts; item k of a run depends on (seed, k) alone.
+class AugmentedDataset(torch.utils.data.Dataset[Item]):
+    """Samples of augmented images; item k of a run depends on (seed, k) alone.
+
+    Args:
+        drawer: Draws the images.
+        seed: Of the samples.
+        length: Number of samples.
+    """
+
+    def __init__(self, drawer: ImageDrawer, seed: int, length: int):
+        self.drawer = drawer
+        self.size = drawer.size
+        self.seed = seed
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, k: int) -> Item:
+        rng = np.random.default_rng((self.seed, k))
+        while True:
+            sample = self.sample(self.drawer.draw(rng), rng)
+            if sample is not None:
+                return sample
+
+    def sample(self, drawn: AugmentedImage, rng: np.random.Generator) -> Item | None:
+        """The sample of an image; None where it teaches nothing, and another image is drawn."""
+        raise NotImplementedError
+
+
+class PromptDataset(AugmentedDataset[Sample]):
+    """Samples with prompts.
 
     Args:
         root: The data root.
@@ -266,23 +303,10 @@ class PromptDataset(torch.utils.data.Dataset[Sample]):
     """
 
     def __init__(self, root: Path, size: int, prompts: int, seed: int, length: int):
-        self.drawer = ImageDrawer(root, size)
-        self.size = size
+        super().__init__(ImageDrawer(root, size), seed, length)
         self.prompts = prompts
-        self.seed = seed
-        self.length = length
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, k: int) -> Sample:
-        rng = np.random.default_rng((self.seed, k))
-        while True:
-            sample = self._sample(self.drawer.draw(rng), rng)
-            if sample is not None:
-                return sample
-
-    def _sample(self, drawn: AugmentedImage, rng: np.random.Generator) -> Sample | None:
+    def sample(self, drawn: AugmentedImage, rng: np.random.Generator) -> Sample | None:
         """An image with prompts; None where no mask is large enough."""
         masks = [mask for mask in drawn.masks if mask.sum() >= MIN_MASK_AREA]
         if not masks:
@@ -296,9 +320,8 @@ class PromptDataset(torch.utils.data.Dataset[Sample]):
         prompts = prompt_drawer.draw(self.prompts, with_clicks_on_nothing=is_complete)
         wanted = torch.from_numpy(square_masks[prompts.mask_of]).float()
         covered = wanted.unfold(1, CELL, CELL).unfold(2, CELL, CELL).mean((-1, -2))
-        square = pad_to_square(np.asarray(drawn.image), self.size)
         return Sample(
-            torch.from_numpy(square).permute(2, 0, 1),
+            drawn.square(self.size),
             (covered * 255).byte(),
             torch.from_numpy(prompts.points),
             torch.from_numpy(prompts.labels),

@@ -72,9 +72,11 @@ def main(args: argparse.Namespace) -> None:
             raise BadInput(f"{option_of(name)} must be at least 1")
     if args.init and args.start:
         raise BadInput("give --init or --start, not both")
-    for option, name in (("--steps", "semantic"), ("--pixel-steps", "pixel")):
-        if vars(args)[option[2:].replace("-", "_")] < 1 and args.start is None:
-            raise BadInput(f"{option} must be at least 1, or give --start, whose {name} head is then kept")
+    for name, kept in (("steps", "semantic"), ("pixel_steps", "pixel")):
+        if vars(args)[name] < 1 and args.start is None:
+            raise BadInput(
+                f"{option_of(name)} must be at least 1, or give --start, whose {kept} head is then kept"
+            )
     make_folder(args.out)
     settings = SemanticSettings(
         reasoner=args.reasoner,

@@ -48,7 +48,7 @@ def test_what_a_place_with_nothing_counts_depends_on_the_folder(root):
     dataset = boxes.BoxDataset(root, 128, seed=3, length=8)
     picture = Image.fromarray(np.zeros((64, 128, 3), np.uint8))
     tiles = [("coco", (0, 0, 64, 64)), ("duts", (64, 0, 128, 64))]
-    weight = dataset._sample(boxes.AugmentedImage(picture, [], tiles)).nothing_weight
+    weight = dataset.sample(boxes.AugmentedImage(picture, [], tiles), np.random.default_rng(0)).nothing_weight
     assert (weight[:8, :8] == 1).all() and (weight[:8, 8:] == boxes.NOTHING_WEIGHT).all()
     assert (weight[8:] == boxes.OUTSIDE_WEIGHT).all()
 
