@@ -66,7 +66,7 @@ class PocketOpenedImage:
         proposals: The N proposals, best first.
         features: (N, FEATURE_DIM) float32, of the region under each proposal.
         classes: (N, 1000) float32 logits of ImageNet's classes for each region.
-        tiles: Parts of the image that were encoded by themselves.
+        tiles: Parts of the image that were encoded by themselves; none once the map is computed.
         semantic_map: See `SemanticSelector.semantic_map`; computed when a question first needs it.
     """
 

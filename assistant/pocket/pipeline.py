@@ -224,6 +224,7 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         if opened.semantic_map is None:
             with fast_math():
                 opened.semantic_map = self.semantic.semantic_map(opened.embedding, opened.tiles)
+            opened.tiles = []  # nothing else reads their encodings, which take some 15 MB
         return opened.semantic_map
 
     def map_evidence(self, opened: PocketOpenedImage) -> Tensor:
