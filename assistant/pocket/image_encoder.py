@@ -4,6 +4,8 @@ encoder = PocketImageEncoder()
 embedding = encoder(pixels)            # (B, 3, 512, 512) normalised RGB -> (B, EMBEDDING_CHANNELS, 32, 32)
 """
 
+import copy
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -104,6 +106,20 @@ class Neck(nn.Module):
         x = self.blocks4(self.lateral4(s4) + _resize_like(self.top4(x), s4))
         skip4 = F.pixel_unshuffle(self.out4(x), 4)
         return torch.cat([core, skip8, skip4], 1)
+
+
+def deepest_stages(backbone: nn.Module | None = None) -> nn.Sequential:
+    """A copy of a backbone's last two stages, which make its map at stride 32 of that at stride 16.
+
+    Args:
+        backbone: That of a `PocketImageEncoder`; None for untrained stages.
+
+    Returns:
+        (B, 120, h, w) -> (B, 352, h / 2, w / 2), in evaluation mode.
+    """
+    backbone = backbone or timm.create_model(BACKBONE_NAME, features_only=True)
+    stages = list(backbone.get_submodule("blocks").children())[-2:]
+    return nn.Sequential(*copy.deepcopy(stages)).eval().requires_grad_(True)
 
 
 class PocketImageEncoder(nn.Module):

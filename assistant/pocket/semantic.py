@@ -21,7 +21,15 @@ from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.mllm.selector import Scores
 from assistant.pocket.heads import tensors_under
-from assistant.pocket.image_encoder import GRID_SIDE, IMAGE_SIZE, SKIP8_CHANNELS, WIDTH, ConvBlock, double
+from assistant.pocket.image_encoder import (
+    GRID_SIDE,
+    IMAGE_SIZE,
+    SKIP8_CHANNELS,
+    WIDTH,
+    ConvBlock,
+    deepest_stages,
+    double,
+)
 from assistant.pocket.pixel_evidence import EVIDENCE_DIM, cell_evidence
 from assistant.pocket.region_features import STRIDE16_CHANNELS, STRIDE32_CHANNELS
 from assistant.pocket.tiles import Tile, on_image
@@ -39,6 +47,9 @@ MIN_UNION_GAIN = 1e-4  # in expected IoU, below which a union is complete
 
 class SemanticHead(nn.Module):
     """Gives every cell of an image a taught name, or none.
+
+    It reads the frozen backbone's map at stride 16 and has deepest stages of its own, which were trained on
+    from the backbone's.
 
     Args:
         names: Number of taught names, C.
@@ -60,6 +71,7 @@ class SemanticHead(nn.Module):
             self.register_buffer(f"mean{name}", torch.zeros(channels))
             self.register_buffer(f"scale{name}", torch.ones(channels))
         self.register_buffer("together", torch.ones(groups, names + 1, dtype=torch.bool))
+        self.deep = deepest_stages()
         self.drop = nn.Dropout2d(0.2)
         self.lateral32 = nn.Conv2d(STRIDE32_CHANNELS, width, 1)
         self.context = nn.Linear(STRIDE32_CHANNELS, width)
@@ -73,16 +85,19 @@ class SemanticHead(nn.Module):
         self.out = nn.Conv2d(width // 2, names + 1, 1)
 
     @staticmethod
-    def inputs(maps: Sequence[Tensor], features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def inputs(maps: Sequence[Tensor], features: Tensor) -> tuple[Tensor, Tensor]:
         """What the head reads of the `maps` and `features` of an `Embedding`.
 
-        The backbone's maps at strides 16 and 32, and SAM's embedding without its stride-4 map.
+        The backbone's map at stride 16, and SAM's embedding without its stride-4 map.
         """
-        return maps[2].float(), maps[3].float(), features[:, :NECK_CHANNELS].float()
+        return maps[2].float(), features[:, :NECK_CHANNELS].float()
 
-    def fit_inputs(self, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
-        """Take the mean and the scale of each input from a batch of them."""
-        for name, x in zip(INPUT_CHANNELS, inputs, strict=True):
+    @torch.no_grad()
+    def start_from(self, backbone: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+        """Take the deepest stages of a backbone, and the mean and scale of each map over some inputs."""
+        self.deep = deepest_stages(backbone)
+        s16, neck = inputs
+        for name, x in zip(INPUT_CHANNELS, (s16, self.deep(s16), neck), strict=True):
             self.get_buffer(f"mean{name}").copy_(x.mean((0, 2, 3)))
             self.get_buffer(f"scale{name}").copy_(x.std((0, 2, 3)) + 1e-3)
 
@@ -91,9 +106,16 @@ class SemanticHead(nn.Module):
         scale = self.get_buffer(f"scale{name}")[:, None, None]
         return (x - mean) / scale
 
-    def forward(self, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def train(self, mode: bool = True) -> "SemanticHead":
+        """As every module's `train`, but the deepest stages keep ImageNet's batch statistics."""
+        super().train(mode)
+        self.deep.eval()
+        return self
+
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
         """What `inputs` gives for B images -> logits (B, C + 1, MAP_SIDE, MAP_SIDE)."""
-        s16, s32, neck = (self._standardise(x, name) for name, x in zip(INPUT_CHANNELS, inputs, strict=True))
+        maps = inputs[0], self.deep(inputs[0]), inputs[1]
+        s16, s32, neck = (self._standardise(x, name) for name, x in zip(INPUT_CHANNELS, maps, strict=True))
         x = self.blocks32(self.lateral32(self.drop(s32)) + self.context(s32.mean((2, 3)))[:, :, None, None])
         x = self.blocks16(double(x) + self.lateral16(self.drop(s16)) + self.neck16(neck[:, :WIDTH]))
         x = self.blocks8(double(self.top8(self.drop(x))) + self.neck8(F.pixel_shuffle(neck[:, WIDTH:], 2)))

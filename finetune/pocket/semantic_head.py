@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from assistant.files import replace_whole
 from assistant.images import open_image
 from assistant.pocket.image_encoder import IMAGE_SIZE
 from assistant.pocket.opening import PocketImageOpener, resize_longest_side
@@ -24,6 +23,7 @@ from assistant.pocket.precision import fast_math
 from assistant.pocket.region_features import normalise
 from assistant.pocket.semantic import MAP_SIDE, SemanticHead, SemanticSelector
 from assistant.sam.mask_ops import Rle, decode_rle, pad_to_square
+from finetune.averaged_training import AveragedTraining
 from finetune.image_record import read_image_records
 from finetune.log import TrainingLog, cosine_schedule
 from finetune.pocket.examples import every_tenth
@@ -45,6 +45,9 @@ RARITY_POWER = 0.3  # a name with a tenth of the cells counts twice as much per 
 MIN_NAME_SHARE = 1e-3  # of the cells, below which a name counts no more
 WARM_UP_STEPS = 50
 WEIGHT_DECAY = 0.05
+DEEP_RATE_SHARE = 0.1  # of the learning rate, for the deepest stages, which start from the backbone's
+MAX_GRADIENT_NORM = 5.0
+INCOMPLETE_SHARE = 0.5  # how often images in which one thing is labelled are drawn beside others
 IMPOSSIBLE_LOGIT = -1e4  # of the names that do not compete in an image
 LOG_EVERY = 50
 
@@ -241,37 +244,44 @@ def train_semantic_head(
     data = AugmentedImages(images, _draw_order(settings, images), settings.seed)
     sample = [data[n] for n in range(min(WEIGHT_SAMPLE_IMAGES, len(data)))]
     weight = label_weights([labels for _, labels, _ in sample], len(images.names))
-    optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=WEIGHT_DECAY)
-    first_step = 0
-    if (out / "head.pt").exists():
-        first_step = _restore(out / "head.pt", head, optimizer)
-    elif settings.init:
-        head.load_state_dict(torch.load(settings.init, weights_only=True)["model"])
+    if settings.init:
+        head.load_state_dict(torch.load(settings.init, weights_only=True)["average"])
     elif settings.start:
         continue_from(head, images.names, SemanticSelector.load(settings.start))
     else:
         squares = np.stack([pixels for pixels, _, _ in sample[:INPUT_SAMPLE_IMAGES]])
-        head.fit_inputs(head_inputs(opener, torch.from_numpy(squares)))
+        backbone = opener.segmenter.model.image_encoder.backbone
+        head.start_from(backbone, head_inputs(opener, torch.from_numpy(squares)))
+    training = AveragedTraining(head, _optimizer(head), MAX_GRADIENT_NORM)
+    first_step = training.resume(out / "head.pt")
     log = TrainingLog(out / "head.jsonl", first_step)
     saved = time.time()
     rest = Subset(data, range(first_step * settings.batch, len(data)))
     loader = DataLoader(rest, settings.batch, num_workers=settings.workers)
     head.train()
     for step, (pixels, labels, set_numbers) in enumerate(loader, first_step):
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = settings.lr * cosine_schedule(step, settings.steps, WARM_UP_STEPS)
+        for parameters in training.optimizer.param_groups:
+            rate = settings.lr * parameters["share"]
+            parameters["lr"] = rate * cosine_schedule(step, settings.steps, WARM_UP_STEPS)
         torch.manual_seed(settings.seed + step)  # so that dropout is the same in a run that continues
         with fast_math():
             logits = head(head_inputs(opener, pixels)).float()
         loss, figures = _loss(logits, labels, competing[set_numbers], weight)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        training.step(loss, step)
         log.add(step, figures, every=LOG_EVERY)
         if time.time() - saved > 60 * settings.save_minutes or step + 1 == settings.steps:
-            _save(out / "head.pt", head, optimizer, step + 1)
+            training.save(out / "head.pt", step + 1)
             saved = time.time()
+    head.load_state_dict(training.average)
     return head.eval()
+
+
+def _optimizer(head: SemanticHead) -> torch.optim.Optimizer:
+    """AdamW; the `share` of a group is that of the learning rate."""
+    deep = list(head.deep.parameters())
+    own = [value for name, value in head.named_parameters() if not name.startswith("deep.")]
+    groups = [{"params": own, "share": 1.0}, {"params": deep, "share": DEEP_RATE_SHARE}]
+    return torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
 
 
 def continue_from(head: SemanticHead, names: Sequence[str], start: SemanticSelector) -> None:
@@ -311,7 +321,8 @@ def _draw_order(settings: SemanticSettings, images: LabelledImages) -> list[Path
 
 def _set_share(of_set: ImageSet, count: int) -> float:
     """How often each of the `count` images of a source is drawn, relative to others."""
-    return len(of_set.names) ** 0.5 * min(count, MAX_SET_IMAGES) ** 0.5 / max(count, 1)
+    share = len(of_set.names) ** 0.5 * min(count, MAX_SET_IMAGES) ** 0.5 / max(count, 1)
+    return share if of_set.is_complete else INCOMPLETE_SHARE * share
 
 
 def _loss(
@@ -335,22 +346,8 @@ def _loss(
     return loss, {"names": loss.item(), "right": right.item()}
 
 
-def _restore(file: Path, head: SemanticHead, optimizer: torch.optim.Optimizer) -> int:
-    """Read a checkpoint; returns the step to continue at."""
-    state = torch.load(file, weights_only=True)
-    head.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    print(f"resuming the semantic head at step {state['step']}", flush=True)
-    return state["step"]
-
-
-def _save(file: Path, head: SemanticHead, optimizer: torch.optim.Optimizer, step: int) -> None:
-    with replace_whole(file) as path:
-        torch.save({"model": head.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, path)
-
-
 @torch.no_grad()
-def head_inputs(opener: PocketImageOpener, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def head_inputs(opener: PocketImageOpener, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """What the semantic head reads of (B, IMAGE_SIZE, IMAGE_SIZE, 3) uint8 pixels."""
     encoder = opener.segmenter.model.image_encoder
     with fast_math():

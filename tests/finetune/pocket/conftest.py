@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from assistant.pocket import pipeline
 from assistant.record import read_records, write_records
 from assistant.sam.mask_ops import decode_rle
 from finetune.pocket import language, sources
@@ -23,7 +24,8 @@ def folder(tmp_path: Path, llm_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A folder with records.jsonl, whose images have regions without being opened, for the random LLM."""
     regions = regions_of_images(tmp_path)
     write_records(tmp_path / "records.jsonl", records_of_images(regions))
-    monkeypatch.setattr(language, "smollm2_folder", lambda: llm_folder)
+    for module in (language, pipeline):
+        monkeypatch.setattr(module, "smollm2_folder", lambda: llm_folder)
     monkeypatch.setattr(language, "FIRST_TUNED_LAYER", 2)
     monkeypatch.setattr(sources, "read_instances", lambda file: {})
     monkeypatch.setattr(
