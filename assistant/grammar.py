@@ -71,6 +71,12 @@ SUBJECTS = _words(
 )
 RELATIVES = _words("who that which")
 CONTRACTIONS = re.compile(r"(it|that|this|there|here|what|where|he|she|who|i|you|we|they)['’](s|re|m|ve)")
+# What a phrase begins with that is a clause or a pronoun.
+NO_NOUN_PHRASE = re.compile(
+    r"(?:what|who|which|where|why|how|when|whom|whose|(?:some|any|every)(?:thing|one|body|where)|"
+    r"it|i|we|they|you|is|are|does|do|can|could|to|there)\b",
+    re.I,
+)
 MAX_VERB_PHRASE = 5  # words after a modal in which the next name's determiner is looked for
 
 
@@ -436,6 +442,11 @@ def counted(reply: str, counts: Sequence[int], always: bool = False) -> str:
             name = singular(mention.phrase) if count == 1 else plural(mention.phrase)
             reply = f"{article[:-4]}{count} {name} {reply[mention.position :]}"
     return reply
+
+
+def is_noun_phrase(phrase: str) -> bool:
+    """Whether a phrase can follow "I see no": "cup" can, "what could jump" and "something red" cannot."""
+    return not NO_NOUN_PHRASE.match(phrase)
 
 
 def marked(phrase: str, present: bool) -> str:

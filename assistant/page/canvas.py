@@ -22,7 +22,7 @@ from PIL import Image, ImageFilter
 
 from assistant.export.drawing import draw_heat
 from assistant.page.session import AttentionMap, Session, View
-from assistant.page.wording import NamedTarget, missing_note, name_targets
+from assistant.page.wording import NamedTarget, absence_label, missing_note, name_targets
 from assistant.sam.proposals import Proposals
 
 MAX_VIEW_SIDE = 1280  # px: the longer side of the photo on the page; exports have its full size
@@ -173,7 +173,7 @@ def _target_layer(row: NamedTarget, size: tuple[int, int], show_confidence: bool
     if not row.target.present:
         note = missing_note(row.target)
         layer = _layer(row.name, row.colour, f"{row.name}: {note}", "", present=False)
-        return layer | {"known": row.target.known, "seen": row.target.seen}
+        return layer | {"label": absence_label(row)}
     assert row.target.mask is not None
     tip = f"{row.name}, {row.confidence} sure" if show_confidence else row.name
     confidence = row.confidence if show_confidence else ""

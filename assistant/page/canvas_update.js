@@ -14,7 +14,7 @@ function legendItem(mask, number) {
   item.dataset.number = number;
   if (!mask.present) {
     item.className = "mp-gone";
-    item.textContent = mask.seen ? `${mask.name} (not outlined)` : mask.known ? `no ${mask.name}` : `${mask.name}?`;
+    item.textContent = mask.label;
     item.title = mask.tip;
     return item;
   }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from assistant.answer import Answer, Target
+from assistant.grammar import is_noun_phrase, plural
 from assistant.page.question import Question
 from assistant.page.session import Session, View
 from assistant.page.suggestions import suggest_questions
@@ -83,6 +84,15 @@ def missing_note(target: Target) -> str:
     return "not in the picture" if target.known else "a word I don't know"
 
 
+def absence_label(row: NamedTarget) -> str:
+    """What the legend says of an absent target: "no cup", "gong?", "nothing: what could I drink from"."""
+    if row.target.seen:
+        return f"{row.name} (not outlined)"
+    if not row.target.known:
+        return f"{row.name}?"
+    return f"no {row.name}" if is_noun_phrase(row.name) else f"nothing: {row.name}"
+
+
 def tag(text: str, target: Target, colour: str, hint: str = "", mark: str = "") -> str:
     """A text in the colour of a target's mask, or dashed where the target is absent.
 
@@ -129,10 +139,12 @@ def _coloured_text(text: str, named: list[NamedTarget], marks: list[str]) -> str
     parts = []
     end = 0
     for row, mark in zip(named, marks, strict=True):
-        phrase = row.target.phrase
-        start = text.lower().find(phrase.lower(), end)
-        if not phrase or start < 0:
+        written = (row.target.phrase, plural(row.target.phrase))  # "3 people" names the person
+        found = [(text.lower().find(word.lower(), end), word) for word in written if word]
+        found = [(at, word) for at, word in found if at >= 0]
+        if not found:
             continue
+        start, phrase = min(found, key=lambda place: (place[0], -len(place[1])))
         if row.target.present:
             hint = f"{row.confidence} sure that it is there"
         else:

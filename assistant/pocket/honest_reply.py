@@ -8,13 +8,12 @@ only what the question names is said to be absent. Three answers are kept apart:
 it is not known what is meant, which has `Selection.known` False.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from assistant.grammar import UNNAMED, Mention, marked, reply_for
+from assistant.grammar import UNNAMED, Mention, is_noun_phrase, marked, reply_for
 from assistant.pipeline import Reply, Selection
-from assistant.pocket.asked_words import CLAUSE, asked_things, asks_whether, is_plain_name, own_words
+from assistant.pocket.asked_words import asked_things, asks_whether, is_plain_name, own_words
 from assistant.pocket.llm import PocketLLM
 from assistant.pocket.question_reading import Asked
 from assistant.pocket.vocabulary import GENERIC_NOUNS, Vocabulary, comparable
@@ -23,12 +22,6 @@ from assistant.pocket.vocabulary import GENERIC_NOUNS, Vocabulary, comparable
 POSITION_WORDS = frozenset(
     "the a an of on at in to left right top bottom middle center centre smallest biggest largest small "
     "smaller big bigger larger leftmost rightmost upper lower pair other".split()
-)
-
-# What a description may begin with that "I see no ..." cannot stand before.
-NO_NOUN = re.compile(
-    r"(?:(?:some|any|every)(?:thing|one|body|where)|it|i|we|they|you|is|are|does|do|can|could|to|there)\b",
-    re.I,
 )
 
 
@@ -118,12 +111,20 @@ def _named_phrase(phrase: str, heard: str, llm: PocketLLM, vocabulary: Vocabular
 
 
 def _as_asked(phrase: str, things: Sequence[str], llm: PocketLLM, vocabulary: Vocabulary) -> str:
-    """What is absent in the words of the question: "loo" where the language model says "toilet"."""
+    """What is absent in the words of the question: "loo" where the language model says "toilet".
+
+    "Is anyone there?" has no such words.
+    """
     row = llm.row_of(phrase)
     if row is None or any(comparable(phrase) in comparable(thing) for thing in things):
         return phrase
     return next(
-        (thing for thing in things if is_plain_name(thing) and vocabulary.is_named(row, thing)), phrase
+        (
+            thing
+            for thing in things
+            if is_plain_name(thing) and is_noun_phrase(thing) and vocabulary.is_named(row, thing)
+        ),
+        phrase,
     )
 
 
@@ -217,7 +218,7 @@ def _own_sentence(item: Item) -> str | None:
         return f'I do not know what "{item.guess}" means; it may be the {marked(item.phrase, item.present)}.'
     if not item.selection.known:
         return f"I do not know what {_in_quotes(item.phrase)} means."
-    if not item.present and (CLAUSE.match(item.phrase) or NO_NOUN.match(item.phrase)):
+    if not item.present and not is_noun_phrase(item.phrase):
         return f"I see nothing that answers {_in_quotes(item.phrase)}."
     return None
 

@@ -3,6 +3,7 @@
 import html
 
 import numpy as np
+import pytest
 
 from assistant.answer import Answer, Target
 from assistant.export.colours import COLOURS
@@ -39,6 +40,30 @@ def test_a_reply_has_the_colours_of_the_masks():
     assert "cup 81&#37;" in bubble and "cup 2 60&#37;" in bubble
     assert bubble.count("dog") == 1 and "<here>" not in bubble  # absence is told once
     assert wording.summary_line(reply.targets) == "2 things outlined."
+
+
+def test_several_instances_are_coloured_by_their_plural():
+    mask = np.ones((4, 6), bool)
+    reply = answer_of(
+        Target("person", True, 0.9, mask, [0]), Target("cup", True, 0.8, mask, [1]), text="2 people, 3 cups."
+    )
+    bubble = wording.reply_bubble(reply)
+    assert ">people</span>" in bubble and ">cups</span>" in bubble
+
+
+@pytest.mark.parametrize(
+    "phrase, known, seen, label",
+    [
+        ("cup", True, False, "no cup"),
+        ("gong", False, False, "gong?"),
+        ("what could I drink from", True, False, "nothing: what could I drink from"),
+        ("wire", True, True, "wire (not outlined)"),
+    ],
+)
+def test_the_legend_says_what_is_absent(phrase, known, seen, label):
+    target = Target(phrase, False, 0.1, None, [], known=known, seen=seen)
+    [row] = wording.name_targets([target], COLOURS[:1])
+    assert wording.absence_label(row) == label
 
 
 def test_a_reply_is_readable_while_it_is_written():
