@@ -11,6 +11,7 @@ Stages of their own:
     python -m finetune reference --help  "segment like this": prompts from a reference, from labelled images
     python -m finetune names --help      more names for the pocket's regions, from images without questions
     python -m finetune semantic --help   the pocket's map of names, and which cells of it a target has
+    python -m finetune presence --help   measure how surely the pocket must see a name to say that it is there
     python -m finetune rehearsal --help  pack some of its training images, for later tunings to rehearse
     python -m finetune attention --help  where a model attends, from one labelled image per category
     python -m finetune publish --help    copy what was trained into the package, with checksums
@@ -41,6 +42,7 @@ STAGES = {  # name: module
     "reference": "finetune.reference",
     "names": "finetune.pocket.more_names",
     "semantic": "finetune.pocket.semantic",
+    "presence": "finetune.pocket.presence",
     "rehearsal": "finetune.pocket.rehearsal",
     "attention": "finetune.attention",
     "publish": "finetune.publish",
@@ -49,7 +51,17 @@ STAGES = {  # name: module
     "calibrate": "finetune.mllm.calibrate",
 }
 # Those that write a run into the folder --out. Tuning locks its folder itself, once the records are checked.
-FOLDER_STAGES = ("sam", "boxes", "records", "names", "reference", "semantic", "attention", "merge")
+FOLDER_STAGES = (
+    "sam",
+    "boxes",
+    "records",
+    "names",
+    "reference",
+    "semantic",
+    "presence",
+    "attention",
+    "merge",
+)
 
 
 def main(words: list[str] | None = None) -> int:

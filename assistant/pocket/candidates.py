@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from assistant.pipeline import Selection
 from assistant.pocket.honest_reply import Item
-from assistant.pocket.presence import SEVERAL_SHIFT, sigmoid
+from assistant.pocket.presence import several_shift, sigmoid
 from assistant.pocket.question_reading import Asked
 
 # What a cosine of 1 is worth against the log-probability of an answer, in nats. Of 80 held-out descriptions
@@ -22,6 +22,7 @@ SIMILARITY_WEIGHT = 80.0
 # Nats behind the best candidate, up to which a candidate of a description is meant too: of the same
 # descriptions .81 then have the right name among those meant, with .65 wrong ones each (6 nats: .90, 1.2).
 MAX_BEHIND = 3.0
+MEANT_BY_DESCRIPTION = 4  # names among which the right one of a description counts as drawn
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Candidate:
     likelihood: float
     presence: float
 
-    def confidence(self, is_one_of_several: bool = False) -> float:
-        """In [0, 1], that it is in the picture; less where it is one of several that may be meant."""
-        return sigmoid(self.presence - (SEVERAL_SHIFT if is_one_of_several else 0.0))
+    def confidence(self, count: int = 1) -> float:
+        """In [0, 1], that it is in the picture; less where it is one of `count` names that may be meant."""
+        return sigmoid(self.presence - several_shift(count))
 
 
 def meant_and_present(
@@ -58,7 +59,7 @@ def meant_and_present(
     """
     mine = {candidate.name: candidate for candidate in candidates if candidate.name in asked.names}
     if not asked.similarities:
-        confidences = {name: mine[name].confidence(len(asked.names) > 1) for name in asked.names}
+        confidences = {name: mine[name].confidence(len(asked.names)) for name in asked.names}
         ranking = sorted(confidences, key=confidences.__getitem__, reverse=True)
         return [(name, confidences[name]) for name in ranking if confidences[name] >= threshold]
     merits = {
@@ -67,7 +68,7 @@ def meant_and_present(
     }
     ranking = sorted(merits, key=merits.__getitem__, reverse=True)
     meant = [name for name in ranking if merits[name] >= merits[ranking[0]] - MAX_BEHIND]
-    confidences = {name: mine[name].confidence(is_one_of_several=True) for name in meant}
+    confidences = {name: mine[name].confidence(MEANT_BY_DESCRIPTION) for name in meant}
     return [(name, confidences[name]) for name in meant if confidences[name] >= threshold]
 
 
@@ -81,7 +82,7 @@ def missing_item(asked: Asked, candidates: Sequence[Candidate], may_guess: bool)
     if not asked.names:
         return unknown_item(asked)
     mine = [candidate for candidate in candidates if candidate.name in asked.names]
-    confidence = max(candidate.confidence(is_one_of_several=True) for candidate in mine)
+    confidence = max(candidate.confidence(len(asked.names)) for candidate in mine)
     selection = Selection(confidence, [], known=not asked.is_guess)
     return Item(asked.words, False, selection, in_own_words=bool(asked.similarities), asked=asked)
 

@@ -35,15 +35,18 @@ from assistant.pocket.candidates import (
 from assistant.pocket.honest_reply import Item, honest_items, write_reply, written
 from assistant.pocket.instance_choice import choose_instance
 from assistant.pocket.opening import PocketOpenedImage
-from assistant.pocket.presence import NamePresence, sigmoid
+from assistant.pocket.presence import PERSON_SHIFT, SHIFT, UNSPOKEN_SHIFT, NamePresence, sigmoid
 from assistant.pocket.question_reading import Asked
 from assistant.pocket.region_encoder import EncodedRegions
 from assistant.pocket.which_one import Beside, Colour, WhichOne, parse_which_one
 from assistant.sam.close_up import sharpened
 from assistant.sam.instances import separate
+from assistant.sam.mask_ops import encode_rle, rle_iou
 
 if TYPE_CHECKING:
     from assistant.pocket.pipeline import PocketPipeline
+
+SAME_THING_IOU = 0.5  # of two masks, from which both names of a kind are taken for one thing
 
 
 class NamesInImage:
@@ -58,6 +61,7 @@ class NamesInImage:
         self.opened = opened
         encoder = pipeline.llm.encoder
         self._presence = NamePresence(encoder, regions)
+        self._plain_names = pipeline.llm.plain_names()
         taught = encoder.name_logits(regions.embeddings, encoder.names).softmax(1)
         self.classes = pipeline.classes.evidence(opened.classes, regions.objectness, taught)
 
@@ -79,10 +83,28 @@ class NamesInImage:
         if row is None:  # maybe one with words around the name
             row = pipeline.llm.row_of(phrase)
         if row is not None and row in pipeline.semantic_rows:
-            return self._presence.logit(row, float(self._map_evidence[pipeline.semantic_rows[row]]))
+            evidence = float(self._map_evidence[pipeline.semantic_rows[row]])
+            return self._presence.logit(row, evidence, self._shift(row))
         if row is not None and phrase in pipeline.unspoken:
             return max(self._presence.unmapped_logit(row), self.classes.logit(phrase))
         return selector_logit
+
+    def _shift(self, row: int) -> float:
+        """The shift of the presence of the name in a row of the encoder."""
+        name = self._plain_names.get(row, "")
+        if name == "person":
+            return PERSON_SHIFT
+        return UNSPOKEN_SHIFT if name in self.pipeline.unspoken else SHIFT
+
+    @functools.cached_property
+    def mapped(self) -> dict[str, float]:
+        """{name: logit that it is present}, of all names of the map."""
+        pipeline = self.pipeline
+        return {
+            name: self.logit(name, 0.0)
+            for row, name in self._plain_names.items()
+            if row in pipeline.semantic_rows
+        }
 
     @functools.cached_property
     def seen_unspoken(self) -> set[str]:
@@ -207,13 +229,22 @@ class Conversation:
         ]
         items: list[Item] = []
         for thing in asked:
+            found: list[Item] = []
             for name, confidence in meant_and_present(thing, candidates, self.threshold):
                 row = names.index(name)
                 selection = markers.selection(Scores(*(part[row : row + 1] for part in scores)), name)
-                items.append(found_item(thing, name, replace(selection, confidence=confidence)))
-            if not any(item.asked is thing for item in items):
-                items.append(missing_item(thing, candidates, asks_whether(question)))
+                found.append(found_item(thing, name, replace(selection, confidence=confidence)))
+            items += self._named_once(found) or [missing_item(thing, candidates, asks_whether(question))]
         return items, Reply("", 0, states=answers.states, margins=answers.margins)
+
+    def _named_once(self, items: list[Item]) -> list[Item]:
+        """The items, in their order, without those that outline what a surer one has named already."""
+        masks = [encode_rle(item.selection.covered(self.opened.proposals)) for item in items]
+        kept: list[int] = []
+        for k in sorted(range(len(items)), key=lambda k: -items[k].selection.confidence):
+            if not kept or rle_iou([masks[k]], [masks[i] for i in kept]).max() < SAME_THING_IOU:
+                kept.append(k)
+        return [items[k] for k in sorted(kept)]
 
     def _ask_which_one(self, which: WhichOne) -> tuple[list[Item], Reply]:
         """Answer a question for one of several things: all are asked for, and which one it is is measured."""

@@ -5,7 +5,7 @@ offer(targets)                               # "I can see: cup, dining table, sp
 main_target(targets, proposals)               # the NamedTarget that "what is this?" means
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from assistant.pocket.class_evidence import ClassEvidence
 from assistant.pocket.llm import PocketLLM
+from assistant.pocket.presence import sigmoid
 from assistant.pocket.region_encoder import EncodedRegions
 from assistant.sam.proposals import Proposals
 
@@ -25,6 +26,11 @@ MIN_SEEN_CONFIDENCE = 0.2
 MIN_SEEN_CLASS_SCORE = 0.5
 MIN_GUESSED_CLASS_SCORE = 0.1  # from which such a name is a guess, where nothing else is seen
 MAX_OFFERED = 4  # names in an offer
+# Logit of presence from which a name counts as seen though no region surely is one: several people who stand
+# together are found as "person" by the map of names alone.
+MIN_SEEN_PRESENCE = 2.2
+# Names that are outlined when they are asked for, but that nobody lists among the things in a photo.
+NOT_OFFERED = frozenset(["skin", "hair"])
 # Names of what surrounds targets; the background keeps them.
 SURROUNDINGS = frozenset("sky road pavement building tree fence".split())
 
@@ -47,23 +53,41 @@ class NamedTarget:
 
 
 @torch.inference_mode()
-def named_targets(llm: PocketLLM, regions: EncodedRegions) -> list[NamedTarget]:
-    """The names that the regions of an image surely bear, surest first; [] where no names were taught."""
+def named_targets(
+    llm: PocketLLM, regions: EncodedRegions, presence: Mapping[str, float] | None = None
+) -> list[NamedTarget]:
+    """The names that are surely seen in an image, surest first; [] where no names were taught.
+
+    Args:
+        llm: The language model, with the region encoder.
+        regions: The N regions of the image.
+        presence: {name: logit that it is in the image}, of the names that the map of names knows. Of these,
+            only names with a positive logit are seen; those with MIN_SEEN_PRESENCE always are.
+    """
     encoder = llm.encoder
     if not len(encoder.names) or not len(regions.embeddings):
         return []
+    presence = presence or {}
     probabilities: Tensor = encoder.name_logits(regions.embeddings, encoder.names).softmax(1)
     best, rows = probabilities.max(1)
-    confidences = best * regions.objectness.sigmoid()
+    whole = regions.objectness.sigmoid()
+    confidences = best * whole
     names = llm.plain_names()
     found: dict[str, list[int]] = {}
     for index in confidences.argsort(descending=True).tolist():
-        if confidences[index] >= MIN_SEEN_CONFIDENCE and int(rows[index]) in names:
-            found.setdefault(names[int(rows[index])], []).append(index)
-    return [
+        name = names.get(int(rows[index]))
+        if name and confidences[index] >= MIN_SEEN_CONFIDENCE and presence.get(name, 0.0) >= 0:
+            found.setdefault(name, []).append(index)
+    targets = [
         NamedTarget(name, float(confidences[indices[0]]), float(best[indices[0]]), indices)
         for name, indices in found.items()
     ]
+    for row, name in names.items():
+        if name not in found and presence.get(name, 0.0) >= MIN_SEEN_PRESENCE:
+            index = int((probabilities[:, row] * whole).argmax())
+            confidence = max(MIN_SEEN_CONFIDENCE, float(probabilities[index, row] * whole[index]))
+            targets.append(NamedTarget(name, confidence, sigmoid(presence[name]), [index]))
+    return sorted(targets, key=lambda target: -target.confidence)
 
 
 def with_classes(
@@ -102,8 +126,8 @@ def with_classes(
 
 def offer(targets: Sequence[NamedTarget]) -> str:
     """A sentence that lists what could be asked for; "" where nothing is seen."""
-    names = [target.name for target in targets[:MAX_OFFERED]]
-    return f"I can see: {', '.join(names)}." if names else ""
+    names = [target.name for target in targets if target.name not in NOT_OFFERED]
+    return f"I can see: {', '.join(names[:MAX_OFFERED])}." if names else ""
 
 
 def main_target(targets: Sequence[NamedTarget], proposals: Proposals) -> NamedTarget | None:

@@ -126,7 +126,7 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         regions = self.llm.encoder(opened.features)
         names = NamesInImage(self, opened, regions)
         conversation = Conversation(self, turns, opened, regions, names, threshold, options)
-        seen = with_classes(named_targets(self.llm, regions), names.classes, self.classes.names)
+        seen = with_classes(named_targets(self.llm, regions, names.mapped), names.classes, self.classes.names)
         context = RuleContext(opened, regions, seen, conversation.ask, conversation.outlines)
         question = turns[-1].question
         kind = parse_question(question, self.vocabulary.names_any(question))
@@ -156,7 +156,9 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
     @torch.inference_mode()
     def names_in(self, opened: PocketOpenedImage) -> list[str]:
         """See `Pipeline.names_in`."""
-        return [target.name for target in named_targets(self.llm, self.llm.encoder(opened.features))]
+        regions = self.llm.encoder(opened.features)
+        names = NamesInImage(self, opened, regions)
+        return [target.name for target in named_targets(self.llm, regions, names.mapped)]
 
     @torch.inference_mode()
     def wholeness(self, opened: PocketOpenedImage, phrase: str) -> np.ndarray:

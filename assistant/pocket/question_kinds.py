@@ -153,7 +153,7 @@ COUNT_PATTERN = re.compile(
 )
 MAIN_THING_PATTERN = re.compile(
     r"(?:and |so |now |please )*(?:"
-    r"(?:what|who) (?:is|are) (?:this|that|these|those|here)|whats (?:this|that|here)|what is it|whats it|"
+    r"what (?:is|are) (?:this|that|these|those|here)|whats (?:this|that|here)|what is it|whats it|"
     r"(?:tell me )?what (?:this|that) is|name (?:this|it)|identify (?:this|it)|what am i looking at|"
     r"(?:whats|what (?:is|does|do)) (?:in |on )?(?:(?:the|this) (?:photo|picture|image))(?: show)?|"
     r"what do you see|what can you see|what do we have here|"
@@ -169,6 +169,7 @@ IS_THERE_NO = re.compile(
     r"(?:,? (?:right|is there|are there|here|anywhere|in (?:the|this) (?:photo|picture|image)))*[\s?!.]*",
     re.I,
 )
+NOBODY = re.compile(r"\b(?:nobody|no[ -]?one)\b", re.I)
 LIST_JOINT = re.compile(r"\s*[\n;|]+\s*|\s+\.\s+|\s+/\s+")
 BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.):]?(?=\s))?\s*")
 REQUEST_OF_LIST = re.compile(
@@ -200,6 +201,7 @@ def parse_question(question: str, known: bool = False) -> QuestionKind:
         return Background()
     if MAIN_THING_PATTERN.fullmatch(text):
         return NameMainTarget()
+    question = NOBODY.sub("no person", question)
     if match := IS_THERE_NO.fullmatch(stripped_opening(question).strip()):
         return Ask([f"is there a {match['thing'].strip()}?"])
     return Ask([stripped_opening(part) for part in split_question(question)])

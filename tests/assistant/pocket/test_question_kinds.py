@@ -59,6 +59,11 @@ def test_counting(question, things):
     assert parse_question(question) == Count(things)
 
 
+@pytest.mark.parametrize("question", ["is there nobody?", "Is there no one here?", "nobody?"])
+def test_nobody_is_no_person(question):
+    assert parse_question(question) == Ask(["is there a person?"])
+
+
 @pytest.mark.parametrize("question", ["segment the background", "the background", "Where is the background?"])
 def test_the_background(question):
     assert parse_question(question) == Background()

@@ -3,10 +3,16 @@
 import pytest
 
 from assistant.pipeline import Selection
-from assistant.pocket.candidates import Candidate, found_item, meant_and_present, missing_item
+from assistant.pocket.candidates import (
+    MEANT_BY_DESCRIPTION,
+    Candidate,
+    found_item,
+    meant_and_present,
+    missing_item,
+)
 from assistant.pocket.lexicon import Lexicon
 from assistant.pocket.phrase_memory import PhraseMemory, PhraseTable
-from assistant.pocket.presence import SEVERAL_SHIFT, sigmoid
+from assistant.pocket.presence import several_shift, sigmoid
 from assistant.pocket.question_reading import Asked, QuestionReader
 from assistant.pocket.vocabulary import Vocabulary
 from tests.helpers.word_encoder import WordEncoder
@@ -131,7 +137,7 @@ def test_all_of_a_kind_are_meant_where_they_are_surely_there():
         Candidate("orange", -2.0, 0.3),  # enough if it were the only one that may be meant
         Candidate("dog", -0.1, 9.0),
     ]
-    assert meant_and_present(kind, candidates, 0.5) == [("apple", sigmoid(4.0 - SEVERAL_SHIFT))]
+    assert meant_and_present(kind, candidates, 0.5) == [("apple", sigmoid(4.0 - several_shift(3)))]
     orange = Asked("clementine", ["orange"])
     assert meant_and_present(orange, candidates, 0.5) == [("orange", sigmoid(0.3))]
 
@@ -143,7 +149,9 @@ def test_of_a_description_the_best_that_is_there_is_meant():
         Candidate("tree", -9.0, 2.0),
         Candidate("cat", -2.0, 2.0),
     ]
-    assert meant_and_present(described, candidates, 0.5) == [("dog", sigmoid(2.0 - SEVERAL_SHIFT))]
+    assert meant_and_present(described, candidates, 0.5) == [
+        ("dog", sigmoid(2.0 - several_shift(MEANT_BY_DESCRIPTION)))
+    ]
     absent = [Candidate("dog", -4.0, -2.0), *candidates[1:]]
     assert meant_and_present(described, absent, 0.5) == []
 
