@@ -74,6 +74,17 @@ def test_there_not_there_and_not_known(scene):
     assert "known" not in answers[0].to_json()["targets"][0]
 
 
+@pytest.mark.parametrize("question", ["is anyone there?", "Does anybody appear here?", "is there nobody?"])
+def test_nobody_is_there(scene, question):
+    scene.reset()
+    assert scene.ask(question).text == "I see no person."
+
+
+def test_a_thing_of_a_kind_has_one_name(scene):
+    scene.reset()
+    assert scene.ask("the animals").text == "I see the cat."
+
+
 def test_everything_but_the_cat(scene):
     scene.reset()
     cat = scene.ask("where is the cat?", remember=False).mask

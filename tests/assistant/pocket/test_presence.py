@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from assistant.pocket.presence import MIN_NAMING, NamePresence, best_naming, sigmoid
+from assistant.pocket.presence import MIN_NAMING, NamePresence, best_naming, several_shift, sigmoid
 from assistant.pocket.region_encoder import SHAPE_DIM, EncodedRegions, RegionEncoder
 
 
@@ -45,3 +45,10 @@ def test_nothing_is_present_in_an_image_without_regions():
     nothing = NamePresence(encoder_of(3), regions_of(torch.zeros(0, 4).tolist(), []))
     assert sigmoid(nothing.logit(0, 0.0)) < 1e-3
     assert sigmoid(-1e6) == 0.0 or sigmoid(-1e6) < 1e-20
+
+
+@torch.no_grad()
+def test_one_of_many_names_must_be_seen_more_surely():
+    assert several_shift(1) == 0 < several_shift(3) < several_shift(68)
+    presence = NamePresence(encoder_of(3), regions_of([[1.0, 0.2, 0, 0]], [2.0]))
+    assert presence.logit(0, 0.5, shift=1.0) == presence.logit(0, 0.5, shift=3.0) - 2.0
