@@ -72,7 +72,10 @@ def main(args: argparse.Namespace) -> None:
 
 
 def labelled_photos(data: Path) -> Iterator[tuple[Path, dict[str, bool]]]:
-    """The photos, and what is known of each: {"people", "animals" or a name: whether it is there}."""
+    """The photos, and what is known of each: {"people", "animals" or a name: whether it is there}.
+
+    Photos of `presence.toml` whose sets `data` lacks are left out.
+    """
     lists = tomllib.loads(PHOTOS_FILE.read_text(encoding="utf-8"))
     labels: dict[Path, dict[str, bool]] = {}
     for what, absent in (("people", "nobody"), ("animals", "no_animals")):
@@ -80,7 +83,7 @@ def labelled_photos(data: Path) -> Iterator[tuple[Path, dict[str, bool]]]:
             for folder, stems in lists[name].items():
                 for stem in stems:
                     labels.setdefault(data / folder / f"{stem}.jpg", {})[what] = name == what
-    yield from labels.items()
+    yield from ((photo, of_photo) for photo, of_photo in labels.items() if photo.is_file())
     voc = read_named_set(data / VOC, is_complete=True)
     for image, instances in voc.aside.items():
         there = {name for name, _ in instances}
