@@ -355,6 +355,10 @@ IRREGULAR_PLURALS = {
     "leaf": "leaves",
     "shelf": "shelves",
     "loaf": "loaves",
+    "calf": "calves",
+    "scarf": "scarves",
+    "thief": "thieves",
+    "wife": "wives",
     "wolf": "wolves",
     "mouse": "mice",
     "goose": "geese",
@@ -363,7 +367,20 @@ IRREGULAR_PLURALS = {
 }
 # Words on whose last letters one of those stands by chance.
 REGULAR_PLURALS = _words("human german roman talisman ottoman caiman")
-PLURAL_ALREADY = re.compile(r"(?<![suio])s$|^skis$")  # "scissors" and "cups", but not "glass", "bus", "iris"
+# Words that look like plurals: those that end like "glass" and "bus" do not, and need not stand here.
+SINGULAR_IN_S = _words(
+    "gas lens canvas atlas rhinoceros chaos christmas iris tennis basis chassis pelvis trellis clematis axis "
+    "oasis mantis ibis debris specimen abdomen omen ramen"
+)
+PLURALS_IN_US = _words("menus emus gnus gurus tutus")
+# Words with another plural than others of their last letters, and words with an e that the plural only hides.
+WITH_OES = _words("potato tomato hero volcano torpedo buffalo mosquito")
+IN_IE = _words(
+    "tie pie movie cookie brownie zombie hoodie selfie smoothie magpie necktie calorie bowtie beanie birdie "
+    "bootie collie doggie onesie plushie hoagie rookie veggie toastie porkpie die"
+)
+IN_USE = _words("fuse muse excuse")
+IN_XE_AND_CHE = _words("axe pickaxe quiche moustache mustache ache headache avalanche")
 AFTER_NOUN = re.compile(
     r" (?:of|on|in|at|to|with|without|by|from|for|behind|near|nearest|under|above|that|who|which) "
 )
@@ -388,6 +405,15 @@ def is_countable(name: str) -> bool:
     return bool(words) and words[-1] not in MASS_NOUNS and words[0] != "everything"
 
 
+def _is_plural(noun: str) -> bool:
+    """Whether a noun in lower case is a plural by its form: "cups", "people" and "scissors", not "bus"."""
+    if noun in SINGULAR_IN_S:
+        return False
+    if noun.endswith(tuple(IRREGULAR_PLURALS.values())) or noun in PLURALS_IN_US:
+        return True
+    return noun.endswith("s") and not re.search("ss$|(?<![au])us$", noun)
+
+
 def plural(name: str) -> str:
     """The plural of a name in English: "cup" -> "cups", "slice of bread" -> "slices of bread".
 
@@ -396,12 +422,12 @@ def plural(name: str) -> str:
     head = AFTER_NOUN.split(name)[0]
     *_, noun = head.split(" ")
     lower, before, after = noun.lower(), head[: len(head) - len(noun)], name[len(head) :]
-    if not re.search("[a-z]$", lower) or lower in IRREGULAR_PLURALS.values() or PLURAL_ALREADY.search(lower):
+    if not re.search("[a-z]$", lower) or _is_plural(lower):
         return name
-    for singular, word in IRREGULAR_PLURALS.items():
-        if lower.endswith(singular) and lower not in REGULAR_PLURALS:
-            return f"{before}{noun[: len(noun) - len(singular)]}{word}{after}"
-    if re.search(r"(?:s|x|z|ch|sh)$", lower):
+    for one, several in IRREGULAR_PLURALS.items():
+        if lower.endswith(one) and lower not in REGULAR_PLURALS:
+            return f"{before}{noun[: len(noun) - len(one)]}{several}{after}"
+    if re.search(r"(?:s|x|z|ch|sh)$", lower) or lower in WITH_OES:
         return f"{before}{noun}es{after}"
     if re.search(r"[^aeiou]y$", lower):
         return f"{before}{noun[:-1]}ies{after}"
@@ -411,13 +437,24 @@ def plural(name: str) -> str:
 def singular(name: str) -> str:
     """What `plural` makes a name of: "zebras" -> "zebra". Other names, and those of pairs, are unchanged."""
     *_, noun = AFTER_NOUN.split(name)[0].split(" ")
-    if noun.lower() in PAIRS:
+    lower = noun.lower()
+    if lower in PAIRS or not _is_plural(lower):
         return name
-    irregular = {word: single for single, word in IRREGULAR_PLURALS.items()}.get(noun)
-    endings = (("es", ""), ("ies", "y"), ("s", "")) if not noun.endswith("ouses") else (("s", ""),)
-    regular = (noun[: -len(end)] + instead for end, instead in endings if noun.endswith(end))
-    single = irregular or next((word for word in regular if word and plural(word) == noun), noun)
-    return name.replace(noun, single, 1)
+    for one, several in IRREGULAR_PLURALS.items():
+        if lower.endswith(several) and lower.removesuffix(several) + one not in REGULAR_PLURALS:
+            return name.replace(noun, noun[: len(noun) - len(several)] + one, 1)
+    return name.replace(noun, _without_ending(noun), 1)
+
+
+def _without_ending(noun: str) -> str:
+    """A regular plural without its ending."""
+    lower = noun.lower()
+    if lower.endswith("ies") and lower[:-1] not in IN_IE:
+        return noun[:-3] + "y"
+    hides_no_e = lower[:-2] in WITH_OES | SINGULAR_IN_S or (
+        re.search(r"(?:ss|(?<![oa])us|x|ch|sh|[tz]z)es$", lower) and lower[:-1] not in IN_XE_AND_CHE | IN_USE
+    )
+    return noun[:-2] if hides_no_e else noun[:-1]
 
 
 def counted(reply: str, counts: Sequence[int], always: bool = False) -> str:

@@ -30,6 +30,7 @@ from assistant.dialogue.followup_actions import (
     Others,
     Remove,
 )
+from assistant.grammar import singular
 
 CRITERION_WORDS: dict[Criterion, str] = {
     "left": "left leftmost lefthand",
@@ -153,10 +154,10 @@ def match_name(text: str, names: list[str]) -> str | None:
         The name with the same words, or else the only one that has all the words of the text or its last
         word; None where there is no such name, or several.
     """
-    asked = [_singular(word) for word in normalise(text).split() if word not in FILLER_WORDS]
+    asked = [singular(word) for word in normalise(text).split() if word not in FILLER_WORDS]
     if not asked:
         return None
-    known = [(name, [_singular(word) for word in normalise(name).split()]) for name in names]
+    known = [(name, [singular(word) for word in normalise(name).split()]) for name in names]
     exact = [name for name, words in known if words == asked]
     if exact:
         return exact[0]
@@ -166,10 +167,6 @@ def match_name(text: str, names: list[str]) -> str | None:
         if words and (set(asked) <= set(words) or words[-1:] == asked[-1:] == asked)
     ]
     return close[0] if len(close) == 1 else None
-
-
-def _singular(word: str) -> str:
-    return re.sub(r"(?<=\w\w)(?<!s)s$", "", word)
 
 
 def parse_followup(question: str, names: list[str]) -> FollowUp | None:

@@ -129,11 +129,12 @@ REQUEST = (
 ALL = (
     r"(?:everything|anything|all|every|the whole|the entire|the)"
     r"(?: (?:of )?(?:the |these |those )?(?:things?|objects?|items?|photo|picture|image|scene|stuff|"
-    rf"else|rest|here|{IN_THE_PHOTO}|that is))*"
+    rf"else|rest|here|it|them|this|{IN_THE_PHOTO}|that is))*"
 )
 EXCEPT_WORDS = (
     r"(?:except(?: for)?|excepting|excluding|but(?: not)?|apart from|aside from|other than|besides|"
-    r"without|minus|that is not|thats not|that isnt|which is not|not)"
+    r"save(?: for)?|without|minus|(?:not counting|leaving out|ignoring)|"
+    r"(?:that|which) (?:is|are) not|that['’]?s not|(?:that|which) (?:is|are)n['’]?t|not)"
 )
 EXCEPT_PATTERN = re.compile(f"{REQUEST}{ALL} {EXCEPT_WORDS} (.+)")
 EVERYTHING_PATTERN = re.compile(

@@ -25,6 +25,11 @@ from assistant.pocket.question_kinds import (
         ("all the objects apart from the cup, the spoon and the plate", ["cup", "spoon", "plate"]),
         ("please mark everything in the photo other than the dog.", ["dog"]),
         ("the whole image without the cup", ["cup"]),
+        ("everything that isn't a cup", ["cup"]),
+        ("all things which aren\u2019t cups", ["cups"]),
+        ("everything here that is not the dog", ["dog"]),
+        ("all of it save for the cup", ["cup"]),
+        ("all of them, not counting the dog", ["dog"]),
         ("segment everything you see", []),
     ],
 )
