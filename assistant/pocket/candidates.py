@@ -45,7 +45,7 @@ class Candidate:
 
 
 def meant_and_present(
-    asked: Asked, candidates: Sequence[Candidate], threshold: float
+    asked: Asked, candidates: Sequence[Candidate], threshold: float, main_name: str | None = None
 ) -> list[tuple[str, float]]:
     """The names that answer to something asked for, and how surely each is there.
 
@@ -53,13 +53,16 @@ def meant_and_present(
         asked: What is asked for.
         candidates: All of its names, and maybe others.
         threshold: Confidence in [0, 1] from which a name counts as present.
+        main_name: What the picture mainly shows, which need not be surer for being one of a large kind.
 
     Returns:
         (name, confidence) of each, the best first; [] where nothing answers.
     """
     mine = {candidate.name: candidate for candidate in candidates if candidate.name in asked.names}
     if not asked.similarities:
-        confidences = {name: mine[name].confidence(len(asked.names)) for name in asked.names}
+        confidences = {
+            name: mine[name].confidence(1 if name == main_name else len(asked.names)) for name in asked.names
+        }
         ranking = sorted(confidences, key=confidences.__getitem__, reverse=True)
         return [(name, confidences[name]) for name in ranking if confidences[name] >= threshold]
     merits = {

@@ -34,6 +34,13 @@ from assistant.pocket.candidates import (
 )
 from assistant.pocket.honest_reply import Item, honest_items, write_reply, written
 from assistant.pocket.instance_choice import choose_instance
+from assistant.pocket.named_targets import (
+    MIN_NAME_CONFIDENCE,
+    NamedTarget,
+    main_target,
+    named_targets,
+    with_classes,
+)
 from assistant.pocket.opening import PocketOpenedImage
 from assistant.pocket.presence import PERSON_SHIFT, SHIFT, UNSPOKEN_SHIFT, NamePresence, sigmoid
 from assistant.pocket.question_reading import Asked
@@ -59,6 +66,7 @@ class NamesInImage:
     def __init__(self, pipeline: PocketPipeline, opened: PocketOpenedImage, regions: EncodedRegions):
         self.pipeline = pipeline
         self.opened = opened
+        self.regions = regions
         encoder = pipeline.llm.encoder
         self._presence = NamePresence(encoder, regions)
         self._plain_names = pipeline.llm.plain_names()
@@ -105,6 +113,18 @@ class NamesInImage:
             for row, name in self._plain_names.items()
             if row in pipeline.semantic_rows
         }
+
+    @functools.cached_property
+    def seen(self) -> list[NamedTarget]:
+        """What is seen without being asked for, surest first."""
+        targets = named_targets(self.pipeline.llm, self.regions, self.mapped)
+        return with_classes(targets, self.classes, self.pipeline.classes.names)
+
+    @functools.cached_property
+    def main_name(self) -> str | None:
+        """The name of what the image mainly shows; None where that is not sure."""
+        target = main_target(self.seen, self.opened.proposals)
+        return target.name if target and target.probability >= MIN_NAME_CONFIDENCE else None
 
     @functools.cached_property
     def seen_unspoken(self) -> set[str]:
@@ -230,7 +250,9 @@ class Conversation:
         items: list[Item] = []
         for thing in asked:
             found: list[Item] = []
-            for name, confidence in meant_and_present(thing, candidates, self.threshold):
+            for name, confidence in meant_and_present(
+                thing, candidates, self.threshold, self.names.main_name
+            ):
                 row = names.index(name)
                 selection = markers.selection(Scores(*(part[row : row + 1] for part in scores)), name)
                 found.append(found_item(thing, name, replace(selection, confidence=confidence)))

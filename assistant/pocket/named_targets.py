@@ -25,6 +25,7 @@ MIN_SEEN_CONFIDENCE = 0.2
 # scores as much in .001 of the cases; with hundreds of names, that is one name in five photos.
 MIN_SEEN_CLASS_SCORE = 0.5
 MIN_GUESSED_CLASS_SCORE = 0.1  # from which such a name is a guess, where nothing else is seen
+MIN_NAME_CONFIDENCE = 0.5  # below which the name of the main thing is said to be uncertain
 MAX_OFFERED = 4  # names in an offer
 # Logit of presence from which a name counts as seen though no region surely is one: several people who stand
 # together are found as "person" by the map of names alone.

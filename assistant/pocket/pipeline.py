@@ -142,13 +142,13 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
             case Count():
                 answered = answer_count(kind, context)
             case NameMainTarget():
-                if not seen:
+                if not names.seen:
                     guesses = with_classes([], names.classes, self.classes.names, MIN_GUESSED_CLASS_SCORE)
                     guess = main_target(guesses, opened.proposals)
                     context.seen = [guess] if guess else []
                 answered = answer_main_target(context)
             case Ask(questions):
-                return conversation.answer(questions, offer(seen))
+                return conversation.answer(questions, offer(names.seen))
         if stream := options.get("stream"):
             stream(plain(answered[0].text))
         return answered

@@ -16,6 +16,7 @@ from assistant.grammar import marked
 from assistant.pipeline import Reply, Selection
 from assistant.pocket.honest_reply import Item, write_reply
 from assistant.pocket.named_targets import (
+    MIN_NAME_CONFIDENCE,
     MIN_SEEN_CONFIDENCE,
     SURROUNDINGS,
     NamedTarget,
@@ -29,7 +30,6 @@ from assistant.pocket.region_encoder import EncodedRegions
 Answered = tuple[Reply, list[Selection]]
 MIN_EXCEPTED_SHARE = 0.5  # of a region in what is excepted, from which the region is left out
 NOTHING_RECOGNISED = "I do not recognise what this shows. Please name or describe something in the photo."
-MIN_NAME_CONFIDENCE = 0.5  # below which the name of the main thing is said to be uncertain
 
 
 @dataclass

@@ -138,6 +138,8 @@ def test_all_of_a_kind_are_meant_where_they_are_surely_there():
         Candidate("dog", -0.1, 9.0),
     ]
     assert meant_and_present(kind, candidates, 0.5) == [("apple", sigmoid(4.0 - several_shift(3)))]
+    mainly = meant_and_present(kind, candidates, 0.5, main_name="orange")
+    assert mainly == [("apple", sigmoid(4.0 - several_shift(3))), ("orange", sigmoid(0.3))]
     orange = Asked("clementine", ["orange"])
     assert meant_and_present(orange, candidates, 0.5) == [("orange", sigmoid(0.3))]
 
