@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from assistant.errors import BadInput
+from assistant.pocket.imagenet_names import IMAGENET_CLASSES
 from assistant.pocket.precision import fast_math
 from assistant.pocket.wheels import backbone_state, smollm2_folder
 from assistant.sam.backends import PocketSegmenter
@@ -25,7 +26,6 @@ from assistant.sam.segmenter import Embedding, Segmenter
 from assistant.weights import resolve_model
 
 BATCH_NORM_EPSILON = 1e-3  # EfficientNet's
-IMAGENET_CLASSES = 1000
 COMMON_TOKENS = 20000  # first tokens of SmolLM2's vocabulary: their mean stands for what all tokens share
 # CLIP's mean and standard deviation of RGB in [0, 1]; all of its models share them.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

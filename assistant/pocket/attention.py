@@ -28,7 +28,7 @@ from assistant.attention.maps import BACKGROUND_WORDS
 from assistant.attention.prompt_attention import PromptAttention, Ranking, checked_layers
 from assistant.attention.tuned_parameters import layer_name, row_name, tuned_layers, tuned_rows
 from assistant.pocket.llm import PocketLLM
-from assistant.pocket.opening import ImageRegions, PocketImageOpener, region_key
+from assistant.pocket.opening import AttendedImage, PocketImageOpener, region_key
 from assistant.pocket.phrase_reading import Reading, attention_scores, read_phrases
 from assistant.pocket.region_cache import cached_regions
 from assistant.pocket.region_encoder import LOGIT_SCALE, EncodedRegions
@@ -39,7 +39,7 @@ MAP_SIDE = 160  # px, about, of the longer side of the masks that regions are dr
 
 
 class HasRegions(Protocol):
-    """An opened image that holds its regions: `ImageRegions`, or the pocket pipeline's opened image."""
+    """An opened image that holds its regions: `AttendedImage`, or the pocket pipeline's opened image."""
 
     @property
     def rles(self) -> list[Rle]:
@@ -124,7 +124,7 @@ class PocketProbe:
     def ranking(self, ranking: Ranking | None) -> None:
         self._ranking = ranking
 
-    def open(self, image: Any, cache_folder: Path | None = None) -> ImageRegions:
+    def open(self, image: Any, cache_folder: Path | None = None) -> AttendedImage:
         """See `assistant.pipeline.AttentionProbe`."""
         if self.opener is None:
             raise ValueError("this probe was made without an opener")

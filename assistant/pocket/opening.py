@@ -43,7 +43,7 @@ BOXES = "boxes.safetensors"  # weights of the box head
 
 
 @dataclass
-class ImageRegions:
+class AttendedImage:
     """What attention needs of an image: without embedding and logits, no question can be answered from it.
 
     Attributes:
@@ -88,9 +88,9 @@ class PocketOpenedImage:
         return self.proposals.size
 
     @property
-    def regions(self) -> ImageRegions:
+    def regions(self) -> AttendedImage:
         """What attention needs, without the embedding."""
-        return ImageRegions(self.rles, self.size, self.features)
+        return AttendedImage(self.rles, self.size, self.features)
 
 
 def resize_longest_side(image: np.ndarray) -> np.ndarray:

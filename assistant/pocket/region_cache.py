@@ -15,12 +15,12 @@ import torch
 
 from assistant.files import replace_whole
 from assistant.images import open_image
-from assistant.pocket.opening import ImageRegions, PocketImageOpener
+from assistant.pocket.opening import AttendedImage, PocketImageOpener
 
 KEY_LENGTH = 24  # hexadecimal digits of a file's name
 
 
-def cached_regions(opener: PocketImageOpener, key: str, image: Any, folder: Path | None) -> ImageRegions:
+def cached_regions(opener: PocketImageOpener, key: str, image: Any, folder: Path | None) -> AttendedImage:
     """The regions of an image, read from a cache folder or computed and stored there.
 
     Args:
@@ -51,15 +51,15 @@ def cache_file(key: str, image: str | Path, folder: Path) -> Path:
     return folder / f"{digest[:KEY_LENGTH]}.npz"
 
 
-def read_regions(file: Path) -> ImageRegions:
+def read_regions(file: Path) -> AttendedImage:
     """Read what `write_regions` wrote. Files of earlier versions hold more arrays, which are ignored."""
     with np.load(file) as stored:
         features = torch.from_numpy(stored["features"].astype(np.float32))
         height, width = (int(side) for side in stored["size"])
-        return ImageRegions(json.loads(str(stored["rles"])), (height, width), features)
+        return AttendedImage(json.loads(str(stored["rles"])), (height, width), features)
 
 
-def write_regions(file: Path, regions: ImageRegions) -> None:
+def write_regions(file: Path, regions: AttendedImage) -> None:
     """Write regions whole, their features in half precision."""
     with replace_whole(file) as path, path.open("wb") as out:
         np.savez_compressed(

@@ -12,7 +12,7 @@ from assistant import Assistant
 from assistant.__main__ import main
 from assistant.attention.maps import BACKGROUND_WORDS, shares
 from assistant.errors import BadInput
-from assistant.pocket.opening import ImageRegions
+from assistant.pocket.opening import AttendedImage
 from assistant.pocket.region_cache import cache_file, cached_regions, write_regions
 from assistant.sam.mask_ops import encode_rle
 
@@ -133,10 +133,10 @@ class OneRegionOpener:
         return self
 
     @property
-    def regions(self) -> ImageRegions:
+    def regions(self) -> AttendedImage:
         mask = np.zeros((20, 30), bool)
         mask[5:9, 4:20] = True
-        return ImageRegions([encode_rle(mask)], (20, 30), torch.full((1, 3), 0.5))
+        return AttendedImage([encode_rle(mask)], (20, 30), torch.full((1, 3), 0.5))
 
 
 def test_regions_are_opened_once_and_then_read(tmp_path):
@@ -180,7 +180,7 @@ def test_regions_that_an_earlier_version_stored_are_read(tmp_path):
 
 
 def test_an_image_without_regions_is_stored_too(tmp_path):
-    write_regions(tmp_path / "a.npz", ImageRegions([], (20, 30), torch.zeros(0, 3)))
+    write_regions(tmp_path / "a.npz", AttendedImage([], (20, 30), torch.zeros(0, 3)))
     file = cache_file("key", tmp_path / "a.png", tmp_path)
     (tmp_path / "a.npz").rename(file)
     regions = cached_regions(OneRegionOpener(), "key", tmp_path / "a.png", tmp_path)
