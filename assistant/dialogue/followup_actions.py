@@ -13,7 +13,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 # What singles one instance out among several.
-Criterion = Literal["left", "right", "top", "bottom", "middle", "smallest", "largest", "smaller", "larger"]
+Criterion = Literal[
+    "left",
+    "right",
+    "top",
+    "bottom",
+    "middle",
+    "smallest",
+    "largest",
+    "smaller",
+    "larger",
+    "tallest",
+    "shortest",
+]
 # Where something lies, as seen from a marked part of the image.
 Direction = Literal["near", "left", "right", "above", "below"]
 

@@ -42,6 +42,8 @@ CRITERION_WORDS: dict[Criterion, str] = {
     "largest": "largest biggest hugest",
     "smaller": "small smaller little tiny",
     "larger": "big bigger large larger",
+    "tallest": "tallest tall taller",
+    "shortest": "shortest shorter",
 }
 CRITERIA: dict[str, Criterion] = {
     word: criterion for criterion, words in CRITERION_WORDS.items() for word in words.split()

@@ -89,6 +89,9 @@ def misfit(mask: np.ndarray, criterion: Criterion) -> float:
         return float(mask.sum())
     if criterion in ("larger", "largest"):
         return -float(mask.sum())
+    if criterion in ("tallest", "shortest"):
+        height = float(np.ptp(np.flatnonzero(mask.any(1))))
+        return height if criterion == "shortest" else -height
     y, x = centre(mask)
     if criterion == "middle":
         return float(np.hypot(y - mask.shape[0] / 2, x - mask.shape[1] / 2))

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from assistant.dialogue.instances import distance, misfit
+from assistant.dialogue.instances import centre, distance, misfit
 from assistant.pocket.colours import colour_share
-from assistant.pocket.which_one import Beside, Colour, Condition, Ordinal, Place
+from assistant.pocket.which_one import Beside, Between, Colour, Condition, Ordinal, Place
 
 MIN_COLOUR_SHARE = 0.06  # of an instance, below which it does not have the colour
 MIN_RELATIVE_SHARE = 0.5  # of the best instance's share, from which another one has the colour too
@@ -33,7 +33,7 @@ def choose_instance(
         instances: (H, W) bool each, none of them empty.
         conditions: What singles one out.
         image: (H, W, 3) uint8 RGB; None to leave colours out.
-        others: {noun of a `Beside`: its mask (H, W) bool}; what is missing here is left out.
+        others: {noun of a `Beside` or `Between`: its mask (H, W) bool}; what is missing here is left out.
 
     Returns:
         Its index; None where no instance has the colour or the number.
@@ -44,6 +44,10 @@ def choose_instance(
         if isinstance(condition, Colour) and image is not None:
             shares = np.array([colour_share(image, mask, condition.name) for mask in instances])
             best = shares[left].max()
+            if condition.negated:
+                left = [k for k in left if shares[k] < MIN_RELATIVE_SHARE * best] or left
+                worth -= shares
+                continue
             if best < MIN_COLOUR_SHARE:
                 return None
             left = [k for k in left if shares[k] >= MIN_RELATIVE_SHARE * best]
@@ -51,6 +55,10 @@ def choose_instance(
         elif isinstance(condition, Beside) and condition.noun in others:
             left, gaps = _beside(instances, left, condition, others[condition.noun])
             worth -= gaps if not condition.negated else 0
+        elif isinstance(condition, Between):
+            middle = _middle_between([others[noun] for noun in condition.nouns if noun in others])
+            if middle is not None:
+                worth -= [float(np.hypot(*np.subtract(centre(mask), middle))) for mask in instances]
     for condition in conditions:
         if isinstance(condition, Place):
             return min(left, key=lambda k: misfit(instances[k], condition.criterion))
@@ -60,6 +68,20 @@ def choose_instance(
                 return None
             return ordered[condition.number - 1 if condition.number > 0 else -1]
     return max(left, key=lambda k: worth[k])
+
+
+def _middle_between(masks: Sequence[np.ndarray]) -> tuple[float, float] | None:
+    """The point (y, x) px between two masks, or between the two largest parts of one; None without two."""
+    from scipy.ndimage import label
+
+    if len(masks) == 1:
+        labels, count = label(masks[0])
+        parts = [labels == number for number in range(1, count + 1)]
+        masks = sorted(parts, key=lambda part: -int(part.sum()))[:2]
+    if len(masks) < 2:
+        return None
+    (y0, x0), (y1, x1) = (centre(mask) for mask in masks)
+    return (y0 + y1) / 2, (x0 + x1) / 2
 
 
 def _beside(

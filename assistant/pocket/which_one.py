@@ -52,9 +52,11 @@ class Colour:
 
     Attributes:
         name: A key of `colours.COLOURS`.
+        negated: Whether the one with least of it is meant.
     """
 
     name: str
+    negated: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,18 @@ class Beside:
     negated: bool = False
 
 
-Condition = Place | Ordinal | Colour | Beside
+@dataclass(frozen=True)
+class Between:
+    """The instance that lies between two other things.
+
+    Attributes:
+        nouns: Both of them, or the plural of one noun.
+    """
+
+    nouns: tuple[str, ...]
+
+
+Condition = Place | Ordinal | Colour | Beside | Between
 
 
 @dataclass(frozen=True)
@@ -93,12 +106,13 @@ class WhichOne:
 _SIDE = "left|right|top|bottom|middle|cent(?:er|re)"
 _ORDINAL = rf"{'|'.join(ORDINALS)}|last|1st|2nd|3rd|[4-9]th"
 _COLOUR = "|".join(COLOUR_WORDS)
-_SIZES: tuple[Criterion, ...] = ("smallest", "largest", "smaller", "larger")
+_SIZES: tuple[Criterion, ...] = ("smallest", "largest", "smaller", "larger", "tallest", "shortest")
 _PLACE_WORDS = "|".join(word for word, criterion in CRITERIA.items() if criterion not in _SIZES)
 _SIZE_WORDS = "|".join(word for word, criterion in CRITERIA.items() if criterion in _SIZES)
-_SIZE = "smallest|tiniest|littlest|largest|biggest|hugest"
+_SIZE = "smallest|tiniest|littlest|largest|biggest|hugest|tallest|shortest"
 _PICTURE = r"(?: (?:in|of) (?:the|this) (?:photo|picture|image|scene))?"
 _ARTICLE = r"(?:the|an?|its|his|her|their|that|this) "
+_PLACE_NOUN = rf"(?:far |very |extreme )*(?:{_SIDE})\b"  # "the far right" is no thing
 _CLOTHES = r"(?: (?:jacket|shirt|t-shirt|top|coat|dress|sweater|jumper|hoodie|suit|clothes|outfit|uniform))?"
 
 # What may end a noun phrase; each is tried until none matches.
@@ -129,19 +143,31 @@ _ENDINGS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("largest", r"(?:that|which|who) takes? up the most (?:room|space)"),
         ("middle", r"between the (?:other two|others)"),
         (
+            "between",
+            rf"(?:in )?between (?:{_ARTICLE}|both |the two )(?:two )?(?P<first>[a-z][a-z' -]*?)"
+            rf"(?: and {_ARTICLE}(?P<second>[a-z][a-z' -]*))?",
+        ),
+        (
+            "colour",
+            r"(?:(?:that|which|who) (?:is|are)(?P<not>n['’]?t| not)? |(?P<never>not ))"
+            rf"(?P<colour>{_COLOUR})",
+        ),
+        (
             "colour",
             rf"(?:in|wearing|with|dressed in)(?: an?| the)? (?P<colour>{_COLOUR})"
             rf"(?: and (?:{_COLOUR}))?{_CLOTHES}",
         ),
         (
             "beside",
-            r"(?P<not>not )?(?:(?:(?:to|on|at) (?:the )?|)(?P<left>left|right)(?:[- ]hand)?(?: side)? of|"
+            r"(?P<not>not )?(?:(?:(?:(?:to|on|at) (?:the )?)?(?P<left>left|right)(?:[- ]hand)?(?: side)? of|"
             r"(?P<above>above|over|on top of)|(?P<below>below|beneath|underneath|under)|"
-            r"(?P<near>next to|near(?:est)?(?: to)?|beside|by|close(?:st)? to|behind|in front of|"
-            rf"holding|carrying|riding|wearing|on|with)) {_ARTICLE}(?P<noun>[a-z][a-z' -]*)",
+            r"next to|near(?:est)?(?: to)?|beside|by|close(?:st)? to|behind|in front of|on) "
+            rf"{_ARTICLE}(?!{_PLACE_NOUN})|(?:holding|carrying|riding|wearing|with) (?:{_ARTICLE})?)"
+            r"(?P<noun>[a-z][a-z' -]*)",
         ),
     )
 )
+_BESIDE = next(pattern for kind, pattern in _ENDINGS if kind == "beside")
 # What is left of a clause when its condition is taken out: "that is", "furthest", "to the".
 _LEFT_OVER = re.compile(
     r"(?:[ ,]+(?:that|which|who|(?:that|who|which)['’]s|is|are|looks?|seems?|appears?|the|to|on|at|in|"
@@ -168,12 +194,18 @@ _AMONG = re.compile(
     r"(?P<which>(?:the )?.+)$",
     re.I,
 )
+# "the smaller of the two dogs", "the left one of the cups"
+_OF = re.compile(
+    r"^(?:the )?(?P<which>[a-z][a-z -]*?)(?: one)? of (?:the |these |those )"
+    r"(?:two |three |four |five |six |many )?(?P<things>.+)$",
+    re.I,
+)
 # "which cup is the biggest?"
 _WHICH = re.compile(r"^(?:which|what) (?P<things>.+?) (?:is|looks) (?P<which>.+)$", re.I)
 _ONE = re.compile(r"^(?:the )?(?P<before>.*?)\bone\b(?P<after>.*)$", re.I)
 _NOUN = re.compile(r"[a-z][a-z' -]*", re.I)
 _NO_NOUN = re.compile(
-    r"\b(?:what|which|who|where|is|are|do|does|can|one|ones|thing|things|it|this|that|everything|all|and|or|over)\b",
+    r"^(?:of|in|on|at|to|from|near|by)\b|\b(?:what|which|who|where|is|are|do|does|can|one|ones|thing|things|it|this|that|everything|all|and|or|over)\b",
     re.I,
 )
 MAX_NOUN_WORDS = 4
@@ -202,6 +234,12 @@ def parse_which_one(question: str) -> WhichOne | None:
         conditions = (*conditions, *further)
         return WhichOne(f"where is the {singular(rest)}?", conditions, _in_words(conditions))
     noun_phrase = without_request(text)
+    if match := _OF.match(noun_phrase):
+        conditions = _conditions_alone(match["which"])
+        rest, further = _without_conditions(match["things"])
+        if conditions and singular(rest) != rest:
+            conditions = (*conditions, *further)
+            return WhichOne(f"where is the {singular(rest)}?", conditions, _in_words(conditions))
     if match := _WHICH.match(noun_phrase):
         noun_phrase = f"{match['things']} {match['which']}"
     rest, conditions = _without_conditions(noun_phrase)
@@ -243,11 +281,14 @@ def _without_conditions(text: str) -> tuple[str, tuple[Condition, ...]]:
 
 def _last_condition(text: str) -> tuple[str, dict[str, str | None], str] | None:
     """The kind, the groups and the rest of a text whose end, or else beginning, is a condition."""
-    for patterns, matched in ((_ENDINGS, _last_match), (_BEGINNINGS, re.Pattern.match)):
+    for patterns in (_ENDINGS, _BEGINNINGS):
         for kind, pattern in patterns:
-            match = matched(pattern, text)
+            match = pattern.match(text) if patterns is _BEGINNINGS else _match_at_end(pattern, text, kind)
             if match is None or not (text[: match.start()].strip(" ,") or text[match.end() :]):
                 continue
+            if kind == "colour" and (other := _match_at_end(_BESIDE, text, "beside")):
+                if 0 < other.start() < match.start():
+                    continue  # "right of the man in red": the man is red
             found = match.groupdict()
             before = text[: match.start()].rstrip(" ,")
             if kind == "beside" and before.lower().endswith(" not"):
@@ -256,10 +297,16 @@ def _last_condition(text: str) -> tuple[str, dict[str, str | None], str] | None:
     return None
 
 
-def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """The match of a pattern that begins at the last possible word."""
-    starts = [0, *(space.end() for space in re.finditer(r"[ ,]+", text))]
-    return next((match for start in reversed(starts) if (match := pattern.match(text, start))), None)
+def _match_at_end(pattern: re.Pattern[str], text: str, kind: str) -> re.Match[str] | None:
+    """The match of a pattern that begins at the last possible word, after the first.
+
+    What lies beside something begins as early as possible: "left of the person holding the umbrella" is left
+    of a person, whom another question then finds by the umbrella.
+    """
+    starts = [space.end() for space in re.finditer(r"[ ,]+", text)]
+    if kind != "beside":
+        starts = [0, *starts][::-1]
+    return next((match for start in starts if (match := pattern.match(text, start))), None)
 
 
 def _condition(kind: str, found: dict[str, str | None]) -> Condition:
@@ -267,11 +314,16 @@ def _condition(kind: str, found: dict[str, str | None]) -> Condition:
     if kind == "ordinal":
         return Ordinal(number_of(str(found["ordinal"]).lower()), CRITERIA[str(found["side"]).lower()])
     if kind == "colour":
-        return Colour(COLOUR_WORDS[str(found["colour"]).lower()])
+        return Colour(
+            COLOUR_WORDS[str(found["colour"]).lower()], bool(found.get("not") or found.get("never"))
+        )
+    if kind == "between":
+        nouns = (found["first"], found["second"])
+        return Between(tuple(noun.strip() for noun in nouns if noun))
     if kind == "beside":
-        direction: Direction = "above" if found["above"] else "below" if found["below"] else "near"
-        if found["left"]:
-            direction = "left" if found["left"].lower() == "left" else "right"
+        direction: Direction = "above" if found.get("above") else "below" if found.get("below") else "near"
+        if found.get("left"):
+            direction = "left" if str(found["left"]).lower() == "left" else "right"
         return Beside(direction, str(found["noun"]).strip(), bool(found["not"]))
     return Place(CRITERIA[(found.get("criterion") or kind).lower()])
 
@@ -279,7 +331,7 @@ def _condition(kind: str, found: dict[str, str | None]) -> Condition:
 def _in_words(conditions: Sequence[Condition]) -> str:
     """The conditions in words around "{}", which stands for the name."""
     words = "{}"
-    order = (Colour, Place, Ordinal, Beside)  # "the second biggest red {}"
+    order = (Colour, Place, Ordinal, Beside, Between)  # "the second biggest red {}"
     for condition in sorted(conditions, key=lambda condition: order.index(type(condition))):
         match condition:
             case Place(criterion) if criterion in POSITION_PHRASES:
@@ -290,8 +342,8 @@ def _in_words(conditions: Sequence[Condition]) -> str:
                 words = f"last {words} from the {side}"
             case Ordinal(number, side):
                 words = f"{ORDINALS[number - 1]} {words} from the {side}"
-            case Colour(name):
-                words = f"{name} {words}"
-            case Beside():
+            case Colour(name, negated):
+                words = f"{'not ' if negated else ''}{name} {words}"
+            case Beside() | Between():
                 pass  # the reply need not repeat it
     return words

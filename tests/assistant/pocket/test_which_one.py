@@ -5,7 +5,7 @@ import pytest
 
 from assistant.pocket.colours import COLOURS, colour_share
 from assistant.pocket.instance_choice import MIN_COLOUR_SHARE, choose_instance
-from assistant.pocket.which_one import Beside, Colour, Ordinal, Place, parse_which_one
+from assistant.pocket.which_one import Beside, Between, Colour, Ordinal, Place, parse_which_one
 
 RGB = {
     "red": (200, 30, 30),
@@ -43,6 +43,27 @@ RGB = {
         ("the second cup from the left", "where is the cup?", (Ordinal(2, "left"),)),
         ("the second cup from the left from the right", "where is the cup?", (Ordinal(2, "left"),)),
         ("the man that is third from the right", "where is the man?", (Ordinal(3, "right"),)),
+        ("the smaller of the two dogs", "where is the dog?", (Place("smaller"),)),
+        ("the one on the right of the three chairs", "where is the chair?", (Place("right"),)),
+        ("the taller of the men", "where is the man?", (Place("tallest"),)),
+        ("the cup that isn't blue", "where is the cup?", (Colour("blue", negated=True),)),
+        ("the man between the two cars", "where is the man?", (Between(("cars",)),)),
+        ("the cup between the plate and the jug", "where is the cup?", (Between(("plate", "jug")),)),
+        (
+            "woman on the far right with glasses",
+            "where is the woman?",
+            (Beside("near", "glasses"), Place("right")),
+        ),
+        (
+            "the dog that is left of the person holding the umbrella",
+            "where is the dog?",
+            (Beside("left", "person holding the umbrella"),),
+        ),
+        (
+            "the woman to the right of the man in red",
+            "where is the woman?",
+            (Beside("right", "man in red"),),
+        ),
         ("is there a red car?", "where is the car?", (Colour("red"),)),
         ("the boy in the blue shirt", "where is the boy?", (Colour("blue"),)),
         ("the cup to the left of the plate", "where is the cup?", (Beside("left", "plate"),)),
@@ -151,6 +172,28 @@ def test_what_lies_beside_something_else():
     )
     assert choose_instance(MASKS, (Beside("left", "dog"),), None, {"dog": dog}) == 0
     assert choose_instance(MASKS, (Beside("near", "cat"), Place("left")), None, {"dog": dog}) == 1
+
+
+def test_what_lies_between_two_things():
+    cars = square(0, 70) | square(70, 90)  # the middle between them is at (40, 85)
+    assert choose_instance(MASKS, (Between(("cars",)),), None, {"cars": cars}) == 2
+    both = {"plate": square(0, 10), "jug": square(25, 90)}
+    assert choose_instance(MASKS, (Between(("plate", "jug")),), None, both) == 1
+    one = {"cars": square(0, 70)}  # a single one says nothing: the first is as good as any other
+    assert choose_instance(MASKS, (Between(("cars",)),), None, one) == 0
+
+
+def test_the_tallest_and_the_shortest():
+    tall = np.zeros((100, 100), bool)
+    tall[10:60, 5:8] = True
+    assert choose_instance([*MASKS, tall], (Place("tallest"),), None, {}) == 3
+    assert choose_instance([MASKS[2], tall, MASKS[0]], (Place("shortest"),), None, {}) == 2
+
+
+def test_what_does_not_have_a_colour():
+    image = np.full((100, 100, 3), RGB["white"], np.uint8)
+    image[MASKS[0]] = image[MASKS[1]] = RGB["red"]
+    assert choose_instance(MASKS, (Colour("red", negated=True),), image, {}) == 2
 
 
 def test_places_are_compared_among_those_that_meet_the_other_conditions():
