@@ -30,6 +30,7 @@ MAX_OFFERED = 4  # names in an offer
 # Logit of presence from which a name counts as seen though no region surely is one: several people who stand
 # together are found as "person" by the map of names alone.
 MIN_SEEN_PRESENCE = 2.2
+MIN_SEEN_PEOPLE = 0.4  # the same of "person", whose presence has a lower shift
 # Names that are outlined when they are asked for, but that nobody lists among the things in a photo.
 NOT_OFFERED = frozenset(["skin", "hair"])
 # Names of what surrounds targets; the background keeps them.
@@ -63,7 +64,8 @@ def named_targets(
         llm: The language model, with the region encoder.
         regions: The N regions of the image.
         presence: {name: logit that it is in the image}, of the names that the map of names knows. Of these,
-            only names with a positive logit are seen; those with MIN_SEEN_PRESENCE always are.
+            only names with a positive logit are seen; those with MIN_SEEN_PRESENCE, or people with
+            MIN_SEEN_PEOPLE, always are.
     """
     encoder = llm.encoder
     if not len(encoder.names) or not len(regions.embeddings):
@@ -84,7 +86,8 @@ def named_targets(
         for name, indices in found.items()
     ]
     for row, name in names.items():
-        if name not in found and presence.get(name, 0.0) >= MIN_SEEN_PRESENCE:
+        least = MIN_SEEN_PEOPLE if name == "person" else MIN_SEEN_PRESENCE
+        if name not in found and presence.get(name, 0.0) >= least:
             index = int((probabilities[:, row] * whole).argmax())
             confidence = max(MIN_SEEN_CONFIDENCE, float(probabilities[index, row] * whole[index]))
             targets.append(NamedTarget(name, confidence, sigmoid(presence[name]), [index]))
