@@ -394,15 +394,21 @@ MASS_NOUNS = _words(
 )
 
 
+FIRST_WORDS_OF_ONE = _words(
+    "everything first second third fourth fifth sixth seventh eighth ninth tenth last"
+)
 PAIRS = _words(
     "scissors skis glasses sunglasses trousers pants jeans shorts tights leggings binoculars pliers"
 )
 
 
 def is_countable(name: str) -> bool:
-    """Whether what a name stands for comes in instances: "cup" and "slice of bread", but not "sky"."""
+    """Whether what a name stands for comes in instances: "cup" and "slice of bread", but not "sky".
+
+    "Second cup" means a single one.
+    """
     words = AFTER_NOUN.split(name.lower())[0].split()
-    return bool(words) and words[-1] not in MASS_NOUNS and words[0] != "everything"
+    return bool(words) and words[-1] not in MASS_NOUNS and words[0] not in FIRST_WORDS_OF_ONE
 
 
 def _is_plural(noun: str) -> bool:
