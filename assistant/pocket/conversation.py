@@ -45,7 +45,7 @@ from assistant.pocket.opening import PocketOpenedImage
 from assistant.pocket.presence import PERSON_SHIFT, SHIFT, UNSPOKEN_SHIFT, NamePresence, sigmoid
 from assistant.pocket.question_reading import Asked
 from assistant.pocket.region_encoder import EncodedRegions
-from assistant.pocket.which_one import Beside, Between, Colour, WhichOne, parse_which_one
+from assistant.pocket.which_one import Colour, WhichOne, other_nouns, parse_which_one
 from assistant.sam.close_up import sharpened
 from assistant.sam.instances import separate
 from assistant.sam.mask_ops import encode_rle, rle_iou
@@ -280,18 +280,11 @@ class Conversation:
         absent = next((item for item in items if not item.present), None)
         chosen = None
         if found:
-            nouns = [
-                noun
-                for condition in which.conditions
-                for noun in (
-                    [condition.noun]
-                    if isinstance(condition, Beside)
-                    else condition.nouns
-                    if isinstance(condition, Between)
-                    else ()
-                )
-            ]
-            others = {noun: mask for noun in nouns if (mask := self._mask_of(noun, found)) is not None}
+            others = {
+                noun: mask
+                for noun in other_nouns(which.conditions)
+                if (mask := self._mask_of(noun, found)) is not None
+            }
             masks = [mask for mask, _ in found]
             has_colour = any(isinstance(condition, Colour) for condition in which.conditions)
             pixels = self._pixels() if has_colour else None

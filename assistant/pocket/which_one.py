@@ -103,6 +103,17 @@ class WhichOne:
     words: str = "{}"
 
 
+def other_nouns(conditions: Sequence[Condition]) -> list[str]:
+    """What the other things are called to which conditions relate the one that is meant."""
+    nouns: list[str] = []
+    for condition in conditions:
+        if isinstance(condition, Beside):
+            nouns.append(condition.noun)
+        elif isinstance(condition, Between):
+            nouns += condition.nouns
+    return nouns
+
+
 _SIDE = "left|right|top|bottom|middle|cent(?:er|re)"
 _ORDINAL = rf"{'|'.join(ORDINALS)}|last|1st|2nd|3rd|[4-9]th"
 _COLOUR = "|".join(COLOUR_WORDS)
