@@ -158,6 +158,9 @@ def visit(stage: Stage, cup: Path, folder: Path) -> None:
     stage.shoot("preview", keep_pointer=True)
     stage.click(0.5, 0.35)
     stage.page.wait_for_selector('.mp-stage[data-drawn="3"]')
+    stage.page.get_by_role("button", name="− Click").click()
+    stage.click(0.45, 0.9)  # on the saucer
+    stage.page.wait_for_timeout(2000)
     stage.shoot("hand")
     if stage.wanted is None:
         visit_tabs(stage)

@@ -226,10 +226,10 @@ def test_everything_and_classes(session):
 def test_a_class_whose_word_is_not_known_is_not_denied(session):
     session.map_classes("red, quark, bench")
     assert legend_line(session) == "1 thing outlined. I don't know the word 'quark'."
-    assert [(layer["name"], layer.get("known")) for layer in canvas_props(session)["masks"]] == [
+    assert [(layer["name"], layer.get("label")) for layer in canvas_props(session)["masks"]] == [
         ("red", None),
-        ("quark", False),
-        ("bench", True),
+        ("quark", "quark?"),
+        ("bench", "no bench"),
     ]
     assert "I don't know the words 'a' or 'b'" in unknown_words(
         [Target(name, False, 0.5, None, [], known=False) for name in "ab"]
