@@ -21,6 +21,7 @@ POLITE = (
 REQUEST = (
     r"(?:where(?:['’]s| (?:is|are|can i (?:see|find)|would i find|do you see))|whereabouts (?:is|are)|"
     r"(?:is|are) (?:there|(?:this|that|these|those|it)(?= (?:the|an?|some|any)\b))|isn['’]?t there|"
+    r"is(?= (?:any|some)(?:one|body)\b)|"
     r"aren['’]?t there|have you (?:spotted|seen)|there (?:is|are)|"
     r"(?:do|can|could|would) (?:you|we|i) (?:see|have|find|spot|notice)|"
     r"(?:have |has |you |you have )?got(?= (?:the|an?|any|some)\b)|"

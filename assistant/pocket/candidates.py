@@ -10,6 +10,7 @@ names what is there. A kind ("fruit") means every one of its names.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from assistant.grammar import is_noun_phrase
 from assistant.pipeline import Selection
 from assistant.pocket.honest_reply import Item
 from assistant.pocket.presence import several_shift, sigmoid
@@ -87,7 +88,9 @@ def missing_item(asked: Asked, candidates: Sequence[Candidate], may_guess: bool)
     mine = [candidate for candidate in candidates if candidate.name in asked.names]
     confidence = max(candidate.confidence(len(asked.names)) for candidate in mine)
     selection = Selection(confidence, [], known=not asked.is_guess)
-    return Item(asked.words, False, selection, in_own_words=bool(asked.similarities), asked=asked)
+    # "Anyone" is no name for what is not there.
+    words = asked.words if asked.similarities or is_noun_phrase(asked.words) else asked.names[0]
+    return Item(words, False, selection, in_own_words=bool(asked.similarities), asked=asked)
 
 
 def unknown_item(asked: Asked) -> Item:

@@ -80,6 +80,11 @@ def test_nobody_is_there(scene, question):
     assert scene.ask(question).text == "I see no person."
 
 
+def test_nobody_is_there_beside_what_is(scene):
+    scene.reset()
+    assert scene.ask("the animals, and is anyone there?").text == "I see the cat, but no person."
+
+
 def test_a_thing_of_a_kind_has_one_name(scene):
     scene.reset()
     assert scene.ask("the animals").text == "I see the cat."
