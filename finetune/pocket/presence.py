@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from assistant.files import make_folder, read_json, replace_whole
 from assistant.images import open_image
+from assistant.pocket import presence
 from assistant.pocket.conversation import NamesInImage
 from assistant.pocket.pipeline import PocketPipeline, load_pocket
-from assistant.pocket.presence import several_shift
 from finetune.check import must_exist
 from finetune.pocket.named_images import name_rules, read_named_set
+from finetune.region_cache import cache_key
 
 PHOTOS_FILE = Path(__file__).with_name("presence.toml")
 VOC = "voc/train/instances.json"
@@ -58,11 +59,14 @@ def main(args: argparse.Namespace) -> None:
     """Look at all photos, and print the table."""
     must_exist(args.data / VOC)
     make_folder(args.out)
-    pipeline, _ = load_pocket()
+    pipeline, checksums = load_pocket()
+    constants = {name: value for name, value in vars(presence).items() if name.isupper()}
     seen: list[Seen] = []
     photos = list(labelled_photos(args.data))[: args.limit]
     for photo, labels in tqdm(photos, desc="photos", unit="photo", disable=None):
-        file = args.out / f"{photo.parent.parent.parent.name}-{photo.stem}.json"
+        # Other weights, constants or labels give other figures.
+        key = json.dumps([checksums, constants, labels])
+        file = args.out / f"{cache_key(key, photo)}.json"
         if not file.exists():
             rows = [vars(row) for row in look_at(pipeline, photo, labels)]
             with replace_whole(file) as path:
@@ -102,7 +106,7 @@ def look_at(pipeline: PocketPipeline, photo: Path, labels: dict[str, bool]) -> l
         elif what == "animals":
             animals = pipeline.reader.lexicon.names_of("animal")
             logit = max(names.logit(name, 0.0) for name in animals)
-            seen.append(Seen(what, is_there, logit - several_shift(len(animals))))
+            seen.append(Seen(what, is_there, logit - presence.several_shift(len(animals))))
         elif name_rules().merged.get(what, what) in pipeline.llm.phrase_rows:
             seen.append(Seen("names of VOC", is_there, names.logit(what, 0.0)))
     return seen
