@@ -394,9 +394,8 @@ MASS_NOUNS = _words(
 )
 
 
-FIRST_WORDS_OF_ONE = _words(
-    "everything first second third fourth fifth sixth seventh eighth ninth tenth last"
-)
+ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
+FIRST_WORDS_OF_ONE = frozenset(["everything", *ORDINALS, "last"])
 PAIRS = _words(
     "scissors skis glasses sunglasses trousers pants jeans shorts tights leggings binoculars pliers"
 )

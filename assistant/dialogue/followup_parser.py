@@ -30,7 +30,7 @@ from assistant.dialogue.followup_actions import (
     Others,
     Remove,
 )
-from assistant.grammar import singular
+from assistant.grammar import ORDINALS, singular
 
 CRITERION_WORDS: dict[Criterion, str] = {
     "left": "left leftmost lefthand",
@@ -51,7 +51,6 @@ CRITERIA: dict[str, Criterion] = {
 # Criteria that also mean something else ("what's left?", "right."), unless one of POINTING_WORDS is near.
 AMBIGUOUS_CRITERIA = ("left", "right", "top", "middle", "little", "big")
 POINTING_WORDS = set("the one ones on at in to".split())
-ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
 CARDINALS = "one two three four five six seven eight nine ten".split()
 NUMBER_PATTERN = re.compile(
     rf"(?:number|no|nr) (?P<cardinal>\d{{1,2}}|{'|'.join(CARDINALS)})\b|"

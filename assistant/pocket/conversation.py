@@ -261,6 +261,8 @@ class Conversation:
 
     def _named_once(self, items: list[Item]) -> list[Item]:
         """The items, in their order, without those that outline what a surer one has named already."""
+        if len(items) < 2:
+            return items
         masks = [encode_rle(item.selection.covered(self.opened.proposals)) for item in items]
         kept: list[int] = []
         for k in sorted(range(len(items)), key=lambda k: -items[k].selection.confidence):

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from assistant.dialogue.followup_actions import POSITION_PHRASES, Criterion, Direction, in_words
-from assistant.dialogue.followup_parser import CRITERIA, ORDINALS, number_of
-from assistant.grammar import plural, singular
+from assistant.dialogue.followup_parser import CRITERIA, number_of
+from assistant.grammar import ORDINALS, plural, singular
 from assistant.pocket.asked_words import CLOSING, DETERMINER, without_request
 from assistant.pocket.colours import COLOUR_WORDS
 
@@ -216,7 +216,8 @@ _WHICH = re.compile(r"^(?:which|what) (?P<things>.+?) (?:is|looks) (?P<which>.+)
 _ONE = re.compile(r"^(?:the )?(?P<before>.*?)\bone\b(?P<after>.*)$", re.I)
 _NOUN = re.compile(r"[a-z][a-z' -]*", re.I)
 _NO_NOUN = re.compile(
-    r"^(?:of|in|on|at|to|from|near|by)\b|\b(?:what|which|who|where|is|are|do|does|can|one|ones|thing|things|it|this|that|everything|all|and|or|over)\b",
+    r"^(?:of|in|on|at|to|from|near|by)\b|"
+    r"\b(?:what|which|who|where|is|are|do|does|can|one|ones|thing|things|it|this|that|everything|all|and|or|over)\b",
     re.I,
 )
 MAX_NOUN_WORDS = 4
@@ -294,12 +295,14 @@ def _last_condition(text: str) -> tuple[str, dict[str, str | None], str] | None:
     """The kind, the groups and the rest of a text whose end, or else beginning, is a condition."""
     for patterns in (_ENDINGS, _BEGINNINGS):
         for kind, pattern in patterns:
-            match = pattern.match(text) if patterns is _BEGINNINGS else _match_at_end(pattern, text, kind)
+            if patterns is _BEGINNINGS:
+                match = pattern.match(text)
+            else:
+                match = _match_at_end(pattern, text, earliest=kind == "beside")
             if match is None or not (text[: match.start()].strip(" ,") or text[match.end() :]):
                 continue
-            if kind == "colour" and (other := _match_at_end(_BESIDE, text, "beside")):
-                if 0 < other.start() < match.start():
-                    continue  # "right of the man in red": the man is red
+            if kind == "colour" and _is_of_another(text[: match.start()], match[0]):
+                continue
             found = match.groupdict()
             before = text[: match.start()].rstrip(" ,")
             if kind == "beside" and before.lower().endswith(" not"):
@@ -308,16 +311,22 @@ def _last_condition(text: str) -> tuple[str, dict[str, str | None], str] | None:
     return None
 
 
-def _match_at_end(pattern: re.Pattern[str], text: str, kind: str) -> re.Match[str] | None:
-    """The match of a pattern that begins at the last possible word, after the first.
+def _match_at_end(pattern: re.Pattern[str], text: str, earliest: bool) -> re.Match[str] | None:
+    """The match of a pattern up to the end of a text that begins at the last possible word.
 
-    What lies beside something begins as early as possible: "left of the person holding the umbrella" is left
-    of a person, whom another question then finds by the umbrella.
+    With `earliest` it begins at the first one that leaves a noun before it: "left of the person holding the
+    umbrella" is left of a person, whom another question then finds by the umbrella.
     """
     starts = [space.end() for space in re.finditer(r"[ ,]+", text)]
-    if kind != "beside":
+    if not earliest:
         starts = [0, *starts][::-1]
     return next((match for start in starts if (match := pattern.match(text, start))), None)
+
+
+def _is_of_another(before: str, colour: str) -> bool:
+    """Whether a colour is that of the other thing: in "the cup right of the man in red", the man is red."""
+    beside = _match_at_end(_BESIDE, before + colour, earliest=True)
+    return beside is not None and beside.start() < len(before)
 
 
 def _condition(kind: str, found: dict[str, str | None]) -> Condition:
