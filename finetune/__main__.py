@@ -7,6 +7,7 @@ Stages of their own:
 
     python -m finetune sam --help        the pocket SAM: neck, prompt encoder, mask decoder
     python -m finetune boxes --help      the boxes of whatever stands out, where everything mode asks the SAM
+    python -m finetune detector --help   convert the published detector of COCO's categories
     python -m finetune records --help    the pocket's region encoder, LoRA, token rows and selector
     python -m finetune reference --help  "segment like this": prompts from a reference, from labelled images
     python -m finetune names --help      more names for the pocket's regions, from images without questions
@@ -38,6 +39,7 @@ from assistant.files import lock_folder
 STAGES = {  # name: module
     "sam": "finetune.pocket.sam",
     "boxes": "finetune.pocket.boxes",
+    "detector": "finetune.pocket.detector",
     "records": "finetune.pocket.records",
     "reference": "finetune.reference",
     "names": "finetune.pocket.more_names",

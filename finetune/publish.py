@@ -31,6 +31,7 @@ class TrainedParts:
     Attributes:
         sam: sam.safetensors of the sam stage.
         boxes: boxes.safetensors of the boxes stage.
+        detector: detector.safetensors of the detector stage.
         heads: heads.safetensors of the names stage.
         reference: reference.safetensors of the reference stage.
         semantic: semantic.safetensors of the semantic stage.
@@ -41,6 +42,7 @@ class TrainedParts:
 
     sam: Path | None = None
     boxes: Path | None = None
+    detector: Path | None = None
     heads: Path | None = None
     reference: Path | None = None
     semantic: Path | None = None
@@ -53,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of publishing to the command line."""
     parser.add_argument("--sam", type=Path, help="sam.safetensors of the sam stage")
     parser.add_argument("--boxes", type=Path, help="boxes.safetensors of the boxes stage")
+    parser.add_argument("--detector", type=Path, help="detector.safetensors of the detector stage")
     parser.add_argument("--heads", type=Path, help="heads.safetensors of the names stage")
     parser.add_argument("--reference", type=Path, help="reference.safetensors of the reference stage")
     parser.add_argument("--semantic", type=Path, help="semantic.safetensors of the semantic stage")
@@ -82,6 +85,8 @@ def publish(parts: TrainedParts) -> None:
         _save_half(parts.sam, POCKET / "sam.safetensors")
     if parts.boxes:
         _save_half(parts.boxes, POCKET / "boxes.safetensors")
+    if parts.detector:
+        _save_half(parts.detector, POCKET / "detector.safetensors")
     if parts.heads:
         shutil.copy(parts.heads, POCKET / HEADS)
     if parts.reference:
@@ -110,12 +115,13 @@ def _check(parts: TrainedParts) -> None:
 
     if parts == TrainedParts():
         raise BadInput(
-            "name what is to be published: --sam, --boxes, --heads, --reference, --semantic, "
+            "name what is to be published: --sam, --boxes, --detector, --heads, --reference, --semantic, "
             "--attention, --ranking or --reasoner"
         )
     must_exist(
         parts.sam,
         parts.boxes,
+        parts.detector,
         parts.heads,
         parts.reference,
         parts.semantic,

@@ -196,8 +196,9 @@ class PocketConcepts(KeptFinds):
             encoded = self.encoder(features)
             log_names = self.encoder.name_logits(encoded.embeddings, self.encoder.names).log_softmax(1)
             with fast_math():
-                tiles = encode_tiles(self.opener.segmenter, opened.embedding)
-                semantic_map = self.semantic.semantic_map(opened.embedding, tiles)
+                detector_maps = self.opener.detector.maps_of(opened.image)
+                tiles = encode_tiles(self.opener.segmenter, self.opener.detector, opened.embedding)
+                semantic_map = self.semantic.semantic_map(opened.embedding, detector_maps, tiles)
             opened.cache["pocket concepts"] = _NamedRegions(
                 log_names.clamp(min=MIN_LOG_PROBABILITY), encoded.objectness, semantic_map, logits > 0
             )

@@ -6,10 +6,13 @@ embedding = encoder(pixels)            # (B, 3, 512, 512) normalised RGB -> (B, 
 
 import copy
 
+import numpy as np
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 IMAGE_SIZE = 512  # px, side of the square that an image is padded to (SAM: 1024)
 WIDTH = 128  # channels of the embedding and of the mask decoder (SAM: 256)
@@ -19,6 +22,14 @@ GRID_SIDE = IMAGE_SIZE // 16  # cells along a side of the embedding
 EMBEDDING_CHANNELS = WIDTH + 4 * SKIP8_CHANNELS + 16 * SKIP4_CHANNELS  # the skip maps are folded to stride 16
 BACKBONE_CHANNELS = (24, 48, 120, 352)  # of EfficientNet-Lite2 at strides 4, 8, 16 and 32
 BACKBONE_NAME = "tf_efficientnet_lite2"  # in timm
+
+
+def resize_longest_side(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, 3) uint8 with its longest side at IMAGE_SIZE, as the segmenter encodes it."""
+    height, width = image.shape[:2]
+    scale = IMAGE_SIZE / max(height, width)
+    size = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
 def as_timm_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -120,6 +131,24 @@ def deepest_stages(backbone: nn.Module | None = None) -> nn.Sequential:
     backbone = backbone or timm.create_model(BACKBONE_NAME, features_only=True)
     stages = list(backbone.get_submodule("blocks").children())[-2:]
     return nn.Sequential(*copy.deepcopy(stages)).eval().requires_grad_(True)
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Fold every batch normalisation of a frozen network into the convolution before it, in place.
+
+    The output stays the same up to rounding, and EfficientNet-Lite2 takes a third less time on a CPU.
+
+    Args:
+        network: A network of timm in evaluation mode, whose normalisations hold the activation that follows.
+    """
+    for parent in list(network.modules()):
+        before: nn.Module | None = None
+        for name, child in list(parent.named_children()):
+            if isinstance(before, nn.Conv2d) and isinstance(child, nn.BatchNorm2d):
+                folded = fuse_conv_bn_eval(before, child)
+                before.weight, before.bias = folded.weight, folded.bias
+                parent.set_submodule(name, getattr(child, "act", nn.Identity()))
+            before = child
 
 
 class PocketImageEncoder(nn.Module):

@@ -7,21 +7,23 @@ opened = opener.open(image)              # opened.embedding, opened.proposals, o
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from assistant.errors import BadInput
 from assistant.pocket.box_proposals import BoxHead, load_box_head
-from assistant.pocket.image_encoder import IMAGE_SIZE
+from assistant.pocket.detector import DETECTOR, Detections, Detector, load_detector, no_detections
+from assistant.pocket.image_encoder import fold_batch_norms, resize_longest_side
 from assistant.pocket.imagenet_head import ImageNetHead, load_imagenet_head
 from assistant.pocket.imagenet_names import IMAGENET_CLASSES
 from assistant.pocket.precision import fast_math
 from assistant.pocket.proposals import (
     CELL_SIZE,
     MAX_PROPOSALS,
+    SMALL_SIDE,
     WHOLE_IMAGE,
     CandidateMasks,
     find_candidates,
@@ -29,7 +31,7 @@ from assistant.pocket.proposals import (
 )
 from assistant.pocket.region_features import FEATURE_DIM, RegionFeatures, compute_region_features
 from assistant.pocket.sam import build_pocket_sam, load_backbone
-from assistant.pocket.tiles import Tile, encode_tiles
+from assistant.pocket.tiles import Tile, detections_on_image, encode_tiles
 from assistant.pocket.wheels import backbone_state
 from assistant.sam.backends import PocketSegmenter
 from assistant.sam.image_opener import Progress, SamOpenedImage
@@ -40,6 +42,15 @@ from assistant.sam.segmenter import Embedding, Segmenter
 from assistant.weights import pocket_file, sha256_of
 
 BOXES = "boxes.safetensors"  # weights of the box head
+
+
+class _EncodedImage(NamedTuple):
+    """What the networks make of an image before anything is proposed."""
+
+    embedding: Embedding
+    detector_maps: tuple[Tensor, ...]
+    detections: Detections  # in the image as a whole
+    tiles: list[Tile]
 
 
 @dataclass
@@ -66,6 +77,8 @@ class PocketOpenedImage:
         proposals: The N proposals, best first.
         features: (N, FEATURE_DIM) float32, of the region under each proposal.
         classes: (N, 1000) float32 logits of ImageNet's classes for each region.
+        detections: What the detector finds in the image and on its tiles.
+        detector_maps: What it sees in the image.
         tiles: Parts of the image that were encoded by themselves; none once the map is computed.
         semantic_map: See `SemanticSelector.semantic_map`; computed when a question first needs it.
     """
@@ -74,6 +87,8 @@ class PocketOpenedImage:
     proposals: Proposals
     features: Tensor
     classes: Tensor = field(default_factory=lambda: torch.zeros(0, IMAGENET_CLASSES))
+    detections: Detections = field(default_factory=no_detections)
+    detector_maps: tuple[Tensor, ...] = ()
     tiles: list[Tile] = field(default_factory=list)
     semantic_map: Tensor | None = None
 
@@ -91,14 +106,6 @@ class PocketOpenedImage:
     def regions(self) -> AttendedImage:
         """What attention needs, without the embedding."""
         return AttendedImage(self.rles, self.size, self.features)
-
-
-def resize_longest_side(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) uint8 with its longest side at IMAGE_SIZE, as the segmenter encodes it."""
-    height, width = image.shape[:2]
-    scale = IMAGE_SIZE / max(height, width)
-    size = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
 def as_proposals(
@@ -166,6 +173,7 @@ class PocketImageOpener:
         segmenter: The pocket SAM.
         imagenet: Classifies regions.
         box_head: Predicts where things are.
+        detector: Knows COCO's categories.
         max_proposals: Number of proposals at most.
     """
 
@@ -174,47 +182,56 @@ class PocketImageOpener:
         segmenter: Segmenter,
         imagenet: ImageNetHead,
         box_head: BoxHead,
+        detector: Detector,
         max_proposals: int = MAX_PROPOSALS,
     ):
         self.segmenter = segmenter
         self.imagenet = imagenet
         self.box_head = box_head
+        self.detector = detector
         self.max_proposals = max_proposals
 
     def propose(self, image: np.ndarray, progress: Progress | None = None) -> tuple[Embedding, Proposals]:
         """Encode an image and find its proposals; see `pipeline.ImageOpener`."""
-        embedding, _, proposals = self._propose(image, progress)
-        return embedding, proposals
+        encoded = self._encode(image, progress)
+        return encoded.embedding, self._propose(image, encoded, progress)
 
-    def _propose(
-        self, image: np.ndarray, progress: Progress | None
-    ) -> tuple[Embedding, list[Tile], Proposals]:
-        """As `propose`, with the tiles of the image."""
+    def _encode(self, image: np.ndarray, progress: Progress | None) -> _EncodedImage:
         if progress:
             progress("encoding", None)
         with fast_math():
             embedding = self.segmenter.encode(image)
             embedding.features = embedding.features.float()  # prompts by hand run without `fast_math`
-            tiles = encode_tiles(self.segmenter, embedding)
-            if progress:
-                progress("proposing", None)
+            maps = self.detector.maps_of(image)
+            detections = self.detector.detect(maps, *embedding.input_size)
+            tiles = encode_tiles(self.segmenter, self.detector, embedding)
+        return _EncodedImage(embedding, maps, detections, tiles)
+
+    def _propose(self, image: np.ndarray, encoded: _EncodedImage, progress: Progress | None) -> Proposals:
+        if progress:
+            progress("proposing", None)
+        with fast_math():
             candidates = find_candidates(
                 self.segmenter,
                 self.box_head,
-                embedding,
-                tiles,
+                encoded.embedding,
+                encoded.detections,
+                encoded.tiles,
                 resize_longest_side(image),
                 self.max_proposals,
             )
-        return embedding, tiles, as_proposals(candidates, self.segmenter, embedding, tiles)
+        return as_proposals(candidates, self.segmenter, encoded.embedding, encoded.tiles)
 
     def open(self, image: np.ndarray, progress: Progress | None = None) -> PocketOpenedImage:
         """Open an image; see `pipeline.ImageOpener`."""
-        embedding, tiles, proposals = self._propose(image, progress)
+        encoded = self._encode(image, progress)
+        proposals = self._propose(image, encoded, progress)
         if progress:
             progress("recognising", proposals)
+        embedding, tiles = encoded.embedding, encoded.tiles
         regions = self.regions(image, embedding, torch.from_numpy(proposals.low_res_logits), self.imagenet)
-        return PocketOpenedImage(embedding, proposals, *regions, tiles)
+        detections = detections_on_image(encoded.detections, tiles, embedding.size, SMALL_SIDE)
+        return PocketOpenedImage(embedding, proposals, *regions, detections, encoded.detector_maps, tiles)
 
     def features(self, image: np.ndarray, embedding: Embedding, low_res_logits: Tensor) -> Tensor:
         """The features of regions of an image.
@@ -279,7 +296,8 @@ class PocketSamOpener:
 
 def region_key(sam_file: Path) -> str:
     """Names the regions that an opener with these weights of the pocket SAM makes, for caches."""
-    return f"pocket {sha256_of(sam_file)} {sha256_of(pocket_file(BOXES))}"
+    parts = [sam_file, pocket_file(BOXES), pocket_file(DETECTOR)]
+    return " ".join(["pocket", *map(sha256_of, parts)])
 
 
 def load_pocket_opener(sam_file: Path) -> PocketImageOpener:
@@ -304,5 +322,7 @@ def load_pocket_opener(sam_file: Path) -> PocketImageOpener:
         raise BadInput(f"{sam_file} cannot be read: {str(error).splitlines()[0]}") from None
     if keys.unexpected_keys or any(not k.startswith("image_encoder.backbone.") for k in keys.missing_keys):
         raise BadInput(f"{sam_file} does not hold the pocket SAM of this version")
+    fold_batch_norms(sam.image_encoder.backbone)
     box_head = load_box_head(pocket_file(BOXES))
-    return PocketImageOpener(PocketSegmenter(sam), load_imagenet_head(backbone), box_head)
+    detector = load_detector(pocket_file(DETECTOR))
+    return PocketImageOpener(PocketSegmenter(sam), load_imagenet_head(backbone), box_head, detector)

@@ -20,6 +20,7 @@ from assistant.pipeline import KnownName, Pipeline, Reply, Selection
 from assistant.pocket.attention import PocketProbe, published_probe
 from assistant.pocket.class_evidence import ClassNames
 from assistant.pocket.conversation import Conversation, NamesInImage
+from assistant.pocket.detector import DETECTOR
 from assistant.pocket.heads import Heads
 from assistant.pocket.known_names import known_names
 from assistant.pocket.lexicon import Lexicon
@@ -225,7 +226,9 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         assert self.semantic is not None, "there is no map of names"
         if opened.semantic_map is None:
             with fast_math():
-                opened.semantic_map = self.semantic.semantic_map(opened.embedding, opened.tiles)
+                opened.semantic_map = self.semantic.semantic_map(
+                    opened.embedding, opened.detector_maps, opened.tiles
+                )
             opened.tiles = []  # nothing else reads their encodings, which take some 15 MB
         return opened.semantic_map
 
@@ -278,6 +281,7 @@ def load_pocket(
     checksums = {
         "sam": sha256_of(sam_file),
         "boxes": sha256_of(pocket_file(BOXES)),
+        "detector": sha256_of(pocket_file(DETECTOR)),
         "heads": sha256_of(heads_file),
         "lora": sha256_of(lora_file),
         "semantic": sha256_of(semantic_file),

@@ -2,8 +2,9 @@
 
     candidates = find_candidates(segmenter, box_head, embedding, tiles, resized)    # best first
 
-SAM is asked about the boxes of whatever stands out (`assistant.pocket.box_proposals`), on the whole image
-and, for small things, on tiles of it; on the whole image its answers are prompts again. Four places in five
+SAM is asked about the boxes of what the detector knows (`assistant.pocket.detector`) and of whatever stands
+out (`assistant.pocket.box_proposals`), on the whole image and, for small things, on tiles of it; on the whole
+image its answers are prompts again. Four places in five
 go to the best of these masks. The others go to Felzenszwalb regions at three scales (scikit-image) that show
 most of what is left: sky, floor, water. All work happens on 128 x 128 logits; full masks are drawn later, for
 the chosen ones only.
@@ -21,8 +22,10 @@ import torch
 from skimage.segmentation import felzenszwalb
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import nms
 
-from assistant.pocket.box_proposals import BoxHead
+from assistant.pocket.box_proposals import DUPLICATE_BOX_IOU, MAX_BOXES, BoxHead
+from assistant.pocket.detector import Detections
 from assistant.pocket.image_encoder import IMAGE_SIZE
 from assistant.pocket.prompt_encoder import BOX_END, BOX_START
 from assistant.pocket.region_features import fixed_size_batches
@@ -41,6 +44,9 @@ MIN_MASK_CELLS = 4  # a smaller mask is dropped: it has too few cells to be outl
 MIN_LAID_CELLS = 2  # the same of a mask that was found on a tile, where it has more of them
 SMALL_SIDE = 128  # px of the 512 square, longest side below which a thing is taken from a tile
 MAX_SMALL_BOXES = 16  # of a tile
+# The expected IoU of a detected box with a thing is the detector's score to this power, as the score says
+# besides how likely the category is right.
+DETECTION_POWER = 0.5
 MIN_SMALL_QUALITY = 0.05  # expected IoU of a box, below which a tile's box is left out
 DUPLICATE_IOU = 0.8  # above it, two superpixels are one
 COPY_IOU = 0.9  # above it, soft suppression drops a mask
@@ -221,11 +227,21 @@ class _Found(NamedTuple):
     quality: Tensor  # of the box that each comes from
 
 
+def _boxes_of(box_head: BoxHead, embedding: Embedding, detections: Detections) -> tuple[Tensor, Tensor]:
+    """The boxes of an image or a tile about which SAM is asked, as `BoxHead.propose` gives them."""
+    boxes, quality = box_head.propose(embedding.maps, *embedding.input_size)
+    boxes = torch.cat([detections.boxes, boxes])
+    quality = torch.cat([detections.scores**DETECTION_POWER, quality])
+    kept = nms(boxes, quality, DUPLICATE_BOX_IOU)[:MAX_BOXES]
+    return boxes[kept], quality[kept]
+
+
 @torch.inference_mode()
 def find_candidates(
     segmenter: Segmenter,
     box_head: BoxHead,
     embedding: Embedding,
+    detections: Detections,
     tiles: Sequence[Tile],
     image: np.ndarray,
     max_proposals: int = MAX_PROPOSALS,
@@ -234,8 +250,9 @@ def find_candidates(
 
     Args:
         segmenter: The pocket SAM.
-        box_head: Predicts where things are.
+        box_head: Predicts where things are, of any class.
         embedding: The encoding of the image.
+        detections: What the detector finds in it.
         tiles: Its tiles, where small things are looked for.
         image: (h, w, 3) uint8 RGB, the image with its longest side at IMAGE_SIZE.
         max_proposals: Number of masks at most.
@@ -245,8 +262,11 @@ def find_candidates(
         image.
     """
     inside = _inside(*image.shape[:2])
-    found = [_on_whole_image(segmenter, box_head, embedding, inside)]
-    found += [_on_tile(segmenter, box_head, tile, embedding.size) for tile in tiles]
+    boxes, quality = _boxes_of(box_head, embedding, detections)
+    found = [_on_whole_image(segmenter, embedding, boxes, quality, inside)]
+    for tile in tiles:
+        boxes, quality = _boxes_of(box_head, tile.embedding, tile.detections)
+        found.append(_on_tile(segmenter, tile, embedding.size, boxes, quality))
     laid = [found[0].logits]
     for tile, on_tile in zip(tiles, found[1:], strict=True):
         over_image = on_image(on_tile.logits, tile, embedding.size, OUTSIDE_LOGIT)
@@ -299,10 +319,10 @@ def uncovering(masks: Tensor, covered: Tensor, count: int) -> list[int]:
     return chosen
 
 
-def _on_whole_image(segmenter: Segmenter, box_head: BoxHead, embedding: Embedding, inside: Tensor) -> _Found:
+def _on_whole_image(
+    segmenter: Segmenter, embedding: Embedding, boxes: Tensor, quality: Tensor, inside: Tensor
+) -> _Found:
     """The masks of the boxes of an image that fills the cells `inside` (128, 128) bool of its square."""
-    height, width = embedding.input_size
-    boxes, quality = box_head.propose(embedding.maps, height, width)
     if not len(boxes):
         return _nothing_found()
     found = _inside_image(_Found(*decode_boxes(segmenter, embedding, boxes), quality), inside)
@@ -313,16 +333,16 @@ def _on_whole_image(segmenter: Segmenter, box_head: BoxHead, embedding: Embeddin
     return _inside_image(_Found(*again, found.quality), inside)
 
 
-def _on_tile(segmenter: Segmenter, box_head: BoxHead, tile: Tile, size: tuple[int, int]) -> _Found:
-    """The masks of small things on a tile of an image of `size` (H, W) px."""
-    height, width = tile.embedding.input_size
-    boxes, quality = box_head.propose(tile.embedding.maps, height, width)
+def _on_tile(
+    segmenter: Segmenter, tile: Tile, size: tuple[int, int], boxes: Tensor, quality: Tensor
+) -> _Found:
+    """The masks of small things on a tile of an image of `size` (H, W) px, from the boxes of the tile."""
     small = whole_small_boxes(boxes, tile, size, SMALL_SIDE) & (quality >= MIN_SMALL_QUALITY)
     if not small.any():
         return _nothing_found()
     boxes, quality = boxes[small][:MAX_SMALL_BOXES], quality[small][:MAX_SMALL_BOXES]
     found = _Found(*decode_boxes(segmenter, tile.embedding, boxes), quality)
-    return _inside_image(found, _inside(height, width))
+    return _inside_image(found, _inside(*tile.embedding.input_size))
 
 
 def _nothing_found() -> _Found:

@@ -5,13 +5,14 @@ gives every cell of the image a name, so that the parts of a bus are known to be
 weighs both for every cell, and a target's mask is the union of proposals that should overlap its cells best.
 
     semantic = SemanticSelector.load(pocket_file("semantic.safetensors"))
-    semantic_map = semantic.semantic_map(embedding)        # once per image
+    semantic_map = semantic.semantic_map(embedding, detector_maps, tiles)       # once per image
     chosen = semantic.choose(scores, 0, masks, semantic_map, row, input_size)
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from torch.nn import functional as F
 from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.mllm.selector import Scores
+from assistant.pocket.box_proposals import STRIDES
+from assistant.pocket.detector import MAP_CHANNELS
 from assistant.pocket.heads import tensors_under
 from assistant.pocket.image_encoder import (
     GRID_SIDE,
@@ -41,21 +44,37 @@ EVIDENCE_CELLS = 16  # of 4,096: what is smaller is seen by few people
 MAP_SIDE = 2 * GRID_SIDE  # cells of 8 px along a side of the padded square
 NECK_CHANNELS = WIDTH + 4 * SKIP8_CHANNELS  # of SAM's embedding, without its stride-4 map
 INPUT_CHANNELS = {"16": STRIDE16_CHANNELS, "32": STRIDE32_CHANNELS, "neck": NECK_CHANNELS}
+DETECTOR_INPUTS = tuple(f"detector{stride}" for stride in STRIDES)
 MAX_UNION_PROPOSALS = 40  # in one mask
 MIN_UNION_GAIN = 1e-4  # in expected IoU, below which a union is complete
+
+
+class HeadInputs(NamedTuple):
+    """What the semantic head reads of B images.
+
+    Attributes:
+        stride16: (B, STRIDE16_CHANNELS, 32, 32) float32, the frozen backbone's map.
+        neck: (B, NECK_CHANNELS, 32, 32) float32, SAM's embedding without its stride-4 map.
+        detector: The detector's maps at strides 8, 16 and 32, (B, MAP_CHANNELS, h, h) float32 each.
+    """
+
+    stride16: Tensor
+    neck: Tensor
+    detector: tuple[Tensor, ...]
 
 
 class SemanticHead(nn.Module):
     """Gives every cell of an image a taught name, or none.
 
     It reads the frozen backbone's map at stride 16 and has deepest stages of its own, which were trained on
-    from the backbone's.
+    from the backbone's. What the detector knows of COCO's categories joins them at each stride.
 
     Args:
         names: Number of taught names, C.
         groups: Number of sets of names that were taught together, each on other images. In those images,
             whatever has none of the set's names is background, the last row of the logits.
         width: Channels inside.
+        detector: Whether it reads the detector's maps.
 
     Attributes:
         config: The arguments, with which the same head is built again.
@@ -64,9 +83,9 @@ class SemanticHead(nn.Module):
 
     together: Tensor
 
-    def __init__(self, names: int, groups: int, width: int = 192):
+    def __init__(self, names: int, groups: int, width: int = 192, detector: bool = False):
         super().__init__()
-        self.config = {"names": names, "groups": groups, "width": width}
+        self.config = {"names": names, "groups": groups, "width": width, "detector": detector}
         for name, channels in INPUT_CHANNELS.items():
             self.register_buffer(f"mean{name}", torch.zeros(channels))
             self.register_buffer(f"scale{name}", torch.ones(channels))
@@ -83,23 +102,40 @@ class SemanticHead(nn.Module):
         self.blocks16 = nn.Sequential(ConvBlock(width, 7, 2), ConvBlock(width, 7, 2))
         self.blocks8 = ConvBlock(width // 2, 5, 2)
         self.out = nn.Conv2d(width // 2, names + 1, 1)
+        self.detector = nn.ModuleDict()
+        if detector:
+            for name, channels in zip(DETECTOR_INPUTS, (width // 2, width, width), strict=True):
+                self.register_buffer(f"mean{name}", torch.zeros(MAP_CHANNELS))
+                self.register_buffer(f"scale{name}", torch.ones(MAP_CHANNELS))
+                # Zero at first: a head that did without them starts as it was.
+                layer = nn.Conv2d(MAP_CHANNELS, channels, 1, bias=False)
+                nn.init.zeros_(layer.weight)
+                self.detector[name] = layer
 
     @staticmethod
-    def inputs(maps: Sequence[Tensor], features: Tensor) -> tuple[Tensor, Tensor]:
-        """What the head reads of the `maps` and `features` of an `Embedding`.
-
-        The backbone's map at stride 16, and SAM's embedding without its stride-4 map.
-        """
-        return maps[2].float(), features[:, :NECK_CHANNELS].float()
+    def inputs(maps: Sequence[Tensor], features: Tensor, detector_maps: Sequence[Tensor]) -> HeadInputs:
+        """What the head reads of the `maps` and `features` of an `Embedding` and the detector's maps."""
+        detector = tuple(x.float() for x in detector_maps)
+        return HeadInputs(maps[2].float(), features[:, :NECK_CHANNELS].float(), detector)
 
     @torch.no_grad()
-    def start_from(self, backbone: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+    def start_from(self, backbone: nn.Module, inputs: HeadInputs) -> None:
         """Take the deepest stages of a backbone, and the mean and scale of each map over some inputs."""
         self.deep = deepest_stages(backbone)
-        s16, neck = inputs
-        for name, x in zip(INPUT_CHANNELS, (s16, self.deep(s16), neck), strict=True):
-            self.get_buffer(f"mean{name}").copy_(x.mean((0, 2, 3)))
-            self.get_buffer(f"scale{name}").copy_(x.std((0, 2, 3)) + 1e-3)
+        own = inputs.stride16, self.deep(inputs.stride16), inputs.neck
+        for name, x in zip(INPUT_CHANNELS, own, strict=True):
+            self._set_scale(name, x)
+        self.start_detector(inputs)
+
+    @torch.no_grad()
+    def start_detector(self, inputs: HeadInputs) -> None:
+        """Take the mean and scale of the detector's maps over some inputs."""
+        for name, x in zip(self.detector, inputs.detector, strict=False):
+            self._set_scale(name, x)
+
+    def _set_scale(self, name: str, x: Tensor) -> None:
+        self.get_buffer(f"mean{name}").copy_(x.mean((0, 2, 3)))
+        self.get_buffer(f"scale{name}").copy_(x.std((0, 2, 3)) + 1e-3)
 
     def _standardise(self, x: Tensor, name: str) -> Tensor:
         mean = self.get_buffer(f"mean{name}")[:, None, None]
@@ -112,13 +148,22 @@ class SemanticHead(nn.Module):
         self.deep.eval()
         return self
 
-    def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, inputs: HeadInputs) -> Tensor:
         """What `inputs` gives for B images -> logits (B, C + 1, MAP_SIDE, MAP_SIDE)."""
-        maps = inputs[0], self.deep(inputs[0]), inputs[1]
+        maps = inputs.stride16, self.deep(inputs.stride16), inputs.neck
         s16, s32, neck = (self._standardise(x, name) for name, x in zip(INPUT_CHANNELS, maps, strict=True))
-        x = self.blocks32(self.lateral32(self.drop(s32)) + self.context(s32.mean((2, 3)))[:, :, None, None])
-        x = self.blocks16(double(x) + self.lateral16(self.drop(s16)) + self.neck16(neck[:, :WIDTH]))
-        x = self.blocks8(double(self.top8(self.drop(x))) + self.neck8(F.pixel_shuffle(neck[:, WIDTH:], 2)))
+        x32 = self.lateral32(self.drop(s32)) + self.context(s32.mean((2, 3)))[:, :, None, None]
+        x16 = self.lateral16(self.drop(s16)) + self.neck16(neck[:, :WIDTH])
+        x8 = self.neck8(F.pixel_shuffle(neck[:, WIDTH:], 2))
+        if self.detector:
+            detected = (
+                layer(self.drop(self._standardise(x, name)))
+                for (name, layer), x in zip(self.detector.items(), inputs.detector, strict=True)
+            )
+            x8, x16, x32 = (x + more for x, more in zip((x8, x16, x32), detected, strict=True))
+        x = self.blocks32(x32)
+        x = self.blocks16(double(x) + x16)
+        x = self.blocks8(double(self.top8(self.drop(x))) + x8)
         return self.out(x)
 
     def rivals(self, row: int) -> Tensor:
@@ -244,7 +289,9 @@ class SemanticSelector:
         return {phrase_rows[c.lower()]: k for k, c in enumerate(self.categories) if c.lower() in phrase_rows}
 
     @torch.inference_mode()
-    def semantic_map(self, embedding: Embedding, tiles: Sequence[Tile] = ()) -> Tensor:
+    def semantic_map(
+        self, embedding: Embedding, detector_maps: Sequence[Tensor], tiles: Sequence[Tile] = ()
+    ) -> Tensor:
         """Name the cells of an image.
 
         With tiles, log-probabilities are averaged: on 71 photos of COCO and VOC that taught nothing, the IoU
@@ -252,25 +299,27 @@ class SemanticSelector:
 
         Args:
             embedding: The pocket SAM's.
+            detector_maps: The detector's, of the image.
             tiles: The image's tiles.
 
         Returns:
             (C + 1, MAP_SIDE, MAP_SIDE) float32 logits of the names.
         """
-        total = self._log_names(embedding)
+        total = self._log_names(embedding, detector_maps)
         weight = torch.ones(1, MAP_SIDE, MAP_SIDE)
         for tile in tiles:
             # Cells at the edge of a tile that it covers in part count in part, in both sums.
-            log_names = self._log_names(tile.embedding)
+            log_names = self._log_names(tile.embedding, tile.detector_maps)
             total += TILE_WEIGHT * on_image(log_names, tile, embedding.size, elsewhere=0.0)
             weight += TILE_WEIGHT * on_image(
                 torch.ones_like(log_names[:1]), tile, embedding.size, elsewhere=0.0
             )
         return total / weight
 
-    def _log_names(self, embedding: Embedding) -> Tensor:
+    def _log_names(self, embedding: Embedding, detector_maps: Sequence[Tensor]) -> Tensor:
         """(C + 1, MAP_SIDE, MAP_SIDE) float32 log-probabilities of the names, over the embedding's square."""
-        return self.head(self.head.inputs(embedding.maps, embedding.features))[0].float().log_softmax(0)
+        inputs = self.head.inputs(embedding.maps, embedding.features, detector_maps)
+        return self.head(inputs)[0].float().log_softmax(0)
 
     @torch.inference_mode()
     def evidence(self, semantic_map: Tensor) -> Tensor:

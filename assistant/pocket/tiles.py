@@ -1,6 +1,6 @@
 """Tiles of an image: parts that are encoded by themselves, on which small things are found and named.
 
-    tiles = encode_tiles(segmenter, embedding)
+    tiles = encode_tiles(segmenter, detector, embedding)
     logits = on_image(tile_logits, tiles[0], embedding.size, elsewhere=-20)    # over the image's square
 
 On the whole image a thing of 20 px has five cells of the mask decoder's output; on a tile it has nine. SAM's
@@ -9,14 +9,16 @@ everything mode does so with `crop_n_layers` (Kirillov et al. 2023, arXiv 2304.0
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from assistant.pocket.detector import Detections, Detector, distinct_detections
 from assistant.pocket.image_encoder import IMAGE_SIZE
-from assistant.sam.close_up import encode_part
+from assistant.sam.close_up import encode_part, part_pixels
 from assistant.sam.segmenter import Embedding, Segmenter
 
 TILE_SIDE = 288  # px of the 512 square; two along a side overlap by 64 px
@@ -30,10 +32,14 @@ class Tile:
     Attributes:
         embedding: Its encoding; the size is that of the part in px of the image.
         window: (left, top, right, bottom), whole px of the image.
+        detector_maps: What the detector sees in it.
+        detections: What it finds in it, on the tile's square.
     """
 
     embedding: Embedding
     window: tuple[int, int, int, int]
+    detector_maps: tuple[Tensor, ...]
+    detections: Detections
 
 
 def tile_windows(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
@@ -49,7 +55,7 @@ def tile_windows(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
     ]
 
 
-def encode_tiles(segmenter: Segmenter, embedding: Embedding) -> list[Tile]:
+def encode_tiles(segmenter: Segmenter, detector: Detector, embedding: Embedding) -> list[Tile]:
     """Encode the tiles of an image; none where its encoding does not hold its pixels."""
     if embedding.pixels is None:
         return []
@@ -57,7 +63,8 @@ def encode_tiles(segmenter: Segmenter, embedding: Embedding) -> list[Tile]:
     for window in tile_windows(embedding.size):
         part = encode_part(segmenter, embedding, window)
         part.features = part.features.float()
-        tiles.append(Tile(part, window))
+        maps = detector.maps_of(part_pixels(embedding, window))
+        tiles.append(Tile(part, window, maps, detector.detect(maps, *part.input_size)))
     return tiles
 
 
@@ -86,6 +93,32 @@ def whole_small_boxes(boxes: Tensor, tile: Tile, size: tuple[int, int], below: f
     if bottom < size[0]:
         inside &= boxes[:, 3] <= used_height - MARGIN
     return inside
+
+
+def detections_on_image(
+    on_whole: Detections, tiles: Sequence[Tile], size: tuple[int, int], below: float
+) -> Detections:
+    """What is detected in an image and, of small things, on its tiles; each thing once.
+
+    Args:
+        on_whole: What is detected in the image as a whole.
+        tiles: Its tiles.
+        size: (H, W) px of the image.
+        below: Longest side of a small thing, px of the image's square.
+
+    Returns:
+        The detections on the image's square.
+    """
+    found = [on_whole]
+    unit = max(size) / IMAGE_SIZE
+    for tile in tiles:
+        boxes, scores, categories = tile.detections
+        small = whole_small_boxes(boxes, tile, size, below)
+        left, top, right, bottom = tile.window
+        scale = max(right - left, bottom - top) / max(size)
+        corner = torch.tensor([left, top, left, top]) / unit
+        found.append(Detections(boxes[small] * scale + corner, scores[small], categories[small]))
+    return distinct_detections(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def on_image(values: Tensor, tile: Tile, size: tuple[int, int], elsewhere: float) -> Tensor:

@@ -145,12 +145,17 @@ def encode_part(segmenter: Segmenter, embedding: Embedding, window: tuple[int, i
     Returns:
         The encoding of the part, whose size is that of the part in px of the image.
     """
-    assert embedding.pixels is not None
     left, top, right, bottom = window
+    encoded = segmenter.encode(part_pixels(embedding, window))
+    return replace(encoded, size=(bottom - top, right - left), pixels=None)
+
+
+def part_pixels(embedding: Embedding, window: tuple[int, int, int, int]) -> np.ndarray:
+    """The pixels (h, w, 3) uint8 RGB of a part of an image; the arguments are those of `encode_part`."""
+    assert embedding.pixels is not None
     stored_scale = max(embedding.pixels.shape[:2]) / max(embedding.size)
     x0, y0, x1, y1 = (round(edge * stored_scale) for edge in window)
-    pixels = np.ascontiguousarray(embedding.pixels[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)])
-    return replace(segmenter.encode(pixels), size=(bottom - top, right - left), pixels=None)
+    return np.ascontiguousarray(embedding.pixels[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)])
 
 
 def sharpened(segmenter: Segmenter, embedding: Embedding, mask: np.ndarray) -> np.ndarray:

@@ -17,11 +17,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from assistant.images import open_image
-from assistant.pocket.image_encoder import IMAGE_SIZE
-from assistant.pocket.opening import PocketImageOpener, resize_longest_side
+from assistant.pocket.detector import detector_pixels
+from assistant.pocket.image_encoder import IMAGE_SIZE, PocketImageEncoder, resize_longest_side
+from assistant.pocket.opening import PocketImageOpener
 from assistant.pocket.precision import fast_math
 from assistant.pocket.region_features import normalise
-from assistant.pocket.semantic import MAP_SIDE, SemanticHead, SemanticSelector
+from assistant.pocket.sam import load_backbone
+from assistant.pocket.semantic import MAP_SIDE, HeadInputs, SemanticHead, SemanticSelector
+from assistant.pocket.wheels import backbone_state
 from assistant.sam.mask_ops import Rle, decode_rle, pad_to_square
 from finetune.averaged_training import AveragedTraining
 from finetune.image_record import read_image_records
@@ -236,7 +239,7 @@ def train_semantic_head(
     """
     torch.manual_seed(settings.seed)
     groups = sorted({of_set.group for of_set in images.sets})
-    head = SemanticHead(len(images.names), len(groups))
+    head = SemanticHead(len(images.names), len(groups), detector=True)
     for group in groups:
         names = images.group_names(group)
         head.together[group, :-1] = torch.tensor([name in names for name in images.names])
@@ -246,12 +249,16 @@ def train_semantic_head(
     weight = label_weights([labels for _, labels, _ in sample], len(images.names))
     if settings.init:
         head.load_state_dict(torch.load(settings.init, weights_only=True)["average"])
-    elif settings.start:
-        continue_from(head, images.names, SemanticSelector.load(settings.start))
     else:
         squares = np.stack([pixels for pixels, _, _ in sample[:INPUT_SAMPLE_IMAGES]])
-        backbone = opener.segmenter.model.image_encoder.backbone
-        head.start_from(backbone, head_inputs(opener, torch.from_numpy(squares)))
+        inputs = head_inputs(opener, torch.from_numpy(squares))
+        if settings.start:
+            head.start_detector(inputs)
+            continue_from(head, images.names, SemanticSelector.load(settings.start))
+        else:
+            encoder = PocketImageEncoder()  # the opener's has no batch normalisations left
+            load_backbone(encoder, backbone_state())
+            head.start_from(encoder.backbone, inputs)
     training = AveragedTraining(head, _optimizer(head), MAX_GRADIENT_NORM)
     first_step = training.resume(out / "head.pt")
     log = TrainingLog(out / "head.jsonl", first_step)
@@ -301,7 +308,7 @@ def continue_from(head: SemanticHead, names: Sequence[str], start: SemanticSelec
         rows[[*known, -1]] = state[key][[*old, -1]]
         state[key] = rows
     state["together"] = head.together
-    head.load_state_dict(state)
+    head.load_state_dict(head.state_dict() | state)  # it may read the detector, of which `start` knew nothing
 
 
 def _draw_order(settings: SemanticSettings, images: LabelledImages) -> list[Path]:
@@ -347,13 +354,14 @@ def _loss(
 
 
 @torch.no_grad()
-def head_inputs(opener: PocketImageOpener, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def head_inputs(opener: PocketImageOpener, pixels: Tensor) -> HeadInputs:
     """What the semantic head reads of (B, IMAGE_SIZE, IMAGE_SIZE, 3) uint8 pixels."""
     encoder = opener.segmenter.model.image_encoder
     with fast_math():
         normalised = normalise(pixels.numpy(), "cpu").contiguous(memory_format=torch.channels_last)
         maps = encoder.backbone(normalised)
-        return SemanticHead.inputs(maps, encoder.neck(*maps))
+        detector_maps = opener.detector(detector_pixels(pixels.numpy()))
+        return SemanticHead.inputs(maps, encoder.neck(*maps), detector_maps)
 
 
 def label_weights(labels: Sequence[np.ndarray], names: int) -> Tensor:
