@@ -42,7 +42,14 @@ from assistant.pocket.named_targets import (
     with_classes,
 )
 from assistant.pocket.opening import PocketOpenedImage
-from assistant.pocket.presence import PERSON_SHIFT, SHIFT, UNSPOKEN_SHIFT, NamePresence, sigmoid
+from assistant.pocket.presence import (
+    DETECTED_SHIFT,
+    PERSON_SHIFT,
+    SHIFT,
+    UNSPOKEN_SHIFT,
+    NamePresence,
+    sigmoid,
+)
 from assistant.pocket.question_reading import Asked
 from assistant.pocket.region_encoder import EncodedRegions
 from assistant.pocket.which_one import Colour, WhichOne, other_nouns, parse_which_one
@@ -70,8 +77,9 @@ class NamesInImage:
         encoder = pipeline.llm.encoder
         self._presence = NamePresence(encoder, regions)
         self._plain_names = pipeline.llm.plain_names()
-        taught = encoder.name_logits(regions.embeddings, encoder.names).softmax(1)
-        self.classes = pipeline.classes.evidence(opened.classes, regions.objectness, taught)
+        boxes = torch.from_numpy(opened.proposals.boxes)
+        self._probabilities = pipeline.name_probabilities(opened, regions, boxes)
+        self.classes = pipeline.classes.evidence(opened.classes, regions.objectness, self._probabilities)
 
     @functools.cached_property
     def _map_evidence(self) -> Tensor:
@@ -92,16 +100,24 @@ class NamesInImage:
             row = pipeline.llm.row_of(phrase)
         if row is not None and row in pipeline.semantic_rows:
             evidence = float(self._map_evidence[pipeline.semantic_rows[row]])
-            return self._presence.logit(row, evidence, self._shift(row))
+            detection = self._detection(row)
+            return self._presence.logit(row, evidence, self._shift(row, detection), detection)
         if row is not None and phrase in pipeline.unspoken:
             return max(self._presence.unmapped_logit(row), self.classes.logit(phrase))
         return selector_logit
 
-    def _shift(self, row: int) -> float:
+    def _detection(self, row: int) -> float | None:
+        """The score of the surest detection of the name in a row; None where it is no category."""
+        category = self.pipeline.detector_rows.get(row)
+        return None if category is None else self.opened.detections.of(category).highest_score()
+
+    def _shift(self, row: int, detection: float | None) -> float:
         """The shift of the presence of the name in a row of the encoder."""
         name = self._plain_names.get(row, "")
         if name == "person":
             return PERSON_SHIFT
+        if detection is not None:
+            return DETECTED_SHIFT
         return UNSPOKEN_SHIFT if name in self.pipeline.unspoken else SHIFT
 
     @functools.cached_property
@@ -115,10 +131,15 @@ class NamesInImage:
         }
 
     @functools.cached_property
+    def taught(self) -> list[NamedTarget]:
+        """The taught names that are seen without being asked for, surest first."""
+        whole = self.regions.objectness.sigmoid()
+        return named_targets(self._plain_names, self._probabilities, whole, self.mapped)
+
+    @functools.cached_property
     def seen(self) -> list[NamedTarget]:
         """What is seen without being asked for, surest first."""
-        targets = named_targets(self.pipeline.llm, self.regions, self.mapped)
-        return with_classes(targets, self.classes, self.pipeline.classes.names)
+        return with_classes(self.taught, self.classes, self.pipeline.classes.names)
 
     @functools.cached_property
     def main_name(self) -> str | None:

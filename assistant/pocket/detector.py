@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
 
 from assistant.errors import BadInput
 from assistant.pocket.box_proposals import STRIDES, place_middles
@@ -68,6 +68,25 @@ class Detections(NamedTuple):
     boxes: Tensor
     scores: Tensor
     categories: Tensor
+
+    def of(self, category: int) -> Detections:
+        """Those of one category."""
+        mine = self.categories == category
+        return Detections(self.boxes[mine], self.scores[mine], self.categories[mine])
+
+    def highest_score(self) -> float:
+        """That of the surest one; 0 without any."""
+        return float(self.scores.max()) if len(self.scores) else 0.0
+
+    def support(self, boxes: Tensor) -> Tensor:
+        """How surely each of N boxes (N, 4) xyxy px of the square is one of these things.
+
+        Returns:
+            (N,) float32 in [0, 1]: the highest product of a score and the IoU with that thing's box.
+        """
+        if not len(self.scores):
+            return torch.zeros(len(boxes))
+        return (box_iou(boxes, self.boxes) * self.scores).amax(1)
 
 
 def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -193,6 +212,18 @@ def distinct_detections(boxes: Tensor, scores: Tensor, categories: Tensor) -> De
 
 def _resized(x: Tensor, factor: float) -> Tensor:
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def category_rows(phrase_rows: dict[str, int]) -> dict[int, int]:
+    """Match the detector's categories with the names of the region encoder.
+
+    Args:
+        phrase_rows: {phrase in lower case: row of the region encoder}.
+
+    Returns:
+        {row of the region encoder: index into CATEGORIES}, for the names that both know.
+    """
+    return {phrase_rows[name]: k for k, name in enumerate(CATEGORIES) if name in phrase_rows}
 
 
 def detector_pixels(squares: np.ndarray) -> Tensor:

@@ -1,6 +1,7 @@
 """What the pocket preset sees in an image without being asked for anything.
 
-targets = named_targets(llm, regions)          # [NamedTarget("cup", 0.61, 0.97, [28, 12]), ...], surest first
+targets = named_targets(names, probabilities, whole, presence)
+# [NamedTarget("cup", 0.61, 0.97, [28, 12]), ...], surest first
 offer(targets)                               # "I can see: cup, dining table, spoon."
 main_target(targets, proposals)               # the NamedTarget that "what is this?" means
 """
@@ -9,13 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from assistant.pocket.class_evidence import ClassEvidence
-from assistant.pocket.llm import PocketLLM
 from assistant.pocket.presence import sigmoid
-from assistant.pocket.region_encoder import EncodedRegions
 from assistant.sam.proposals import Proposals
 
 # Probability of a region's name times that of being a whole object, from which it counts as seen. Few
@@ -54,28 +52,23 @@ class NamedTarget:
     proposals: list[int]
 
 
-@torch.inference_mode()
 def named_targets(
-    llm: PocketLLM, regions: EncodedRegions, presence: Mapping[str, float] | None = None
+    names: Mapping[int, str], probabilities: Tensor, whole: Tensor, presence: Mapping[str, float]
 ) -> list[NamedTarget]:
     """The names that are surely seen in an image, surest first; [] where no names were taught.
 
     Args:
-        llm: The language model, with the region encoder.
-        regions: The N regions of the image.
+        names: {column of `probabilities`: plain form of the name}.
+        probabilities: (N, C) float32 in [0, 1], of the taught names for the N regions of the image.
+        whole: (N,) float32 in [0, 1], how likely each region is a whole object.
         presence: {name: logit that it is in the image}, of the names that the map of names knows. Of these,
             only names with a positive logit are seen; those with MIN_SEEN_PRESENCE, or people with
             MIN_SEEN_PEOPLE, always are.
     """
-    encoder = llm.encoder
-    if not len(encoder.names) or not len(regions.embeddings):
+    if not probabilities.numel():
         return []
-    presence = presence or {}
-    probabilities: Tensor = encoder.name_logits(regions.embeddings, encoder.names).softmax(1)
     best, rows = probabilities.max(1)
-    whole = regions.objectness.sigmoid()
     confidences = best * whole
-    names = llm.plain_names()
     found: dict[str, list[int]] = {}
     for index in confidences.argsort(descending=True).tolist():
         name = names.get(int(rows[index]))

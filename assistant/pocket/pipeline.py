@@ -20,15 +20,15 @@ from assistant.pipeline import KnownName, Pipeline, Reply, Selection
 from assistant.pocket.attention import PocketProbe, published_probe
 from assistant.pocket.class_evidence import ClassNames
 from assistant.pocket.conversation import Conversation, NamesInImage
-from assistant.pocket.detector import DETECTOR
+from assistant.pocket.detector import DETECTOR, Detections, category_rows
 from assistant.pocket.heads import Heads
+from assistant.pocket.image_encoder import IMAGE_SIZE
 from assistant.pocket.known_names import known_names
 from assistant.pocket.lexicon import Lexicon
 from assistant.pocket.llm import PocketLLM
 from assistant.pocket.named_targets import (
     MIN_GUESSED_CLASS_SCORE,
     main_target,
-    named_targets,
     offer,
     with_classes,
 )
@@ -58,7 +58,17 @@ from assistant.pocket.semantic import SemanticSelector
 from assistant.pocket.sentence_encoder import SentenceEncoder
 from assistant.pocket.vocabulary import Vocabulary
 from assistant.pocket.wheels import BACKBONE, MINILM, SMOLLM2, minilm_folder, smollm2_folder
+from assistant.sam.mask_ops import tight_box
 from assistant.weights import adapter_file, pocket_file, sha256_of
+
+# Of the detector's support beside the region encoder's probability. Of 89 instances of photos of VOC that
+# were kept aside .865 get their name so, and .831 without the detector.
+SUPPORT_WEIGHT = 2.0
+
+
+def on_square(opened: PocketOpenedImage, boxes: Tensor) -> Tensor:
+    """Boxes (N, 4) in px of an image -> the same in px of its padded square."""
+    return boxes * (IMAGE_SIZE / max(opened.size))
 
 
 class PocketPipeline(Pipeline[PocketOpenedImage]):
@@ -88,6 +98,7 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         self.semantic = semantic
         # {row of the region encoder: row of the semantic head}
         self.semantic_rows = semantic.category_rows(llm.phrase_rows) if semantic else {}
+        self.detector_rows = category_rows(llm.phrase_rows)
         self.classes = ClassNames(llm.phrase_rows)
         # Names of ImageNet's classes have rows behind those of the region encoder, which does not know them.
         names_of_rows = llm.plain_names() | dict(enumerate(self.classes.names, len(llm.encoder.names)))
@@ -127,8 +138,7 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         regions = self.llm.encoder(opened.features)
         names = NamesInImage(self, opened, regions)
         conversation = Conversation(self, turns, opened, regions, names, threshold, options)
-        seen = with_classes(named_targets(self.llm, regions, names.mapped), names.classes, self.classes.names)
-        context = RuleContext(opened, regions, seen, conversation.ask, conversation.outlines)
+        context = RuleContext(opened, regions, names.seen, conversation.ask, conversation.outlines)
         question = turns[-1].question
         kind = parse_question(question, self.vocabulary.names_any(question))
         if isinstance(kind, Ask) and (talk := self.reader.small_talk(question)):
@@ -159,7 +169,7 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         """See `Pipeline.names_in`."""
         regions = self.llm.encoder(opened.features)
         names = NamesInImage(self, opened, regions)
-        return [target.name for target in named_targets(self.llm, regions, names.mapped)]
+        return [target.name for target in names.taught]
 
     @torch.inference_mode()
     def wholeness(self, opened: PocketOpenedImage, phrase: str) -> np.ndarray:
@@ -173,7 +183,28 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         row = self.llm.row_of(phrase)
         if row is not None and row < len(encoder.names):
             whole = whole * encoder.name_logits(regions.embeddings, encoder.names).softmax(1)[:, row]
+        if detected := self.detected(opened, phrase):
+            support = detected.support(on_square(opened, torch.from_numpy(opened.proposals.boxes)))
+            whole = 1 - (1 - whole) * (1 - support)
         return whole.numpy()
+
+    def name_probabilities(self, opened: PocketOpenedImage, regions: EncodedRegions, boxes: Tensor) -> Tensor:
+        """How likely regions bear each taught name, by what they look like and by what is detected there.
+
+        Args:
+            opened: The image.
+            regions: N regions of it.
+            boxes: (N, 4) float32 xyxy px of the image, around them.
+
+        Returns:
+            (N, C) float32 in [0, 1].
+        """
+        encoder = self.llm.encoder
+        probabilities = encoder.name_logits(regions.embeddings, encoder.names).softmax(1)
+        boxes = on_square(opened, boxes)
+        for row, category in self.detector_rows.items():
+            probabilities[:, row] += SUPPORT_WEIGHT * opened.detections.of(category).support(boxes)
+        return probabilities / probabilities.sum(1, keepdim=True)
 
     def score_names(self, opened: PocketOpenedImage, names: Sequence[str]) -> Scores:
         """What the selector says of things that are called by their names, as in "where is the cup?"."""
@@ -214,12 +245,20 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         if self.semantic is None or row is None:
             return select_proposals(scores, 0)
         masks = torch.from_numpy(opened.proposals.low_res_logits) > 0
-        return self.semantic.choose(scores, 0, masks, self.map_of(opened), row, opened.embedding.input_size)
+        input_size = opened.embedding.input_size
+        detected = self.detected(opened, phrase)
+        return self.semantic.choose(scores, 0, masks, self.map_of(opened), row, input_size, detected)
 
     def semantic_row_of(self, phrase: str) -> int | None:
         """The row of the map of names that a phrase means; None where the map does not know it."""
         row = self.llm.row_of(phrase)
         return None if row is None else self.semantic_rows.get(row)
+
+    def detected(self, opened: PocketOpenedImage, phrase: str) -> Detections | None:
+        """What the detector finds of the name that a phrase means; None where it is no category of it."""
+        row = self.llm.row_of(phrase)
+        category = None if row is None else self.detector_rows.get(row)
+        return None if category is None else opened.detections.of(category)
 
     def map_of(self, opened: PocketOpenedImage) -> Tensor:
         """The map of names of an image, computed once; see `SemanticSelector.semantic_map`."""
@@ -249,7 +288,8 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         if not (logits > 0).any():  # smaller than a cell
             logits[0].flatten()[logits.argmax()] = 1.0
         regions = encoder(self.opener.features(image, opened.embedding, logits))
-        probabilities = encoder.name_logits(regions.embeddings, encoder.names)[0].softmax(0)
+        box = torch.tensor([tight_box(mask)], dtype=torch.float32)
+        probabilities = self.name_probabilities(opened, regions, box)[0]
         names = self.llm.plain_names()
         ranking = [int(row) for row in probabilities.argsort(descending=True)]
         return [(names[row], float(probabilities[row])) for row in ranking if row in names]

@@ -1,10 +1,10 @@
 """What is known of every cell of an image about one target: the inputs of the pixel head.
 
-    evidence = cell_evidence(scores, 0, masks, semantic_map, row, rivals)      # (S, S, EVIDENCE_DIM)
+    evidence = cell_evidence(scores, 0, masks, semantic_map, row, rivals, detected)   # (S, S, EVIDENCE_DIM)
 
 The selector's scores of the proposals that cover a cell describe what lies there, the semantic map says which
-taught name the cell has. `CellEvidence` lists the 27 figures in the order in which the pixel head was trained
-on them.
+taught name the cell has, and the detector where things of its categories are. `CellEvidence` lists the 31
+figures in the order in which the pixel head was trained on them.
 """
 
 from dataclasses import dataclass, fields
@@ -14,6 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from assistant.mllm.selector import Scores, ranking_score
+from assistant.pocket.detector import Detections, no_detections
+from assistant.pocket.image_encoder import IMAGE_SIZE
+from assistant.sam.mask_ops import tight_boxes
 
 # Values of the figures where no proposal covers a cell; each lies below what covered cells usually have.
 NO_IOP = -8.0
@@ -65,6 +68,10 @@ class CellEvidence:
     has_name: Tensor  # 1: the target's name is one that the semantic map knows
     image_highest_name_log_probability: Tensor  # of all cells
     highest_name_share: Tensor  # highest mean probability of the name in a proposal that covers the cell
+    highest_support: Tensor  # `Detections.support` of the proposals that cover it, the highest
+    highest_box_score: Tensor  # of the detections whose box covers it
+    image_highest_detection: Tensor  # score of the surest detection in the image
+    has_category: Tensor  # 1: the target's name is a category of the detector; else the three before are 0
 
     def stack(self) -> Tensor:
         """(C, EVIDENCE_DIM) float32."""
@@ -75,7 +82,13 @@ EVIDENCE_DIM = len(fields(CellEvidence))
 
 
 def cell_evidence(
-    scores: Scores, target: int, masks: Tensor, semantic_map: Tensor, row: int, rivals: Tensor
+    scores: Scores,
+    target: int,
+    masks: Tensor,
+    semantic_map: Tensor,
+    row: int,
+    rivals: Tensor,
+    detected: Detections | None = None,
 ) -> Tensor:
     """What is known of every cell about a target.
 
@@ -86,6 +99,7 @@ def cell_evidence(
         semantic_map: (C + 1, MAP_SIDE, MAP_SIDE) float32 logits of the names.
         row: The target's name.
         rivals: (C + 1,) bool, the names that compete with it, itself included.
+        detected: What the detector finds of the target's category; None where it has no such category.
 
     Returns:
         (S, S, EVIDENCE_DIM) float32.
@@ -95,6 +109,7 @@ def cell_evidence(
         **_cover_figures(scores, target, masks),
         **_image_figures(scores, target, side * side),
         **_name_figures(masks, semantic_map, row, rivals),
+        **_detection_figures(masks, detected),
     )
     return evidence.stack().view(side, side, EVIDENCE_DIM)
 
@@ -163,6 +178,29 @@ def _image_figures(scores: Scores, target: int, cells: int) -> dict[str, Tensor]
         "image_inside_share": (inside > 0.5).float().mean(),
     }
     return {name: value.expand(cells) for name, value in figures.items()}
+
+
+def _detection_figures(masks: Tensor, detected: Detections | None) -> dict[str, Tensor]:
+    """The figures about what the detector finds of the target's category."""
+    side = masks.shape[1]
+    cells = side * side
+    found = no_detections() if detected is None else detected
+    unit = IMAGE_SIZE / side
+    has_cells = masks.flatten(1).any(1)
+    support = torch.zeros(len(masks))
+    support[has_cells] = found.support(tight_boxes(masks[has_cells]).float() * unit)
+    middles = (torch.arange(side) + 0.5) * unit
+    left, top, right, bottom = found.boxes[:, :, None].unbind(1)
+    in_columns = (middles >= left) & (middles < right)  # (K, S)
+    in_rows = (middles >= top) & (middles < bottom)
+    covered = (in_rows[:, :, None] & in_columns[:, None]).flatten(1)
+    box_score = torch.zeros(1, cells)
+    return {
+        "highest_support": (masks.flatten(1) * support[:, None]).amax(0),
+        "highest_box_score": torch.cat([box_score, covered * found.scores[:, None]]).amax(0),
+        "image_highest_detection": torch.tensor(found.highest_score()).expand(cells),
+        "has_category": torch.tensor(float(detected is not None)).expand(cells),
+    }
 
 
 def _name_figures(masks: Tensor, semantic_map: Tensor, row: int, rivals: Tensor) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from assistant.errors import BadInput
 from assistant.files import replace_whole
 from assistant.mllm.selector import Scores
 from assistant.pocket.box_proposals import STRIDES
-from assistant.pocket.detector import MAP_CHANNELS
+from assistant.pocket.detector import MAP_CHANNELS, Detections
 from assistant.pocket.heads import tensors_under
 from assistant.pocket.image_encoder import (
     GRID_SIDE,
@@ -201,6 +201,15 @@ class PixelHead(nn.Sequential):
         return super().forward((evidence - self.mean) / self.scale)[..., 0]
 
 
+def _with_all_figures(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a pixel head; figures that it was not trained on are left out of account."""
+    missing = EVIDENCE_DIM - len(state["mean"])
+    state["0.weight"] = F.pad(state["0.weight"], (0, missing))
+    state["mean"] = F.pad(state["mean"], (0, missing))
+    state["scale"] = F.pad(state["scale"], (0, missing), value=1.0)
+    return state
+
+
 def best_union(probability: Tensor, masks: Tensor) -> list[int]:
     """The proposals whose union should overlap a target best, by expected intersection over expected union.
 
@@ -258,7 +267,7 @@ class SemanticSelector:
             categories = config.pop("categories")
             head, pixel_head = SemanticHead(**config), PixelHead()
             head.load_state_dict(tensors_under(state, "head."))
-            pixel_head.load_state_dict(tensors_under(state, "pixels."))
+            pixel_head.load_state_dict(_with_all_figures(tensors_under(state, "pixels.")))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise BadInput(
                 f"{file} holds no semantic head of this version ({str(error).splitlines()[0]}); fetch it "
@@ -339,17 +348,19 @@ class SemanticSelector:
         semantic_map: Tensor,
         row: int,
         input_size: tuple[int, int],
+        detected: Detections | None = None,
     ) -> list[int]:
         """Select the proposals of a target.
 
         Args:
-            scores, target, masks, semantic_map, row: See `pixel_evidence.cell_evidence`.
+            scores, target, masks, semantic_map, row, detected: See `pixel_evidence.cell_evidence`.
             input_size: (h, w) px of the part of the 512 square that the image fills.
 
         Returns:
             Indices of at least one proposal, best first.
         """
-        evidence = cell_evidence(scores, target, masks, semantic_map, row, self.head.rivals(row))
+        rivals = self.head.rivals(row)
+        evidence = cell_evidence(scores, target, masks, semantic_map, row, rivals, detected)
         side = masks.shape[1]
         inside = torch.zeros(side, side, dtype=torch.bool)
         height, width = (-(-length * side // IMAGE_SIZE) for length in input_size)

@@ -126,7 +126,15 @@ def _targets_of_image(
     for k, (name, instances) in enumerate(things.items()):
         row = pipeline.semantic_row_of(name)
         assert row is not None
-        evidence = cell_evidence(scores, k, masks, pipeline.map_of(opened), row, semantic.head.rivals(row))
+        evidence = cell_evidence(
+            scores,
+            k,
+            masks,
+            pipeline.map_of(opened),
+            row,
+            semantic.head.rivals(row),
+            pipeline.detected(opened, name),
+        )
         rle = encode_rle(np.logical_or.reduce([decode_rle(rle) for rle in instances]))
         selector_iou, iou_before = (
             iou_of_union([opened.rles[i] for i in chosen], rle)

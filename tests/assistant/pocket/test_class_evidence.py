@@ -8,10 +8,10 @@ import skimage.data
 import torch
 
 from assistant.pocket.class_evidence import LIKELY_SCORE, ClassNames
+from assistant.pocket.image_encoder import resize_longest_side
 from assistant.pocket.imagenet_head import load_imagenet_head
 from assistant.pocket.imagenet_names import EverydayNames, everyday_names
 from assistant.pocket.named_targets import NamedTarget, with_classes
-from assistant.pocket.image_encoder import resize_longest_side
 from assistant.pocket.opening import load_pocket_opener
 from assistant.pocket.region_features import normalise
 from assistant.pocket.wheels import backbone_state

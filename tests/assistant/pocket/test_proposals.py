@@ -6,10 +6,19 @@ import torch
 
 from assistant.pocket import proposals
 from assistant.pocket.box_proposals import BoxHead
+from assistant.pocket.detector import DETECTOR, Detections, load_detector, no_detections
 from assistant.pocket.opening import as_proposals
-from assistant.pocket.tiles import Tile, encode_tiles, on_image, tile_windows, whole_small_boxes
+from assistant.pocket.tiles import (
+    Tile,
+    detections_on_image,
+    encode_tiles,
+    on_image,
+    tile_windows,
+    whole_small_boxes,
+)
 from assistant.sam.backends import PocketSegmenter
 from assistant.sam.mask_ops import decode_rle
+from assistant.weights import pocket_file
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +33,19 @@ def box_head():
     return BoxHead().eval()
 
 
-def test_candidates_are_bounded_distinct_and_inside_the_image(segmenter, box_head, image):
+@pytest.fixture(scope="module")
+def detector():
+    """The published detector."""
+    return load_detector(pocket_file(DETECTOR))
+
+
+def test_candidates_are_bounded_distinct_and_inside_the_image(segmenter, box_head, detector, image):
     embedding = segmenter.encode(image)
-    tiles = encode_tiles(segmenter, embedding)
-    candidates = proposals.find_candidates(segmenter, box_head, embedding, tiles, image, max_proposals=20)
+    tiles = encode_tiles(segmenter, detector, embedding)
+    found = detector.detect(detector.maps_of(image), *embedding.input_size)
+    candidates = proposals.find_candidates(
+        segmenter, box_head, embedding, found, tiles, image, max_proposals=20
+    )
     masks = candidates.logits > 0
     assert 5 < len(masks) <= 20 and not masks[:, 86:].any() and masks.flatten(1).any(1).all()
     table = proposals.mask_iou(masks, masks).fill_diagonal_(0)
@@ -35,9 +53,9 @@ def test_candidates_are_bounded_distinct_and_inside_the_image(segmenter, box_hea
     assert ((candidates.stability >= 0) & (candidates.stability <= 1)).all()
 
 
-def test_a_mask_of_a_tile_is_drawn_in_its_place(segmenter, image):
+def test_a_mask_of_a_tile_is_drawn_in_its_place(segmenter, detector, image):
     embedding = segmenter.encode(image)
-    tiles = encode_tiles(segmenter, embedding)
+    tiles = encode_tiles(segmenter, detector, embedding)
     tile = tiles[3]
     assert tile.window == (224, 53, 512, 341)
     own = torch.full((1, 128, 128), -8.0)
@@ -56,8 +74,24 @@ def test_a_mask_of_a_tile_is_drawn_in_its_place(segmenter, image):
     assert proposals.mask_iou(laid[:, :85] > 0, coarse[None]).item() > 0.9
 
 
+def tile_of(segmenter, image, detections=None):
+    """The tile in the lower right corner of an image of 341 x 512 px."""
+    return Tile(segmenter.encode(image[53:, 224:]), (224, 53, 512, 341), (), detections or no_detections())
+
+
+def test_what_is_detected_on_a_tile_is_laid_in_its_place_and_counted_once(segmenter, image):
+    boxes = torch.tensor([[32.0, 32.0, 96.0, 64.0], [200.0, 200.0, 240.0, 220.0], [0.0, 40.0, 30.0, 60.0]])
+    on_tile = Detections(boxes * 512 / 288, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([41, 41, 41]))
+    whole = Detections(torch.tensor([[257.0, 85.0, 321.0, 117.0]]), torch.tensor([0.5]), torch.tensor([41]))
+    found = detections_on_image(whole, [tile_of(segmenter, image, on_tile)], (341, 512), below=100)
+    # The first is the one of the whole image, the last goes on beyond the tile.
+    assert found.scores.tolist() == pytest.approx([0.9, 0.8])
+    assert found.boxes[0].tolist() == pytest.approx([256, 85, 320, 117], abs=0.1)
+    assert found.boxes[1].tolist() == pytest.approx([424, 253, 464, 273], abs=0.1)
+
+
 def test_only_whole_small_things_are_taken_from_a_tile(segmenter, image):
-    tile = Tile(segmenter.encode(image[53:, 224:]), (224, 53, 512, 341))
+    tile = tile_of(segmenter, image)
     scale = 512 / 288
     boxes = torch.tensor([[20, 20, 80, 60], [0, 20, 60, 60], [20, 20, 120, 60], [230, 230, 288, 288]]) * scale
     small = whole_small_boxes(boxes, tile, (341, 512), below=80)
@@ -127,12 +161,14 @@ def test_what_nothing_covers_is_added_largest_part_first():
     assert proposals.uncovering(masks[:0], covered, 9) == []
 
 
-def test_an_image_in_which_nothing_stands_out_has_proposals_all_the_same(segmenter, box_head, monkeypatch):
+def test_an_image_in_which_nothing_stands_out_has_proposals_all_the_same(
+    segmenter, box_head, detector, monkeypatch
+):
     monkeypatch.setattr(box_head, "propose", lambda *args: (torch.zeros(0, 4), torch.zeros(0)))
     image = np.zeros((256, 512, 3), np.uint8)
     image[:, 256:] = 200
     embedding = segmenter.encode(image)
-    tiles = encode_tiles(segmenter, embedding)
-    candidates = proposals.find_candidates(segmenter, box_head, embedding, tiles, image)
+    tiles = encode_tiles(segmenter, detector, embedding)
+    candidates = proposals.find_candidates(segmenter, box_head, embedding, no_detections(), tiles, image)
     assert len(candidates.logits) >= 2
     assert len(as_proposals(candidates, segmenter, embedding, tiles)) == len(candidates.logits)

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from segment_anything import SamPredictor
 
-from assistant.pocket.image_encoder import WIDTH
+from assistant.pocket.image_encoder import WIDTH, fold_batch_norms
 from assistant.pocket.prompt_encoder import draw_prompts
+from assistant.pocket.sam import build_pocket_sam
 
 
 def test_sam_predictor_works_on_the_pocket_sam(sam, image):
@@ -33,3 +34,21 @@ def test_mixed_prompts_equal_sams_own_calls(sam):
         a = sam.prompt_encoder(None, box, None)
         b = sam.prompt_encoder.encode(box.view(1, 2, 2), torch.tensor([[2, 3]]), None)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)) and a[0].shape == (1, 2, WIDTH)
+
+
+def test_folded_batch_norms_change_nothing_but_the_time():
+    torch.manual_seed(0)
+    backbone = build_pocket_sam().image_encoder.backbone
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 2)
+    image = torch.randn(1, 3, 128, 128)
+    with torch.inference_mode():
+        before = backbone(image)
+        fold_batch_norms(backbone)
+        after = backbone(image)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in backbone.modules())
+    for a, b in zip(before, after, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-3 * float(a.abs().max()))

@@ -11,10 +11,14 @@ from safetensors.torch import save_file
 
 from assistant.errors import BadInput
 from assistant.mllm.selector import Scores
+from assistant.pocket.detector import MAP_CHANNELS, no_detections
 from assistant.pocket.pixel_evidence import EVIDENCE_DIM, CellEvidence, cell_evidence
+from assistant.pocket.region_features import STRIDE16_CHANNELS
 from assistant.pocket.semantic import (
     MAP_SIDE,
+    NECK_CHANNELS,
     TILE_WEIGHT,
+    HeadInputs,
     PixelHead,
     SemanticHead,
     SemanticSelector,
@@ -54,21 +58,21 @@ def test_a_map_of_names_averages_what_the_tiles_say_where_they_are(monkeypatch):
     semantic = SemanticSelector(SemanticHead(2, 1), PixelHead(), ["cup", "dog"])
     flat = {512: [0.0, -2.0, -4.0], 288: [-3.0, 0.0, -3.0]}  # of the whole image, and of a tile
 
-    def log_names(embedding):
+    def log_names(embedding, detector_maps):
         values = torch.tensor(flat[max(embedding.size)])
         return values.log_softmax(0)[:, None, None].expand(-1, MAP_SIDE, MAP_SIDE).clone()
 
     monkeypatch.setattr(semantic, "_log_names", log_names)
     whole = Embedding(torch.zeros(1), (384, 512), (384, 512))
-    tile = Tile(Embedding(torch.zeros(1), (288, 288), (512, 512)), (224, 0, 512, 288))
+    tile = Tile(Embedding(torch.zeros(1), (288, 288), (512, 512)), (224, 0, 512, 288), (), no_detections())
 
-    named = semantic.semantic_map(whole, [tile])
+    named = semantic.semantic_map(whole, (), [tile])
 
     of_whole, of_tile = (torch.tensor(flat[side]).log_softmax(0) for side in (512, 288))
     assert torch.allclose(named[:, 40, 10], of_whole, atol=1e-5)
     both = (of_whole + TILE_WEIGHT * of_tile) / (1 + TILE_WEIGHT)
     assert torch.allclose(named[:, 10, 50], both, atol=1e-5)
-    assert torch.allclose(semantic.semantic_map(whole)[:, 10, 50], of_whole, atol=1e-5)
+    assert torch.allclose(semantic.semantic_map(whole, ())[:, 10, 50], of_whole, atol=1e-5)
 
 
 def test_the_parts_of_an_object_are_put_together_and_nothing_else():
@@ -147,8 +151,32 @@ def test_a_foreign_file_is_one_line(tmp_path):
         SemanticSelector.load(pocket_file("sam.safetensors"))
 
 
-def test_what_is_saved_is_loaded(tmp_path):
-    semantic = SemanticSelector(SemanticHead(2, 1, width=8), PixelHead(), ["cat", "dog"])
+def head_inputs(seed):
+    """Random maps of one image."""
+    torch.manual_seed(seed)
+    detector = tuple(torch.randn(1, MAP_CHANNELS, side, side) for side in (64, 32, 16))
+    return HeadInputs(
+        torch.randn(1, STRIDE16_CHANNELS, 32, 32), torch.randn(1, NECK_CHANNELS, 32, 32), detector
+    )
+
+
+def test_the_detector_joins_without_changing_a_head_that_did_without_it():
+    torch.manual_seed(0)
+    without = SemanticHead(2, 1, width=8).eval()
+    having = SemanticHead(2, 1, width=8, detector=True).eval()
+    having.load_state_dict(having.state_dict() | without.state_dict())
+    inputs = head_inputs(1)
+    having.start_detector(inputs)
+    with torch.inference_mode():
+        assert torch.allclose(having(inputs), without(inputs), atol=1e-5)
+        having.detector["detector8"].weight.fill_(0.1)
+        assert not torch.allclose(having(inputs), without(inputs), atol=1e-2)
+
+
+@pytest.mark.parametrize("detector", [False, True])
+def test_what_is_saved_is_loaded(tmp_path, detector):
+    head = SemanticHead(2, 1, width=8, detector=detector)
+    semantic = SemanticSelector(head, PixelHead(), ["cat", "dog"])
     semantic.save(tmp_path / "a.safetensors")
     loaded = SemanticSelector.load(tmp_path / "a.safetensors")
     assert loaded.categories == ["cat", "dog"]

@@ -131,7 +131,9 @@ def test_the_stage_learns_where_names_are_and_continues_where_it_stopped(drawn, 
     right = []
     for row in [r for r in read_records(drawn / "records.jsonl") if r.targets[0].rle][:8]:
         pixels = np.array(Image.open(drawn / row.image).convert("RGB"))
-        named = semantic.semantic_map(opener.segmenter.encode(pixels)).argmax(0)
+        named = semantic.semantic_map(
+            opener.segmenter.encode(pixels), opener.detector.maps_of(pixels)
+        ).argmax(0)
         cells = named[on_grid([row.targets[0].rle])[0][::2, ::2]]
         right.append((cells == NAMES.index(row.targets[0].phrase)).float().mean())
     assert np.mean(right) > 0.5  # of four answers
