@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from assistant.pocket.detector import Detector
+from tests.helpers.nanodet_graph import write_nanodet_graph
 from tests.helpers.small_datasets import (
     AS_CAR_PARTS,
     AS_GARMENTS,
@@ -59,6 +61,7 @@ def write_user_files(folder: Path, car_parts: bool = False) -> None:
     write_reasonseg(folder / "ReasonSeg/val", photos(2), folder / "lisa-7b")
     write_data(folder / "DATA")
 
+    write_nanodet_graph(Detector().state_dict(), folder / "package/models/nanodet.json")
     tiny_qwen3_vl(folder / "FOLDER")
     tiny_qwen3_vl(folder / "Qwen3-VL-4B-Instruct")
     for name in ("sam_vit_b.pth", "sam_vit_h_4b8939.pth"):
