@@ -247,6 +247,12 @@ class Conversation:
         )
         return items, reply
 
+    def name(self, names: Sequence[str]) -> tuple[list[Item], Reply]:
+        """Outline the things with these names, of which at least one is given; those that are there."""
+        markers = _MarkerSelections(self.pipeline, self.opened, self.regions, self.names, self.threshold)
+        items, reply = self._ask_for("", [Asked(name, [name]) for name in names], markers)
+        return self._named_once([item for item in items if item.present]), reply
+
     def _ask_for(
         self, question: str, asked: list[Asked], markers: _MarkerSelections
     ) -> tuple[list[Item], Reply]:

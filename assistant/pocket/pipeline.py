@@ -40,6 +40,7 @@ from assistant.pocket.question_kinds import (
     Background,
     Count,
     Except,
+    NameAll,
     NameMainTarget,
     Talk,
     parse_question,
@@ -48,6 +49,7 @@ from assistant.pocket.question_reading import QuestionReader
 from assistant.pocket.region_encoder import EncodedRegions
 from assistant.pocket.rule_answers import (
     RuleContext,
+    answer_all,
     answer_background,
     answer_count,
     answer_except,
@@ -138,7 +140,9 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         regions = self.llm.encoder(opened.features)
         names = NamesInImage(self, opened, regions)
         conversation = Conversation(self, turns, opened, regions, names, threshold, options)
-        context = RuleContext(opened, regions, names.seen, conversation.ask, conversation.outlines)
+        context = RuleContext(
+            opened, regions, names.seen, conversation.ask, conversation.name, conversation.outlines
+        )
         question = turns[-1].question
         kind = parse_question(question, self.vocabulary.names_any(question))
         if isinstance(kind, Ask) and (talk := self.reader.small_talk(question)):
@@ -158,6 +162,8 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
                     guess = main_target(guesses, opened.proposals)
                     context.seen = [guess] if guess else []
                 answered = answer_main_target(context)
+            case NameAll():
+                answered = answer_all(context)
             case Ask(questions):
                 return conversation.answer(questions, offer(names.seen))
         if stream := options.get("stream"):

@@ -79,7 +79,12 @@ class NameMainTarget:
     """What the photo, or the largest thing in it, is."""
 
 
-QuestionKind = Ask | Talk | Except | Background | Count | NameMainTarget
+@dataclass(frozen=True)
+class NameAll:
+    """All that is seen, each thing with its name."""
+
+
+QuestionKind = Ask | Talk | Except | Background | Count | NameMainTarget | NameAll
 
 IN_THE_PHOTO = r"(?:in|on|of) (?:the|this) (?:photo|picture|image|scene)"
 # {reply: patterns}; a question that one of them matches as a whole asks for nothing in the photo.
@@ -163,6 +168,16 @@ MAIN_THING_PATTERN = re.compile(
     r"what kind of (?:thing|object|animal) is (?:this|that))"
     rf"(?: (?:here|there|called|thing|object|please|exactly|about|{IN_THE_PHOTO}))*"
 )
+NAME_ALL_PATTERN = re.compile(
+    r"(?:and |so |now |please |can you |could you )*(?:"
+    r"(?:what|which) (?:all )?(?:the )?(?:things|objects|items|stuff|else)|what all|"
+    r"(?:list|name|label|identify|enumerate)(?: me)? (?:everything|all(?: (?:of )?(?:the )?(?:things|objects|"
+    r"items|it))?|the (?:things|objects|items|contents)|every (?:thing|object|item)|what|"
+    r"(?:the|this|my) (?:photo|picture|image|scene))|"
+    r"describe (?:everything|(?:the|this|my) (?:photo|picture|image|scene)|what))"
+    r"(?: (?:is|are|do|can|there|here|you|i|we|see|find|recogni[sz]e|shown|visible|that|in it|please|for me|"
+    rf"{IN_THE_PHOTO}))*"
+)
 IS_THERE_NO = re.compile(
     r"(?:(?:is|are) there (?:no|not (?:an?|any))|(?:isn['’]?t|aren['’]?t) there (?:an?|any)|"
     r"(?:do|can) you (?:not |n['’]?t )?see no|there (?:is|are) no|there['’]s no|no|not (?:an?|any)) "
@@ -202,6 +217,8 @@ def parse_question(question: str, known: bool = False) -> QuestionKind:
         return Background()
     if MAIN_THING_PATTERN.fullmatch(text):
         return NameMainTarget()
+    if NAME_ALL_PATTERN.fullmatch(text):
+        return NameAll()
     question = NOBODY.sub("no person", question)
     if match := IS_THERE_NO.fullmatch(stripped_opening(question).strip()):
         return Ask([f"is there a {match['thing'].strip()}?"])

@@ -5,7 +5,7 @@
 Each function returns a reply in the grammar and a selection for each of its markers, as `Pipeline.ask` does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from assistant.pocket.honest_reply import Item, write_reply
 from assistant.pocket.named_targets import (
     MIN_NAME_CONFIDENCE,
     MIN_SEEN_CONFIDENCE,
+    NOT_OFFERED,
     SURROUNDINGS,
     NamedTarget,
     main_target,
@@ -29,6 +30,7 @@ from assistant.pocket.region_encoder import EncodedRegions
 
 Answered = tuple[Reply, list[Selection]]
 MIN_EXCEPTED_SHARE = 0.5  # of a region in what is excepted, from which the region is left out
+MAX_NAMED = 8  # things that are outlined when all are asked for
 NOTHING_RECOGNISED = "I do not recognise what this shows. Please name or describe something in the photo."
 
 
@@ -41,6 +43,7 @@ class RuleContext:
         regions: Its encoded regions.
         seen: What is seen without being asked for.
         ask: Asks the language model a question; returns the items and the reply.
+        name: Outlines the things with these names, of which at least one is given; the same of those there.
         outlines: All that an item may be shown to cover, (H, W) bool.
     """
 
@@ -48,6 +51,7 @@ class RuleContext:
     regions: EncodedRegions
     seen: list[NamedTarget]
     ask: Callable[[str], tuple[list[Item], Reply]]
+    name: Callable[[Sequence[str]], tuple[list[Item], Reply]]
     outlines: Callable[[Item], np.ndarray]
 
     def things(self) -> list[int]:
@@ -108,6 +112,13 @@ def answer_count(kind: Count, context: RuleContext) -> Answered:
     reply, selections = write_reply(items, offer(context.seen), asked)
     reply.tells_numbers = True
     return reply, selections
+
+
+def answer_all(context: RuleContext) -> Answered:
+    """Everything that is seen, each thing with its name; without one, what may be asked."""
+    names = [target.name for target in context.seen if target.name not in NOT_OFFERED][:MAX_NAMED]
+    items, asked = context.name(names) if names else ([], Reply("", 0))
+    return write_reply(items, "", asked) if items else answer_main_target(context)
 
 
 def answer_main_target(context: RuleContext) -> Answered:

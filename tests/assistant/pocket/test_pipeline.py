@@ -211,6 +211,15 @@ def test_the_command(assistant, tmp_path):
     assert bad.returncode == 2 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
 
 
+def test_all_that_is_seen_is_outlined_and_named(scene):
+    scene.reset()
+    answer = scene.ask("what objects can you see?")
+    assert "cat" in [target.phrase for target in answer.targets]
+    assert all(target.present and target.mask.any() for target in answer.targets)
+    assert "cat" in answer.text and "not" not in answer.text
+    scene.reset()
+
+
 def test_a_part_is_named_and_followed_up(scene):
     """The cat, marked by hand, is called a cat; the model's mask of it can be taken away again."""
     scene.reset()

@@ -9,6 +9,7 @@ from assistant.pocket.question_kinds import (
     Background,
     Count,
     Except,
+    NameAll,
     NameMainTarget,
     Talk,
     parse_question,
@@ -77,6 +78,29 @@ def test_the_background(question):
 @pytest.mark.parametrize("question", ["what is this?", "What's that?", "what is in this picture?"])
 def test_the_main_thing(question):
     assert parse_question(question) == NameMainTarget()
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "what objects are in this picture?",
+        "Which things can you see?",
+        "list everything you see",
+        "Please name all the objects in the photo.",
+        "describe the picture",
+        "what else is there?",
+        "label everything",
+    ],
+)
+def test_all_that_is_seen(question):
+    assert parse_question(question) == NameAll()
+
+
+@pytest.mark.parametrize(
+    "question", ["what things can I eat?", "which objects are red?", "describe the dog", "name the dog"]
+)
+def test_what_asks_for_some_things_asks_for_no_others(question):
+    assert isinstance(parse_question(question), Ask)
 
 
 @pytest.mark.parametrize(
