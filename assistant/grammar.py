@@ -74,7 +74,8 @@ CONTRACTIONS = re.compile(r"(it|that|this|there|here|what|where|he|she|who|i|you
 # What a phrase begins with that is a clause or a pronoun.
 NO_NOUN_PHRASE = re.compile(
     r"(?:what|who|which|where|why|how|when|whom|whose|(?:some|any|every)(?:thing|one|body|where)|"
-    r"it|i|we|they|you|is|are|does|do|can|could|to|there)\b",
+    r"it|i|we|they|you|is|are|does|do|can|could|would|should|might|may|will|have|has|to|there|please|"
+    r"say (?:what|who|which|where)|(?:tell|let|show|give|find) me|see (?:if|whether))\b",
     re.I,
 )
 MAX_VERB_PHRASE = 5  # words after a modal in which the next name's determiner is looked for

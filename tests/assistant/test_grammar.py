@@ -17,6 +17,7 @@ from assistant.grammar import (
     clean_phrase,
     counted,
     is_countable,
+    is_noun_phrase,
     neutralise,
     parse,
     plain,
@@ -382,3 +383,21 @@ def test_a_reply_tells_how_many_instances_there_are():
     assert counted(model, [2, 2, 2]) == model  # a sentence of another form is left alone
     assert counted("Ah. I also see the cup [SEG].", [2]) == "Ah. I also see 2 cups [SEG]."
     assert counted(reply_for([("it", True)]), [2]) == "I see it [SEG]."
+
+
+@pytest.mark.parametrize(
+    "phrase, is_one",
+    [
+        ("cup", True),
+        ("sailing boat", True),
+        ("saying on the wall", True),
+        ("something red", False),
+        ("what could jump", False),
+        ("say what divides a loaf", False),
+        ("let me see the sink", False),
+        ("see whether there is a kite", False),
+        ("would you find a kite", False),
+    ],
+)
+def test_only_a_noun_phrase_can_follow_no(phrase, is_one):
+    assert is_noun_phrase(phrase) == is_one
