@@ -27,7 +27,8 @@ SHIFT = 4.85
 # (without it .05). What is not detected counts as detected with the lowest score that is.
 DETECTION_WEIGHT = 1.0
 DETECTED_SHIFT = 6.2
-# Of "person", which labelled images show so often that the networks are quick to see one.
+# Of "person", which labelled images show so often that the networks are quick to see one: of 16 photos of
+# people all are kept, and of 34 without anybody .12 are taken for photos of people (with 3.0: 15, and .09).
 PERSON_SHIFT = 3.5
 # Of names that the language model was not taught: on 54 photos of DUTS .97 of the 114 things are kept.
 UNSPOKEN_SHIFT = 3.85
