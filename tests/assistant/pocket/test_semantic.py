@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from assistant.errors import BadInput
 from assistant.mllm.selector import Scores
-from assistant.pocket.detector import MAP_CHANNELS, no_detections
+from assistant.pocket.detector import MAP_CHANNELS, Detections, no_detections
 from assistant.pocket.pixel_evidence import EVIDENCE_DIM, CellEvidence, cell_evidence
 from assistant.pocket.region_features import STRIDE16_CHANNELS
 from assistant.pocket.semantic import (
@@ -116,9 +116,9 @@ def test_evidence_does_not_depend_on_the_order_of_proposals():
 def test_evidence_is_stacked_in_the_order_of_its_fields():
     """The weights know the figures by their places alone."""
     names = [field.name for field in fields(CellEvidence)]
-    assert len(names) == EVIDENCE_DIM == 27
+    assert len(names) == EVIDENCE_DIM == 31
     figures = {name: torch.full((3,), float(k)) for k, name in enumerate(names)}
-    assert CellEvidence(**figures).stack()[0].tolist() == list(range(27))
+    assert CellEvidence(**figures).stack()[0].tolist() == list(range(31))
     masks = torch.zeros(1, 4, 4, dtype=torch.bool)
     masks[0, 0, 0] = True
     scores = Scores(*(torch.tensor(s) for s in ([[0.25]], [[2.0]], [3.0], [[-0.5]])))
@@ -183,3 +183,25 @@ def test_what_is_saved_is_loaded(tmp_path, detector):
     for before, after in ((semantic.head, loaded.head), (semantic.pixel_head, loaded.pixel_head)):
         values = zip(before.state_dict().values(), after.state_dict().values(), strict=True)
         assert all(torch.allclose(a.float(), b.float(), atol=1e-3) for a, b in values)
+
+
+def test_what_the_detector_finds_marks_the_cells_of_its_box_and_of_the_proposal_that_fits():
+    masks = torch.zeros(2, 16, 16, dtype=torch.bool)  # cells of 32 px
+    masks[0, 2:6, 2:6] = True
+    masks[1, 10:12, 10:12] = True
+    detected = Detections(torch.tensor([[64.0, 64.0, 192.0, 192.0]]), torch.tensor([0.8]), torch.tensor([0]))
+    scores = Scores(*(torch.tensor(s) for s in ([[0.2, 0.1]], [[2.0, 1.0]], [3.0], [[0.0, 0.0]])))
+    args = scores, 0, masks, torch.zeros(3, MAP_SIDE, MAP_SIDE), 0, torch.ones(3, dtype=torch.bool)
+    names = [field.name for field in fields(CellEvidence)]
+
+    def cell(evidence, y, x):
+        return dict(zip(names, evidence[y, x].tolist(), strict=True))
+
+    known = cell_evidence(*args, detected)
+    inside, other = cell(known, 3, 3), cell(known, 10, 10)
+    assert inside["highest_support"] == pytest.approx(0.8) == inside["highest_box_score"]
+    assert other["highest_support"] == other["highest_box_score"] == 0
+    assert other["image_highest_detection"] == pytest.approx(0.8) and other["has_category"] == 1
+    nothing = cell(cell_evidence(*args, no_detections()), 3, 3)
+    assert nothing["image_highest_detection"] == 0 and nothing["has_category"] == 1
+    assert cell(cell_evidence(*args), 3, 3)["has_category"] == 0

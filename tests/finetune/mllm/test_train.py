@@ -23,8 +23,8 @@ def test_a_tiny_model_learns_to_select_and_to_say_what_is_absent(qwen, tmp_path)
     data, out = rectangles.write_dataset(tmp_path, 3), tmp_path / "out"
     options = {
         "--val": data,
-        "--max-steps": 130,
-        "--save-every": 65,
+        "--max-steps": 200,
+        "--save-every": 100,
         "--micro": 4,
         "--rank": 32,
         "--alpha": 64,
@@ -42,9 +42,9 @@ def test_a_tiny_model_learns_to_select_and_to_say_what_is_absent(qwen, tmp_path)
         right.append(is_right(scenes[record.image], record))
     assert np.mean(right) > 0.7  # by chance it would name one of three, say one of two, and pick one of four
     report = (out / "report.html").read_text()
-    assert report.count("<svg") >= 5 and report.count("where is the") == 9 and "step 130" in report
+    assert report.count("<svg") >= 5 and report.count("where is the") == 9 and "step 200" in report
     steps = [json.loads(line)["step"] for line in (out / "val.jsonl").read_text().splitlines()]
-    assert steps == [0, 65, 130]
+    assert steps == [0, 100, 200]
 
 
 def is_right(scene, record) -> bool:
