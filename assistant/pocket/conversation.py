@@ -109,7 +109,13 @@ class NamesInImage:
     def _detection(self, row: int) -> float | None:
         """The score of the surest detection of the name in a row; None where it is no category."""
         category = self.pipeline.detector_rows.get(row)
-        return None if category is None else self.opened.detections.of(category).highest_score()
+        return None if category is None else self._detected.get(category, 0.0)
+
+    @functools.cached_property
+    def _detected(self) -> dict[int, float]:
+        """{category: score of its surest detection}."""
+        found = self.opened.detections  # surest first, so that the surest of a category comes last here
+        return dict(zip(reversed(found.categories.tolist()), reversed(found.scores.tolist()), strict=True))
 
     def _shift(self, row: int, detection: float | None) -> float:
         """The shift of the presence of the name in a row of the encoder."""

@@ -208,8 +208,10 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         encoder = self.llm.encoder
         logits = encoder.name_logits(regions.embeddings, encoder.names)
         boxes = on_square(opened, boxes)
+        detected = set(opened.detections.categories.tolist())
         for row, category in self.detector_rows.items():
-            logits[:, row] += SUPPORT_WEIGHT * opened.detections.of(category).support(boxes)
+            if category in detected:
+                logits[:, row] += SUPPORT_WEIGHT * opened.detections.of(category).support(boxes)
         return logits.softmax(1)
 
     def score_names(self, opened: PocketOpenedImage, names: Sequence[str]) -> Scores:
