@@ -19,7 +19,7 @@ from assistant.errors import BadInput
 from assistant.files import replace_whole
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 POCKET = Path(__file__).parent / "pocket"  # the committed weights and their checksums.json
 CHECKSUMS = "checksums.json"
@@ -148,6 +148,19 @@ def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return tensors, opened.metadata() or {}
     except Exception as error:  # safetensors' own kinds
         raise BadInput(f"cannot read {file}: {str(error).splitlines()[0]}; fetch it again") from None
+
+
+def load_weights(network: nn.Module, file: Path) -> None:
+    """Fill a network from a safetensors file that holds its weights and nothing else.
+
+    Raises:
+        BadInput: The file cannot be read, or holds something else.
+    """
+    tensors, _ = read_weights(file)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:  # of torch, for a foreign file
+        raise BadInput(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
 
 
 # ---------------------------------------------------------------------------------- folders and hubs

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 
-from assistant.errors import BadInput
 from assistant.pocket.image_encoder import BACKBONE_CHANNELS, ConvBlock, double
-from assistant.weights import read_weights
+from assistant.weights import load_weights
 
 STRIDES = (8, 16, 32)  # px, of the maps on which boxes are predicted
 WIDTH = 96  # channels inside
@@ -123,9 +122,5 @@ def load_box_head(file: Path) -> BoxHead:
         BadInput: It cannot be read, or holds something else.
     """
     head = BoxHead()
-    tensors, _ = read_weights(file)
-    try:
-        head.load_state_dict(tensors)
-    except RuntimeError as error:  # of torch, for a foreign file
-        raise BadInput(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+    load_weights(head, file)
     return head.eval()

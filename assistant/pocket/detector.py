@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
 
-from assistant.errors import BadInput
 from assistant.pocket.box_proposals import STRIDES, place_middles
 from assistant.pocket.image_encoder import IMAGE_SIZE, resize_longest_side
 from assistant.sam.mask_ops import pad_to_square
-from assistant.weights import read_weights
+from assistant.weights import load_weights
 
 DETECTOR = "detector.safetensors"  # the weights, among those of the pocket preset
 CATEGORIES = (
@@ -214,18 +213,6 @@ def _resized(x: Tensor, factor: float) -> Tensor:
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
-def category_rows(phrase_rows: dict[str, int]) -> dict[int, int]:
-    """Match the detector's categories with the names of the region encoder.
-
-    Args:
-        phrase_rows: {phrase in lower case: row of the region encoder}.
-
-    Returns:
-        {row of the region encoder: index into CATEGORIES}, for the names that both know.
-    """
-    return {phrase_rows[name]: k for k, name in enumerate(CATEGORIES) if name in phrase_rows}
-
-
 def detector_pixels(squares: np.ndarray) -> Tensor:
     """Padded squares (B, S, S, 3) uint8 RGB -> (B, 3, S, S) float32, as the detector reads them."""
     pixels = torch.from_numpy(squares[..., ::-1].astype(np.float32))
@@ -240,9 +227,5 @@ def load_detector(file: Path) -> Detector:
         BadInput: It cannot be read, or holds something else.
     """
     detector = Detector()
-    tensors, _ = read_weights(file)
-    try:
-        detector.load_state_dict(tensors)
-    except RuntimeError as error:  # of torch, for a foreign file
-        raise BadInput(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+    load_weights(detector, file)
     return detector.eval().to(memory_format=torch.channels_last)

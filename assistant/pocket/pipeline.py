@@ -20,7 +20,7 @@ from assistant.pipeline import KnownName, Pipeline, Reply, Selection
 from assistant.pocket.attention import PocketProbe, published_probe
 from assistant.pocket.class_evidence import ClassNames
 from assistant.pocket.conversation import Conversation, NamesInImage
-from assistant.pocket.detector import DETECTOR, Detections, category_rows
+from assistant.pocket.detector import CATEGORIES, DETECTOR, Detections
 from assistant.pocket.heads import Heads
 from assistant.pocket.image_encoder import IMAGE_SIZE
 from assistant.pocket.known_names import known_names
@@ -56,7 +56,7 @@ from assistant.pocket.rule_answers import (
     answer_main_target,
     answer_talk,
 )
-from assistant.pocket.semantic import SemanticSelector
+from assistant.pocket.semantic import SemanticSelector, matching_rows
 from assistant.pocket.sentence_encoder import SentenceEncoder
 from assistant.pocket.vocabulary import Vocabulary
 from assistant.pocket.wheels import BACKBONE, MINILM, SMOLLM2, minilm_folder, smollm2_folder
@@ -100,7 +100,8 @@ class PocketPipeline(Pipeline[PocketOpenedImage]):
         self.semantic = semantic
         # {row of the region encoder: row of the semantic head}
         self.semantic_rows = semantic.category_rows(llm.phrase_rows) if semantic else {}
-        self.detector_rows = category_rows(llm.phrase_rows)
+        # {row of the region encoder: number of the detector's category}
+        self.detector_rows = matching_rows(CATEGORIES, llm.phrase_rows)
         self.classes = ClassNames(llm.phrase_rows)
         # Names of ImageNet's classes have rows behind those of the region encoder, which does not know them.
         names_of_rows = llm.plain_names() | dict(enumerate(self.classes.names, len(llm.encoder.names)))

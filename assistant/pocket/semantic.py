@@ -201,6 +201,19 @@ class PixelHead(nn.Sequential):
         return super().forward((evidence - self.mean) / self.scale)[..., 0]
 
 
+def matching_rows(names: Sequence[str], phrase_rows: dict[str, int]) -> dict[int, int]:
+    """Match names with those of the region encoder, whatever their case.
+
+    Args:
+        names: The names.
+        phrase_rows: {phrase in lower case: row of the region encoder}.
+
+    Returns:
+        {row of the region encoder: index in `names`}, for the names that both know.
+    """
+    return {phrase_rows[name.lower()]: k for k, name in enumerate(names) if name.lower() in phrase_rows}
+
+
 def _with_all_figures(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state of a pixel head; figures that it was not trained on are left out of account."""
     missing = EVIDENCE_DIM - len(state["mean"])
@@ -295,7 +308,7 @@ class SemanticSelector:
         Returns:
             {row of the region encoder: row of the head}, for the names that both know.
         """
-        return {phrase_rows[c.lower()]: k for k, c in enumerate(self.categories) if c.lower() in phrase_rows}
+        return matching_rows(self.categories, phrase_rows)
 
     @torch.inference_mode()
     def semantic_map(
